@@ -1,0 +1,43 @@
+# make demo | test | check | bench | clean. Each makes the environment that it needs.
+.PHONY: demo test check bench clean
+.DELETE_ON_ERROR:
+# A recipe may install into an environment that another one is using: one at a time, also under -j.
+.NOTPARALLEL:
+
+FIND = scripts/find_python.sh
+PYTHON ?= $(shell $(FIND) 3.11 3.12 3.13 any)
+INSTALLED_FROM = pyproject.toml constraints.txt
+
+demo: .venv/.demo-ready
+	.venv/bin/fourfold demo
+
+check: .venv/.test-ready
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+test: check
+	.venv/bin/python -m pytest
+	@scripts/test_other_pythons.sh
+
+bench: .venv-bench/.ready
+	.venv-bench/bin/python benchmarks/run.py
+
+clean:
+	rm -rf .venv .venv-3.1? .venv-bench .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+# A stamp in each environment says which extra is installed there, as of which pyproject.toml and constraints.txt.
+# `test` contains `demo`, so its stamp serves for both.
+.venv/.demo-ready: $(INSTALLED_FROM)
+	@scripts/make_venv.sh .venv "$(PYTHON)" -e '.[demo]'
+	@touch $@
+
+%/.test-ready: $(INSTALLED_FROM)
+	@scripts/make_venv.sh $* "$(PYTHON)" -e '.[test]'
+	@touch $*/.demo-ready $@
+
+# The peers have their own requirements, pinned there; constraints.txt holds for what both name.
+.venv-bench/.ready: $(INSTALLED_FROM) benchmarks/requirements.txt
+	@scripts/make_venv.sh .venv-bench "$(PYTHON)" -r benchmarks/requirements.txt -e .
+	@touch $@

@@ -1,0 +1,82 @@
+"""fourfold: run the same function on one core, all cores, or a cluster, in the four steps of parallel processing.
+
+    1 divide      items -> chunks            divide/       how big? measured, not guessed
+    2 distribute  chunks -> workers          distribute/   an engine: this thread, threads, processes
+    3 execute     chunk -> outcomes          execute/      inside a worker: one outcome per item, whatever happens
+    4 aggregate   outcomes -> the answer     aggregate/    in order, as completed, reduced
+
+    errors, records, options, machine        the ground that all of them stand on
+    call, worker                             join the four steps, in the driver and in a worker process
+    compose                                  the functions that users call
+    cli/                                     the command line, one file per command
+    testing                                  contract suites and a simulated engine, for engines of your own
+
+Importing fourfold imports the standard library only; NumPy, cloudpickle and the rest come when they are needed.
+"""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "Failure": "records",
+    "FourfoldError": "errors",
+    "Options": "options",
+    "Report": "records",
+    "Results": "aggregate.results",
+    "Stream": "aggregate.results",
+    "errors": "",
+    "imap": "compose",
+    "map": "compose",
+    "reduce": "compose",
+    "rng": "execute.current",
+    "using": "options",
+}
+
+__all__ = [
+    "Failure",
+    "FourfoldError",
+    "Options",
+    "Report",
+    "Results",
+    "Stream",
+    "__version__",
+    "errors",
+    "imap",
+    "map",
+    "reduce",
+    "rng",
+    "using",
+]
+
+if TYPE_CHECKING:
+    import fourfold.errors as errors
+    from fourfold.aggregate.results import Results, Stream
+    from fourfold.compose import imap, map, reduce
+    from fourfold.errors import FourfoldError
+    from fourfold.execute.current import rng
+    from fourfold.options import Options, using
+    from fourfold.records import Failure, Report
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    import importlib
+
+    if name not in _WHERE:
+        raise AttributeError(f"module 'fourfold' has no attribute {name!r}")
+    where = _WHERE[name]
+    module = importlib.import_module(f"fourfold.{where or name}")
+    value = getattr(module, name) if where else module
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+if os.environ.get("FOURFOLD_ROLE") != "worker":
+    # The loop's own code, some milliseconds of standard library: the first call must not be slower than the loop.
+    from fourfold.compose import imap, map, reduce

@@ -1,0 +1,78 @@
+"""The items that have no value, and the exceptions that say why."""
+
+from collections.abc import Callable
+from typing import Any
+
+from fourfold.errors import RemoteError, RemoteTraceback, WorkerLost
+from fourfold.records import Failure, Trouble
+
+NOTE = "fourfold: item "
+"""How our note on an exception starts; an exception object that several items raise has one note only."""
+
+
+class Failures:
+    """Keeps the failures of one run and decides what stands in their place.
+
+    Args:
+        function: The function's name, for notes.
+        on_error: "raise", "collect" or "skip".
+        retry_on: Exceptions to run an item again for; () for none.
+        unpickle: Brings back an exception that travelled as bytes, or returns None.
+    """
+
+    def __init__(
+        self,
+        function: str,
+        on_error: str,
+        retry_on: type[BaseException] | tuple[type[BaseException], ...] | tuple[()],
+        unpickle: Callable[[Any], BaseException | None],
+    ) -> None:
+        self._function, self._on_error, self._retry_on, self._unpickle = function, on_error, retry_on, unpickle
+        self.all: list[Failure] = []
+
+    def may_retry(self, trouble: Trouble) -> bool:
+        """Whether the item may run again for this."""
+        return bool(self._retry_on) and trouble.kind == "raised" and isinstance(self.exception(trouble), self._retry_on)
+
+    def failed(self, index: int, trouble: Trouble, attempts: int, worker: str) -> list[Any]:
+        """Note a final failure; returns what stands in the item's place: the Failure, or nothing."""
+        error = self.exception(trouble)
+        notes = [note for note in getattr(error, "__notes__", []) if not note.startswith(NOTE)]
+        error.__notes__ = [
+            *notes,
+            f"{NOTE}{index} of {self._function}: {trouble.item} (attempt {attempts}, {worker or 'driver'})",
+        ]
+        if self._on_error != "raise":
+            # Its frames would keep every item of the chunk alive; the text of the traceback stays.
+            error.__traceback__ = None
+        failure = Failure(
+            index=index,
+            kind=trouble.kind,
+            error=error,
+            error_type=trouble.error_type,
+            message=trouble.message,
+            traceback=trouble.traceback,
+            item=trouble.item,
+            attempts=attempts,
+            worker=worker,
+        )
+        self.all.append(failure)
+        return [failure] if self._on_error == "collect" else []
+
+    def sorted(self) -> list[Failure]:
+        """All failures, by index."""
+        return sorted(self.all, key=lambda failure: failure.index)
+
+    def exception(self, trouble: Trouble) -> BaseException:
+        """The exception of a trouble: with its own type when it can be brought back, its remote traceback as the cause."""
+        if isinstance(trouble.error, BaseException):
+            return trouble.error
+        if trouble.kind == "crashed":
+            return WorkerLost(f"the item killed its worker: {trouble.message}", item=trouble.item)
+        error = self._unpickle(trouble.error) if trouble.error is not None else None
+        if error is None:
+            error = RemoteError(f"{trouble.error_type}: {trouble.message}", error_type=trouble.error_type)
+        cause = RemoteTraceback(trouble.traceback)
+        cause.__cause__ = error.__cause__
+        error.__cause__ = cause
+        return error

@@ -1,0 +1,39 @@
+"""A file that appears whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+from typing import IO
+
+from fourfold.errors import OptionError
+
+
+class PartFile:
+    """A file that is written beside its place, under a name of its own, and then renamed into it."""
+
+    def __init__(self, path: Path) -> None:
+        # Through a link the file behind it is replaced, as when writing to it.
+        self.path = Path(os.path.realpath(path))
+        if not self.path.parent.is_dir():
+            raise OptionError(f"the folder {path.parent} does not exist; make it first: mkdir -p {path.parent}")
+        self.part = self.path.with_name(f".{self.path.name}.{secrets.token_hex(8)}.part")
+        # "x" never follows a planted link; the mode is the user's umask, as for any new file.
+        self.handle: IO[bytes] = open(self.part, "xb")  # noqa: SIM115 (closed by finish or discard)
+
+    def finish(self) -> None:
+        """Bring what was written to the disk."""
+        self.handle.flush()
+        os.fsync(self.handle.fileno())
+        self.handle.close()
+
+    def publish(self) -> None:
+        os.replace(self.part, self.path)
+
+    def discard(self) -> None:
+        # A full disk fails a second time when the buffer is flushed; the file goes all the same.
+        with contextlib.suppress(OSError):
+            self.handle.close()
+        self.part.unlink(missing_ok=True)

@@ -1,0 +1,370 @@
+"""One call of a user: joins the four steps.
+
+    source (divide) -> driver (distribute) -> program (execute) -> failures, order, report (aggregate)
+
+The steps know nothing of each other; here each is handed what it needs. What only some calls need is imported when they do.
+"""
+
+import logging
+import os
+import pickle
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import fourfold.machine as machine
+from fourfold.aggregate.failures import Failures
+from fourfold.aggregate.order import InOrder
+from fourfold.aggregate.progress import Progress
+from fourfold.aggregate.tree import TreeReduction
+from fourfold.distribute.chooser import Chooser
+from fourfold.distribute.driver import Driver, Lane, ProgramFailed
+from fourfold.distribute.engine import Engine
+from fourfold.distribute.engines.on_this_thread import ThisThread
+from fourfold.distribute.schedule import Rules, Schedule
+from fourfold.distribute.verdict import seconds
+from fourfold.divide.source import Source
+from fourfold.errors import NotPicklable, OptionError, OptionTypeError, TooManyFailures, UnsupportedOption, WorkersKeepDying
+from fourfold.execute import current
+from fourfold.execute.chunk import Program, is_worker_class
+from fourfold.execute.troubles import describe, unpickled
+from fourfold.options import Settings
+from fourfold.records import Parcel, Report, Segment, Trouble
+
+if TYPE_CHECKING:
+    from fourfold.execute.pickling import Weight
+
+log = logging.getLogger("fourfold")
+
+KEPT_BY_THE_DRIVER = frozenset(
+    {"engine", "workers", "chunk", "on_error", "max_failures", "retries", "retry_on", "seed", "cost", "progress", "init"}
+)
+"""Options that hold on every engine, because they are kept before or after it."""
+
+NOT_FOR_THE_LOOP = frozenset({"timeout", "memory", "gpus", "threads_per_worker"})
+"""Options that a plain loop cannot keep: with them, `engine="auto"` means processes from the first item."""
+
+
+class Call:
+    """One call, checked here and run when its segments are asked for.
+
+    Args:
+        fn: The user's function, or class.
+        items: The user's items.
+        settings: The user's options.
+        bounded: Results are streamed: do not run far ahead of the slowest chunk.
+        tree: None, or how values are reduced, partly in the workers.
+
+    Raises:
+        OptionError: Something cannot be used, before anything starts.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        items: Iterable[Any],
+        settings: Settings,
+        *,
+        bounded: bool = False,
+        tree: TreeReduction | None = None,
+    ) -> None:
+        _check_function(fn, settings)
+        self._fn, self._settings, self._tree = fn, settings, tree
+        self._name = machine.user_name_of(fn)
+        self._began = time.perf_counter()
+        self._cores: machine.Cores | None = None
+        self._chooser: Chooser | None = None
+        self._lane = self._first_lane()
+        _check_honoured(settings, self._lane.engine)
+        self._source = Source(items, settings.cost)
+        self.failures = Failures(self._name, settings.on_error, settings.retry_on if settings.retries else (), unpickled)
+        rules = Rules(
+            total=self._source.total,
+            chunk=settings.chunk if settings.idempotent else 1,
+            costs=self._source.costs,
+            retries=settings.retries,
+            stop_at_failure=settings.on_error == "raise" and settings.max_failures is None,
+            max_failures=settings.max_failures,
+            bounded=bounded,
+            rerun_after_loss=settings.idempotent,
+        )
+        self._schedule = Schedule(rules)
+        self._progress = Progress(
+            self._schedule.tally, self._source.total, settings.progress, machine.in_notebook(), self._name
+        )
+        if settings.engine == "auto" and self._lane.engine.info.inline and not current.inside_item():
+            self._chooser = self._new_chooser()
+        self._driver = Driver(
+            self._source,
+            self._schedule,
+            self._lane,
+            self.failures,
+            absent=tree.absent if tree is not None else None,
+            choose=self._chooser,
+            lane_failed=self._chooser.failed if self._chooser is not None else None,
+            beat=self._progress.beat,
+        )
+
+    # ---- running -----------------------------------------------------------------------------------------------------
+
+    def in_order(self) -> Iterator[Segment]:
+        """The settled segments in input order."""
+        order = InOrder()
+        for segment in self.segments():
+            yield from order.push(segment)
+
+    def segments(self) -> Iterator[Segment]:
+        """The settled segments as they come, each numbered by input index.
+
+        Raises:
+            Exception: See `fourfold.map`.
+        """
+        with ExitStack() as stack:
+            stack.callback(self._source.close)
+            stack.callback(self._progress.close)
+            self._set_process_state(stack)
+            try:
+                for segment in self._driver.run():
+                    yield from self._by_index(segment)
+            except ProgramFailed as failed:
+                raise self.failures.exception(failed.trouble) from None
+        if self._driver.reason:
+            self._raise(self._driver.reason)
+
+    def _by_index(self, segment: Segment) -> Iterator[Segment]:
+        """Under `cost=`, positions are not indices: one segment per item then."""
+        if not self._source.permuted or self._tree is not None:
+            yield segment
+            return
+        for offset in range(segment.n_items):
+            yield Segment(self._source.index_of(segment.start + offset), 1, segment.values[offset : offset + 1])
+
+    def _set_process_state(self, stack: ExitStack) -> None:
+        """Make this process what items need that run in it, until the stack unwinds."""
+        info, settings = self._lane.engine.info, self._settings
+        if not info.takes_objects:
+            return
+        threads = settings.threads_per_worker
+        if threads is None and info.name == "threads" and "numpy" in sys.modules:
+            threads = max(1, self.cores.n_cores // self.workers)
+        if threads is not None:
+            stack.enter_context(machine.limited_threads(threads))
+        if settings.seed is not None:
+            stack.callback(current.save_globals())
+
+    def _raise(self, reason: str) -> NoReturn:
+        failures = self.failures.sorted()
+        if reason == "dying":
+            raise WorkersKeepDying(
+                f"{self._schedule.tally.deaths} workers died with nothing finished in between; the last one: "
+                f'{self._driver.last_loss}. Run a few items with engine="serial" to see what they do'
+            )
+        first = failures[0]
+        assert first.error is not None
+        if reason == "failed":
+            raise first.error
+        raise TooManyFailures(
+            f"{len(failures)} of {self._schedule.tally.finished} items failed, more than max_failures="
+            f"{self._settings.max_failures!r} allows; the first is item {first.index}: {first.error_type}: {first.message}",
+            failures=failures,
+        ) from first.error
+
+    # ---- the engine --------------------------------------------------------------------------------------------------
+
+    @property
+    def cores(self) -> machine.Cores:
+        """The cores that this process may use; looked up when somebody asks."""
+        if self._cores is None:
+            self._cores = machine.cores()
+        return self._cores
+
+    @property
+    def workers(self) -> int:
+        """How many workers the user wants, or cores there are."""
+        return self._settings.workers or self.cores.n_cores
+
+    def _first_lane(self) -> Lane:
+        from fourfold.execute.codecs import ObjectCodec
+
+        engine = self._settings.engine
+        if current.inside_item():
+            engine = "serial"
+        if engine == "auto":
+            engine = "processes" if self._settings.asked() & NOT_FOR_THE_LOOP else "serial"
+        if engine == "processes":
+            return self._on_processes()
+        if engine == "serial":
+            return Lane(ThisThread(_describe), ObjectCodec(), self._program)
+        if engine == "threads":
+            from fourfold.distribute.engines.on_threads import Threads
+
+            return Lane(Threads(self.workers, _describe), ObjectCodec(), lambda: self._program(shares_globals=True))
+        if engine.info.takes_objects:
+            return Lane(engine, ObjectCodec(), lambda: self._program(shares_globals=engine.info.shares_globals))
+        return self._with_parcels(engine)
+
+    def _on_processes(self) -> Lane:
+        from fourfold.distribute.engines.on_processes.engine import Processes
+        from fourfold.execute.forward import Replay
+
+        return self._with_parcels(Processes(self.workers, Replay()))
+
+    def _with_parcels(self, engine: Engine) -> Lane:
+        from fourfold.execute.codecs import ParcelCodec
+
+        return Lane(engine, ParcelCodec(), self._program_parcel)
+
+    def _new_chooser(self) -> Chooser:
+        return Chooser(
+            total=self._source.total,
+            workers=lambda: self.workers,
+            cores=lambda: self.cores.n_cores,
+            warm=_warm_workers,
+            weigh=_weigh,
+            fn=self._fn,
+            lane=self._on_processes,
+        )
+
+    def _program(self, shares_globals: bool = False) -> Program:
+        return Program(
+            self._fn,
+            init=self._settings.init if is_worker_class(self._fn) else None,
+            seed=self._settings.seed,
+            fold=self._tree.fold if self._tree is not None else None,
+            shares_globals=shares_globals,
+        )
+
+    def _program_parcel(self) -> Parcel:
+        from fourfold.execute.pickling import dump, explain
+        from fourfold.execute.remote import RemoteProgram
+        from fourfold.worker import pack_program
+
+        try:
+            parcel = dump(RemoteProgram(self._program()))
+        except Exception as error:
+            raise NotPicklable(
+                f"the function cannot travel to workers: {explain(self._fn, self._name, error)}. Make it inside the function, "
+                'pass a class with init=, or use engine="threads"'
+            ) from error
+        return pack_program(parcel, self._setup())
+
+    def _setup(self) -> dict[str, Any]:
+        """What a worker process must be like."""
+        threads = self._settings.threads_per_worker
+        if threads is None and not any(name in os.environ for name in machine.THREAD_VARIABLES):
+            threads = max(1, self.cores.n_cores // self.workers)
+        levels = {
+            name: logger.level
+            for name, logger in logging.root.manager.loggerDict.items()
+            if isinstance(logger, logging.Logger)
+        }
+        plain = [each for each in warnings.filters if each[2].__module__ == "builtins"]
+        return {
+            "cwd": _current_folder(),
+            "path": list(sys.path),
+            "environment": dict(os.environ),
+            "threads": threads,
+            "levels": {"": logging.root.level, **{name: level for name, level in levels.items() if level}},
+            "filters": pickle.dumps(plain),
+        }
+
+    # ---- the report --------------------------------------------------------------------------------------------------
+
+    def report(self) -> Report:
+        """Figures and verdict of a call that has ended; the verdict is logged once."""
+        tally, engine = self._schedule.tally, self._driver.lane.engine.info
+        elapsed = time.perf_counter() - self._began
+        workers = 1 if engine.inline else max(1, self._driver.most_slots)
+        report = Report(
+            verdict=self._verdict(elapsed, workers),
+            engine=engine.name,
+            workers=workers,
+            n_items=tally.finished,
+            n_failures=tally.failures,
+            n_chunks=tally.chunks,
+            n_retries=tally.retries,
+            n_workers_lost=tally.deaths,
+            elapsed_s=elapsed,
+            busy_s=tally.busy_s,
+            sent_bytes=self._driver.sent_bytes,
+            returned_bytes=self._driver.returned_bytes,
+            seed=self._settings.seed,
+        )
+        log.info("%s: %s", self._name, report.verdict)
+        return report
+
+    def _verdict(self, elapsed: float, workers: int) -> str:
+        tally, info = self._schedule.tally, self._driver.lane.engine.info
+        what = f"{tally.finished} items with {seconds(tally.busy_s)} of work in {seconds(elapsed)}"
+        if info.inline:
+            if self._chooser is None:
+                nested = current.inside_item() and self._settings.engine != "serial"
+                return f"the loop, {'since it runs inside an item' if nested else 'as asked'}: {what}"
+            return f"stayed the loop: {what}; {self._chooser.why}"
+        ratio = f"{tally.busy_s / elapsed:.2f} times as fast as its items one after the other" if elapsed else ""
+        crew = f"{workers} {info.name}"
+        if self.workers > workers:
+            crew += f" (of {self.workers} wanted: no more could be started)"
+        if self._chooser is None:
+            return f"{crew}, as asked: {what}, {ratio}"
+        return f"changed from the loop to {crew} after {self._chooser.changed_after} items: {what}, {ratio}"
+
+
+def _check_function(fn: Any, settings: Settings) -> None:
+    if not callable(fn):
+        raise OptionTypeError(f"fn={fn!r} must be a function of one item; it is of type {type(fn).__name__}")
+    if _is_async(fn):
+        raise OptionTypeError(f"{machine.user_name_of(fn)} is an async function: wrap it, lambda item: asyncio.run(fn(item))")
+    if settings.init and not isinstance(fn, type):
+        raise OptionError(
+            f"init={settings.init!r} is for classes; {machine.user_name_of(fn)} is a function: use functools.partial"
+        )
+    if settings.init and not is_worker_class(fn):
+        raise OptionError(
+            f"init={settings.init!r}: instances of {fn.__qualname__} cannot be called: give it a __call__(self, item)"
+        )
+    if not settings.idempotent and settings.retries:
+        raise OptionError(
+            f"retries={settings.retries} runs items again, and idempotent=False forbids it: leave one of them out"
+        )
+
+
+def _is_async(fn: Any) -> bool:
+    code = getattr(fn, "__code__", None)
+    return code is not None and bool(code.co_flags & 0x280)  # CO_COROUTINE | CO_ASYNC_GENERATOR: inspect is slow to import
+
+
+def _check_honoured(settings: Settings, engine: Engine) -> None:
+    honours = engine.info.honours | KEPT_BY_THE_DRIVER
+    missing = sorted(settings.asked() - honours)
+    if missing:
+        name = missing[0]
+        raise UnsupportedOption(
+            f"engine {engine.info.name!r} cannot honour {name}={getattr(settings, name)!r}. Leave {name} out"
+            + ("" if engine.info.name == "processes" else ', or use engine="processes"')
+        )
+
+
+def _describe(error: BaseException) -> Trouble:
+    return describe(error, 0, None)
+
+
+def _warm_workers() -> int:
+    pool = sys.modules.get("fourfold.distribute.engines.on_processes.pool")
+    return pool.POOL.warm() if pool is not None else 0
+
+
+def _weigh(obj: Any, limit_bytes: int) -> "Weight":
+    from fourfold.execute.pickling import weigh
+
+    return weigh(obj, limit_bytes)
+
+
+def _current_folder() -> str | None:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,55 @@
+"""The command line: one file per command, the library's own words for its options.
+
+    map.py         fourfold map MODULE:FUNCTION INPUT… -o OUT
+    doctor.py      fourfold doctor
+    demo.py        fourfold demo      (its functions and tables: demo_flights.py)
+    bench.py       fourfold bench
+    target.py      MODULE:FUNCTION -> the function
+    exits.py       exit codes; a known error is one line
+This file and the top of each command import typer and nothing heavier: help must be there at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import typer
+
+from fourfold.cli.bench import bench
+from fourfold.cli.demo import demo
+from fourfold.cli.doctor import doctor
+from fourfold.cli.exits import INTERRUPTED
+from fourfold.cli.map import map_command
+
+app = typer.Typer(
+    name="fourfold",
+    help="Run any Python function over any items on all cores, never slower than the loop.",
+    epilog="Exit codes: 0 all done, 1 error, 2 usage, 3 done but some items failed (listed), 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("map")(map_command)
+app.command("doctor")(doctor)
+app.command("demo")(demo)
+app.command("bench", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench)
+
+
+def main() -> NoReturn:
+    """Run the command line on `sys.argv` and exit with its code."""
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        app(prog_name="fourfold")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    sys.exit(0)
+
+
+def _leave(signal_number: int, frame: FrameType | None) -> NoReturn:
+    """Turn SIGTERM into an exit that still removes what was half written."""
+    raise SystemExit(128 + signal_number)

@@ -1,0 +1,58 @@
+"""Exit codes, and known errors as one line on stderr."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from fourfold.errors import FourfoldError, OptionError
+
+DONE = 0
+ERROR = 1
+USAGE = 2
+SOME_FAILED = 3
+INTERRUPTED = 130
+
+TracebackOption = Annotated[bool, typer.Option("--traceback", help="Show the whole traceback of an error, not only its line.")]
+
+
+@contextmanager
+def one_line_errors(show_traceback: bool, interrupted: str = "interrupted") -> Iterator[None]:
+    """Run a command: an error becomes one line on stderr and its exit code.
+
+    Args:
+        show_traceback: print the traceback above the line.
+        interrupted: what to say after Ctrl-C.
+
+    Raises:
+        SystemExit: after an error or Ctrl-C, with the code that stands for it.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(interrupted)
+        raise SystemExit(INTERRUPTED) from None
+    except Exception as exc:
+        if show_traceback:
+            traceback.print_exc()
+        hint = "" if show_traceback or isinstance(exc, FourfoldError) else " (--traceback shows where)"
+        say(one_line(exc) + hint)
+        raise SystemExit(USAGE if isinstance(exc, OptionError) else ERROR) from None
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error with its notes, without line breaks; its type too when it is not one of ours."""
+    message = "; ".join([str(error), *getattr(error, "__notes__", [])])
+    if not isinstance(error, FourfoldError):
+        message = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    return " ".join(message.split())
+
+
+def say(line: str) -> None:
+    """Print one line on stderr, under the name of the program."""
+    print(f"fourfold: {line}", file=sys.stderr, flush=True)

@@ -1,0 +1,8 @@
+"""Step 2, distribute: chunks to workers.
+
+schedule.py    every decision about chunks, retries, blame and stopping: a pure state machine
+verdict.py     loop or workers? decided from measurements: pure
+driver.py      the loop that does what the schedule says, with one engine or with the loop and then an engine
+engine.py      the contract of everything that runs workers
+engines/       on this thread, threads, processes; and a simulated one with a virtual clock
+"""

@@ -1,0 +1,408 @@
+"""The loop that does what the schedule says: takes items, submits chunks, gives out settled segments.
+
+    source --take--> chunk --pack--> ticket --submit--> engine --wait--> outcome --read--> segments, failures
+                       ^                                                     |
+                       └------------------- schedule.step(event) <-----------┘
+
+It runs in the caller's thread, as a generator: items are pulled, and results given out, by that thread only.
+"""
+
+import time
+from bisect import bisect_right, insort
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from fourfold.distribute.engine import Engine
+from fourfold.distribute.schedule import (
+    SERVICE_S,
+    Action,
+    Cancel,
+    Died,
+    Event,
+    Finished,
+    GraceOver,
+    Schedule,
+    Settle,
+    Slots,
+    Stop,
+    Submit,
+    Take,
+    Taken,
+    Unreadable,
+    Unstarted,
+)
+from fourfold.errors import Bug, EngineError, NotPicklable
+from fourfold.records import Chunk, ChunkResult, Kind, Outcome, Segment, Ticket, Trouble
+
+GRACE_S = 2.0
+"""Seconds that a run which is stopped by a failure waits for earlier items still running: one of them may fail as well, and
+the loop would have met that one first. Smaller: the error may differ from the loop's. Larger: errors come later."""
+
+PATIENCE_S = 0.25
+"""Seconds between looks at progress and patience while nothing arrives. Not measured; only the bar depends on it."""
+
+LOOP_TARGET_S = 0.005
+"""Seconds of a chunk while the caller itself computes and workers may take over. Smaller: more time between chunks (about
+30 µs each). Larger: workers that are ready wait longer."""
+
+
+class Items(Protocol):
+    """Where items come from."""
+
+    def take(self, count: int) -> Chunk | None:
+        """The next items, None when there are none left."""
+
+
+class Codec(Protocol):
+    """How chunks become payloads of one engine, and its payloads results."""
+
+    def pack(self, chunk: Chunk) -> tuple[Any, int]:
+        """The payload of a chunk, and its size in bytes."""
+
+    def unpack(self, payload: Any) -> tuple[ChunkResult, int]:
+        """The result in a payload, and its size in bytes."""
+
+    def misfit(self, chunk: Chunk, error: BaseException) -> Trouble:
+        """The trouble of a chunk of one item, which raised `error` when it was packed or its result was unpacked."""
+
+    def trouble(self, payload: Any) -> Trouble:
+        """The trouble in the payload of an outcome that is not DONE."""
+
+
+class Judge(Protocol):
+    """Knows what to do about items that failed. It keeps the failures."""
+
+    def may_retry(self, trouble: Trouble) -> bool:
+        """Whether the item may be run again for this."""
+
+    def failed(self, index: int, trouble: Trouble, attempts: int, worker: str) -> list[Any]:
+        """Note a final failure; returns what stands in the item's place: one value, or nothing."""
+
+
+class ProgramFailed(Exception):
+    """The program itself failed in a worker: no item is to blame. `trouble` says why."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        super().__init__(trouble.message)
+        self.trouble = trouble
+
+
+class Lane:
+    """An engine, the codec that speaks to it, and what makes the program that it runs."""
+
+    def __init__(self, engine: Engine, codec: Codec, program: Callable[[], Any]) -> None:
+        self.engine, self.codec, self._program = engine, codec, program
+        self._is_open = False
+
+    def open(self) -> None:
+        """Open the engine and give it the program."""
+        program = self._program()
+        self._is_open = True
+        self.engine.open()
+        self.engine.put("program", program)
+
+    def close(self) -> None:
+        """Give everything back."""
+        if self._is_open:
+            self._is_open = False
+            self.engine.close()
+
+
+class _Returned:
+    """Items that came back unfinished, until they are submitted again: disjoint intervals of positions."""
+
+    def __init__(self) -> None:
+        self._intervals: dict[int, tuple[Chunk, int]] = {}
+        self._starts: list[int] = []
+
+    def put(self, chunk: Chunk, first: int = 0, count: int | None = None) -> None:
+        """Keep the `count` items of the chunk from offset `first` on."""
+        count = len(chunk.items) - first if count is None else count
+        if count:
+            start = chunk.start + first
+            self._intervals[start] = (chunk, count)
+            insort(self._starts, start)
+
+    def take(self, start: int, count: int) -> Chunk:
+        """Take out the items `[start, start + count)`, which lie in one interval."""
+        begin = self._starts.pop(bisect_right(self._starts, start) - 1)
+        chunk, length = self._intervals.pop(begin)
+        self.put(chunk, begin - chunk.start, start - begin)
+        self.put(chunk, start + count - chunk.start, begin + length - start - count)
+        return cut(chunk, start - chunk.start, count)
+
+    def drop(self, position: int) -> None:
+        """Forget one item, if it is here."""
+        if position in self._intervals:
+            self.take(position, 1)
+
+
+def cut(chunk: Chunk, first: int, count: int) -> Chunk:
+    """The part of a chunk with the `count` items from offset `first` on."""
+    if first == 0 and count == len(chunk.items):
+        return chunk
+    indices = chunk.indices[first : first + count] if chunk.indices is not None else None
+    return Chunk(chunk.start + first, chunk.items[first : first + count], indices)
+
+
+class Driver:
+    """One run.
+
+    Args:
+        source: The items.
+        schedule: The decisions.
+        lane: Where chunks run.
+        judge: Keeps failures.
+        absent: None, or chunks come back folded and this gives the partial result of a failed item.
+        choose: Called between chunks while `lane` is the loop of `engine="auto"`, with the chunk and the result that just
+            came; returns a lane to change over to as soon as it has a worker, or None to stay.
+        lane_failed: Told why the lane that `choose` returned could not be started.
+        beat: Called after each wait, for progress.
+    """
+
+    def __init__(
+        self,
+        source: Items,
+        schedule: Schedule,
+        lane: Lane,
+        judge: Judge,
+        *,
+        absent: Callable[[int], Any] | None = None,
+        choose: Callable[[Chunk, ChunkResult], Lane | None] | None = None,
+        lane_failed: Callable[[Exception], None] | None = None,
+        beat: Callable[[], None] | None = None,
+    ) -> None:
+        self.source, self.schedule, self.lane, self.judge = source, schedule, lane, judge
+        self._absent, self._choose, self._lane_failed, self._beat = absent, choose, lane_failed, beat
+        self._next_lane: Lane | None = None
+        self._taken: Chunk | None = None
+        self._flying: dict[int, Chunk] = {}
+        self._returned = _Returned()
+        self._last: dict[int, tuple[int, Trouble, str]] = {}
+        self._events: list[Event] = []
+        self._ready: list[Segment] = []
+        self._slots = 0
+        self._end: Stop | None = None
+        self._give_up_at: float | None = None
+        self._since_choice: tuple[Chunk, ChunkResult] | None = None
+        self.last_loss = ""
+        self.most_slots = 0
+        self.sent_bytes = self.returned_bytes = 0
+
+    def run(self) -> Iterator[Segment]:
+        """Run to the end; yields segments of settled positions, each position once, in any order.
+
+        Raises:
+            ProgramFailed: See there.
+            EngineError: The engine has no worker left and can start none.
+            Exception: Whatever the source raises.
+        """
+        try:
+            self.lane.open()
+            while self._end is None:
+                self._look_at_slots()
+                self._settle_events()
+                if self._ready:
+                    ready, self._ready = self._ready, []
+                    yield from ready
+                elif self._end is None:
+                    self._await()
+                if self._beat is not None:
+                    self._beat()
+            yield from self._ready
+        finally:
+            self.lane.close()
+            if self._next_lane is not None:
+                self._next_lane.close()
+
+    @property
+    def reason(self) -> str:
+        """Why the run ended: "" when all is done."""
+        return self._end.reason if self._end is not None else ""
+
+    # ---- which lane, and how wide ------------------------------------------------------------------------------------
+
+    def _look_at_slots(self) -> None:
+        if self._choose is not None and self._since_choice is not None and not self.schedule.stopping:
+            self._consider(*self._since_choice)
+        slots = self.lane.engine.slots()
+        if slots != self._slots:
+            self._slots = slots
+            self.most_slots = max(slots, self.most_slots)
+            inline = self.lane.engine.info.inline
+            target_s = LOOP_TARGET_S if self._choose is not None else SERVICE_S
+            self._events.append(Slots(slots, prefetch=not inline, target_s=target_s))
+
+    def _consider(self, chunk: Chunk, result: ChunkResult) -> None:
+        """Stay the loop, start workers, or change over to them."""
+        self._since_choice = None
+        assert self._choose is not None
+        try:
+            if self._next_lane is None:
+                self._next_lane = self._choose(chunk, result)
+                if self._next_lane is not None:
+                    self._next_lane.open()
+            if self._next_lane is not None:
+                self._next_lane.engine.wait(0)
+                if self._next_lane.engine.slots() and not self._flying:
+                    self.lane.close()
+                    self.lane, self._next_lane, self._choose = self._next_lane, None, None
+                    self._slots = 0
+        except (EngineError, NotPicklable) as error:
+            assert self._lane_failed is not None
+            self._lane_failed(error)
+            if self._next_lane is not None:
+                self._next_lane.close()
+            self._next_lane = self._choose = None
+
+    # ---- events to actions -------------------------------------------------------------------------------------------
+
+    def _settle_events(self) -> None:
+        """Step the schedule until no event is left."""
+        while self._events and self._end is None:
+            events, self._events = self._events, []
+            tickets: list[Ticket] = []
+            for event in events:
+                for action in self.schedule.step(event) if self._end is None else ():
+                    self._act(action, tickets)
+            if tickets:
+                self.lane.engine.submit(tickets)
+        if self.schedule.stopping and self._give_up_at is None:
+            self._give_up_at = time.monotonic() + GRACE_S
+
+    def _act(self, action: Action, tickets: list[Ticket]) -> None:
+        match action:
+            case Take(count):
+                self._take(count)
+            case Submit(id, start, count):
+                self._submit(id, start, count, tickets)
+            case Settle(position, attempts):
+                index, trouble, worker = self._last.pop(position)
+                self._returned.drop(position)
+                values = self.judge.failed(index, trouble, attempts, worker)
+                if self._absent is not None:
+                    values = [self._absent(position)]
+                self._ready.append(Segment(position, 1, values))
+            case Cancel(ids, hard):
+                self.lane.engine.cancel(ids, hard=hard)
+            case Stop():
+                self._end = action
+
+    def _take(self, count: int) -> None:
+        self._taken = chunk = self.source.take(count)
+        if chunk is None:
+            self._events.append(Taken(0, exhausted=True))
+            return
+        # A source that says its length too small must still be read to its end: only an empty take is the end.
+        self._events.append(Taken(len(chunk.items), exhausted=False))
+
+    def _submit(self, id: int, start: int, count: int, tickets: list[Ticket]) -> None:
+        chunk, self._taken = self._taken, None
+        if chunk is None or chunk.start != start:
+            self._taken = chunk
+            chunk = self._returned.take(start, count)
+        self._flying[id] = chunk
+        try:
+            payload, size_bytes = self.lane.codec.pack(chunk)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            self._unreadable(id, error)
+            return
+        self.sent_bytes += size_bytes
+        tickets.append(Ticket(id, "program", payload, count))
+
+    def _unreadable(self, id: int, error: BaseException) -> None:
+        """A chunk cannot be packed, or its result cannot be unpacked."""
+        chunk = self._flying.pop(id)
+        if len(chunk.items) == 1:
+            self._last[chunk.start] = (chunk.index_of(0), self.lane.codec.misfit(chunk, error), "")
+        else:
+            self._returned.put(chunk)
+        self._events.append(Unreadable(id))
+
+    # ---- outcomes to events ------------------------------------------------------------------------------------------
+
+    def _await(self) -> None:
+        timeout = PATIENCE_S
+        if self._give_up_at is not None:
+            timeout = min(timeout, max(0.0, self._give_up_at - time.monotonic()))
+        for outcome in self.lane.engine.wait(timeout):
+            self._hear(outcome)
+        if self._give_up_at is not None and time.monotonic() >= self._give_up_at:
+            self._give_up_at = float("inf")
+            self._events.append(GraceOver())
+
+    def _hear(self, outcome: Outcome) -> None:
+        match outcome.kind:
+            case Kind.DONE:
+                self._done(outcome)
+            case Kind.BAD_PROGRAM:
+                raise ProgramFailed(self.lane.codec.trouble(outcome.data))
+            case Kind.ENGINE_DOWN:
+                raise EngineError(outcome.reason)
+            case Kind.COLLATERAL | Kind.CANCELLED:
+                self._returned.put(self._flying.pop(outcome.id))
+                self._events.append(Unstarted(outcome.id))
+            case Kind.BAD_TICKET:
+                trouble = self.lane.codec.trouble(outcome.data)
+                chunk = self._flying.pop(outcome.id)
+                if len(chunk.items) == 1:
+                    self._last[chunk.start] = (chunk.index_of(0), trouble, outcome.worker)
+                else:
+                    self._returned.put(chunk)
+                self._events.append(Unreadable(outcome.id))
+            case Kind.LOST:
+                self._lost(outcome)
+
+    def _done(self, outcome: Outcome) -> None:
+        chunk = self._flying[outcome.id]
+        try:
+            result, size_bytes = self.lane.codec.unpack(outcome.data)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            self._unreadable(outcome.id, error)
+            return
+        del self._flying[outcome.id]
+        self.returned_bytes += size_bytes
+        if result.done < len(chunk.items):
+            self._returned.put(chunk, result.done)
+        failed = []
+        for trouble in result.troubles:
+            position = chunk.start + trouble.offset
+            self._last[position] = (chunk.index_of(trouble.offset), trouble, outcome.worker)
+            may_retry = self.judge.may_retry(trouble)
+            if may_retry:
+                self._returned.put(chunk, trouble.offset, 1)
+            failed.append((trouble.offset, may_retry))
+        self._give(chunk, result)
+        self._events.append(Finished(outcome.id, result.done, failed, result.elapsed_s, size_bytes))
+        if self._choose is not None:
+            self._since_choice = (chunk, result)
+
+    def _give(self, chunk: Chunk, result: ChunkResult) -> None:
+        """Make segments of the values, which leave out the failed items: those come when they are settled."""
+        if self._absent is not None:
+            self._ready.append(Segment(chunk.start, result.done - len(result.troubles), result.values))
+            return
+        begin = 0
+        for hole in [*(trouble.offset for trouble in result.troubles), result.done]:
+            if hole > begin:
+                values = result.values if hole - begin == len(result.values) else result.values[begin:hole]
+                self._ready.append(Segment(chunk.start + begin, hole - begin, values))
+            begin = hole + 1
+
+    def _lost(self, outcome: Outcome) -> None:
+        self.last_loss = outcome.reason
+        if outcome.id not in self._flying:
+            self._events.append(Died())
+            return
+        chunk = self._flying.pop(outcome.id)
+        first, count = outcome.running or (0, len(chunk.items))
+        for offset in range(first, first + count):
+            trouble = Trouble(offset, "crashed", None, "fourfold.errors.WorkerLost", outcome.reason, "", "")
+            trouble = trouble._replace(item=self.lane.codec.misfit(cut(chunk, offset, 1), Bug()).item)
+            self._last[chunk.start + offset] = (chunk.index_of(offset), trouble, outcome.worker)
+        self._returned.put(chunk)
+        self._events.append(Died(outcome.id, first, count))

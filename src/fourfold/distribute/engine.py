@@ -1,0 +1,77 @@
+"""The contract of everything that runs workers."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from fourfold.records import Cell, Kind, Outcome, Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an engine is and can do.
+
+    Attributes:
+        name: The word for it in options and reports.
+        takes_objects: Payloads and programs stay Python objects; False: they are Parcels, since they cross a boundary.
+        honours: The options that this engine can keep, besides those that the driver keeps on every engine.
+        inline: `wait` runs one ticket in the caller's thread, so there is nothing to overlap with.
+        shares_globals: Its workers share one `random` and one `numpy.random`.
+    """
+
+    name: str
+    takes_objects: bool
+    honours: frozenset[str]
+    inline: bool = False
+    shares_globals: bool = False
+
+
+Runnable = Callable[[Any, Cell], tuple[Kind, Any]]
+"""What an engine runs, after a program has been prepared in a worker: payload and cell in, kind and payload out. An
+exception that escapes from it is an outcome BAD_PROGRAM."""
+
+
+class Engine(Protocol):
+    """Runs tickets somewhere. Exactly one Outcome per submitted ticket, in the order of completion.
+
+    A ticket that did not start may be put elsewhere by the engine; one that started is never run again by the engine.
+    All methods are called from one thread, except that `close` may come from an exit handler. None lets an exception of
+    user code escape; EngineError is for the engine itself.
+    """
+
+    info: EngineInfo
+
+    def open(self) -> None:
+        """Start, or begin to start, the workers. Idempotent; returns without waiting for them.
+
+        Raises:
+            EngineError: Nothing can be started; the message says what to do.
+        """
+
+    def slots(self) -> int:
+        """How many tickets can run at once now. 0 while no worker is ready yet; `wait` makes progress on that."""
+
+    def put(self, key: str, program: Any) -> None:
+        """Make a program available to the tickets that name `key`; each worker prepares it once."""
+
+    def drop(self, key: str) -> None:
+        """No more tickets will name `key`."""
+
+    def submit(self, tickets: Sequence[Ticket]) -> None:
+        """Accept tickets; returns at once. More than `slots` may be in flight: they wait near their worker."""
+
+    def wait(self, timeout: float | None) -> list[Outcome]:
+        """Return the outcomes that are there; if none is, wait up to `timeout` seconds for one or for a change of `slots`."""
+
+    def cancel(self, ids: Collection[int] | None = None, *, hard: bool = False) -> None:
+        """Ask that tickets end (None: all).
+
+        Those that did not start never do: CANCELLED. Running ones end at the next boundary between items: DONE, with fewer
+        items. With `hard` they are stopped where the engine can, or given up: LOST.
+        """
+
+    def close(self) -> None:
+        """Give back everything. Idempotent.
+
+        No process, thread, file or memory of this engine survives, except workers that stay warm for the next call.
+        """

@@ -1,0 +1,1 @@
+"""Implementations of the Engine contract, one file or folder each; none imports another."""

@@ -1,0 +1,23 @@
+"""Processes of this machine: our own supervisor.
+
+      driver process                                        template process            worker process (one of many)
+    ┌────────────────────────────┐   spawn + 2 descriptors ┌────────────────┐  fork    ┌──────────────────────────────┐
+    │ engine.py   tickets        │ ───────────────────────►│ template.py    │ ────────►│ worker_loop.py               │
+    │ pool.py     warm workers   │                         │ one thread,    │          │   recv, run, reply           │
+    │ handle.py   one worker     │                         │ reaps, notes   │          │   watcher thread: dies with  │
+    └───────────┬────────────────┘                         │ exit statuses  │          │   the driver                 │
+                │                                          └───────┬────────┘          └───────┬──────────────────────┘
+                │  one private socket per worker (channel.py): small messages, in order        │
+                ├──────────────────────────────────────────────────────────────────────────────┤
+                │  segments of shared memory (segments.py): everything large, both ways        │
+                ├──────────────────────────────────────────────────────────────────────────────┤
+                │  one control page per worker: which item it is on, what to stop, how it died │
+                └──────────────────────────────────────────────────────────────────────────────┘
+
+Nothing is shared between workers: no queue, no lock, no semaphore. So a killed worker can hold nothing that another needs.
+Nothing has a name: sockets and memory vanish with their last user, whoever is killed and however.
+
+The template is a fresh interpreter with our code imported and a single thread, so that forking it is safe and takes 2 ms.
+It never imports the user's script. Where there is no `fork`, or it is not safe (macOS), the template starts fresh
+interpreters instead.
+"""

@@ -1,0 +1,63 @@
+"""Small messages between the driver and one worker, in order, whole or not at all.
+
+A SEQPACKET socket pair: the kernel keeps message boundaries, so a peer that is killed in the middle of a message leaves no
+half frame. Messages are small by contract (everything large goes through segments), so that a send does not block while
+few are in flight.
+"""
+
+import array
+import marshal
+import socket
+from typing import Any
+
+MESSAGE_BYTES = 65536
+"""Longest message. The kernel's default socket buffer (208 KiB) holds at least two of them."""
+
+INLINE_BYTES = 32768
+"""Payloads up to this size travel inside the message; larger ones go through a segment (benchmarks/transport.py)."""
+
+_MAX_FDS = 4
+
+Message = tuple[Any, ...]
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected ends. Both are closed in programs that this process starts, unless passed on purpose."""
+    kind = socket.SOCK_SEQPACKET if hasattr(socket, "SOCK_SEQPACKET") else socket.SOCK_DGRAM
+    return socket.socketpair(socket.AF_UNIX, kind)
+
+
+def send(end: socket.socket, message: Message, fds: tuple[int, ...] = (), flags: int = 0) -> None:
+    """Send one message, with open file descriptors.
+
+    Raises:
+        BlockingIOError: `flags` has MSG_DONTWAIT and the other side has not read for long.
+        OSError: The other side is gone.
+    """
+    data = marshal.dumps(message)
+    if fds:
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
+        end.sendmsg([data], rights, flags | socket.MSG_NOSIGNAL)
+    else:
+        end.send(data, flags | socket.MSG_NOSIGNAL)
+
+
+def receive(end: socket.socket, flags: int = 0) -> tuple[Message, list[int]] | None:
+    """Receive one message and its descriptors; None when the other side is gone.
+
+    Raises:
+        BlockingIOError: `flags` has MSG_DONTWAIT and there is no message.
+    """
+    try:
+        data, rights, _, _ = end.recvmsg(
+            MESSAGE_BYTES + 1024, socket.CMSG_SPACE(4 * _MAX_FDS), flags | socket.MSG_CMSG_CLOEXEC
+        )
+    except ConnectionResetError:
+        return None
+    if not data:
+        return None
+    fds = array.array("i")
+    for level, kind, content in rights:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+    return marshal.loads(data), list(fds)

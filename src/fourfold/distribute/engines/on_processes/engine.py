@@ -1,0 +1,192 @@
+"""Worker processes of this machine, as an engine: one per run, on workers that the pool lends."""
+
+import select
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from fourfold.distribute.engine import EngineInfo
+from fourfold.distribute.engines.on_processes.handle import SharedProgram, Worker
+from fourfold.distribute.engines.on_processes.pool import POOL
+from fourfold.errors import WorkerStartFailed
+from fourfold.records import Kind, Outcome, Parcel, Ticket
+
+DEPTH = 2
+"""Tickets that a worker has: one runs, one waits beside it."""
+
+CLOSE_S = 1.0
+"""Seconds that running items get to end when a run is given up; after that their workers are killed. Not measured."""
+
+START_TRIES = 3
+"""Workers that may die before they are ready, with none ready at all, before the engine gives up."""
+
+
+class Processes:
+    """Runs tickets in worker processes of this machine.
+
+    Args:
+        workers: How many.
+        hear: Gets what workers print, log and warn.
+    """
+
+    info = EngineInfo(
+        name="processes",
+        takes_objects=False,
+        honours=frozenset({"idempotent", "threads_per_worker"}),
+    )
+
+    def __init__(self, workers: int, hear: Callable[[tuple[Any, ...]], None]) -> None:
+        self._wanted, self._hear_record = workers, hear
+        self._workers: list[Worker] = []
+        self._queue: deque[Ticket] = deque()
+        self._programs: dict[str, SharedProgram] = {}
+        self._outcomes: list[Outcome] = []
+        self._poll = select.poll()
+        self._by_fd: dict[int, Worker] = {}
+        self._failed_starts = 0
+        self._replacements = 0
+
+    @staticmethod
+    def warm_workers() -> int:
+        """How many workers are ready already."""
+        return POOL.warm()
+
+    def open(self) -> None:
+        """Borrow the workers from the pool; those that are not warm start in the background."""
+        if not self._workers:
+            for worker in POOL.lend(self._wanted):
+                self._adopt(worker)
+
+    def _adopt(self, worker: Worker) -> None:
+        self._workers.append(worker)
+        self._by_fd[worker.end.fileno()] = worker
+        self._poll.register(worker.end, select.POLLIN)
+        if worker.ready:
+            self._watch(worker)
+
+    def _watch(self, worker: Worker) -> None:
+        if worker.pidfd >= 0:
+            self._by_fd[worker.pidfd] = worker
+            self._poll.register(worker.pidfd, select.POLLIN)
+
+    def slots(self) -> int:
+        """The workers that are ready."""
+        return sum(worker.ready for worker in self._workers)
+
+    def put(self, key: str, program: Parcel) -> None:
+        """Lay out the program once; it travels to each worker with its first ticket."""
+        self._programs[key] = SharedProgram(program)
+
+    def drop(self, key: str) -> None:
+        """Forget the program everywhere."""
+        program = self._programs.pop(key, None)
+        if program is not None:
+            for worker in self._workers:
+                worker.drop(key)
+            program.close()
+
+    def submit(self, tickets: Sequence[Ticket]) -> None:
+        """Give tickets to the workers with the fewest, or keep them until one has room."""
+        self._queue.extend(tickets)
+        self._assign()
+
+    def _assign(self) -> None:
+        while self._queue:
+            ready = [worker for worker in self._workers if worker.ready and not worker.hung_up]
+            worker = min(ready, key=lambda each: len(each.flights), default=None)
+            if worker is None or len(worker.flights) >= DEPTH:
+                return
+            ticket = self._queue.popleft()
+            worker.give(ticket, self._programs[ticket.program])
+
+    def wait(self, timeout: float | None) -> list[Outcome]:
+        """Take in what workers say; replaces workers that died."""
+        slots = self.slots()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            for fd, _ in self._poll.poll(None if left is None else left * 1000):
+                self._attend(fd)
+            self._assign()
+            if self._outcomes or self.slots() != slots or not self._workers or (left is not None and left <= 0):
+                outcomes, self._outcomes = self._outcomes, []
+                return outcomes
+
+    def _attend(self, fd: int) -> None:
+        worker = self._by_fd.get(fd)
+        if worker is None:
+            return
+        was_ready = worker.ready
+        self._outcomes += worker.hear()
+        if worker.ready and not was_ready:
+            self._failed_starts = 0
+            self._watch(worker)
+        worker.flush()
+        self._pass_on(worker)
+        if worker.hung_up or fd == worker.pidfd:
+            self._replace(worker)
+
+    def _pass_on(self, worker: Worker) -> None:
+        said, worker.said = worker.said, []
+        for record in said:
+            self._hear_record(record)
+
+    def _replace(self, worker: Worker) -> None:
+        """Bury a dead worker and order another one."""
+        for fd in (worker.end.fileno(), worker.pidfd):
+            if self._by_fd.pop(fd, None) is not None:
+                self._poll.unregister(fd)
+        self._workers.remove(worker)
+        had_tickets = bool(worker.flights)
+        ready, name = worker.ready, worker.name
+        reason = ""
+        for outcome in worker.bury():
+            self._outcomes.append(outcome)
+            reason = outcome.reason or reason
+        self._pass_on(worker)
+        POOL.take_back(worker)
+        if not ready:
+            self._failed_starts += 1
+        elif not had_tickets:
+            self._outcomes.append(Outcome(-1, Kind.LOST, reason=f"{name} died while it was idle"))
+        try:
+            if self._failed_starts < START_TRIES:
+                self._adopt(*POOL.lend(1))
+        except WorkerStartFailed as error:
+            reason = str(error)
+        if not self._workers:
+            self._go_down(reason or "workers died before they were ready; run `fourfold doctor`")
+
+    def _go_down(self, reason: str) -> None:
+        open_ids = [ticket.id for ticket in self._queue] or [-1]
+        self._queue.clear()
+        self._outcomes += [Outcome(id, Kind.ENGINE_DOWN, reason=reason) for id in open_ids]
+
+    def cancel(self, ids: Collection[int] | None = None, *, hard: bool = False) -> None:
+        """Waiting tickets never start; running ones end between items, or with their worker when `hard`."""
+        for ticket in list(self._queue):
+            if ids is None or ticket.id in ids:
+                self._queue.remove(ticket)
+                self._outcomes.append(Outcome(ticket.id, Kind.CANCELLED))
+        for worker in self._workers:
+            for id in worker.flights:
+                if ids is None or id in ids:
+                    worker.stop_ticket(id)
+                    if hard:
+                        worker.kill()
+
+    def close(self) -> None:
+        """Give the workers back to the pool; those that do not end their items within CLOSE_S are killed."""
+        self._queue.clear()
+        self.cancel()
+        deadline = time.monotonic() + CLOSE_S
+        while any(worker.flights for worker in self._workers) and (left := deadline - time.monotonic()) > 0:
+            self.wait(left)
+        for key in list(self._programs):
+            self.drop(key)
+        for worker in self._workers:
+            self._pass_on(worker)
+            POOL.take_back(worker)
+        self._workers.clear()
+        self._by_fd.clear()

@@ -1,0 +1,62 @@
+"""The control page of one worker: 16 numbers in memory that the driver, the template and the worker share.
+
+Each field has one writer. The page outlives the worker, so the driver can read where it was when it died.
+"""
+
+import mmap
+
+PAGE_BYTES = 4096
+
+TICKET, FIRST, COUNT = 0, 1, 2
+"""Written by the worker: 1 + the id of the ticket that runs (0: none), and the block of its items that is running."""
+
+STOP = 3
+STOPS = 4
+"""Written by the driver: 1 + the ids of tickets to end at the next boundary between items, up to STOPS of them."""
+
+STATUS, ERRNO = 8, 9
+"""Written by the template: 1 + the wait status of the worker when it is dead; the errno when it could not be forked."""
+
+
+class Page:
+    """The fields as a list of numbers."""
+
+    def __init__(self, fd: int) -> None:
+        self._map = mmap.mmap(fd, PAGE_BYTES)
+        self.fields = memoryview(self._map).cast("q")
+
+    def close(self) -> None:
+        """Unmap."""
+        self.fields.release()
+        self._map.close()
+
+
+class PageCell:
+    """The worker's side of the page while it runs a ticket: what execute/ calls a cell."""
+
+    interruptible = False
+
+    def __init__(self, page: Page) -> None:
+        self._fields = page.fields
+        self._id = 0
+
+    def begin(self, id: int) -> None:
+        """The ticket `id` starts."""
+        self._id = id + 1
+        self._fields[FIRST], self._fields[COUNT] = 0, 0
+        self._fields[TICKET] = id + 1
+
+    def end(self) -> None:
+        """No ticket runs."""
+        self._fields[TICKET] = 0
+
+    def mark(self, offset: int, count: int) -> None:
+        """The items `[offset, offset + count)` start."""
+        fields = self._fields
+        fields[FIRST] = offset
+        fields[COUNT] = count
+
+    def stopped(self) -> bool:
+        """Whether the driver asked to end this ticket."""
+        fields = self._fields
+        return fields[STOP] != 0 and self._id in fields[STOP : STOP + STOPS].tolist()

@@ -1,0 +1,113 @@
+"""The template: a fresh process with one thread, whose forks are the workers.
+
+Started as `python -c "from ...template import main; main(control_fd, ...)"`. It waits for orders of the driver on one
+socket, forks a worker for each, and writes into a worker's control page how it died. It ends when the driver is gone.
+"""
+
+import importlib
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Callable
+
+from fourfold.distribute.engines.on_processes import channel
+from fourfold.distribute.engines.on_processes.page import ERRNO, STATUS, Page
+
+WorkerMain = Callable[[socket.socket, Page, int, int], None]
+
+
+def main(control_fd: int, driver_pid: int, worker_main: str) -> None:
+    """Serve spawn orders until the driver is gone.
+
+    Args:
+        control_fd: The template's end of the socket to the driver.
+        driver_pid: The driver's process id.
+        worker_main: "module:function" to call in each fork, as `function(channel, page, number, driver_pidfd)`.
+    """
+    module, _, name = worker_main.partition(":")
+    run_worker: WorkerMain = getattr(importlib.import_module(module), name)
+    control = socket.socket(fileno=control_fd)
+    signal.signal(signal.SIGINT, _ignore)
+    wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, _ignore)
+    driver_pidfd = os.pidfd_open(driver_pid) if hasattr(os, "pidfd_open") else -1
+    if os.getppid() != driver_pid:
+        return
+    pages: dict[int, Page] = {}
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    poll.register(wake_read, select.POLLIN)
+    while True:
+        for fd, _ in poll.poll():
+            if fd == wake_read:
+                os.read(wake_read, 4096)
+                _reap(pages)
+                continue
+            order = channel.receive(control)
+            if order is None:
+                return
+            (number,), fds = order
+            inherited = (control, wake_read, wake_write)
+            _fork(run_worker, number, fds, pages, inherited, driver_pidfd)
+
+
+def _ignore(signum: int, frame: object) -> None:
+    """A handler and not SIG_IGN: programs that an item starts must not inherit it."""
+
+
+def _fork(
+    run_worker: WorkerMain,
+    number: int,
+    fds: list[int],
+    pages: dict[int, Page],
+    inherited: tuple[socket.socket, int, int],
+    driver_pidfd: int,
+) -> None:
+    end, page = socket.socket(fileno=fds[0]), Page(fds[1])
+    os.close(fds[1])
+    try:
+        pid = os.fork()
+    except OSError as error:
+        page.fields[ERRNO] = error.errno or -1
+        page.close()
+        end.close()
+        return
+    if pid:
+        pages[pid] = page
+        end.close()
+        return
+    status = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        control, *pipes = inherited
+        control.close()
+        for fd in pipes:
+            os.close(fd)
+        for sibling in pages.values():
+            sibling.close()
+        # A group of its own: Ctrl-C in the terminal goes to the driver only, and the worker ends with all it started.
+        os.setpgid(0, 0)
+        run_worker(end, page, number, driver_pidfd)
+        status = 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(status)
+
+
+def _reap(pages: dict[int, Page]) -> None:
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        page = pages.pop(pid, None)
+        if page is not None:
+            page.fields[STATUS] = status + 1
+            page.close()

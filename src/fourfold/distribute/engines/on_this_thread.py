@@ -1,0 +1,94 @@
+"""The loop, as an engine: tickets run in the caller's thread, one per `wait`."""
+
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from fourfold.distribute.engine import EngineInfo, Runnable
+from fourfold.records import Kind, Outcome, Ticket
+
+
+class _OwnCell:
+    """Nobody else can look, and nobody else can stop it."""
+
+    interruptible = True
+
+    def mark(self, offset: int, count: int) -> None:
+        """Nobody reads it."""
+
+    def stopped(self) -> bool:
+        """Only the caller could stop it, and the caller is busy running it."""
+        return False
+
+
+class ThisThread:
+    """Runs tickets in the caller's thread.
+
+    Args:
+        describe: Makes a payload of an exception that escaped from a program.
+    """
+
+    info = EngineInfo(
+        name="serial",
+        takes_objects=True,
+        honours=frozenset({"idempotent", "threads_per_worker"}),
+        inline=True,
+    )
+
+    def __init__(self, describe: Callable[[BaseException], Any]) -> None:
+        self._describe = describe
+        self._queue: deque[Ticket] = deque()
+        self._programs: dict[str, Any] = {}
+        self._prepared: dict[str, Runnable] = {}
+        self._cell = _OwnCell()
+        self._cancelled: list[Outcome] = []
+
+    def open(self) -> None:
+        """Nothing to start."""
+
+    def slots(self) -> int:
+        """One: the caller."""
+        return 1
+
+    def put(self, key: str, program: Any) -> None:
+        """Keep the program; its first ticket prepares it."""
+        self._programs[key] = program
+
+    def drop(self, key: str) -> None:
+        """Forget the program."""
+        self._programs.pop(key, None)
+        self._prepared.pop(key, None)
+
+    def submit(self, tickets: Sequence[Ticket]) -> None:
+        """Queue the tickets for `wait`."""
+        self._queue.extend(tickets)
+
+    def wait(self, timeout: float | None) -> list[Outcome]:
+        """Run one ticket, whatever the timeout."""
+        if self._cancelled:
+            cancelled, self._cancelled = self._cancelled, []
+            return cancelled
+        if not self._queue:
+            return []
+        ticket = self._queue.popleft()
+        try:
+            run = self._prepared.get(ticket.program)
+            if run is None:
+                run = self._prepared[ticket.program] = self._programs[ticket.program].prepare()
+            kind, data = run(ticket.payload, self._cell)
+        except Exception as error:
+            kind, data = Kind.BAD_PROGRAM, self._describe(error)
+        return [Outcome(ticket.id, kind, data, worker="this thread")]
+
+    def cancel(self, ids: Collection[int] | None = None, *, hard: bool = False) -> None:
+        """End tickets that wait; none is running while the caller calls."""
+        for ticket in list(self._queue):
+            if ids is None or ticket.id in ids:
+                self._queue.remove(ticket)
+                self._cancelled.append(Outcome(ticket.id, Kind.CANCELLED))
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._queue.clear()
+        self._programs.clear()
+        self._prepared.clear()

@@ -1,0 +1,149 @@
+"""Threads of this process: nothing is pickled, and functions that release the GIL (NumPy, files, network) overlap.
+
+    caller --submit--> _todo (SimpleQueue) --> thread 0, 1, ... --> _outcomes (SimpleQueue) --wait--> caller
+
+A thread cannot be stopped from outside. A hard cancel gives its ticket up: the outcome is LOST at once, another thread
+takes the place, and what the old one brings later is dropped.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from fourfold.distribute.engine import EngineInfo, Runnable
+from fourfold.records import Kind, Outcome, Ticket
+
+
+class _Cell:
+    """Tells one running ticket to stop."""
+
+    interruptible = False
+
+    def __init__(self) -> None:
+        self.stop = False
+
+    def mark(self, offset: int, count: int) -> None:
+        """A thread does not die alone, so nobody has to know where it was."""
+
+    def stopped(self) -> bool:
+        """Whether the ticket was cancelled."""
+        return self.stop
+
+
+class Threads:
+    """Runs tickets in threads of this process.
+
+    Args:
+        workers: How many threads.
+        describe: Makes a payload of an exception that escaped from a program.
+    """
+
+    info = EngineInfo(name="threads", takes_objects=True, honours=frozenset({"idempotent"}), shares_globals=True)
+
+    def __init__(self, workers: int, describe: Callable[[BaseException], Any]) -> None:
+        self._workers, self._describe = workers, describe
+        self._todo: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
+        self._outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        self._programs: dict[str, Any] = {}
+        self._cells: dict[int, _Cell] = {}
+        self._running: set[int] = set()
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+
+    def open(self) -> None:
+        """Start the threads."""
+        while len(self._threads) < self._workers:
+            self._start_thread()
+
+    def _start_thread(self) -> None:
+        number = len(self._threads)
+        thread = threading.Thread(target=self._work, args=(number,), name=f"fourfold-{number}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def slots(self) -> int:
+        """As many as there are threads."""
+        return self._workers
+
+    def put(self, key: str, program: Any) -> None:
+        """Keep the program; each thread prepares it once."""
+        self._programs[key] = program
+
+    def drop(self, key: str) -> None:
+        """Forget the program."""
+        self._programs.pop(key, None)
+
+    def submit(self, tickets: Sequence[Ticket]) -> None:
+        """Queue tickets for the threads."""
+        for ticket in tickets:
+            with self._lock:
+                self._cells[ticket.id] = _Cell()
+            self._todo.put(ticket)
+
+    def wait(self, timeout: float | None) -> list[Outcome]:
+        """Return the outcomes that are there, or wait for one."""
+        outcomes = []
+        try:
+            outcomes.append(self._outcomes.get(timeout=timeout) if timeout != 0 else self._outcomes.get_nowait())
+            while True:
+                outcomes.append(self._outcomes.get_nowait())
+        except queue.Empty:
+            return outcomes
+
+    def cancel(self, ids: Collection[int] | None = None, *, hard: bool = False) -> None:
+        """Waiting tickets never start; running ones end between items, or are given up when `hard`."""
+        with self._lock:
+            for id, cell in list(self._cells.items()):
+                if ids is not None and id not in ids:
+                    continue
+                cell.stop = True
+                if hard:
+                    del self._cells[id]
+                    self._outcomes.put(Outcome(id, Kind.CANCELLED if id not in self._running else Kind.LOST))
+                    if id in self._running:
+                        self._start_thread()
+
+    def close(self) -> None:
+        """End the threads; one that is still in an item ends after it, on its own."""
+        self.cancel(hard=True)
+        for _ in self._threads:
+            self._todo.put(None)
+        with self._lock:
+            busy = len(self._running)
+        if not busy:
+            for thread in self._threads:
+                thread.join()
+        self._threads.clear()
+        self._programs.clear()
+
+    # ---- in the threads ----------------------------------------------------------------------------------------------
+
+    def _work(self, number: int) -> None:
+        prepared: dict[str, Runnable] = {}
+        while (ticket := self._todo.get()) is not None:
+            with self._lock:
+                cell = self._cells.get(ticket.id)
+                if cell is None:
+                    continue
+                if cell.stop:
+                    del self._cells[ticket.id]
+                    self._outcomes.put(Outcome(ticket.id, Kind.CANCELLED))
+                    continue
+                self._running.add(ticket.id)
+            outcome = self._run(ticket, cell, prepared, f"thread {number}")
+            with self._lock:
+                self._running.discard(ticket.id)
+                if self._cells.pop(ticket.id, None) is not None:
+                    self._outcomes.put(outcome)
+            del ticket, outcome
+
+    def _run(self, ticket: Ticket, cell: _Cell, prepared: dict[str, Runnable], worker: str) -> Outcome:
+        try:
+            run = prepared.get(ticket.program)
+            if run is None:
+                run = prepared[ticket.program] = self._programs[ticket.program].prepare()
+            kind, data = run(ticket.payload, cell)
+        except BaseException as error:
+            return Outcome(ticket.id, Kind.BAD_PROGRAM, self._describe(error), worker=worker)
+        return Outcome(ticket.id, kind, data, worker=worker)

@@ -1,0 +1,86 @@
+"""The loop or workers? Decided from what the loop itself showed. Pure arithmetic: the caller measures.
+
+A run with `engine="auto"` starts as the loop. From time to time the rest of the work is priced both ways:
+
+    loop      left * item
+    workers   start + max(left * (item + carry) / cores, left * carry_driver)
+
+where `item` is the time of one item, and `carry` the time to pickle, move and unpickle it and its result. Workers are
+chosen when they save at least MARGIN of the loop's time, and more than their start can cost.
+"""
+
+from typing import NamedTuple
+
+COLD_START_S = 0.15
+"""Processor seconds to import what workers need, start the server of workers and fork the first ones, all of them not spent
+on items. Smaller: short loops pay for workers that come too late. Larger: medium loops stay alone (benchmarks/start.py)."""
+
+WARM_START_S = 0.003
+"""The same when workers are there already: one message to each, and the function unpickled."""
+
+MARGIN = 0.15
+"""Least share of the loop's time that workers must save. Smaller: a wrong estimate makes it slower than the loop."""
+
+MOVE_BYTES_PER_S = 1.5e9
+"""How fast large buffers move into shared memory, be it once in each direction (benchmarks/transport.py)."""
+
+UNPICKLE_RATIO = 1.0
+"""Time to unpickle over time to pickle, for plain objects. Not measured beyond a few types."""
+
+
+class Carriage(NamedTuple):
+    """What it costs to carry one item to a worker and its result back, on each side, in seconds."""
+
+    driver_s: float
+    worker_s: float
+
+
+class Prices(NamedTuple):
+    """Both ways to do the rest, in seconds."""
+
+    loop_s: float
+    workers_s: float
+    start_s: float
+
+    @property
+    def workers_pay(self) -> bool:
+        """Whether to change over to workers."""
+        saved = self.loop_s - self.workers_s
+        return saved > MARGIN * self.loop_s and saved > self.start_s
+
+
+def carriage(pickle_s: float, buffer_bytes: float) -> Carriage:
+    """Price the carriage of one item and its result from its measured pickling time and its large buffers."""
+    move = buffer_bytes / MOVE_BYTES_PER_S
+    each_side = pickle_s * (1 + UNPICKLE_RATIO) / 2
+    return Carriage(driver_s=each_side + move, worker_s=each_side + move / 2)
+
+
+def price(left: float, item_s: float, cores_busy: float, cost: Carriage, workers: int, cores: int, warm: bool) -> Prices:
+    """Price the `left` items both ways.
+
+    Args:
+        left: Items left.
+        item_s: Wall time of one item in the loop.
+        cores_busy: Processor time over wall time of the loop: above 1 when items use threads of their own.
+        cost: Of carrying one item.
+        workers: How many there would be.
+        cores: How many cores this process may use.
+        warm: Whether the workers are there already.
+    """
+    start_s = WARM_START_S if warm else COLD_START_S
+    busy = min(cores_busy, 1.0) if cores_busy <= 1.1 else cores_busy
+    waiting = item_s * max(0.0, 1 - busy)
+    computing = item_s * busy
+    at_once = min(workers, cores)
+    each = computing / at_once + waiting / workers + (cost.worker_s + cost.driver_s) / at_once
+    workers_s = start_s + left * max(each, cost.driver_s)
+    return Prices(loop_s=left * item_s, workers_s=workers_s, start_s=start_s)
+
+
+def seconds(value: float) -> str:
+    """A duration for people: "0.4 ms", "12 s"."""
+    for limit, scale, unit in ((1e-3, 1e6, "µs"), (1, 1e3, "ms"), (120, 1, "s"), (7200, 1 / 60, "min")):
+        if value < limit:
+            return f"{value * scale:.3g} {unit}"
+    return f"{value / 3600:.3g} h"

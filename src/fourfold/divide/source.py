@@ -1,0 +1,110 @@
+"""Items, pulled lazily from any iterable, as consecutive chunks."""
+
+import inspect
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from fourfold.errors import OptionError, OptionTypeError
+from fourfold.records import Chunk
+
+
+class Source:
+    """Hands out the items of one call in order, a chunk at a time, to one thread.
+
+    Lists, tuples and ranges are sliced, everything else is iterated; `close` closes a generator.
+
+    Args:
+        items: Any iterable.
+        cost: None, or what maps an item to its relative cost: then all items are read first, and the costly come first.
+
+    Raises:
+        OptionTypeError: `items` cannot be iterated.
+        OptionError: A cost is no finite number.
+    """
+
+    def __init__(self, items: Iterable[Any], cost: Callable[[Any], float] | None = None) -> None:
+        _check_iterable(items)
+        self.costs: list[float] | None = None
+        self._order: list[int] | None = None
+        self._position = 0
+        self._iterator: Iterator[Any] | None = None
+        self._sequence: Sequence[Any] | None = None
+        if cost is not None:
+            self._sequence, self.costs, self._order = _longest_first(items, cost)
+        elif type(items) in (list, tuple, range):
+            self._sequence = items  # type: ignore[assignment]
+        else:
+            self._iterator = iter(items)
+        self.total = len(self._sequence) if self._sequence is not None else _length(items)
+
+    @property
+    def permuted(self) -> bool:
+        """Whether positions and indices differ."""
+        return self._order is not None
+
+    def index_of(self, position: int) -> int:
+        """The place in the input of the item that is handed out at `position`."""
+        return position if self._order is None else self._order[position]
+
+    def take(self, count: int) -> Chunk | None:
+        """Return the next `count` items, fewer at the end, None when there are none left.
+
+        Raises:
+            Exception: Whatever the iterator raises.
+        """
+        start = self._position
+        if self._sequence is not None:
+            items: Sequence[Any] = self._sequence[start : start + count]
+        else:
+            assert self._iterator is not None
+            items = list(itertools.islice(self._iterator, count))
+        if not items:
+            return None
+        self._position += len(items)
+        indices = tuple(self._order[start : self._position]) if self._order is not None else None
+        return Chunk(start, items, indices)
+
+    def close(self) -> None:
+        """Close a generator, so that its `finally` runs now."""
+        close = getattr(self._iterator, "close", None)
+        if inspect.isgenerator(self._iterator) and close is not None:
+            close()
+
+
+def _check_iterable(items: Any) -> None:
+    if inspect.isgeneratorfunction(items):
+        raise OptionTypeError(f"items is the generator function {items.__qualname__}: call it, {items.__qualname__}()")
+    if inspect.isasyncgen(items) or inspect.iscoroutine(items):
+        raise OptionTypeError(f"items is an async {type(items).__name__}: collect it first, [x async for x in ...]")
+    try:
+        iter(items)
+    except TypeError:
+        raise OptionTypeError(
+            f"items must be something to iterate over, such as a list or a generator, not {type(items).__name__}"
+        ) from None
+
+
+def _length(items: Iterable[Any]) -> int | None:
+    """How many items, when the container says so; only a hint, since `len` may lie or raise."""
+    try:
+        return len(items)  # type: ignore[arg-type]
+    except Exception:
+        return None
+
+
+def _longest_first(items: Iterable[Any], cost: Callable[[Any], float]) -> tuple[list[Any], list[float], list[int]]:
+    read = list(items)
+    costs = []
+    for index, item in enumerate(read):
+        value = cost(item)
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise OptionTypeError(f"cost(items[{index}]) returned {value!r}; it must return a number") from None
+        if not math.isfinite(number) or number < 0:
+            raise OptionError(f"cost(items[{index}]) returned {value!r}; a cost must be finite and not negative")
+        costs.append(number)
+    order = sorted(range(len(read)), key=costs.__getitem__, reverse=True)
+    return [read[index] for index in order], [costs[index] for index in order], order

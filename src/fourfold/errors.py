@@ -1,0 +1,102 @@
+"""Every error that fourfold raises, drawn as a tree.
+
+FourfoldError                      catch this to catch them all
+├── OptionError (ValueError)       an argument or option has a value that cannot be used
+│   ├── OptionTypeError (TypeError)    ... or the wrong type
+│   │   └── UnknownOption              ... or a name that does not exist
+│   └── UnsupportedOption              the chosen engine cannot honour the option
+├── MissingExtra (ImportError)     an optional package is not installed; the message has the pip line
+├── EngineError (RuntimeError)     the engine itself failed, not the function
+│   ├── WorkersKeepDying               workers die again and again and nothing gets done
+│   └── WorkerStartFailed              no worker could be started
+├── InitFailed (RuntimeError)      a class function could not be built in a worker
+├── NotPicklable (TypeError)       something cannot travel to or from a worker; names the path inside it
+├── WorkerLost (RuntimeError)      the item killed the worker that ran it, also when it ran alone
+├── RemoteError (RuntimeError)     stands for an exception that could not travel back from a worker
+├── UnsafeRandomness (RuntimeError)    items drew from a random state that all threads share
+├── TooManyFailures (RuntimeError) more items failed than `max_failures` allows
+└── Bug (RuntimeError)             fourfold broke one of its own rules: please report it
+
+RemoteTraceback is no FourfoldError: it is the text of a worker's traceback, and stands as the cause of an item's exception.
+"""
+
+from typing import Any
+
+
+class FourfoldError(Exception):
+    """The root of all errors that fourfold raises by itself. Fields given by keyword become attributes."""
+
+    def __init__(self, message: str = "", **fields: Any) -> None:
+        super().__init__(message)
+        self.__dict__.update(fields)
+
+
+class OptionError(FourfoldError, ValueError):
+    """An argument or option has a value that cannot be used."""
+
+
+class OptionTypeError(OptionError, TypeError):
+    """An argument or option has the wrong type."""
+
+
+class UnknownOption(OptionTypeError):
+    """No option has this name."""
+
+
+class UnsupportedOption(OptionError):
+    """The chosen engine cannot honour this option. Raised before any work starts."""
+
+
+class MissingExtra(FourfoldError, ImportError):
+    """An optional package is not installed. The message has the line to type."""
+
+
+class EngineError(FourfoldError, RuntimeError):
+    """The engine failed, not the function that it ran."""
+
+
+class WorkersKeepDying(EngineError):
+    """Workers died more often than the restart limit allows, with no item finished in between."""
+
+
+class WorkerStartFailed(EngineError):
+    """Not a single worker could be started."""
+
+
+class InitFailed(FourfoldError, RuntimeError):
+    """A class function raised while it was built in a worker. The cause is its own exception."""
+
+
+class NotPicklable(FourfoldError, TypeError):
+    """An object cannot travel between processes. The message names the path inside the object."""
+
+
+class WorkerLost(FourfoldError, RuntimeError):
+    """The item's worker died while it ran the item alone, `attempts` times."""
+
+
+class RemoteError(FourfoldError, RuntimeError):
+    """Stands for an exception that could not be pickled; `error_type` names the original class."""
+
+
+class UnsafeRandomness(FourfoldError, RuntimeError):
+    """Items drew from `random` or `numpy.random`, whose state all threads share, in a seeded run on threads."""
+
+
+class TooManyFailures(FourfoldError, RuntimeError):
+    """More items failed than `max_failures` allows. The failures are in `.failures`."""
+
+
+class Bug(FourfoldError, RuntimeError):
+    """fourfold broke a rule of its own. Please report it with the message."""
+
+
+class RemoteTraceback(Exception):
+    """The traceback that a worker printed, as text, in the place of a cause."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.text}"""'

@@ -1,0 +1,151 @@
+"""What a worker prints, logs and warns reaches the driver's own, with the item's index.
+
+In the worker: `install(send)` replaces `sys.stdout` and `sys.stderr`, puts one handler on the root logger, and takes over
+`warnings.showwarning`; each hands a small record to `send`. In the driver: `replay` gives the record to the driver's own
+stream, logger or warning filters.
+"""
+
+import io
+import logging
+import pickle
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from fourfold.execute.current import current_index
+
+Send = Callable[[tuple[Any, ...]], None]
+
+LINE_BYTES = 8192
+"""Longest piece of a line that travels at once; longer lines come in pieces. It must fit into one message of a channel."""
+
+
+def install(send: Send) -> None:
+    """Take over what this process prints, logs and warns."""
+    sys.stdout = _Stream("stdout", send)
+    sys.stderr = _Stream("stderr", send)
+    root = logging.getLogger()
+    root.handlers[:] = [_Forward(send)]
+
+    def show(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
+        always = _action(str(message), category, lineno) == "always"
+        send(("warning", current_index(), _dumped((str(message), category)), filename, lineno, always))
+
+    warnings.showwarning = show
+
+
+def adopt(levels: dict[str, int], filters: list[Any]) -> None:
+    """Use the driver's logging levels and warning filters: "error" fails the item here as it does in the loop."""
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    if filters != warnings.filters:
+        warnings.filters[:] = filters  # type: ignore[index]
+        warnings._filters_mutated()  # type: ignore[attr-defined]
+
+
+class _Stream(io.TextIOBase):
+    """Sends whole lines; `flush` sends what there is."""
+
+    encoding = "utf-8"
+    errors = "replace"
+
+    def __init__(self, name: str, send: Send) -> None:
+        self._name, self._send, self._text = name, send, ""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self._text += text
+        if "\n" in text or len(self._text) >= LINE_BYTES // 4:
+            *lines, self._text = self._text.split("\n")
+            for line in lines:
+                self._emit(line)
+            if len(self._text) >= LINE_BYTES // 4:
+                self.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        if self._text:
+            text, self._text = self._text, ""
+            self._emit(text)
+
+    def _emit(self, line: str) -> None:
+        for piece in re.findall(f".{{1,{LINE_BYTES // 4}}}", line, re.DOTALL) or [""]:
+            self._send(("print", current_index(), self._name, piece))
+
+
+def flush() -> None:
+    """Send the lines that have no end yet. Called at the end of each chunk."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+class _Forward(logging.Handler):
+    def __init__(self, send: Send) -> None:
+        super().__init__()
+        self._send_record = send
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields = dict(record.__dict__)
+        fields["msg"], fields["args"] = record.getMessage()[: LINE_BYTES // 4], None
+        if record.exc_info:
+            text = logging.Formatter().formatException(record.exc_info) if record.exc_info[0] else ""
+            fields["exc_text"], fields["exc_info"] = text[: LINE_BYTES // 4], None
+        self._send_record(("log", current_index(), _dumped(fields)))
+
+
+def _dumped(obj: Any) -> bytes:
+    """Pickle plain things; leave out of a dict what does not travel or is too large."""
+    try:
+        data = pickle.dumps(obj)
+        if len(data) <= LINE_BYTES:
+            return data
+    except Exception:
+        data = b""
+    if isinstance(obj, dict):
+        plain = {key: value for key, value in obj.items() if isinstance(value, str | int | float | None)}
+        return pickle.dumps({key: value[:1000] if isinstance(value, str) else value for key, value in plain.items()})
+    text, _ = obj
+    return pickle.dumps((text[:1000], UserWarning))
+
+
+def _action(text: str, category: type[Warning], lineno: int) -> str:
+    """The action of the first warning filter that fits, as the `warnings` module decides it (without the module's name)."""
+    for action, message, kind, _, line in warnings.filters:
+        if (message is None or message.match(text)) and issubclass(category, kind) and line in (0, lineno):
+            return action
+    return "default"
+
+
+class Replay:
+    """Gives what workers sent to the driver's own streams, loggers and warning filters. One per run."""
+
+    def __init__(self) -> None:
+        self._shown: set[tuple[Any, ...]] = set()
+
+    def __call__(self, record: tuple[Any, ...]) -> None:
+        """Replay one record."""
+        kind, index, *rest = record
+        where = "" if index is None else f"[item {index}] "
+        if kind == "print":
+            stream, text = rest
+            print(f"{where}{text}", file=getattr(sys, stream))
+        elif kind == "log":
+            fields = pickle.loads(rest[0])
+            log = logging.makeLogRecord({**fields, "msg": f"{where}{fields.get('msg', '')}", "item": index})
+            logger = logging.getLogger(log.name)
+            if logger.isEnabledFor(log.levelno):
+                logger.handle(log)
+        else:
+            self._warn(where, *rest)
+
+    def _warn(self, where: str, data: bytes, filename: str, lineno: int, always: bool) -> None:
+        text, category = pickle.loads(data)
+        key = (text, category, filename, lineno)
+        if always or key not in self._shown:
+            # The worker has applied the filters already; each worker applies "once per place" for itself.
+            self._shown.add(key)
+            warnings.showwarning(category(f"{where}{text}"), category, filename, lineno)

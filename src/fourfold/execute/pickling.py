@@ -1,0 +1,160 @@
+"""Objects to bytes and back, with the large buffers beside the pickle; and the path to what cannot be pickled."""
+
+import functools
+import io
+import pickle
+import sys
+import time
+import types
+from typing import Any, NamedTuple
+
+import cloudpickle
+
+from fourfold.errors import NotPicklable
+from fourfold.records import Buffer, Parcel
+
+MAX_DEPTH = 12
+"""How deep to look for what cannot be pickled. Less: a vaguer message. More: a longer search of huge objects. Not measured."""
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Functions and classes of `__main__` by value; every array's data out of band, also of strided arrays.
+
+    NumPy would put a strided array into the pickle itself, and it would come back writable where others are read-only.
+    """
+
+    def reducer_override(self, obj: Any) -> Any:
+        numpy = sys.modules.get("numpy")
+        if numpy is not None and type(obj) is numpy.ndarray and not obj.flags.forc and not obj.dtype.hasobject:
+            return numpy.ascontiguousarray(obj).__reduce_ex__(5)
+        return super().reducer_override(obj)
+
+
+def dump(obj: Any) -> Parcel:
+    """Pickle one object: functions by value where they are not importable, buffers out of band and not copied.
+
+    Raises:
+        Exception: Whatever the object's own pickling raises.
+    """
+    buffers: list[Buffer] = []
+    file = io.BytesIO()
+    _Pickler(file, protocol=5, buffer_callback=lambda buffer: buffers.append(buffer.raw())).dump(obj)
+    return Parcel(file.getbuffer(), tuple(buffers))
+
+
+def dump_whole(obj: Any) -> bytes:
+    """Pickle one small object with everything inside the stream."""
+    file = io.BytesIO()
+    _Pickler(file, protocol=5).dump(obj)
+    return file.getvalue()
+
+
+def load(parcel: Parcel) -> Any:
+    """Unpickle what `dump` made. Arrays use the parcel's buffers as their memory, writable where the buffers are."""
+    return pickle.loads(parcel.head, buffers=parcel.buffers)
+
+
+class Weight(NamedTuple):
+    """What it costs to send an object: seconds of pickling, bytes in the pickle, bytes of buffers beside it."""
+
+    pickle_s: float
+    stream_bytes: int
+    buffer_bytes: int
+    complete: bool
+
+
+class _TooMuch(Exception):
+    pass
+
+
+class _LimitedFile:
+    def __init__(self, limit: int) -> None:
+        self.written, self.limit = 0, limit
+
+    def write(self, data: Any) -> int:
+        self.written += len(data)
+        if self.written > self.limit:
+            raise _TooMuch
+        return len(data)
+
+
+def weigh(obj: Any, limit_bytes: int) -> Weight:
+    """Measure the pickling of an object, and give up (`complete` is False) past `limit_bytes` in the stream.
+
+    Raises:
+        NotPicklable: It cannot be pickled; the message has the path.
+    """
+    file, beside = _LimitedFile(limit_bytes), 0
+
+    def count(buffer: pickle.PickleBuffer) -> None:
+        nonlocal beside
+        beside += buffer.raw().nbytes
+
+    begin = time.perf_counter()
+    try:
+        _Pickler(file, protocol=5, buffer_callback=count).dump(obj)
+        complete = True
+    except _TooMuch:
+        complete = False
+    except Exception as error:
+        raise NotPicklable(explain(obj, "item", error)) from error
+    return Weight(time.perf_counter() - begin, file.written, beside, complete)
+
+
+def explain(obj: Any, name: str, error: BaseException) -> str:
+    """Return "path: reason" for an object whose pickling raised `error`: the innermost part that fails, by its path."""
+    path = name
+    seen = {id(obj)}
+    for _ in range(MAX_DEPTH):
+        found = next(((sub, part, why) for sub, part in _parts(obj) if id(part) not in seen and (why := _fails(part))), None)
+        if found is None:
+            break
+        suffix, obj, error = found
+        path += suffix
+        seen.add(id(obj))
+    return f"{path}: {str(error) or type(error).__name__}"
+
+
+def _fails(obj: Any) -> BaseException | None:
+    try:
+        dump(obj)
+    except Exception as error:
+        return error
+    return None
+
+
+def _parts(obj: Any) -> list[tuple[str, Any]]:
+    """The named parts of an object, in the words of the language: `.name`, `[key]`."""
+    parts: list[tuple[str, Any]] = []
+    if isinstance(obj, dict):
+        parts += [(f"[{_short(key)}]", value) for key, value in list(obj.items())]
+    elif isinstance(obj, list | tuple):
+        parts += [(f"[{number}]", value) for number, value in enumerate(obj)]
+    elif isinstance(obj, functools.partial):
+        parts += [(".func", obj.func)] + [(f".args[{n}]", each) for n, each in enumerate(obj.args)]
+        parts += [(f".keywords[{key!r}]", value) for key, value in obj.keywords.items()]
+    elif isinstance(obj, types.MethodType):
+        parts += [(".__self__", obj.__self__)]
+    elif isinstance(obj, types.FunctionType):
+        names = obj.__code__.co_freevars
+        parts += [(f" closure {n!r}", _content(cell)) for n, cell in zip(names, obj.__closure__ or (), strict=True)]
+        parts += [(f" global {n!r}", obj.__globals__[n]) for n in obj.__code__.co_names if n in obj.__globals__]
+    else:
+        parts += [(f".{name}", value) for name, value in list(getattr(obj, "__dict__", {}).items())]
+        for base in type(obj).__mro__:
+            slots = base.__dict__.get("__slots__", ())
+            slots = (slots,) if isinstance(slots, str) else slots
+            parts += [(f".{name}", getattr(obj, name)) for name in slots if hasattr(obj, name)]
+    return parts
+
+
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # an empty cell: the name is not bound yet
+        return None
+
+
+def _short(key: Any) -> str:
+    text = repr(key)
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,140 @@
+"""What this machine gives to this process, and where each figure comes from."""
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Cores(NamedTuple):
+    """How many cores this process may use, and who says so."""
+
+    n_cores: int
+    source: str
+
+
+class Memory(NamedTuple):
+    """How much memory this process may use, and who says so."""
+
+    limit_bytes: int
+    source: str
+
+
+def cores() -> Cores:
+    """Return the cores that this process may use: the least of affinity mask and cgroup CPU quota (v1 or v2).
+
+    A quota of 1.5 CPUs counts as 2: rounding down would leave half a core idle for ever.
+    """
+    found = [_affinity()]
+    quota = cgroup_cpu_quota()
+    if quota is not None:
+        found.append(quota)
+    return min(found, key=lambda each: each.n_cores)
+
+
+def _affinity() -> Cores:
+    total = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        allowed = len(os.sched_getaffinity(0))
+        if allowed < total:
+            return Cores(allowed, f"CPU affinity mask ({allowed} of {total} cores)")
+    return Cores(total, "cores of the machine")
+
+
+def cgroup_cpu_quota(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> Cores | None:
+    """Return the tightest CPU quota on the way from this process's cgroup to the root, or None without one."""
+    quotas = []
+    for folder in _cgroup_folders(root, membership, "cpu"):
+        text = _read(folder / "cpu.max")
+        if text is not None:
+            parts = text.split()
+        else:
+            parts = [_read(folder / "cpu.cfs_quota_us") or "-1", _read(folder / "cpu.cfs_period_us") or "100000"]
+        if len(parts) == 2 and parts[0] not in ("max", "-1") and int(parts[1]) > 0:
+            quotas.append((int(parts[0]) / int(parts[1]), folder))
+    if not quotas:
+        return None
+    cpus, folder = min(quotas)
+    return Cores(max(1, -int(-cpus // 1)), f"cgroup CPU quota of {cpus:g} CPUs in {folder}")
+
+
+def memory() -> Memory:
+    """Return the memory that this process may use: the least of the machine's and the cgroup's limit."""
+    found = [Memory(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "memory of the machine")]
+    for folder in _cgroup_folders(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"), "memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            text = _read(folder / name)
+            if text is not None and text.isdigit():
+                found.append(Memory(int(text), f"cgroup limit in {folder / name}"))
+    return min(found)
+
+
+def _cgroup_folders(root: Path, membership: Path, controller: str) -> list[Path]:
+    """The cgroup folders that bind this process for `controller`, innermost first, for v2 and v1 layouts."""
+    folders = []
+    for line in (_read(membership) or "").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            base = root
+        elif controller in controllers.split(","):
+            base = root / (controllers if (root / controllers).is_dir() else controller)
+        else:
+            continue
+        inner = base / path.lstrip("/")
+        # In a container the path is often the host's and is not there: then the root of the mount is ours.
+        while inner != base and base in inner.parents:
+            folders.append(inner)
+            inner = inner.parent
+        folders.append(base)
+    return [folder for folder in folders if folder.is_dir()]
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return None
+
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+"""What numerical libraries read when they are first imported, to know how many threads to start."""
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    shell = sys.modules.get("IPython")
+    return shell is not None and type(shell.get_ipython()).__name__ == "ZMQInteractiveShell"
+
+
+def user_name_of(fn: object) -> str:
+    """Return a short name for a function, for messages."""
+    name = getattr(fn, "__qualname__", None) or type(fn).__qualname__
+    return re.sub(r".*<locals>\.", "", name)
+
+
+@contextlib.contextmanager
+def limited_threads(count: int) -> Iterator[None]:
+    """Let numerical libraries of this process use `count` threads each, for a while."""
+    import threadpoolctl
+
+    with threadpoolctl.threadpool_limits(limits=count):
+        yield
+
+
+def limit_threads_for_good(count: int) -> None:
+    """The same until the process ends; for libraries that are loaded. Those that come later read THREAD_VARIABLES."""
+    if "numpy" in sys.modules or "torch" in sys.modules:
+        import threadpoolctl
+
+        threadpoolctl.threadpool_limits(limits=count)

@@ -1,0 +1,162 @@
+"""The nouns of fourfold: small frozen records that travel between the four steps. No behaviour lives here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, NamedTuple, Protocol
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Parcel(NamedTuple):
+    """One pickled object: the pickle stream, and the large buffers beside it (pickle protocol 5, out of band)."""
+
+    head: Buffer
+    buffers: tuple[Buffer, ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that cross the wire."""
+        return sum(len(buffer) for buffer in self.buffers) + len(self.head)
+
+
+class Chunk(NamedTuple):
+    """Consecutive items that travel together.
+
+    `start` is the position of the first one. Positions number the items in the order in which they are handed out; the
+    index of an item is its place in the input. The two differ only under `cost=`: then `indices` gives them.
+    """
+
+    start: int
+    items: Sequence[Any]
+    indices: tuple[int, ...] | None = None
+
+    def index_of(self, offset: int) -> int:
+        """The input index of the item at `offset` in this chunk."""
+        return self.start + offset if self.indices is None else self.indices[offset]
+
+
+class Trouble(NamedTuple):
+    """Why one item has no value, as its worker saw it. `error` is the exception, or its pickle from another process."""
+
+    offset: int
+    kind: str
+    error: "BaseException | Buffer | None"
+    error_type: str
+    message: str
+    traceback: str
+    item: str
+
+
+class ChunkResult(NamedTuple):
+    """What came of one chunk: the first `done` items have a value or a trouble, the rest did not run.
+
+    `values` has one entry per finished item (None where it failed), or the aligned blocks of a reduction.
+    """
+
+    done: int
+    values: list[Any]
+    troubles: list[Trouble]
+    elapsed_s: float
+
+
+class Segment(NamedTuple):
+    """Settled items at consecutive positions `[start, start + n_items)`; skipped failures have no value."""
+
+    start: int
+    n_items: int
+    values: list[Any]
+
+
+class Kind(IntEnum):
+    """What became of a ticket, as the engine saw it (an item's own exception is inside a DONE)."""
+
+    DONE = 0
+    """It ran; `data` is the payload that the program returned. Fewer items than asked when it was cancelled."""
+    BAD_PROGRAM = 1
+    """The worker could not load or build the program. Running it again will not help."""
+    BAD_TICKET = 2
+    """The worker could not load the chunk. A smaller chunk may tell which item is to blame."""
+    LOST = 3
+    """The worker died while it ran the ticket; `running` tells the offsets it was on."""
+    COLLATERAL = 4
+    """Undone only because it shared a worker with something else. Not an attempt."""
+    CANCELLED = 5
+    """It never started."""
+    ENGINE_DOWN = 6
+    """No worker is left and none can be started. Every open ticket gets this."""
+
+
+class Ticket(NamedTuple):
+    """One order to an engine: run `program` on `payload`. The payload is opaque to the engine."""
+
+    id: int
+    program: str
+    payload: Any
+    n_items: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an engine says of one ticket: exactly one per ticket, in the order of completion."""
+
+    id: int
+    kind: Kind
+    data: Any = None
+    running: tuple[int, int] | None = None
+    reason: str = ""
+    error: Trouble | None = None
+    worker: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An item that has no value, and why. Stands in the item's place under `on_error="collect"`.
+
+    Example:
+        >>> import fourfold as ff
+        >>> ff.map(int, ["1", "x"], on_error="collect")[1].error_type
+        'ValueError'
+    """
+
+    index: int
+    kind: str
+    error: BaseException | None = field(repr=False)
+    error_type: str
+    message: str
+    traceback: str = field(repr=False)
+    item: str
+    attempts: int = 1
+    worker: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one call did: figures, and the verdict in a sentence."""
+
+    verdict: str
+    engine: str
+    workers: int
+    n_items: int
+    n_failures: int
+    n_chunks: int
+    n_retries: int
+    n_workers_lost: int
+    elapsed_s: float
+    busy_s: float
+    sent_bytes: int
+    returned_bytes: int
+    seed: int | None = None
+
+
+class Cell(Protocol):
+    """What a running chunk shares with its engine: where it is, and whether it should stop."""
+
+    interruptible: bool
+    """True where Ctrl-C arrives (the caller's own thread): there a KeyboardInterrupt is not the item's failure."""
+
+    def mark(self, offset: int, count: int) -> None:
+        """Note that the items `[offset, offset + count)` are about to run."""
+
+    def stopped(self) -> bool:
+        """Whether to end at the next boundary between items."""

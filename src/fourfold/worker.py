@@ -1,0 +1,62 @@
+"""The worker's side of a run: joins what a worker process needs, as `compose` does for the driver.
+
+The engine's loop (distribute/engines/on_processes/worker_loop.py) knows nothing of items; execute/ knows nothing of channels.
+"""
+
+import os
+import pickle
+import socket
+import sys
+from typing import Any
+
+from fourfold.distribute.engines.on_processes.page import Page
+from fourfold.distribute.engines.on_processes.worker_loop import WorkerLoop, watch_driver
+from fourfold.execute import current, forward
+from fourfold.execute.chunk import Run
+from fourfold.execute.pickling import load
+from fourfold.execute.remote import dump_trouble
+from fourfold.machine import THREAD_VARIABLES, limit_threads_for_good
+from fourfold.records import Parcel
+
+
+def main(end: socket.socket, page: Page, number: int, driver_pidfd: int) -> None:
+    """Serve the driver at the other end of the channel until it says stop."""
+    watch_driver(end, driver_pidfd)
+    current.enter_worker_process()
+    loop = WorkerLoop(end, page, load=_load, describe=dump_trouble, flush=forward.flush)
+    forward.install(lambda record: loop.send("say", record))
+    loop.serve()
+
+
+def pack_program(program: Parcel, setup: dict[str, Any]) -> Parcel:
+    """The parcel of a program with what its worker must be like: called in the driver, read by `_load`."""
+    return Parcel(pickle.dumps((setup, bytes(program.head))), program.buffers)
+
+
+def _load(parcel: Parcel) -> Run:
+    setup, head = pickle.loads(parcel.head)
+    _become(**setup)
+    run: Run = load(Parcel(head, parcel.buffers)).prepare()
+    return run
+
+
+def _become(
+    cwd: str | None,
+    path: list[str],
+    environment: dict[str, str],
+    threads: int | None,
+    levels: dict[str, int],
+    filters: bytes,
+) -> None:
+    """Make this process like the driver: folder, import path, environment, threads, logging and warnings."""
+    if cwd is not None and os.getcwd() != cwd:
+        os.chdir(cwd)
+    sys.path[:] = path
+    if threads is not None:
+        environment = {**environment, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
+    if dict(os.environ) != environment:
+        os.environ.clear()
+        os.environ.update(environment)
+    if threads is not None:
+        limit_threads_for_good(threads)
+    forward.adopt(levels, pickle.loads(filters))
