@@ -50,8 +50,10 @@ class Contestant:
 
 @dataclass
 class Race:
-    """What was measured, by contestant: seconds of each round, its setting, its last note, its error."""
+    """What was measured: the digest of the right answer and, by contestant, its seconds in each round, the setting it
+    ran with, its last note, its error."""
 
+    digest: str = ""
     laps_s: dict[str, list[float]] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
@@ -117,48 +119,50 @@ def _array_digest(array: Any) -> tuple[Any, ...]:
     return array.shape, str(array.dtype), int(bits.sum()), zlib.crc32(np.ascontiguousarray(bits[::64]))
 
 
-def race(contestants: Sequence[Contestant], rounds: int, tries: int = 1) -> Race:
-    """Runs the contestants in turn, `rounds` times; the first is the oracle of the answers.
+def race(contestants: Sequence[Contestant], rounds: int, tries: int = 1, digest: str = "") -> Race:
+    """Runs the contestants in turn, `rounds` times.
 
     A contestant that raises or answers wrongly is out and its error kept; the others go on.
 
     Args:
         contestants: In the order of their turns.
         rounds: How often each runs, after its try-out.
-        tries: Calls of each setting at the try-out; the shortest decides.
+        tries: Calls of each setting at the try-out; the shortest decides. 0 where there is nothing to choose and
+            nothing to warm: cold laps.
+        digest: Of the right answer. None is given: the first answer of the first contestant is the right one.
     """
-    result = Race()
-    digest: str | None = None
+    result = Race(digest)
     calls: dict[str, Callable[[], Lap]] = {}
     for contestant in contestants:
-        if best := _try_out(contestant, digest, tries, result):
-            calls[contestant.name], lap = best
-            digest = digest or lap.digest
+        if call := _chosen(contestant, tries, result):
+            calls[contestant.name] = call
     for number in range(rounds):
         for contestant in contestants:
             if contestant.name in calls and number < (contestant.max_rounds or rounds):
-                _take_turn(contestant.name, calls, digest, result)
+                _take_turn(contestant.name, calls, result)
     return result
 
 
-def _try_out(contestant: Contestant, digest: str | None, tries: int, result: Race) -> tuple[Callable[[], Lap], Lap] | None:
-    """Calls each setting and returns the fastest that answers rightly, with its lap."""
-    best: tuple[Callable[[], Lap], Lap] | None = None
+def _chosen(contestant: Contestant, tries: int, result: Race) -> Callable[[], Lap] | None:
+    """The call of the setting that was fastest at the try-out; None when none answered rightly."""
+    if not tries:
+        return next(iter(contestant.settings.values()))
+    fastest: dict[str, float] = {}
     for label, call in contestant.settings.items():
         try:
-            lap = min((_checked(call(), digest) for _ in range(tries)), key=lambda lap: lap.elapsed_s)
+            fastest[label] = min(_checked(call(), result).elapsed_s for _ in range(tries))
         except Exception as exc:  # a peer may fail in any way; it is out and the table says why
             result.errors[f"{contestant.name} {label}".strip()] = _described(exc)
-            continue
-        if best is None or lap.elapsed_s < best[1].elapsed_s:
-            best = call, lap
-            result.settings[contestant.name] = label
-    return best
+    if not fastest:
+        return None
+    label = min(fastest, key=fastest.__getitem__)
+    result.settings[contestant.name] = label
+    return contestant.settings[label]
 
 
-def _take_turn(name: str, calls: dict[str, Callable[[], Lap]], digest: str | None, result: Race) -> None:
+def _take_turn(name: str, calls: dict[str, Callable[[], Lap]], result: Race) -> None:
     try:
-        lap = _checked(calls[name](), digest)
+        lap = _checked(calls[name](), result)
     except Exception as exc:  # as above
         result.errors[name] = _described(exc)
         result.laps_s.pop(name, None)
@@ -168,9 +172,10 @@ def _take_turn(name: str, calls: dict[str, Callable[[], Lap]], digest: str | Non
     result.notes[name] = lap.note
 
 
-def _checked(lap: Lap, digest: str | None) -> Lap:
-    if digest is not None and lap.digest != digest:
-        raise WrongAnswer(f"the answer has digest {lap.digest}, the loop's has {digest}")
+def _checked(lap: Lap, result: Race) -> Lap:
+    result.digest = result.digest or lap.digest
+    if lap.digest != result.digest:
+        raise WrongAnswer(f"the answer has digest {lap.digest}, the right one has {result.digest}")
     return lap
 
 

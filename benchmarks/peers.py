@@ -176,11 +176,12 @@ def bouts(
     rounds: tuple[int, int],
     peer_rounds: int | None = None,
 ) -> Iterator[tuple[tuple[str, ...], Race]]:
-    """Races our own contestants with all quiet peers at once, then with each restless one by itself.
+    """Races with all quiet peers at once, then with each restless one by itself.
 
     Args:
         workers: Workers of each peer.
-        ours: The loop first, then fourfold.
+        ours: The loop, fourfold, and whoever else takes part in the first race. Later races have fourfold and one
+            peer: the loop's answer is known by then.
         fn: What the peers map.
         items: Over what.
         settings: Peer -> the settings to choose from.
@@ -190,10 +191,15 @@ def bouts(
     Yields:
         The names of the peers in the race, and the race.
     """
-    quiet = tuple(name for name in settings if name not in RESTLESS)
-    for names in (quiet, *((name,) for name in settings if name in RESTLESS)):
-        with opened(workers, names) as mappers:
-            start_workers(workers)
-            limit = peer_rounds if names == quiet else None
-            theirs = [entry(name, mappers[name], fn, items, *settings[name], max_rounds=limit) for name in names]
-            yield names, race([*ours, *theirs], rounds[0] if names == quiet else rounds[1])
+    quiet = [name for name in settings if name not in RESTLESS]
+    with opened(workers, quiet) as maps:
+        start_workers(workers)
+        theirs = [entry(name, maps[name], fn, items, *settings[name], max_rounds=peer_rounds) for name in quiet]
+        first = race([*ours, *theirs], rounds[0])
+    yield tuple(quiet), first
+    for name in settings:
+        if name in RESTLESS:
+            with opened(workers, [name]) as maps:
+                pair = [ours[1], entry(name, maps[name], fn, items, *settings[name])]
+                found = race(pair, rounds[1], digest=first.digest)
+            yield (name,), found

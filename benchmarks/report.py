@@ -60,7 +60,7 @@ def console() -> Console:
 def print_tables(out: Console, rows: Sequence[Row]) -> None:
     """Prints the bars, then the medians of everybody who took part."""
     out.print(_bars(rows))
-    with_peers = [row for row in rows if len(row.laps_s) > 2]
+    with_peers = [row for row in rows if row.peer]
     if with_peers:
         out.print(_contestants(with_peers))
     for row in rows:

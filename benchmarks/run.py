@@ -64,9 +64,9 @@ def main() -> int:
         rows += _measured(promise, asked.rounds, asked.quick)
         seconds[promise] = round(time.perf_counter() - started, 1)
         print(f"{promise} measured in {seconds[promise]:.0f} s", file=sys.stderr, flush=True)
-    about |= {"elapsed_s": round(time.perf_counter() - start, 1), "elapsed_by_promise_s": seconds}
+        about |= {"elapsed_s": round(time.perf_counter() - start, 1), "elapsed_by_promise_s": seconds}
+        write_json(asked.output, rows, about)  # after each promise: an interrupted run keeps what it has
     print_tables(out, rows)
-    write_json(asked.output, rows, about)
     out.print(f"{about['elapsed_s']:.0f} s in all; every lap is in {asked.output}")
     return int(any(row.figure is None for row in rows))
 

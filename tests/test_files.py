@@ -380,6 +380,12 @@ def test_json_of_values_that_are_not_plain(value, text):
     assert written("out.jsonl", [value]) == ((text + "\n").encode(), 0)
 
 
+def test_a_text_with_a_carriage_return_is_quoted_whatever_its_class():
+    values = ["a\rb", np.str_("a\rb")]
+    written("out.csv", values)
+    assert [row for _, row in read_rows(InputFile("out.csv", "csv"))] == [{"value": "a\rb"}] * 2
+
+
 def test_nan_becomes_null_in_json_and_is_counted():
     content, n_nulled = written("out.jsonl", [math.nan, {"a": [math.inf, 1.0, np.float32("nan")]}])
     assert content == b'null\n{"a": [null, 1.0, null]}\n'
@@ -494,6 +500,8 @@ def test_the_table_does_not_depend_on_the_batch(group_rows, monkeypatch):
         ([1, 2, 3, "x"], "item 3, column 'value': 'x'"),
         ([{"a": "x"}, {"a": "y"}, {"a": 3}], "item 2, column 'a': 3"),
         ([{"a": object()}], "item 0, column 'a'"),
+        (["x", "y", b"z"], "item 2, column 'value': b'z'"),
+        ([datetime.date(2026, 1, 2), None, datetime.datetime(2026, 1, 2, 3)], "item 2, column 'value'"),
         ([np.ones((2, 2))], "item 0, column 'value'"),
     ],
 )

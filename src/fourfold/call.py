@@ -5,14 +5,11 @@
 The steps know nothing of each other; here each is handed what it needs. What only some calls need is imported when they do.
 """
 
-import logging
 import os
-import pickle
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import fourfold.machine as machine
@@ -36,8 +33,6 @@ from fourfold.records import Parcel, Report, Segment, Trouble
 
 if TYPE_CHECKING:
     from fourfold.execute.pickling import Weight
-
-log = logging.getLogger("fourfold")
 
 KEPT_BY_THE_DRIVER = frozenset(
     {"engine", "workers", "chunk", "on_error", "max_failures", "retries", "retry_on", "seed", "cost", "progress", "init"}
@@ -81,12 +76,14 @@ class Call:
         _check_honoured(settings, self._lane.engine)
         self._source = Source(items, settings.cost)
         self.failures = Failures(self._name, settings.on_error, settings.retry_on if settings.retries else (), unpickled)
+        self._stops_at_failure = settings.on_error == "raise"
+        self._stopped_by_failure = False
         rules = Rules(
             total=self._source.total,
             chunk=settings.chunk if settings.idempotent else 1,
             costs=self._source.costs,
             retries=settings.retries,
-            stop_at_failure=settings.on_error == "raise" and settings.max_failures is None,
+            stop_at_failure=self._stops_at_failure,
             max_failures=settings.max_failures,
             bounded=bounded,
             rerun_after_loss=settings.idempotent,
@@ -111,12 +108,17 @@ class Call:
     # ---- running -----------------------------------------------------------------------------------------------------
 
     def in_order(self) -> Iterator[Segment]:
-        """The settled segments in input order."""
+        """The settled segments in input order; up to the first failure, when that ends the run."""
         order = InOrder()
-        for segment in self.segments():
-            yield from order.push(segment)
+        with closing(self.segments()) as segments:
+            for segment in segments:
+                for ready in order.push(segment):
+                    if self._stops_at_failure and len(ready.values) < ready.n_items:
+                        self._stopped_by_failure = True  # all before it have values: this is where the loop would have raised
+                        return
+                    yield ready
 
-    def segments(self) -> Iterator[Segment]:
+    def segments(self) -> Generator[Segment]:
         """The settled segments as they come, each numbered by input index.
 
         Raises:
@@ -130,9 +132,17 @@ class Call:
                 for segment in self._driver.run():
                     yield from self._by_index(segment)
             except ProgramFailed as failed:
-                raise self.failures.exception(failed.trouble) from None
-        if self._driver.reason:
-            self._raise(self._driver.reason)
+                error = self.failures.exception(failed.trouble)
+                raise error from error.__cause__
+
+    def raise_if_stopped(self) -> None:
+        """Raise why the run ended early, if it did. Called after the last segment, outside of generators where it can be.
+
+        A StopIteration of the user's function leaves a generator as a RuntimeError.
+        """
+        reason = "failed" if self._stopped_by_failure else self._driver.reason
+        if reason:
+            self._raise(reason)
 
     def _by_index(self, segment: Segment) -> Iterator[Segment]:
         """Under `cost=`, positions are not indices: one segment per item then."""
@@ -152,8 +162,6 @@ class Call:
             threads = max(1, self.cores.n_cores // self.workers)
         if threads is not None:
             stack.enter_context(machine.limited_threads(threads))
-        if settings.seed is not None:
-            stack.callback(current.save_globals())
 
     def _raise(self, reason: str) -> NoReturn:
         failures = self.failures.sorted()
@@ -238,21 +246,26 @@ class Call:
         )
 
     def _program_parcel(self) -> Parcel:
-        from fourfold.execute.pickling import dump, explain
+        from fourfold.execute.pickling import dump, explain_first
         from fourfold.execute.remote import RemoteProgram
         from fourfold.worker import pack_program
 
         try:
             parcel = dump(RemoteProgram(self._program()))
         except Exception as error:
+            parts = {self._name: self._fn, "init": self._settings.init, "combine": self._tree}
             raise NotPicklable(
-                f"the function cannot travel to workers: {explain(self._fn, self._name, error)}. Make it inside the function, "
+                f"the function cannot travel to workers: {explain_first(parts, error)}. Make it inside the function, "
                 'pass a class with init=, or use engine="threads"'
             ) from error
         return pack_program(parcel, self._setup())
 
     def _setup(self) -> dict[str, Any]:
         """What a worker process must be like."""
+        import logging
+        import pickle
+        import warnings
+
         threads = self._settings.threads_per_worker
         if threads is None and not any(name in os.environ for name in machine.THREAD_VARIABLES):
             threads = max(1, self.cores.n_cores // self.workers)
@@ -293,8 +306,18 @@ class Call:
             returned_bytes=self._driver.returned_bytes,
             seed=self._settings.seed,
         )
-        log.info("%s: %s", self._name, report.verdict)
+        logging = sys.modules.get("logging")
+        if logging is not None:  # who has not imported it has set up no handler, and importing it takes 5 ms
+            logging.getLogger("fourfold").info("%s: %s", self._name, report.verdict)
         return report
+
+    def warn_of_failures(self, what: str) -> None:
+        """Log failed items where the answer has no place for them."""
+        failures = self.failures.sorted()
+        if failures:
+            import logging
+
+            logging.getLogger("fourfold").warning("%s %d failed items; the first: %r", what, len(failures), failures[0])
 
     def _verdict(self, elapsed: float, workers: int) -> str:
         tally, info = self._schedule.tally, self._driver.lane.engine.info
@@ -325,6 +348,11 @@ def _check_function(fn: Any, settings: Settings) -> None:
     if settings.init and not is_worker_class(fn):
         raise OptionError(
             f"init={settings.init!r}: instances of {fn.__qualname__} cannot be called: give it a __call__(self, item)"
+        )
+    if settings.max_failures is not None and settings.on_error == "raise":
+        raise OptionError(
+            f'max_failures={settings.max_failures!r} allows failures, and on_error="raise" ends at the first one: '
+            'add on_error="collect" or on_error="skip"'
         )
     if not settings.idempotent and settings.retries:
         raise OptionError(

@@ -8,7 +8,6 @@ from fourfold.aggregate.tree import TreeReduction
 from fourfold.call import Call
 from fourfold.errors import OptionTypeError
 from fourfold.options import Options, resolve
-from fourfold.records import Segment
 
 
 def map(fn: Callable[[Any], Any], items: Iterable[Any], **options: Unpack[Options]) -> Results:
@@ -44,6 +43,7 @@ def map(fn: Callable[[Any], Any], items: Iterable[Any], **options: Unpack[Option
     values: list[Any] = []
     for segment in call.in_order():
         values.extend(segment.values)
+    call.raise_if_stopped()
     return Results(values, call.failures.sorted(), call.report())
 
 
@@ -73,7 +73,7 @@ def imap(fn: Callable[[Any], Any], items: Iterable[Any], ordered: bool = True, *
     if not isinstance(ordered, bool):
         raise OptionTypeError(f"ordered={ordered!r} must be True or False")
     call = Call(fn, items, resolve(options), bounded=True)
-    return Stream(_values(call.in_order() if ordered else call.segments()), call.failures.sorted, call.report)
+    return Stream(_values(call, ordered), call.failures.sorted, call.report)
 
 
 def reduce(
@@ -112,8 +112,10 @@ def reduce(
         for partial in segment.values:
             state = tree.combine(state, partial)
         count += segment.n_items
+    call.raise_if_stopped()
     answer = tree.finish(state, count)
     call.report()
+    call.warn_of_failures("reduce left out")
     return answer
 
 
@@ -121,6 +123,7 @@ def _itself(item: Any) -> Any:
     return item
 
 
-def _values(segments: Iterator[Segment]) -> Iterator[Any]:
-    for segment in segments:
+def _values(call: Call, ordered: bool) -> Iterator[Any]:
+    for segment in call.in_order() if ordered else call.segments():
         yield from segment.values
+    call.raise_if_stopped()

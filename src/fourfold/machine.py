@@ -2,11 +2,16 @@
 
 import contextlib
 import os
-import re
 import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+CGROUPS, MEMBERSHIP = "/sys/fs/cgroup", "/proc/self/cgroup"
+"""Where Linux keeps control groups, and which ones this process is in."""
 
 
 class Cores(NamedTuple):
@@ -44,7 +49,7 @@ def _affinity() -> Cores:
     return Cores(total, "cores of the machine")
 
 
-def cgroup_cpu_quota(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> Cores | None:
+def cgroup_cpu_quota(root: str = CGROUPS, membership: str = MEMBERSHIP) -> Cores | None:
     """Return the tightest CPU quota on the way from this process's cgroup to the root, or None without one."""
     quotas = []
     for folder in _cgroup_folders(root, membership, "cpu"):
@@ -64,7 +69,7 @@ def cgroup_cpu_quota(root: Path = Path("/sys/fs/cgroup"), membership: Path = Pat
 def memory() -> Memory:
     """Return the memory that this process may use: the least of the machine's and the cgroup's limit."""
     found = [Memory(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "memory of the machine")]
-    for folder in _cgroup_folders(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"), "memory"):
+    for folder in _cgroup_folders(CGROUPS, MEMBERSHIP, "memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
             text = _read(folder / name)
             if text is not None and text.isdigit():
@@ -72,10 +77,13 @@ def memory() -> Memory:
     return min(found)
 
 
-def _cgroup_folders(root: Path, membership: Path, controller: str) -> list[Path]:
+def _cgroup_folders(mount: str, membership: str, controller: str) -> "list[Path]":
     """The cgroup folders that bind this process for `controller`, innermost first, for v2 and v1 layouts."""
+    from pathlib import Path
+
     folders = []
-    for line in (_read(membership) or "").splitlines():
+    root = Path(mount)
+    for line in (_read(Path(membership)) or "").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
             base = root
@@ -92,7 +100,7 @@ def _cgroup_folders(root: Path, membership: Path, controller: str) -> list[Path]
     return [folder for folder in folders if folder.is_dir()]
 
 
-def _read(path: Path) -> str | None:
+def _read(path: "Path") -> str | None:
     try:
         return path.read_text().strip()
     except OSError:
@@ -120,7 +128,7 @@ def in_notebook() -> bool:
 def user_name_of(fn: object) -> str:
     """Return a short name for a function, for messages."""
     name = getattr(fn, "__qualname__", None) or type(fn).__qualname__
-    return re.sub(r".*<locals>\.", "", name)
+    return str(name.rpartition("<locals>.")[2])
 
 
 @contextlib.contextmanager
@@ -132,9 +140,16 @@ def limited_threads(count: int) -> Iterator[None]:
         yield
 
 
+_limited: tuple[object, ...] = ()
+"""The last limit for good, and the libraries it was set for."""
+
+
 def limit_threads_for_good(count: int) -> None:
     """The same until the process ends; for libraries that are loaded. Those that come later read THREAD_VARIABLES."""
-    if "numpy" in sys.modules or "torch" in sys.modules:
+    global _limited
+    loaded = (count, *(name in sys.modules for name in ("numpy", "scipy", "sklearn", "torch")))
+    if any(loaded[1:]) and loaded != _limited:
         import threadpoolctl
 
         threadpoolctl.threadpool_limits(limits=count)
+        _limited = loaded

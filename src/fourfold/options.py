@@ -1,17 +1,15 @@
 """The options of every call that runs items: their names, their defaults, and their one validation."""
 
-import difflib
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
-from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Any, Literal, TypedDict, Unpack
 
-from fourfold.errors import EngineError, MissingExtra, OptionError, OptionTypeError, UnknownOption
+from fourfold.errors import EngineError, FourfoldError, MissingExtra, OptionError, OptionTypeError, UnknownOption
 
 OnError = Literal["raise", "collect", "skip"]
 
@@ -125,7 +123,8 @@ def resolve(options: Mapping[str, Any]) -> Settings:
         OptionError: An option has a value that cannot be used.
         MissingExtra: The engine needs a package that is not installed.
     """
-    given = {**_from_environment(), **_defaults_of_block.get(), **options}
+    given = {**_defaults_of_block.get(), **options}
+    given = {**_from_environment(hidden=given), **given}
     for name in given:
         if name not in _DEFAULTS:
             raise UnknownOption(f"there is no option {name!r}{did_you_mean(name, NAMES)}. Options: {', '.join(NAMES)}")
@@ -134,17 +133,23 @@ def resolve(options: Mapping[str, Any]) -> Settings:
 
 def did_you_mean(word: str, known: tuple[str, ...] | list[str]) -> str:
     """Return " (did you mean 'x'?)" for the known word nearest to `word`, or nothing when none is near."""
+    import difflib
+
     near = difflib.get_close_matches(word, known, n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
-def _from_environment() -> dict[str, Any]:
+def _from_environment(hidden: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that the environment sets and `hidden` does not."""
     found: dict[str, Any] = {}
     engine = os.environ.get("FOURFOLD_ENGINE")
-    if engine:
-        found["engine"] = engine
+    if engine and "engine" not in hidden:
+        try:
+            found["engine"] = _engine("engine", engine)
+        except FourfoldError as error:
+            raise type(error)(f"the environment has FOURFOLD_ENGINE={engine!r}: {error}") from None
     workers = os.environ.get("FOURFOLD_WORKERS")
-    if workers:
+    if workers and "workers" not in hidden:
         if not workers.isdecimal() or int(workers) < 1:
             raise OptionError(f"the environment has FOURFOLD_WORKERS={workers!r}; it must be a whole number from 1 up")
         found["workers"] = int(workers)
@@ -169,6 +174,8 @@ def _engine(name: str, value: Any) -> Any:
     if cluster not in CLUSTER_ENGINES:
         known = [*LOCAL_ENGINES, *CLUSTER_ENGINES]
         raise OptionError(f"unknown engine {value!r}{did_you_mean(value, known)}. Engines: {', '.join(known)}")
+    from importlib.util import find_spec
+
     if find_spec(CLUSTER_ENGINES[cluster]) is None:
         raise MissingExtra(
             f"engine={value!r} needs the package {CLUSTER_ENGINES[cluster]}, which is not installed. "

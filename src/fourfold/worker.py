@@ -49,8 +49,8 @@ def _become(
     filters: bytes,
 ) -> None:
     """Make this process like the driver: folder, import path, environment, threads, logging and warnings."""
-    if cwd is not None and os.getcwd() != cwd:
-        os.chdir(cwd)
+    if cwd is not None:
+        os.chdir(cwd)  # without a look at where we are: that folder may be gone
     sys.path[:] = path
     if threads is not None:
         environment = {**environment, **dict.fromkeys(THREAD_VARIABLES, str(threads))}

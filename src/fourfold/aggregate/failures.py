@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from fourfold.errors import RemoteError, RemoteTraceback, WorkerLost
+from fourfold.errors import RemoteError, RemoteTraceback
 from fourfold.records import Failure, Trouble
 
 NOTE = "fourfold: item "
@@ -38,13 +38,11 @@ class Failures:
         """Note a final failure; returns what stands in the item's place: the Failure, or nothing."""
         error = self.exception(trouble)
         notes = [note for note in getattr(error, "__notes__", []) if not note.startswith(NOTE)]
-        error.__notes__ = [
-            *notes,
-            f"{NOTE}{index} of {self._function}: {trouble.item} (attempt {attempts}, {worker or 'driver'})",
-        ]
+        note = f"{NOTE}{index} of {self._function}: {trouble.item} (attempt {attempts}, {worker or 'driver'})"
+        _set(error, "__notes__", [*notes, note])
         if self._on_error != "raise":
             # Its frames would keep every item of the chunk alive; the text of the traceback stays.
-            error.__traceback__ = None
+            _set(error, "__traceback__", None)
         failure = Failure(
             index=index,
             kind=trouble.kind,
@@ -67,12 +65,14 @@ class Failures:
         """The exception of a trouble: with its own type when it can be brought back, its remote traceback as the cause."""
         if isinstance(trouble.error, BaseException):
             return trouble.error
-        if trouble.kind == "crashed":
-            return WorkerLost(f"the item killed its worker: {trouble.message}", item=trouble.item)
         error = self._unpickle(trouble.error) if trouble.error is not None else None
         if error is None:
             error = RemoteError(f"{trouble.error_type}: {trouble.message}", error_type=trouble.error_type)
         cause = RemoteTraceback(trouble.traceback)
         cause.__cause__ = error.__cause__
-        error.__cause__ = cause
+        _set(error, "__cause__", cause)
         return error
+
+
+_set = BaseException.__setattr__
+"""Sets an attribute also where the exception's own class refuses: a frozen dataclass does."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ class Parquet:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._file = PartFile(path)
         self._columns: Columns | None = None
         self._indices: list[int] = []
@@ -62,7 +63,7 @@ class Parquet:
     def _write_group(self) -> None:
         names = self._columns.names if self._columns else []
         columns = zip(*self._rows, strict=True)
-        arrays = [self._array(name, list(values)) for name, values in zip(names, columns, strict=True)]
+        arrays = [self._column(name, list(values)) for name, values in zip(names, columns, strict=True)]
         table = pa.table(arrays, names=names)
         schema = self._widened(table.schema)
         if self._writer is None or schema != self._schema:
@@ -72,10 +73,10 @@ class Parquet:
         self._rows.clear()
         self._indices.clear()
 
-    def _array(self, name: str, values: list[object]) -> pa.Array:
+    def _column(self, name: str, values: list[object]) -> pa.Array:
         try:
-            return pa.array(values, from_pandas=False)
-        except (pa.ArrowException, TypeError, ValueError, OverflowError) as exc:
+            return _array(values)
+        except _REFUSALS as exc:
             at = _first_that_fails(values)
             raise UnwritableValue(
                 f"item {self._indices[at]}, column {name!r}: {short(values[at])} "
@@ -105,7 +106,7 @@ class Parquet:
         if begun_writer is not None:
             begun_writer.close()
             begun.handle.flush()
-            self._file = PartFile(self._path)
+            self._file = PartFile(self.path)
         self._schema = schema
         self._writer = pq.ParquetWriter(self._file.handle, schema)
         if begun_writer is not None:
@@ -126,13 +127,29 @@ def _cast(table: pa.Table, schema: pa.Schema, index: int) -> pa.Table:
         ) from exc
 
 
+_REFUSALS = (pa.ArrowException, TypeError, ValueError, OverflowError)
+"""What Arrow raises when it cannot make a column of some values."""
+
+
+def _array(values: list[object]) -> pa.Array:
+    """A column of these values; unlike Arrow, it makes no bytes of texts and no dates of times."""
+    kinds = set(map(type, values))
+    for one, other in _NOT_MIXED:
+        if one in kinds and other in kinds:
+            raise TypeError(f"{one.__name__} and {other.__name__} in one column")
+    return pa.array(values, from_pandas=False)
+
+
+_NOT_MIXED: tuple[tuple[type, type], ...] = ((str, bytes), (datetime.date, datetime.datetime))
+
+
 def _common_type(old: Any, new: Any) -> Any:
     """The type that holds both, or None: null gives way to anything, integers to floats."""
     try:
         unified = pa.unify_schemas([pa.schema([("", old)]), pa.schema([("", new)])], promote_options="permissive")
     except (pa.ArrowException, TypeError):
         return None
-    return unified.field(0).type
+    return None if {old, new} == {pa.string(), pa.binary()} else unified.field(0).type
 
 
 def _first_that_fails(values: list[object]) -> int:
@@ -141,9 +158,9 @@ def _first_that_fails(values: list[object]) -> int:
     while high - low > 1:  # values[:low] fits, values[:high] does not
         middle = (low + high) // 2
         try:
-            pa.array(values[:middle], from_pandas=False)
+            _array(values[:middle])
             low = middle
-        except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        except _REFUSALS:
             high = middle
     return high - 1
 

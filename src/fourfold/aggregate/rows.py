@@ -39,7 +39,7 @@ class Columns:
         Raises:
             UnwritableValue: a column that the first row does not have, or a dict among bare values.
         """
-        row = as_row(value)
+        row = value if type(value) is dict else as_row(value)
         if isinstance(row, dict) != self._has_dicts:
             raise UnwritableValue(
                 f"item {index}: its result is {type(value).__name__}, but that of item {self._first_index} "

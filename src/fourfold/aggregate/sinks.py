@@ -37,6 +37,9 @@ class Sink(Protocol):
     *Must not* show anything under the output's name before `publish`.
     """
 
+    path: Path
+    """The output, as the user gave it."""
+
     n_nulled: int
     """Numbers that the format cannot hold (NaN, infinity in JSON) and that were written as null."""
 
@@ -81,6 +84,7 @@ class JsonLines:
     """One JSON value per line. NaN and infinities, which JSON does not have, become null and are counted."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._file = PartFile(path)
         self.n_nulled = 0
         self.finish, self.publish, self.discard = self._file.finish, self._file.publish, self._file.discard
@@ -98,6 +102,10 @@ class JsonLines:
         self._file.handle.write(line + b"\n")
 
 
+_CELLS = frozenset({str, int, float, bool, type(None)})
+"""What the csv writer takes as it is; everything else is looked at."""
+
+
 class Csv:
     """A header and one line per value, in UTF-8. The columns are those of the first row.
 
@@ -105,6 +113,7 @@ class Csv:
     """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._file = PartFile(path)
         text = io.TextIOWrapper(self._file.handle, encoding="utf-8", newline="", write_through=True)
         self._writer = csv.writer(text, lineterminator="\n")
@@ -118,16 +127,22 @@ class Csv:
         if self._columns is None:
             self._columns = Columns(index, value)
             self._writer.writerow(self._columns.names)
-        row = zip(self._columns.names, self._columns.cells(index, value), strict=True)
-        cells = [self._cell(index, name, value) for name, value in row]
-        has_return = any("\r" in cell for cell in cells if isinstance(cell, str))
+        writer = self._writer
+        cells = self._columns.cells(index, value)
+        for at, cell in enumerate(cells):
+            if type(cell) not in _CELLS:
+                cell = cells[at] = self._cell(index, self._columns.names[at], cell)
+            if type(cell) is str and "\r" in cell:
+                writer = self._quoting_writer
         try:
-            (self._quoting_writer if has_return else self._writer).writerow(cells)
+            writer.writerow(cells)
         except UnicodeEncodeError as exc:
             raise UnwritableValue(f"item {index}: its result holds a str that is no Unicode: {exc}") from exc
 
     def _cell(self, index: int, name: str, value: object) -> object:
-        if value is None or isinstance(value, str | int | float):
+        if isinstance(value, str):
+            return str(value)
+        if isinstance(value, int | float):
             return value
         try:
             value = plain(value)

@@ -2,10 +2,11 @@
 
     map.py         fourfold map MODULE:FUNCTION INPUT… -o OUT
     doctor.py      fourfold doctor
-    demo.py        fourfold demo      (its functions and tables: demo_flights.py)
+    demo.py        fourfold demo      (demo_flights.py its function, demo_data.py its items)
     bench.py       fourfold bench
     target.py      MODULE:FUNCTION -> the function
     exits.py       exit codes; a known error is one line
+
 This file and the top of each command import typer and nothing heavier: help must be there at once.
 """
 
@@ -18,10 +19,10 @@ from typing import NoReturn
 
 import typer
 
-from fourfold.cli.bench import bench
-from fourfold.cli.demo import demo
-from fourfold.cli.doctor import doctor
-from fourfold.cli.exits import INTERRUPTED
+from fourfold.cli.bench import bench_command
+from fourfold.cli.demo import demo_command
+from fourfold.cli.doctor import doctor_command
+from fourfold.cli.exits import INTERRUPTED, TERMINATED, Terminated
 from fourfold.cli.map import map_command
 
 app = typer.Typer(
@@ -35,9 +36,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("map")(map_command)
-app.command("doctor")(doctor)
-app.command("demo")(demo)
-app.command("bench", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench)
+app.command("doctor")(doctor_command)
+app.command("demo")(demo_command)
+app.command("bench", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench_command)
 
 
 def main() -> NoReturn:
@@ -45,11 +46,10 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _leave)
     try:
         app(prog_name="fourfold")
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+    except KeyboardInterrupt as exc:
+        sys.exit(TERMINATED if isinstance(exc, Terminated) else INTERRUPTED)
     sys.exit(0)
 
 
 def _leave(signal_number: int, frame: FrameType | None) -> NoReturn:
-    """Turn SIGTERM into an exit that still removes what was half written."""
-    raise SystemExit(128 + signal_number)
+    raise Terminated

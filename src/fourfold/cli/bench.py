@@ -12,7 +12,7 @@ from fourfold.cli.exits import TracebackOption, one_line_errors
 from fourfold.errors import FourfoldError
 
 
-def bench(context: typer.Context, show_traceback: TracebackOption = False) -> None:
+def bench_command(context: typer.Context, show_traceback: TracebackOption = False) -> None:
     """Run the benchmarks of a source checkout; arguments are passed on to benchmarks/run.py.
 
     Example: fourfold bench -- --help

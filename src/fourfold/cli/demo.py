@@ -40,7 +40,7 @@ class Comparison:
     report: Report
 
 
-def demo(
+def demo_command(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where flights.parquet goes.")] = Path(
         "fourfold-demo"
     ),

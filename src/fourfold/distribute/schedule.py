@@ -24,10 +24,10 @@ from fourfold.errors import Bug
 
 SERVICE_S = 0.05
 """Seconds that a chunk should take. Smaller: more messages (about MESSAGE_S of the driver's time each). Larger: a longer
-tail, later first results. At 50 ms two busy workers cost the driver 0.6 % of a core (benchmarks/messages.py)."""
+tail, later first results. At 50 ms two busy workers cost the driver 0.6 % of a core (benchmarks/constants.py)."""
 
 MESSAGE_S = 150e-6
-"""Seconds of the driver's time per chunk, out and back (benchmarks/messages.py). It bounds how many workers one driver can
+"""Seconds of the driver's time per chunk, out and back (benchmarks/constants.py). It bounds how many workers one driver can
 feed: a chunk must last long enough for the driver to serve all the others, twice over."""
 
 FLOOR_S = 0.002
@@ -51,6 +51,10 @@ CHUNK_BYTES = 16 << 20
 AHEAD = 4
 """How many windows of chunks an ordered, bounded run may be ahead of its slowest chunk."""
 
+FRACTION_OF = 1000
+"""Items of which a fraction of failures is allowed while nobody knows how many there will be. Fewer: a few failures at the
+start end the run. More: a function that always fails is run more often."""
+
 CRASHES_ALLOWED = 2
 """An item is blamed when its worker died this often while it ran the item alone. Once could be an outsider's kill."""
 
@@ -64,11 +68,12 @@ class Slots(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """`n_items` items were taken; no more are there when `exhausted`."""
+    """`n_items` items were taken, which took `elapsed_s`; no more are there when `exhausted`."""
 
     n_items: int
     exhausted: bool
     size_bytes: int = 0
+    elapsed_s: float = 0.0
 
 
 class Finished(NamedTuple):
@@ -209,6 +214,7 @@ class Schedule:
     _again: deque[tuple[int, int]] = field(default_factory=deque)
     _raised: dict[int, int] = field(default_factory=dict)
     _crashed: dict[int, int] = field(default_factory=dict)
+    _take_s: float = 0.0
     _item_s: float | None = None
     _cost_s: float | None = None
     _item_bytes: float = 0.0
@@ -250,6 +256,8 @@ class Schedule:
         if event.n_items:
             if event.size_bytes:
                 self._learn_bytes(event.size_bytes / event.n_items)
+            each = event.elapsed_s / event.n_items
+            self._take_s = max(each, (self._take_s + each) / 2)
             self._submit(self.taken, event.n_items, actions)
             self.taken += event.n_items
 
@@ -322,13 +330,14 @@ class Schedule:
         self.tally.failures += 1
         if self.rules.stop_at_failure:
             self._stop("failed", position)
-        limit = self.rules.max_failures
-        if limit is None:
-            return
-        if isinstance(limit, float):
-            limit = limit * (self.rules.total or self.taken)
-        if self.tally.failures > limit:
+        if self._too_many():
             self._stop("too many", -1)
+
+    def _too_many(self) -> bool:
+        limit = self.rules.max_failures
+        if isinstance(limit, float):
+            limit *= self.taken if self.exhausted else max(self.taken, self.rules.total or FRACTION_OF)
+        return limit is not None and self.tally.failures > limit
 
     def _stop(self, reason: str, position: int) -> None:
         """Stop handing out.
@@ -360,7 +369,7 @@ class Schedule:
             else:
                 break
         if self.exhausted and not self._flights and not self._again:
-            self._end("", actions)
+            self._end("too many" if self._too_many() else "", actions)
 
     def _wind_down(self, actions: list[Action]) -> None:
         assert self._failed_at is not None
@@ -435,6 +444,9 @@ class Schedule:
             size = min(size, max(left / (TAIL * self.slots), floor_s / max(self._item_s, 1e-9)))
         if self._item_bytes:
             size = min(size, CHUNK_BYTES / self._item_bytes)
+        if count is None and self._take_s:
+            # While a slow source is read for a window of chunks nothing is given out, and workers may wait.
+            size = min(size, max(FLOOR_S, self.target_s / (2 * self.slots)) / self._take_s)
         return max(1, min(int(size), GROWTH * self._largest))
 
     def _size_by_cost(self, start: int, count: int | None) -> int:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 COLD_START_S = 0.15
 """Processor seconds to import what workers need, start the server of workers and fork the first ones, all of them not spent
-on items. Smaller: short loops pay for workers that come too late. Larger: medium loops stay alone (benchmarks/start.py)."""
+on items. Smaller: short loops pay for workers that come too late. Larger: medium loops stay (benchmarks/constants.py)."""
 
 WARM_START_S = 0.003
 """The same when workers are there already: one message to each, and the function unpickled."""
@@ -22,7 +22,7 @@ MARGIN = 0.15
 """Least share of the loop's time that workers must save. Smaller: a wrong estimate makes it slower than the loop."""
 
 MOVE_BYTES_PER_S = 1.5e9
-"""How fast large buffers move into shared memory, be it once in each direction (benchmarks/transport.py)."""
+"""How fast large buffers move into shared memory, be it once in each direction (benchmarks/constants.py)."""
 
 UNPICKLE_RATIO = 1.0
 """Time to unpickle over time to pickle, for plain objects. Not measured beyond a few types."""

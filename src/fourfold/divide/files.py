@@ -181,9 +181,9 @@ def _read_jsonl(path: str, source: str) -> Iterator[tuple[Place, object]]:
 def _json_reason(exc: Exception, line: str) -> str:
     if not isinstance(exc, json.JSONDecodeError):
         return str(exc)
-    whole_document = exc.pos >= len(line.rstrip()) and line.lstrip()[0] in "[{"
-    hint = "; jsonl holds one value per line" if whole_document else ""
-    return f"{exc.msg} (column {exc.colno}){hint}"
+    end = len(line.rstrip())
+    hint = "; jsonl holds one value per line" if exc.pos >= end and line.lstrip()[0] in "[{" else ""
+    return f"{exc.msg} (column {min(exc.pos, end) + 1}){hint}"
 
 
 def _read_csv(path: str, source: str) -> Iterator[tuple[Place, object]]:

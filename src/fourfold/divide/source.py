@@ -25,18 +25,19 @@ class Source:
     """
 
     def __init__(self, items: Iterable[Any], cost: Callable[[Any], float] | None = None) -> None:
-        _check_iterable(items)
         self.costs: list[float] | None = None
         self._order: list[int] | None = None
         self._position = 0
         self._iterator: Iterator[Any] | None = None
         self._sequence: Sequence[Any] | None = None
+        self._ended = False
+        self._error: Exception | None = None
         if cost is not None:
-            self._sequence, self.costs, self._order = _longest_first(items, cost)
+            self._sequence, self.costs, self._order = _longest_first(_iterator_of(items), cost)
         elif type(items) in (list, tuple, range):
             self._sequence = items  # type: ignore[assignment]
         else:
-            self._iterator = iter(items)
+            self._iterator = _iterator_of(items)
         self.total = len(self._sequence) if self._sequence is not None else _length(items)
 
     @property
@@ -52,19 +53,31 @@ class Source:
         """Return the next `count` items, fewer at the end, None when there are none left.
 
         Raises:
-            Exception: Whatever the iterator raises.
+            Exception: Whatever the iterator raises; the items before that are handed out first.
         """
         start = self._position
-        if self._sequence is not None:
-            items: Sequence[Any] = self._sequence[start : start + count]
-        else:
-            assert self._iterator is not None
-            items = list(itertools.islice(self._iterator, count))
+        items = self._pull(count) if self._sequence is None else self._sequence[start : start + count]
         if not items:
             return None
         self._position += len(items)
         indices = tuple(self._order[start : self._position]) if self._order is not None else None
         return Chunk(start, items, indices)
+
+    def _pull(self, count: int) -> list[Any]:
+        """Iterate. Once it has ended the iterator is left alone: a terminal or a growing file would go on after its end."""
+        assert self._iterator is not None
+        items: list[Any] = []
+        if self._error is not None:
+            raise self._error
+        if not self._ended:
+            try:
+                items.extend(itertools.islice(self._iterator, count))
+                self._ended = len(items) < count
+            except Exception as error:
+                self._error, self._ended = error, True
+                if not items:
+                    raise
+        return items
 
     def close(self) -> None:
         """Close a generator, so that its `finally` runs now."""
@@ -73,14 +86,16 @@ class Source:
             close()
 
 
-def _check_iterable(items: Any) -> None:
+def _iterator_of(items: Any) -> Iterator[Any]:
     if inspect.isgeneratorfunction(items):
         raise OptionTypeError(f"items is the generator function {items.__qualname__}: call it, {items.__qualname__}()")
     if inspect.isasyncgen(items) or inspect.iscoroutine(items):
         raise OptionTypeError(f"items is an async {type(items).__name__}: collect it first, [x async for x in ...]")
     try:
-        iter(items)
+        return iter(items)
     except TypeError:
+        if getattr(items, "__iter__", None) is not None:  # it can be iterated, and its own code raised
+            raise
         raise OptionTypeError(
             f"items must be something to iterate over, such as a list or a generator, not {type(items).__name__}"
         ) from None
@@ -94,7 +109,7 @@ def _length(items: Iterable[Any]) -> int | None:
         return None
 
 
-def _longest_first(items: Iterable[Any], cost: Callable[[Any], float]) -> tuple[list[Any], list[float], list[int]]:
+def _longest_first(items: Iterator[Any], cost: Callable[[Any], float]) -> tuple[list[Any], list[float], list[int]]:
     read = list(items)
     costs = []
     for index, item in enumerate(read):

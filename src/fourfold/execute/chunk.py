@@ -17,7 +17,7 @@ from fourfold.records import Cell, Chunk, ChunkResult, Kind, Trouble
 
 BLOCK_S = 0.0005
 """Seconds a block should take. Smaller: more time between blocks (about 1 µs each). Larger: more items are suspects after
-a crash, and a cancel takes effect later. At 0.0005 the cost between blocks is 0.2 % (benchmarks/blocks.py)."""
+a crash, and a cancel takes effect later. At 0.0005 the cost between blocks is 0.2 % (benchmarks/constants.py)."""
 
 Run = Callable[[Any, Cell], tuple[Kind, Any]]
 """What a prepared program is: it takes a payload and the engine's cell, and returns what became of the payload."""
@@ -71,13 +71,18 @@ class Program:
         troubles: list[Trouble] = []
         before = current.enter_chunk(chunk, finished, self.seed)
         watched = current.globals_fingerprint() if self.seed is not None and self.shares_globals else None
+        restore = None
         begin = time.perf_counter()
         try:
             if self.seed is not None and not self.shares_globals:
+                # In the loop the caller runs between chunks: its own numbers, and those of its generator of items.
+                restore = current.save_globals()
                 call = _seeded(call, self.seed)
             _run_blocks(call, chunk.items, finished, troubles, cell, pace)
         finally:
             current.leave_chunk(before)
+            if restore is not None:
+                restore()
         elapsed = time.perf_counter() - begin
         if watched is not None and watched != current.globals_fingerprint():
             raise UnsafeRandomness(
@@ -87,7 +92,12 @@ class Program:
         done = len(finished)
         values = finished
         if self.fold is not None:
-            values = [self.fold(chunk.start, finished, [trouble.offset for trouble in troubles])]
+            holes = [trouble.offset for trouble in troubles]
+            if chunk.indices is None:
+                values = [self.fold(chunk.start, finished, holes)]
+            else:  # neighbours here, but not in the input
+                kept = [offset for offset in range(done) if offset not in holes]
+                values = [self.fold(chunk.indices[offset], [finished[offset]], []) for offset in kept]
         return ChunkResult(done, values, troubles, elapsed)
 
 

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from fourfold.errors import NotPicklable
+from fourfold.errors import NotPicklable, WorkerLost
 from fourfold.execute.pickling import dump, explain, load
 from fourfold.execute.remote import load_trouble
-from fourfold.execute.troubles import describe
+from fourfold.execute.troubles import describe, safe_repr
 from fourfold.records import Chunk, ChunkResult, Parcel, Trouble
 
 
@@ -23,6 +23,14 @@ class ObjectCodec:
     def misfit(self, chunk: Chunk, error: BaseException) -> Trouble:
         """Describes the item of a chunk of one."""
         return describe(error, 0, chunk.items[0])
+
+    def killed(self, chunk: Chunk, reason: str) -> Trouble:
+        """Names the item of a chunk of one that killed its worker."""
+        return _killed(chunk, reason)
+
+    def unloaded(self, chunk: Chunk, payload: Any) -> Trouble:
+        """Never called: objects are not loaded."""
+        return self.trouble(payload)
 
     def trouble(self, payload: Any) -> Trouble:
         """The trouble itself."""
@@ -54,6 +62,18 @@ class ParcelCodec:
             why.__cause__ = cause
         return describe(why, 0, item, kind="unpicklable")
 
+    def killed(self, chunk: Chunk, reason: str) -> Trouble:
+        """Names the item of a chunk of one that killed its worker."""
+        return _killed(chunk, reason)
+
+    def unloaded(self, chunk: Chunk, payload: Parcel) -> Trouble:
+        """What the worker says, and the item, which it never saw."""
+        return load_trouble(payload)._replace(kind="unpicklable", item=safe_repr(chunk.items[0]))
+
     def trouble(self, payload: Parcel) -> Trouble:
         """Unpickle the trouble of a whole chunk or program."""
         return load_trouble(payload)
+
+
+def _killed(chunk: Chunk, reason: str) -> Trouble:
+    return describe(WorkerLost(f"the item killed its worker: {reason}"), 0, chunk.items[0], kind="crashed")

@@ -8,7 +8,6 @@ stream, logger or warning filters.
 import io
 import logging
 import pickle
-import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -20,6 +19,9 @@ Send = Callable[[tuple[Any, ...]], None]
 
 LINE_BYTES = 8192
 """Longest piece of a line that travels at once; longer lines come in pieces. It must fit into one message of a channel."""
+
+PIECE_CHARS = LINE_BYTES // 4
+"""Characters that are never more than LINE_BYTES."""
 
 
 def install(send: Send) -> None:
@@ -38,11 +40,19 @@ def install(send: Send) -> None:
 
 def adopt(levels: dict[str, int], filters: list[Any]) -> None:
     """Use the driver's logging levels and warning filters: "error" fails the item here as it does in the loop."""
+    for name in _leveled - levels.keys():
+        logging.getLogger(name).setLevel(logging.NOTSET)
+    _leveled.clear()
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
+        _leveled.add(name)
     if filters != warnings.filters:
         warnings.filters[:] = filters  # type: ignore[index]
         warnings._filters_mutated()  # type: ignore[attr-defined]
+
+
+_leveled: set[str] = set()
+"""Loggers of this worker that have the level of the last run's driver."""
 
 
 class _Stream(io.TextIOBase):
@@ -53,28 +63,35 @@ class _Stream(io.TextIOBase):
 
     def __init__(self, name: str, send: Send) -> None:
         self._name, self._send, self._text = name, send, ""
+        self._begun = False
+        self._index: int | None = None
 
     def writable(self) -> bool:
         return True
 
     def write(self, text: str) -> int:
+        self._index = current_index()
         self._text += text
-        if "\n" in text or len(self._text) >= LINE_BYTES // 4:
+        if "\n" in text or len(self._text) >= PIECE_CHARS:
             *lines, self._text = self._text.split("\n")
             for line in lines:
-                self._emit(line)
-            if len(self._text) >= LINE_BYTES // 4:
-                self.flush()
+                self._emit(line, ends=True)
+            if len(self._text) >= PIECE_CHARS:
+                begin, self._text = self._text, ""
+                self._emit(begin, ends=False)
         return len(text)
 
     def flush(self) -> None:
-        if self._text:
+        if self._text or self._begun:
             text, self._text = self._text, ""
-            self._emit(text)
+            self._emit(text, ends=True)
 
-    def _emit(self, line: str) -> None:
-        for piece in re.findall(f".{{1,{LINE_BYTES // 4}}}", line, re.DOTALL) or [""]:
-            self._send(("print", current_index(), self._name, piece))
+    def _emit(self, line: str, ends: bool) -> None:
+        *pieces, last = [line[begin : begin + PIECE_CHARS] for begin in range(0, len(line), PIECE_CHARS)] or [""]
+        for piece in pieces:
+            self._send(("print", self._index, self._name, piece, False))
+        self._send(("print", self._index, self._name, last, ends))
+        self._begun = not ends
 
 
 def flush() -> None:
@@ -90,10 +107,14 @@ class _Forward(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         fields = dict(record.__dict__)
-        fields["msg"], fields["args"] = record.getMessage()[: LINE_BYTES // 4], None
+        try:
+            fields["msg"], fields["args"] = record.getMessage()[:PIECE_CHARS], None
+        except Exception:  # it does not fit its arguments: as other handlers do, say so and go on
+            self.handleError(record)
+            return
         if record.exc_info:
             text = logging.Formatter().formatException(record.exc_info) if record.exc_info[0] else ""
-            fields["exc_text"], fields["exc_info"] = text[: LINE_BYTES // 4], None
+            fields["exc_text"], fields["exc_info"] = text[:PIECE_CHARS], None
         self._send_record(("log", current_index(), _dumped(fields)))
 
 
@@ -125,14 +146,14 @@ class Replay:
 
     def __init__(self) -> None:
         self._shown: set[tuple[Any, ...]] = set()
+        self._begun: dict[tuple[int | None, str], list[str]] = {}
 
     def __call__(self, record: tuple[Any, ...]) -> None:
         """Replay one record."""
         kind, index, *rest = record
         where = "" if index is None else f"[item {index}] "
         if kind == "print":
-            stream, text = rest
-            print(f"{where}{text}", file=getattr(sys, stream))
+            self._print(index, where, *rest)
         elif kind == "log":
             fields = pickle.loads(rest[0])
             log = logging.makeLogRecord({**fields, "msg": f"{where}{fields.get('msg', '')}", "item": index})
@@ -142,10 +163,25 @@ class Replay:
         else:
             self._warn(where, *rest)
 
+    def _print(self, index: int | None, where: str, name: str, text: str, ends: bool) -> None:
+        """Pieces of a line wait for its end: other workers print too."""
+        self._begun.setdefault((index, name), [where]).append(text)
+        if not ends:
+            return
+        line, stream = "".join(self._begun.pop((index, name))), getattr(sys, name)
+        try:
+            print(line, file=stream)
+        except UnicodeEncodeError:
+            print(line.encode(stream.encoding, "backslashreplace").decode(stream.encoding), file=stream)
+
     def _warn(self, where: str, data: bytes, filename: str, lineno: int, always: bool) -> None:
         text, category = pickle.loads(data)
         key = (text, category, filename, lineno)
         if always or key not in self._shown:
             # The worker has applied the filters already; each worker applies "once per place" for itself.
             self._shown.add(key)
-            warnings.showwarning(category(f"{where}{text}"), category, filename, lineno)
+            try:
+                warning = category(f"{where}{text}")
+            except Exception:  # its class wants other arguments
+                warning, category = UserWarning(f"{where}{text}"), UserWarning
+            warnings.showwarning(warning, category, filename, lineno)

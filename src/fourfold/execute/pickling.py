@@ -25,8 +25,11 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def reducer_override(self, obj: Any) -> Any:
         numpy = sys.modules.get("numpy")
-        if numpy is not None and type(obj) is numpy.ndarray and not obj.flags.forc and not obj.dtype.hasobject:
-            return numpy.ascontiguousarray(obj).__reduce_ex__(5)
+        if numpy is not None and type(obj) is numpy.ndarray and not obj.dtype.hasobject:
+            if obj.dtype.kind in "mM":  # dates have no buffer protocol: they travel as the integers that they are
+                return numpy.ndarray.view, (obj.view("i8"), obj.dtype)
+            if not obj.flags.forc:
+                return numpy.ascontiguousarray(obj).__reduce_ex__(5)
         return super().reducer_override(obj)
 
 
@@ -113,6 +116,11 @@ def explain(obj: Any, name: str, error: BaseException) -> str:
         path += suffix
         seen.add(id(obj))
     return f"{path}: {str(error) or type(error).__name__}"
+
+
+def explain_first(parts: dict[str, Any], error: BaseException) -> str:
+    """The same for the first of the named parts that cannot be pickled."""
+    return next((explain(part, name, why) for name, part in parts.items() if (why := _fails(part))), str(error))
 
 
 def _fails(obj: Any) -> BaseException | None:

@@ -1,6 +1,5 @@
 """An exception becomes a Trouble: what a person reads, and the exception itself when it can travel."""
 
-import linecache
 import pickle
 import traceback
 from typing import Any
@@ -73,16 +72,16 @@ def _chain(error: BaseException, depth: int = 0) -> _Chain:
 
 def _unchain(chain: _Chain) -> BaseException:
     error, cause, context, suppress = chain
-    error.__cause__ = _unchain(cause) if cause is not None else None
-    error.__context__ = _unchain(context) if context is not None else None
-    error.__suppress_context__ = suppress
+    put = BaseException.__setattr__  # a frozen dataclass refuses its own
+    put(error, "__cause__", _unchain(cause) if cause is not None else None)
+    put(error, "__context__", _unchain(context) if context is not None else None)
+    put(error, "__suppress_context__", suppress)
     return error
 
 
 def format_traceback(error: BaseException) -> str:
     """The traceback as text, from the user's first frame on: ours above it help nobody."""
     try:
-        linecache.checkcache()
         frames = error.__traceback__
         while frames is not None and _is_ours(frames.tb_frame.f_code.co_filename):
             frames = frames.tb_next

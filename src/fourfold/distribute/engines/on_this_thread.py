@@ -90,5 +90,6 @@ class ThisThread:
     def close(self) -> None:
         """Forget everything."""
         self._queue.clear()
+        self._cancelled.clear()
         self._programs.clear()
         self._prepared.clear()

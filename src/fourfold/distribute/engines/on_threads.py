@@ -3,7 +3,8 @@
     caller --submit--> _todo (SimpleQueue) --> thread 0, 1, ... --> _outcomes (SimpleQueue) --wait--> caller
 
 A thread cannot be stopped from outside. A hard cancel gives its ticket up: the outcome is LOST at once, another thread
-takes the place, and what the old one brings later is dropped.
+takes the place, and what the old one brings later is dropped. Threads know tickets by their cells, not by their ids: one
+that was given up may end when the engine is open again and the same ids run anew.
 """
 
 import queue
@@ -47,7 +48,7 @@ class Threads:
         self._outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._programs: dict[str, Any] = {}
         self._cells: dict[int, _Cell] = {}
-        self._running: set[int] = set()
+        self._running: set[_Cell] = set()
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
 
@@ -58,7 +59,7 @@ class Threads:
 
     def _start_thread(self) -> None:
         number = len(self._threads)
-        thread = threading.Thread(target=self._work, args=(number,), name=f"fourfold-{number}", daemon=True)
+        thread = threading.Thread(target=self._work, args=(number, self._todo), name=f"fourfold-{number}", daemon=True)
         self._threads.append(thread)
         thread.start()
 
@@ -100,8 +101,8 @@ class Threads:
                 cell.stop = True
                 if hard:
                     del self._cells[id]
-                    self._outcomes.put(Outcome(id, Kind.CANCELLED if id not in self._running else Kind.LOST))
-                    if id in self._running:
+                    self._outcomes.put(Outcome(id, Kind.CANCELLED if cell not in self._running else Kind.LOST))
+                    if cell in self._running:
                         self._start_thread()
 
     def close(self) -> None:
@@ -116,12 +117,13 @@ class Threads:
                 thread.join()
         self._threads.clear()
         self._programs.clear()
+        self._todo, self._outcomes = queue.SimpleQueue(), queue.SimpleQueue()
 
     # ---- in the threads ----------------------------------------------------------------------------------------------
 
-    def _work(self, number: int) -> None:
+    def _work(self, number: int, todo: "queue.SimpleQueue[Ticket | None]") -> None:
         prepared: dict[str, Runnable] = {}
-        while (ticket := self._todo.get()) is not None:
+        while (ticket := todo.get()) is not None:
             with self._lock:
                 cell = self._cells.get(ticket.id)
                 if cell is None:
@@ -130,12 +132,14 @@ class Threads:
                     del self._cells[ticket.id]
                     self._outcomes.put(Outcome(ticket.id, Kind.CANCELLED))
                     continue
-                self._running.add(ticket.id)
+                self._running.add(cell)
             outcome = self._run(ticket, cell, prepared, f"thread {number}")
             with self._lock:
-                self._running.discard(ticket.id)
-                if self._cells.pop(ticket.id, None) is not None:
-                    self._outcomes.put(outcome)
+                self._running.discard(cell)
+                if self._cells.get(ticket.id) is not cell:
+                    return  # given up: another thread has taken the place
+                del self._cells[ticket.id]
+                self._outcomes.put(outcome)
             del ticket, outcome
 
     def _run(self, ticket: Ticket, cell: _Cell, prepared: dict[str, Runnable], worker: str) -> Outcome:

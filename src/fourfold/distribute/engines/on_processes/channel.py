@@ -14,7 +14,7 @@ MESSAGE_BYTES = 65536
 """Longest message. The kernel's default socket buffer (208 KiB) holds at least two of them."""
 
 INLINE_BYTES = 32768
-"""Payloads up to this size travel inside the message; larger ones go through a segment (benchmarks/transport.py)."""
+"""Payloads up to this size travel inside the message; larger ones go through a segment (benchmarks/constants.py)."""
 
 _MAX_FDS = 4
 

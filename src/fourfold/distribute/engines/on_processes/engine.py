@@ -9,7 +9,7 @@ from typing import Any
 from fourfold.distribute.engine import EngineInfo
 from fourfold.distribute.engines.on_processes.handle import SharedProgram, Worker
 from fourfold.distribute.engines.on_processes.pool import POOL
-from fourfold.errors import WorkerStartFailed
+from fourfold.errors import EngineError, WorkerStartFailed
 from fourfold.records import Kind, Outcome, Parcel, Ticket
 
 DEPTH = 2
@@ -76,7 +76,7 @@ class Processes:
 
     def put(self, key: str, program: Parcel) -> None:
         """Lay out the program once; it travels to each worker with its first ticket."""
-        self._programs[key] = SharedProgram(program)
+        self._programs[key] = POOL.lay_out(program)
 
     def drop(self, key: str) -> None:
         """Forget the program everywhere."""
@@ -84,7 +84,7 @@ class Processes:
         if program is not None:
             for worker in self._workers:
                 worker.drop(key)
-            program.close()
+            POOL.end_program(program)
 
     def submit(self, tickets: Sequence[Ticket]) -> None:
         """Give tickets to the workers with the fewest, or keep them until one has room."""
@@ -98,7 +98,14 @@ class Processes:
             if worker is None or len(worker.flights) >= DEPTH:
                 return
             ticket = self._queue.popleft()
-            worker.give(ticket, self._programs[ticket.program])
+            try:
+                worker.give(ticket, self._programs[ticket.program])
+            except OSError as error:
+                if not any(each.flights for each in self._workers):
+                    raise EngineError(f"no memory, disk or open file is left to send items to workers: {error}") from error
+                # Room comes back with each ticket that ends.
+                self._queue.appendleft(ticket)
+                return
 
     def wait(self, timeout: float | None) -> list[Outcome]:
         """Take in what workers say; replaces workers that died."""
@@ -134,9 +141,9 @@ class Processes:
 
     def _replace(self, worker: Worker) -> None:
         """Bury a dead worker and order another one."""
-        for fd in (worker.end.fileno(), worker.pidfd):
-            if self._by_fd.pop(fd, None) is not None:
-                self._poll.unregister(fd)
+        for fd in [fd for fd, each in self._by_fd.items() if each is worker]:
+            del self._by_fd[fd]
+            self._poll.unregister(fd)
         self._workers.remove(worker)
         had_tickets = bool(worker.flights)
         ready, name = worker.ready, worker.name
@@ -189,4 +196,6 @@ class Processes:
             self._pass_on(worker)
             POOL.take_back(worker)
         self._workers.clear()
+        self._outcomes.clear()
         self._by_fd.clear()
+        self._poll = select.poll()

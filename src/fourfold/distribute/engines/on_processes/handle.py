@@ -2,38 +2,72 @@
 
 import contextlib
 import os
+import resource
 import select
 import signal
 import socket
 import time
+import weakref
 from collections import deque
 from typing import Any
 
 from fourfold.distribute.engines.on_processes import channel, segments
 from fourfold.distribute.engines.on_processes.page import COUNT, ERRNO, FIRST, PAGE_BYTES, STATUS, STOP, STOPS, TICKET, Page
-from fourfold.distribute.engines.on_processes.segments import Place, Reader, Segment, Writer
+from fourfold.distribute.engines.on_processes.segments import Owner, Place
 from fourfold.records import Kind, Outcome, Parcel, Ticket
 
 OBITUARY_S = 1.0
 """Seconds to wait for the template to note how a worker died. Smaller: a cause may be missing from the message."""
 
 
+HANDOVER_BYTES = 1 << 20
+"""Results from this size on stay in the memory that the worker wrote, mapped; smaller ones are copied out of it. Smaller: more
+mappings and descriptors. Larger: more copies into fresh memory. Not measured for other sizes."""
+
+HANDOVERS = max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+"""Mapped results that may live at once: each holds a descriptor of this process. Those beyond are copied."""
+
+_handovers: set[int] = set()
+"""A key for each mapped result that lives."""
+
+
 class SharedProgram:
-    """A program laid out once, for all workers of a run."""
+    """A program laid out once for all workers of a run, in memory that is written again when all have let go of it.
 
-    def __init__(self, parcel: Parcel) -> None:
-        self._writer = Writer()
-        place, self._segment = self._writer.write(parcel, channel.INLINE_BYTES)
-        self.place = place
+    Args:
+        parcel: The program.
+        owner: Owns the memory.
+        number: Names the program in messages.
+    """
 
-    @property
-    def fd(self) -> int:
-        """The descriptor that goes with the place; -1 when the message itself has all."""
-        return -1 if self._segment is None else self._segment.fd
+    def __init__(self, parcel: Parcel, owner: Owner, number: int) -> None:
+        self.number = number
+        self._owner = owner
+        self.place, self.fd = owner.write(parcel, channel.INLINE_BYTES)
+        self._holders: set[Worker] = set()
+        self._over = self._spoiled = False
+
+    def given(self, worker: "Worker") -> None:
+        """The worker has it."""
+        self._holders.add(worker)
+
+    def returned(self, worker: "Worker", kept: bool) -> None:
+        """The worker has let go of it, or is dead; `kept`: something there looks at it for good."""
+        self._holders.discard(worker)
+        self._spoiled = self._spoiled or kept
+        self._settle()
 
     def close(self) -> None:
-        """Let go of the memory; workers that have it mapped keep it until they drop the program."""
-        self._writer.close()
+        """The run is over."""
+        self._over = True
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._over and not self._holders:
+            if self._spoiled:
+                self._owner.abandon(self.place.segment)
+            else:
+                self._owner.release(self.place.segment)
 
 
 class Worker:
@@ -56,9 +90,11 @@ class Worker:
         self.said: list[tuple[Any, ...]] = []
         """What it printed, logged and warned, until somebody reads it."""
         self.hung_up = False
-        self._programs: set[str] = set()
-        self._items, self._results = Writer(), Reader()
-        self._outbox: deque[tuple[channel.Message, int, Segment | None]] = deque()
+        self._programs: dict[str, SharedProgram] = {}
+        self._dropped: dict[int, SharedProgram] = {}
+        self._items = Owner()
+        self._freed: deque[int] = deque()
+        self._outbox: deque[tuple[channel.Message, int]] = deque()
 
     @property
     def name(self) -> str:
@@ -74,24 +110,34 @@ class Worker:
             OSError: There is no memory for the payload.
         """
         if ticket.program not in self._programs:
-            self._programs.add(ticket.program)
+            self._programs[ticket.program] = program
+            program.given(self)
             self._send(("program", ticket.program, tuple(program.place)), program.fd)
-        place, new = self._items.write(ticket.payload, channel.INLINE_BYTES)
+        self._send_freed()
+        place, fd = self._items.write(ticket.payload, channel.INLINE_BYTES)
         self.flights[ticket.id] = place.segment
-        self._send(("ticket", ticket.id, ticket.program, tuple(place)), -1, new)
+        self._send(("ticket", ticket.id, ticket.program, tuple(place)), fd)
 
     def drop(self, key: str) -> None:
         """The worker may forget this program."""
-        if key in self._programs:
-            self._programs.discard(key)
-            self._send(("drop", key))
+        program = self._programs.pop(key, None)
+        if program is not None:
+            self._dropped[program.number] = program
+            self._send(("drop", key, program.number))
 
-    def rest(self) -> None:
-        """No run holds this worker now."""
-        forget = self._items.trim(0)
-        if forget:
-            self._send(("forget", forget))
+    def rest(self, keep_bytes: int = 0) -> None:
+        """No run holds this worker now. It keeps memory for the items of the next one, up to `keep_bytes`."""
+        self._items.trim(keep_bytes)
+        self._send_freed()
         self._send(("rest",))
+
+    def _send_freed(self) -> None:
+        """Tell the worker which of its segments nobody looks at any more."""
+        freed = []
+        while self._freed:  # results may be let go in any thread, at any time
+            freed.append(self._freed.popleft())
+        for begin in range(0, len(freed), 1000):
+            self._send(("freed", freed[begin : begin + 1000]))
 
     def stop_ticket(self, id: int) -> None:
         """Ask it to end a ticket at the next boundary between items."""
@@ -99,29 +145,32 @@ class Worker:
         for number in range(STOPS):
             if fields[STOP + number] in (0, id + 1):
                 fields[STOP + number] = id + 1
-                break
-        if fields[STOP] == 0:
-            fields[STOP] = id + 1
+                return
 
-    def _send(self, message: channel.Message, fd: int = -1, new: Segment | None = None) -> None:
-        """Send a message with the descriptor `fd`, or with that of a new segment, which is closed then."""
-        self._outbox.append((message, fd if new is None else new.fd, new))
-        self.flush()
+    def _send(self, message: channel.Message, fd: int = -1) -> None:
+        """Send a message with a descriptor, now or when the worker reads again."""
+        if self._outbox or not self._send_now(message, fd):
+            self._outbox.append((message, os.dup(fd) if fd >= 0 else -1))  # its owner may close it before that
+
+    def _send_now(self, message: channel.Message, fd: int) -> bool:
+        """False when the worker has not read for so long that its buffer is full."""
+        try:
+            channel.send(self.end, message, (fd,) if fd >= 0 else (), socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            self.hung_up = True
+        return True
 
     def flush(self) -> bool:
-        """Send what waits; False when the worker has not read for so long that its buffer is full."""
+        """Send what waits; False when some of it still has to."""
         while self._outbox:
-            message, fd, new = self._outbox[0]
-            try:
-                channel.send(self.end, message, (fd,) if fd >= 0 else (), socket.MSG_DONTWAIT)
-            except BlockingIOError:
+            message, fd = self._outbox[0]
+            if not self._send_now(message, fd):
                 return False
-            except OSError:
-                self.hung_up = True
-                return True
             self._outbox.popleft()
-            if new is not None:
-                new.close_fd()
+            if fd >= 0:
+                os.close(fd)
         return True
 
     # ---- from the worker ---------------------------------------------------------------------------------------------
@@ -147,32 +196,45 @@ class Worker:
                     self.pid = rest[0]
                     self.ready = True
                     if hasattr(os, "pidfd_open"):
-                        with contextlib.suppress(ProcessLookupError):
+                        with contextlib.suppress(OSError):  # dead already, or no open file is left: its channel tells too
                             self.pidfd = os.pidfd_open(self.pid)
-                case "forget":
-                    self._results.forget(rest[0])
+                case "dropped":
+                    self._dropped.pop(rest[0]).returned(self, rest[1])
                 case "say":
                     self.said.append(rest[0])
         return outcomes
 
-    def _done(self, fds: list[int], id: int, kind: int, answer: tuple[Any, ...] | None, kept: bool) -> Outcome:
-        used = self.flights.pop(id)
+    def _done(self, fds: list[int], ticket: int, kind: int, answer: tuple[Any, ...] | None, kept: bool) -> Outcome:
+        used = self.flights.pop(ticket)
         if kept:
             self._items.abandon(used)
-            self._send(("forget", [used]))
-        elif forget := self._items.release(used):
-            self._send(("forget", forget))
-        fields = self.page.fields
-        for number in range(STOPS):
-            if fields[STOP + number] == id + 1:
-                fields[STOP + number] = 0
+        else:
+            self._items.release(used)
+        self._unstop(ticket)
         if answer is None:
-            return Outcome(id, Kind(kind), worker=self.name)
-        place = Place(*answer)
-        data = _copy(segments.read(self._results.view(place, fds)))
-        if place.segment >= 0:
-            self._send(("freed", [place.segment]))
-        return Outcome(id, Kind(kind), data, worker=self.name)
+            return Outcome(ticket, Kind(kind), worker=self.name)
+        return Outcome(ticket, Kind(kind), self._open(Place(*answer), fds), worker=self.name)
+
+    def _open(self, place: Place, fds: list[int]) -> Parcel:
+        """The parcel of a result. Its segment is free again when it is copied, or when nobody looks at it any more."""
+        if place.inline is not None:
+            return segments.open_inline(place)
+        if place.used_bytes < HANDOVER_BYTES or len(_handovers) >= HANDOVERS:
+            parcel = segments.open_copy(place, fds[0])
+            self._freed.append(place.segment)
+            return parcel
+        parcel, mapping = segments.open_private(place, fds[0])
+        key = id(mapping)
+        _handovers.add(key)
+        weakref.finalize(mapping, _let_go, key, self._freed, place.segment).atexit = False
+        return parcel
+
+    def _unstop(self, id: int) -> None:
+        """The ticket has ended: the others to stop move up. The worker always finds them, and looks on from the first only."""
+        fields = self.page.fields
+        others = [stop for stop in fields[STOP : STOP + STOPS].tolist() if stop not in (0, id + 1)]
+        for number in range(STOPS):
+            fields[STOP + number] = others[number] if number < len(others) else 0
 
     # ---- its end -----------------------------------------------------------------------------------------------------
 
@@ -195,15 +257,17 @@ class Worker:
     def bury(self) -> list[Outcome]:
         """It is dead: hear its last words, and say what became of its tickets. Frees everything."""
         outcomes = self.hear()
-        self.kill()  # when only its channel is broken, and for the processes that it leaves behind
+        self.kill()  # when only its channel is broken
         reason = self._cause()
         fields = self.page.fields
         for id in self.flights:
             if fields[TICKET] == id + 1:
-                running = (int(fields[FIRST]), int(fields[COUNT]))
+                # No count: it died before the first item, unpickling them. Any of them may be to blame.
+                running = (int(fields[FIRST]), int(fields[COUNT])) if fields[COUNT] else None
                 outcomes.append(Outcome(id, Kind.LOST, running=running, reason=reason, worker=self.name))
             else:
-                outcomes.append(Outcome(id, Kind.COLLATERAL, worker=self.name))
+                stopped = id + 1 in fields[STOP : STOP + STOPS].tolist()
+                outcomes.append(Outcome(id, Kind.CANCELLED if stopped else Kind.COLLATERAL, worker=self.name))
         self.flights.clear()
         self.close()
         return outcomes
@@ -229,15 +293,17 @@ class Worker:
         """Free the driver's side."""
         if not self.gone:
             self.gone = True
+            self.flights.clear()
             self.end.close()
             if self.pidfd >= 0:
                 os.close(self.pidfd)
-            for _, _, new in self._outbox:
-                if new is not None:
-                    new.close_fd()
+            for _, fd in self._outbox:
+                if fd >= 0:
+                    os.close(fd)
             self._items.close()
-            self._results.close()
-            self.page.close()
+            for program in [*self._programs.values(), *self._dropped.values()]:
+                program.returned(self, kept=False)
+            # The page goes with this object: at the exit of the driver another thread may still read it.
 
 
 def new_worker(number: int) -> tuple[Worker, socket.socket, int]:
@@ -247,15 +313,19 @@ def new_worker(number: int) -> tuple[Worker, socket.socket, int]:
         OSError: There are no descriptors left.
     """
     ours, theirs = channel.pair()
+    page_fd = -1
     try:
         page_fd = segments.new_file(PAGE_BYTES)
+        os.ftruncate(page_fd, PAGE_BYTES)
+        return Worker(number, ours, Page(page_fd)), theirs, page_fd
     except OSError:
         ours.close()
         theirs.close()
+        if page_fd >= 0:
+            os.close(page_fd)
         raise
-    return Worker(number, ours, Page(page_fd)), theirs, page_fd
 
 
-def _copy(parcel: Parcel) -> Parcel:
-    """A parcel in this process's own memory, writable, so that the segment can be used again."""
-    return Parcel(bytes(parcel.head), tuple(bytearray(buffer) for buffer in parcel.buffers))
+def _let_go(key: int, freed: "deque[int]", segment: int) -> None:
+    _handovers.discard(key)
+    freed.append(segment)

@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -10,13 +11,40 @@ import time
 from socket import socket
 
 from fourfold.distribute.engines.on_processes import channel
-from fourfold.distribute.engines.on_processes.handle import Worker, new_worker
+from fourfold.distribute.engines.on_processes.handle import SharedProgram, Worker, new_worker
+from fourfold.distribute.engines.on_processes.segments import Owner
 from fourfold.errors import WorkerStartFailed
+from fourfold.records import Parcel
 
 FAREWELL_S = 1.0
 """Seconds that workers get to end by themselves when this process ends; after that they are killed. Not measured."""
 
 WORKER_MAIN = "fourfold.worker:main"
+
+KEEP_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
+    "MALLOC_TOP_PAD_": str(1 << 20),
+}
+"""What glibc's malloc reads when a process starts: a worker keeps up to 128 MiB that were freed, for arrays of up to 32 MiB (the
+most that malloc allows). By default it gives back each large array, and pays page faults for the next one: twice the time of
+`x * 2` on 4 MB (benchmarks/constants.py). The worker's own environment, which an item sees, does not have them."""
+
+KEEP_ITEMS_BYTES = 64 << 20
+"""Bytes of memory for items that idle workers have together. Less: the next run pays for fresh memory. Not measured."""
+
+LARGE_BYTES = 1 << 20
+LET_GO_S = 10.0
+"""A program of at least LARGE_BYTES leaves its memory to the next one for LET_GO_S. Shorter: the next call pays for
+fresh memory, four times the time of used memory. Longer: memory is held."""
+
+WORKER_FDS = 12
+"""Open files that this process may need for one worker: channel, pidfd, control page, and the segments of both directions
+(before Python 3.13 a mapping holds a descriptor). Fewer: under a low `ulimit -n` no file may be left for a segment. More:
+fewer workers under it."""
+
+SPARE_FDS = 16
+"""Open files left to the user's program when workers are limited by `ulimit -n`. Not measured."""
 
 
 class Pool:
@@ -30,6 +58,9 @@ class Pool:
         self._control: socket | None = None
         self._count = 0
         self._pid = os.getpid()
+        self._program_memory = Owner()
+        self._program_count = 0
+        self._let_go_timer: threading.Timer | None = None
 
     def lend(self, count: int) -> list[Worker]:
         """Return `count` workers: warm ones first, the others still starting; fewer when descriptors run out.
@@ -43,11 +74,12 @@ class Pool:
                 worker = self._idle.pop()
                 worker.hear()
                 if worker.hung_up or not worker.flush():
-                    worker.bury()
+                    worker.kill()
+                    worker.close()
                 else:
                     workers.append(worker)
             try:
-                while len(workers) < count:
+                while len(workers) < count and (not workers or self._has_room_beside(len(workers))):
                     workers.append(self._spawn())
             except OSError as error:
                 if not workers:
@@ -58,9 +90,40 @@ class Pool:
             self._lent.update(workers)
             return workers
 
+    def lay_out(self, program: Parcel) -> SharedProgram:
+        """Lay out a program for the workers of a run, in memory of an earlier one when it is free.
+
+        Raises:
+            OSError: There is no memory for it.
+        """
+        with self._lock:
+            self._program_count += 1
+            return SharedProgram(program, self._program_memory, self._program_count)
+
+    def end_program(self, program: SharedProgram) -> None:
+        """The run is over. The program's memory is kept for the next one for some seconds when it is large."""
+        with self._lock:
+            program.close()
+            if program.place.used_bytes >= LARGE_BYTES and self._let_go_timer is None:
+                self._let_go_timer = threading.Timer(LET_GO_S, self._let_go)
+                self._let_go_timer.name = "fourfold-let-go"
+                self._let_go_timer.daemon = True
+                self._let_go_timer.start()
+
+    def _let_go(self) -> None:
+        with self._lock:
+            self._let_go_timer = None
+            for worker in self._idle:
+                worker.hear()  # of programs that they have dropped
+            self._program_memory.trim(0)
+
     def warm(self) -> int:
         """How many workers are ready to be lent."""
-        return sum(worker.ready for worker in self._idle)
+        with self._lock:
+            for worker in self._idle:
+                if not worker.ready:
+                    worker.hear()
+            return sum(worker.ready for worker in self._idle)
 
     def take_back(self, worker: Worker) -> None:
         """The run does not need it any more; it is kept when it is fit, and idle."""
@@ -70,10 +133,20 @@ class Pool:
                 return
             if worker.flights or worker.hung_up:
                 worker.kill()
-                worker.bury()
+                worker.close()
                 return
-            worker.rest()
+            worker.rest(KEEP_ITEMS_BYTES // max(1, len(self._idle) + len(self._lent)))
             self._idle.append(worker)
+
+    def _has_room_beside(self, n_new: int) -> bool:
+        """Whether one more worker leaves enough open files for all of them, and some for the user."""
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        n_workers = n_new + len(self._lent) + len(self._idle)
+        try:
+            n_open = len(os.listdir("/dev/fd"))  # a worker that has run nothing yet has three of them
+        except OSError:
+            return True  # nobody can tell: opening what is too much will
+        return n_open + (WORKER_FDS - 3) * n_workers + WORKER_FDS + SPARE_FDS <= limit
 
     def _spawn(self) -> Worker:
         """Order one worker from the template.
@@ -104,11 +177,12 @@ class Pool:
             f"from {_TEMPLATE} import main; main({theirs.fileno()}, {os.getpid()}, {WORKER_MAIN!r})"
         )
         flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-        environment = {**os.environ, "FOURFOLD_ROLE": "worker"}
+        environment = {**KEEP_MEMORY, **os.environ, "FOURFOLD_ROLE": "worker"}
         try:
             self._template = subprocess.Popen(
                 [sys.executable, *flags, "-c", code],
                 stdin=subprocess.DEVNULL,
+                process_group=0,  # Ctrl-C in the terminal goes to the driver only
                 pass_fds=[theirs.fileno()],
                 env=environment,
             )
@@ -146,6 +220,10 @@ class Pool:
             self._end_template()
             for worker in workers:
                 worker.close()
+            if self._let_go_timer is not None:
+                self._let_go_timer.cancel()
+                self._let_go_timer = None
+            self._program_memory.close()
 
     def _await_end(self, workers: list[Worker]) -> None:
         deadline = time.monotonic() + FAREWELL_S
@@ -157,11 +235,17 @@ class Pool:
     def forget(self) -> None:
         """This process is a fork of the one that owns the workers: leave them alone."""
         self._lock = threading.RLock()
+        if self._template is not None:
+            self._template.returncode = 0  # not this process's child: its destructor must not look for it
+        if self._control is not None:
+            self._control.close()
         self._template = self._control = None
         for worker in [*self._idle, *self._lent]:
             worker.close()
         self._idle.clear()
         self._lent.clear()
+        self._let_go_timer = None
+        self._program_memory.close()
 
 
 _TEMPLATE = f"{__package__}.template"

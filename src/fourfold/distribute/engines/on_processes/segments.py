@@ -1,18 +1,19 @@
 """Segments of shared memory without names, and parcels laid out flat in them.
 
-A segment is made by the side that writes it; its descriptor travels once, then both sides have it mapped and it is used
-again and again: memory whose pages are there already takes a copy four times as fast as fresh memory does
-(benchmarks/transport.py).
+The side that writes a parcel owns the segment, and only ever writes it by system calls; its descriptor travels with the
+message, and the side that reads maps it for as long as it looks at it. Then the owner writes it again: memory whose pages
+exist takes a copy ten times as fast as fresh memory, and fresh memory is filled twice as fast by a system call as through
+page faults (benchmarks/constants.py).
 
 A parcel is laid out as a table of lengths, then the pickle stream, then the buffers, each aligned for any number type:
 
     | count | length of each ... | stream | buffer 0 | buffer 1 | ...
 """
 
-import contextlib
 import mmap
 import os
 import struct
+import sys
 import tempfile
 from typing import NamedTuple
 
@@ -21,136 +22,87 @@ from fourfold.records import Buffer, Parcel
 ALIGN = 64
 """Bytes; the alignment that NumPy and Arrow want at most."""
 
-SMALLEST = 1 << 20
-"""Bytes of the smallest segment. Smaller: more segments are outgrown. Larger: more memory per worker. Not measured."""
+GATHER_BYTES = 1 << 18
+"""Smaller parts are put together before they are written, larger ones are written from where they are. Not measured."""
 
-KEEP_FREE = 2
-"""Free segments that one side keeps for the next parcel. Fewer: more fresh memory. More: more memory held."""
+KEEP_BYTES = 1 << 29
+"""Bytes of free segments that one owner keeps for the next parcels. Less: more fresh memory. More: more memory held."""
 
 _COUNT = struct.Struct("<q")
 
 
-def new_file(size: int) -> int:
-    """Return a descriptor of `size` bytes of memory without a name; of an unlinked file where there is no memfd.
-
-    Raises:
-        OSError: There is no memory, disk or descriptor for it.
-    """
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("fourfold", os.MFD_CLOEXEC)
-        os.ftruncate(fd, size)
-        return fd
-    return _new_disk_file(size)
-
-
-def _new_disk_file(size: int) -> int:
-    folders = [folder for folder in ("/dev/shm", tempfile.gettempdir()) if os.path.isdir(folder)]
-    for number, folder in enumerate(folders):
-        fd, path = tempfile.mkstemp(prefix="fourfold-", dir=folder)
-        os.unlink(path)
-        try:
-            # Reserve it now: a full disk must be an error here, not a SIGBUS when the memory is written.
-            os.posix_fallocate(fd, 0, size)
-        except OSError:
-            os.close(fd)
-            if number == len(folders) - 1:
-                raise
-        else:
-            return fd
-    raise FileNotFoundError(f"no folder for temporary files: {folders}")
-
-
-class Segment:
-    """One mapped piece of shared memory. `fd` is open until the other side has it."""
-
-    __slots__ = ("fd", "id", "map", "size")
-
-    def __init__(self, id: int, fd: int, size: int, *, readonly: bool = False) -> None:
-        self.id, self.fd, self.size = id, fd, size
-        self.map = mmap.mmap(fd, size, access=mmap.ACCESS_READ if readonly else mmap.ACCESS_WRITE)
-
-    def close_fd(self) -> None:
-        """The other side has it: the mapping is enough."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-    def close(self) -> None:
-        """Unmap; when something still looks at the memory, it goes with its last user."""
-        self.close_fd()
-        with contextlib.suppress(BufferError):
-            self.map.close()
-
-
 class Place(NamedTuple):
-    """Where a parcel lies: in the message itself (`inline`), or in a segment; with the segment's size when it is new there."""
+    """Where a parcel lies: in the message itself, or in the first `used_bytes` of a segment."""
 
     inline: bytes | None
     segment: int
-    size: int
-    used: int
+    used_bytes: int
 
 
-class Writer:
+class Owner:
     """The segments that this side writes and the other side reads."""
 
     def __init__(self) -> None:
-        self._free: list[Segment] = []
-        self._busy: dict[int, Segment] = {}
+        self._free: list[_Segment] = []
+        self._busy: dict[int, _Segment] = {}
         self._next = 0
 
-    def write(self, parcel: Parcel, inline_bytes: int) -> tuple[Place, Segment | None]:
-        """Lay out a parcel inline or in a free segment; returns the segment when the other side does not have it yet.
+    def write(self, parcel: Parcel, inline_bytes: int) -> tuple[Place, int]:
+        """Lay out a parcel inline or in a free segment; returns the place, and the descriptor to send with it or -1.
 
         Raises:
-            OSError: There is no memory for a new segment.
+            OSError: There is no memory or descriptor for a new segment.
         """
         lengths, size = layout(parcel)
         if size <= inline_bytes:
-            data = bytearray(size)
-            fill(memoryview(data), parcel, lengths)
-            return Place(bytes(data), -1, 0, size), None
-        segment, new = self._find(size)
-        fill(memoryview(segment.map), parcel, lengths)
+            return Place(b"".join(_pieces(parcel, lengths)), -1, size), -1
+        segment = self._take(size)
         self._busy[segment.id] = segment
-        return Place(None, segment.id, segment.size if new else 0, size), segment if new else None
+        try:
+            _write(segment.fd, parcel, lengths)
+        except OSError:
+            self.abandon(segment.id)
+            raise
+        segment.size = max(segment.size, size)
+        return Place(None, segment.id, size), segment.fd
 
-    def _find(self, size: int) -> tuple[Segment, bool]:
-        fitting = [segment for segment in self._free if segment.size >= size]
-        if fitting:
-            best = min(fitting, key=lambda segment: segment.size)
-            self._free.remove(best)
-            return best, False
-        rounded = max(SMALLEST, 1 << (size - 1).bit_length()) if size < 1 << 28 else -(-size // 4096) * 4096
+    def _take(self, size: int) -> "_Segment":
+        """The smallest free segment that is large enough, or else the largest, which grows."""
+        if self._free:
+            fitting = [segment for segment in self._free if segment.size >= size]
+            best = min(fitting, key=_size) if fitting else max(self._free, key=_size)
+            if fitting or hasattr(os, "memfd_create"):
+                self._free.remove(best)
+                return best
         self._next += 1
-        return Segment(self._next, new_file(rounded), rounded), True
+        return _Segment(self._next, new_file(size))
 
-    def release(self, id: int) -> list[int]:
-        """The other side has read the segment: use it again. Returns the ids of those it should forget."""
+    def release(self, id: int) -> None:
+        """Nobody looks at the segment any more: it may be written again."""
         segment = self._busy.pop(id, None)
-        if segment is None:
-            return []
-        self._free.append(segment)
-        self._free.sort(key=lambda each: each.size)
-        surplus = self._free[: max(0, len(self._free) - KEEP_FREE)]
-        del self._free[: len(surplus)]
-        for each in surplus:
-            each.close()
-        return [each.id for each in surplus]
+        if segment is not None:
+            self._free.append(segment)
+            self.trim(KEEP_BYTES)
+
+    @property
+    def free_bytes(self) -> int:
+        """Bytes of memory that nobody looks at."""
+        return sum(map(_size, self._free))
+
+    def trim(self, keep_bytes: int) -> None:
+        """Let go of free segments until they have `keep_bytes` at most, the smallest first."""
+        held = self.free_bytes
+        while held > keep_bytes:
+            smallest = min(self._free, key=_size)
+            held -= smallest.size
+            self._free.remove(smallest)
+            smallest.close()
 
     def abandon(self, id: int) -> None:
-        """The other side still looks at the segment: never write it again."""
+        """Somebody goes on looking at the segment: never write it again. It goes with its last user."""
         segment = self._busy.pop(id, None)
         if segment is not None:
             segment.close()
-
-    def trim(self, largest: int) -> list[int]:
-        """Let go of free segments larger than `largest` bytes; returns the ids that the other side should forget."""
-        surplus = [segment for segment in self._free if segment.size > largest]
-        for segment in surplus:
-            self._free.remove(segment)
-            segment.close()
-        return [segment.id for segment in surplus]
 
     def close(self) -> None:
         """Let go of everything."""
@@ -160,51 +112,132 @@ class Writer:
         self._busy.clear()
 
 
-class Reader:
-    """The segments that the other side writes and this side reads."""
+class _Segment:
+    """One file in memory."""
 
-    def __init__(self, *, readonly: bool = False) -> None:
-        self._segments: dict[int, Segment] = {}
-        self._readonly = readonly
+    __slots__ = ("fd", "id", "size")
 
-    def view(self, place: Place, fds: list[int]) -> memoryview:
-        """The memory of a parcel. New segments take their descriptor from `fds`."""
-        if place.inline is not None:
-            return memoryview(place.inline if self._readonly else bytearray(place.inline))
-        if place.size:
-            fd = fds.pop(0)
-            segment = self._segments[place.segment] = Segment(place.segment, fd, place.size, readonly=self._readonly)
-            segment.close_fd()
-        return memoryview(self._segments[place.segment].map)[: place.used]
-
-    def forget(self, ids: list[int]) -> None:
-        """The other side does not use these segments any more."""
-        for id in ids:
-            segment = self._segments.pop(id, None)
-            if segment is not None:
-                segment.close()
+    def __init__(self, id: int, fd: int) -> None:
+        self.id, self.fd, self.size = id, fd, 0
 
     def close(self) -> None:
-        """Let go of everything."""
-        self.forget(list(self._segments))
+        os.close(self.fd)
+
+
+def _size(segment: _Segment) -> int:
+    return segment.size
+
+
+def new_file(size: int) -> int:
+    """Return a descriptor of memory without a name; of an unlinked file where there is no memfd.
+
+    Raises:
+        OSError: There is no descriptor, or no folder with room for `size` bytes.
+    """
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("fourfold", os.MFD_CLOEXEC)
+    try:
+        return _new_file_in("/dev/shm", size)
+    except OSError:  # it is not there, full, or not ours to write
+        return _new_file_in(tempfile.gettempdir(), size)
+
+
+def _new_file_in(folder: str, size: int) -> int:
+    fd, path = tempfile.mkstemp(prefix="fourfold-", dir=folder)
+    os.unlink(path)
+    try:
+        os.posix_fallocate(fd, 0, size)  # a full disk is an error here, not when the memory is touched
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def open_inline(place: Place) -> Parcel:
+    """The parcel inside a message, writable."""
+    assert place.inline is not None
+    return read(memoryview(bytearray(place.inline)))
+
+
+def open_readonly(place: Place, fd: int = -1) -> tuple[Parcel, mmap.mmap | None]:
+    """The parcel of a program: the same memory for all workers, which none can write. Closes `fd`; returns the mapping too."""
+    if place.inline is not None:
+        return read(memoryview(place.inline)), None
+    mapping = _map(fd, place.used_bytes, mmap.MAP_SHARED, mmap.PROT_READ)
+    return read(memoryview(mapping)), mapping
+
+
+def open_shared(place: Place, fd: int = -1) -> tuple[Parcel, mmap.mmap | None]:
+    """The parcel of a chunk: what is written to it, its owner will overwrite. Closes `fd`; returns the mapping too."""
+    if place.inline is not None:
+        return open_inline(place), None
+    mapping = _map(fd, place.used_bytes, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+    return read(memoryview(mapping)), mapping
+
+
+def open_private(place: Place, fd: int) -> tuple[Parcel, mmap.mmap]:
+    """The parcel of a result: what is written to it stays in this process. Closes `fd`; returns the mapping too."""
+    mapping = _map(fd, place.used_bytes, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
+    return read(memoryview(mapping)), mapping
+
+
+def open_copy(place: Place, fd: int) -> Parcel:
+    """The parcel, copied into memory of this process. Closes `fd`."""
+    if place.inline is not None:
+        return open_inline(place)
+    data = bytearray(place.used_bytes)
+    view, at = memoryview(data), 0
+    try:
+        while at < len(data):
+            at += os.preadv(fd, [view[at:]], at)
+    finally:
+        os.close(fd)
+    return read(view)
+
+
+def _map(fd: int, size: int, flags: int, prot: int) -> mmap.mmap:
+    try:
+        return mmap.mmap(fd, size, flags=flags, prot=prot)
+    finally:
+        os.close(fd)
 
 
 def layout(parcel: Parcel) -> tuple[list[int], int]:
     """The lengths of a parcel's parts, and the bytes that it takes when laid out."""
-    lengths = [len(parcel.head), *(memoryview(buffer).nbytes for buffer in parcel.buffers)]
-    size = _aligned(8 * (1 + len(lengths)))
-    for length in lengths:
-        size += _aligned(length)
+    lengths = [memoryview(part).nbytes for part in (parcel.head, *parcel.buffers)]
+    size = _aligned(8 * (1 + len(lengths))) + sum(map(_aligned, lengths))
     return lengths, size
 
 
-def fill(view: memoryview, parcel: Parcel, lengths: list[int]) -> None:
-    """Lay out a parcel in `view`."""
-    struct.pack_into(f"<{1 + len(lengths)}q", view, 0, len(lengths), *lengths)
-    at = _aligned(8 * (1 + len(lengths)))
+def _pieces(parcel: Parcel, lengths: list[int]) -> list[Buffer]:
+    """The bytes of a laid out parcel, in order."""
+    table = struct.pack(f"<{1 + len(lengths)}q", len(lengths), *lengths)
+    pieces: list[Buffer] = [table, _padding(len(table))]
     for part, length in zip((parcel.head, *parcel.buffers), lengths, strict=True):
-        view[at : at + length] = memoryview(part).cast("B") if length else b""
-        at += _aligned(length)
+        if length:
+            pieces.append(memoryview(part).cast("B"))
+            pieces.append(_padding(length))
+    return pieces
+
+
+def _write(fd: int, parcel: Parcel, lengths: list[int]) -> None:
+    """Lay out a parcel in a file."""
+    at, small = 0, bytearray()
+    for piece in _pieces(parcel, lengths):
+        if len(piece) < GATHER_BYTES:
+            small += piece
+            continue
+        at = _write_all(fd, memoryview(small), at)
+        small = bytearray()
+        at = _write_all(fd, memoryview(piece), at)
+    _write_all(fd, memoryview(small), at)
+
+
+def _write_all(fd: int, data: memoryview, at: int) -> int:
+    done = 0
+    while done < len(data):
+        done += os.pwrite(fd, data[done:], at + done)
+    return at + done
 
 
 def read(view: memoryview) -> Parcel:
@@ -219,5 +252,18 @@ def read(view: memoryview) -> Parcel:
     return Parcel(parts[0], tuple(parts[1:]))
 
 
+def is_looked_at(mapping: mmap.mmap | None) -> bool:
+    """Whether anything but the caller's one variable still holds the mapping.
+
+    Every view of it does; to release the views that were handed out would not tell: pickle makes its own of them for arrays
+    that cannot be written.
+    """
+    return mapping is not None and sys.getrefcount(mapping) > 3  # the caller's variable, this one, and the call's own
+
+
 def _aligned(size: int) -> int:
     return -(-size // ALIGN) * ALIGN
+
+
+def _padding(size: int) -> bytes:
+    return bytes(-size % ALIGN)

@@ -4,6 +4,7 @@ Started as `python -c "from ...template import main; main(control_fd, ...)"`. It
 socket, forks a worker for each, and writes into a worker's control page how it died. It ends when the driver is gone.
 """
 
+import contextlib
 import importlib
 import os
 import select
@@ -33,8 +34,11 @@ def main(control_fd: int, driver_pid: int, worker_main: str) -> None:
     wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, _ignore)
-    driver_pidfd = os.pidfd_open(driver_pid) if hasattr(os, "pidfd_open") else -1
     if os.getppid() != driver_pid:
+        return
+    try:
+        driver_pidfd = os.pidfd_open(driver_pid) if hasattr(os, "pidfd_open") else -1
+    except ProcessLookupError:  # it died just now
         return
     pages: dict[int, Page] = {}
     poll = select.poll()
@@ -48,7 +52,10 @@ def main(control_fd: int, driver_pid: int, worker_main: str) -> None:
                 continue
             order = channel.receive(control)
             if order is None:
-                return
+                _reap(pages)
+                for pid in pages:  # their own watcher cannot, while an item holds the interpreter in C code
+                    _kill_group(pid)
+                os._exit(0)  # nothing of ours waits to be tidied, and the driver waits for this
             (number,), fds = order
             inherited = (control, wake_read, wake_write)
             _fork(run_worker, number, fds, pages, inherited, driver_pidfd)
@@ -99,14 +106,22 @@ def _fork(
         os._exit(status)
 
 
+def _kill_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
 def _reap(pages: dict[int, Page]) -> None:
     while True:
         try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             return
-        if pid == 0:
+        if dead is None:
             return
+        # Until it is reaped, its number is nobody else's: what is left of its group is what its items have started.
+        _kill_group(dead.si_pid)
+        pid, status = os.waitpid(dead.si_pid, 0)
         page = pages.pop(pid, None)
         if page is not None:
             page.fields[STATUS] = status + 1

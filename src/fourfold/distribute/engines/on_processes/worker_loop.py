@@ -1,14 +1,15 @@
 """The loop of one worker: receive, run, reply.
 
-Messages in:   ("program", key, place) ("drop", key) ("ticket", id, key, place) ("freed", [ids]) ("forget", [ids])
-               ("rest",) ("stop",)
-Messages out:  ("ready", pid) ("done", id, kind, place, kept) ("freed", id) ("forget", [ids]) ("say", record)
+Messages in:   ("program", key, place) ("drop", key, number) ("ticket", id, key, place) ("freed", [ids]) ("rest",) ("stop",)
+Messages out:  ("ready", pid) ("done", id, kind, place, kept) ("dropped", number, kept) ("say", record)
 
-A segment that the driver wrote is free again with the ticket's reply; unless something that the function keeps still looks
-into it (`kept`): then the driver never writes it again.
+A message whose place is in a segment brings the segment's descriptor. The driver's segment is free again with the ticket's
+reply, unless something that the function keeps still looks into it (`kept`): then it is never written again. The worker's is
+free again when the driver says "freed".
 """
 
 import gc
+import mmap
 import os
 import select
 import socket
@@ -19,8 +20,12 @@ from typing import Any
 from fourfold.distribute.engine import Runnable
 from fourfold.distribute.engines.on_processes import channel, segments
 from fourfold.distribute.engines.on_processes.page import Page, PageCell
-from fourfold.distribute.engines.on_processes.segments import Place, Reader, Writer
+from fourfold.distribute.engines.on_processes.segments import Owner, Place
 from fourfold.records import Kind, Parcel
+
+LET_GO_S = 10.0
+"""Seconds after which a worker that no run holds lets go of the memory that it keeps for results. Smaller: the next run pays
+for fresh memory. Larger: memory is held. Not measured."""
 
 IDLE_S = 300.0
 """Seconds after which a worker that no run holds ends. Smaller: runs pay for new workers. Larger: memory is held."""
@@ -64,77 +69,83 @@ class WorkerLoop:
         self._end, self._cell = end, PageCell(page)
         self._load, self._describe, self._flush = load, describe, flush
         self._programs: dict[str, tuple[Runnable | None, Parcel | None]] = {}
-        self._shared, self._items, self._results = Reader(readonly=True), Reader(), Writer()
+        self._mappings: dict[str, mmap.mmap] = {}
+        self._results = Owner()
         self._send_lock = threading.Lock()
+        self._pid = os.getpid()
 
     def send(self, *message: Any, fds: tuple[int, ...] = ()) -> None:
         """Send one message; threads of the user's code may print at the same time."""
-        with self._send_lock:
-            channel.send(self._end, message, fds)
+        try:
+            with self._send_lock:
+                channel.send(self._end, message, fds)
+        except ConnectionError:
+            os.killpg(0, 9)  # the driver is gone, and the watcher was slower to see it
 
     def serve(self) -> None:
         """Serve until the driver says stop or is gone."""
         self.send("ready", os.getpid())
-        resting = False
+        patience: float | None = None
         while True:
-            self._end.settimeout(IDLE_S if resting else None)
+            self._end.settimeout(patience)
             try:
                 received = channel.receive(self._end)
             except TimeoutError:
-                return
+                if patience == IDLE_S:
+                    return
+                # Results that the driver still looks at live on in its own mapping.
+                self._results.close()
+                gc.collect()
+                patience = IDLE_S
+                continue
             if received is None:
                 return
             (what, *rest), fds = received
-            resting = what == "rest"
+            patience = LET_GO_S if what == "rest" else None
             match what:
                 case "ticket":
                     self._ticket(fds, *rest)
                 case "program":
                     self._program(fds, *rest)
                 case "drop":
-                    self._programs.pop(rest[0], None)
-                    self._shared.close()
-                    gc.collect()
+                    self._drop(*rest)
                 case "freed":
                     for id in rest[0]:
-                        forget = self._results.release(id)
-                        if forget:
-                            self.send("forget", forget)
-                case "forget":
-                    self._items.forget(rest[0])
-                case "rest":
-                    self._results.trim(0)
+                        self._results.release(id)
                 case "stop":
                     return
 
     def _program(self, fds: list[int], key: str, place: tuple[Any, ...]) -> None:
         try:
-            parcel = segments.read(self._shared.view(Place(*place), fds))
+            parcel, mapping = segments.open_readonly(Place(*place), *fds)
+            if mapping is not None:
+                self._mappings[key] = mapping
             self._programs[key] = (self._load(parcel), None)
         except BaseException as error:
             self._programs[key] = (None, self._describe(error))
 
+    def _drop(self, key: str, number: int) -> None:
+        self._programs.pop(key, None)
+        mapping = self._mappings.pop(key, None)
+        self.send("dropped", number, segments.is_looked_at(mapping))
+
     def _ticket(self, fds: list[int], id: int, key: str, place: tuple[Any, ...]) -> None:
-        view = self._items.view(Place(*place), fds)
+        parcel, mapping = segments.open_shared(Place(*place), *fds)
         self._cell.begin(id)
         if self._cell.stopped():
             self._cell.end()
             self.send("done", id, int(Kind.CANCELLED), None, False)
             return
         run, broken = self._programs[key]
-        parcel = segments.read(view)
-        if run is None:
-            kind, data = Kind.BAD_PROGRAM, broken
-        else:
-            kind, data = self._run(run, parcel)
+        kind, data = (Kind.BAD_PROGRAM, broken) if run is None else self._run(run, parcel)
         assert data is not None
         self._flush()
-        answer, new = self._results.write(data, channel.INLINE_BYTES)
-        data = None
-        kept = _still_used(parcel)
-        self.send("done", id, int(kind), tuple(answer), kept, fds=(new.fd,) if new is not None else ())
-        if new is not None:
-            new.close_fd()
+        answer, fd = self._results.write(data, channel.INLINE_BYTES)
+        if os.getpid() != self._pid:
+            os._exit(0)  # an item forked, and this is the child that came back: the parent answers
+        del data, parcel
+        kept = segments.is_looked_at(mapping)
+        self.send("done", id, int(kind), tuple(answer), kept, fds=(fd,) if fd >= 0 else ())
         self._cell.end()
 
     def _run(self, run: Runnable, parcel: Parcel) -> tuple[Kind, Parcel]:
@@ -142,14 +153,3 @@ class WorkerLoop:
             return run(parcel, self._cell)
         except BaseException as error:
             return Kind.BAD_PROGRAM, self._describe(error)
-
-
-def _still_used(parcel: Parcel) -> bool:
-    """Let go of a parcel's views; True when an object that lives on uses one."""
-    kept = False
-    for view in (parcel.head, *parcel.buffers):
-        try:
-            view.release()  # type: ignore[union-attr]
-        except BufferError:
-            kept = True
-    return kept

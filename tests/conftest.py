@@ -1,0 +1,55 @@
+"""Every test runs under a leak check and a watchdog.
+
+What a test leaves behind fails it (see leaks.py). A test that hangs ends with the stacks of all threads.
+"""
+
+import faulthandler
+import gc
+import os
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+from leaks import Holdings, adopt_orphans, living_descendants, the_pool
+
+SETTLE_S = 5.0
+"""Seconds in which what a test has ended must be gone: a killed process takes a moment to be one no more."""
+
+WATCHDOG_S = 150.0
+"""Seconds of one test until stacks are dumped and all ends. Longer than pytest's own timeout, which says more but needs the
+main thread to listen: C code that never returns does not."""
+
+_stderr = pytest.StashKey[int]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    pytest.register_assert_rewrite("fourfold.testing", "running")
+    adopt_orphans()
+    assert sys.__stderr__ is not None
+    config.stash[_stderr] = os.dup(sys.__stderr__.fileno())
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    faulthandler.dump_traceback_later(WATCHDOG_S, exit=True, file=request.config.stash[_stderr])
+    before = Holdings.now()
+    yield
+    leaks = before.leaks()
+    deadline = time.monotonic() + SETTLE_S
+    while leaks and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(0.01)
+        leaks = before.leaks()
+    faulthandler.cancel_dump_traceback_later()
+    if leaks:
+        pytest.fail("the test leaves behind:\n  " + "\n  ".join(leaks), pytrace=False)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def the_pool_leaves_nothing_behind() -> Iterator[None]:
+    yield
+    pool = the_pool()
+    if pool is not None:
+        pool.close()
+    assert [process.line for process in living_descendants(0)] == []

@@ -1,0 +1,81 @@
+"""The leak check that every test runs under sees each kind of leak."""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+
+import pytest
+from leaks import Holdings, living_descendants
+
+import fourfold as ff
+
+
+def test_nothing_held_is_no_leak() -> None:
+    assert Holdings.now().leaks() == []
+
+
+def test_a_process_is_seen() -> None:
+    before = Holdings.now()
+    with subprocess.Popen(["sleep", "60"]) as process:
+        leaks = before.leaks()
+        process.kill()
+    assert [leak for leak in leaks if "sleep 60" in leak]
+
+
+def test_a_process_whose_parent_ended_is_seen() -> None:
+    before = Holdings.now()
+    code = "import subprocess; subprocess.Popen(['sleep', '61'])"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    (leak,) = before.leaks()
+    (orphan,) = [process for process in living_descendants(0) if process.name == "sleep"]
+    os.kill(orphan.pid, 9)
+    assert "sleep 61" in leak
+
+
+def test_a_thread_is_seen_with_its_stack() -> None:
+    before, over = Holdings.now(), threading.Event()
+    thread = threading.Thread(target=over.wait, name="left-behind", daemon=True)
+    thread.start()
+    (leak,) = before.leaks()
+    over.set()
+    thread.join()
+    assert "left-behind" in leak
+    assert "threading.py" in leak
+
+
+def test_an_open_file_is_seen() -> None:
+    before = Holdings.now()
+    with open(os.devnull) as file:
+        assert before.leaks() == [f"the open file {file.fileno()} -> /dev/null"]
+
+
+def test_a_socket_that_listens_is_seen() -> None:
+    before = Holdings.now()
+    with socket.create_server(("127.0.0.1", 0)):
+        (leak,) = before.leaks()
+    assert leak.endswith("which listens")
+
+
+@pytest.mark.parametrize("folder", [tempfile.gettempdir(), "/dev/shm"])
+def test_a_file_with_a_name_is_seen(folder: str) -> None:
+    before = Holdings.now()
+    with tempfile.NamedTemporaryFile(prefix="fourfold", dir=folder) as file:
+        assert f"the file {file.name}" in before.leaks()
+
+
+def test_warm_workers_are_no_leak() -> None:
+    before = Holdings.now()
+    assert ff.map(abs, range(3), engine="processes", workers=2) == [0, 1, 2]
+    assert before.leaks() == []
+
+
+def test_a_run_that_is_not_closed_is_seen() -> None:
+    before = Holdings.now()
+    stream = ff.imap(abs, range(100), engine="processes", workers=2, chunk=1)
+    next(stream)
+    leaks = before.leaks()
+    stream.close()
+    assert "2 workers that a run has not given back" in leaks

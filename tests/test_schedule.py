@@ -1,0 +1,326 @@
+"""The schedule under the simulated engine: thousands of seeds, invariants checked at every step, the loop as the oracle."""
+
+import random
+from typing import Any
+
+import pytest
+from fourfold.aggregate.failures import Failures
+from fourfold.aggregate.order import InOrder
+from fourfold.distribute.driver import Driver, Lane
+from fourfold.distribute.engines.simulated import Simulated
+from fourfold.distribute.schedule import (
+    Cancel,
+    Died,
+    Finished,
+    Rules,
+    Schedule,
+    Settle,
+    Slots,
+    Stop,
+    Submit,
+    Take,
+    Taken,
+    Unreadable,
+    Unstarted,
+)
+from fourfold.divide.source import Source
+from fourfold.errors import Bug
+from fourfold.execute.chunk import Program
+from fourfold.execute.codecs import ObjectCodec
+
+SEEDS = 2000
+
+
+class Validated(Schedule):
+    """Checks the invariants after every step, and that the run is not endless."""
+
+    __slots__ = ("steps",)
+
+    def step(self, event: Any) -> Any:
+        actions = super().step(event)
+        self.validate()
+        self.steps = getattr(self, "steps", 0) + 1
+        assert self.steps < 100_000, "the run does not end"
+        return actions
+
+
+class Case:
+    """One random run: everything comes from the seed."""
+
+    def __init__(self, seed: int, faults: bool) -> None:
+        pick = random.Random(seed)
+        self.seed = seed
+        self.n = pick.choice([0, 1, 2, 3, 7, pick.randrange(1, 40), pick.randrange(1, 400), pick.randrange(1, 2000)])
+        self.workers = pick.choice([1, 2, 3, 8, pick.randrange(1, 50)])
+        typical = 10 ** pick.uniform(-6, 1)
+        spread = pick.choice([0.0, 0.5, 2.0])
+        self.seconds = [typical * pick.lognormvariate(0, spread) for _ in range(self.n)]
+        order = pick.choice(["given", "up", "down"])
+        if order != "given":
+            self.seconds.sort(reverse=order == "down")
+        self.chunk = pick.choice([None, None, 1, 2, 7, 1000])
+        self.with_cost = pick.random() < 0.3
+        self.sized = pick.random() < 0.7
+        self.bounded = pick.random() < 0.3
+        self.retries = pick.choice([0, 0, 1, 3]) if faults else 0
+        self.on_error = pick.choice(["collect", "skip", "raise"]) if faults else "raise"
+        some = lambda share: {i for i in range(self.n) if pick.random() < share}  # noqa: E731
+        self.fails = some(pick.choice([0, 0, 0.01, 0.3])) if faults else set()
+        self.fails_once = some(pick.choice([0, 0.05])) if faults and self.retries else set()
+        self.poison = some(pick.choice([0, 0, 0.01])) if faults else set()
+        self.death_rate = pick.choice([0.0, 0.0, 0.05, 0.2]) if faults else 0.0
+        self.boot_s = pick.choice([0.0, 0.1, 1.0])
+        self.message_s = pick.choice([0.0, 1e-4])
+
+    def run(self) -> "Ran":
+        tries: dict[int, int] = {}
+
+        def fn(item: int) -> int:
+            tries[item] = tries.get(item, 0) + 1
+            if item in self.fails or (item in self.fails_once and tries[item] == 1):
+                raise ValueError(item)
+            return item * item
+
+        engine = Simulated(
+            self.workers,
+            self.seconds.__getitem__,
+            seed=self.seed,
+            message_s=self.message_s,
+            boot_s=self.boot_s,
+            death_rate=self.death_rate,
+            kills=self.poison.__contains__ if self.poison else None,
+        )
+        items: Any = list(range(self.n)) if self.sized else iter(range(self.n))
+        source = Source(items, self.seconds.__getitem__ if self.with_cost else None)
+        rules = Rules(
+            total=source.total,
+            chunk=self.chunk,
+            costs=source.costs,
+            retries=self.retries,
+            stop_at_failure=self.on_error == "raise",
+            bounded=self.bounded,
+        )
+        failures = Failures("fn", self.on_error, ValueError if self.retries else (), lambda data: None)
+        schedule = Validated(rules)
+        driver = Driver(source, schedule, Lane(engine, ObjectCodec(), lambda: Program(fn)), failures)
+        values: dict[int, list[Any]] = {}
+        for segment in driver.run():
+            assert segment.n_items > 0
+            if self.on_error == "collect":
+                assert len(segment.values) == segment.n_items
+            for offset in range(segment.n_items):
+                index = source.index_of(segment.start + offset)
+                assert index not in values, f"item {index} was delivered twice"
+                values[index] = segment.values[offset : offset + 1]
+        return Ran(values, failures, driver.reason, engine, schedule)
+
+
+class Ran:
+    """What came of a case."""
+
+    def __init__(self, values: Any, failures: Any, reason: str, engine: Simulated, schedule: Schedule) -> None:
+        self.values, self.failures, self.reason = values, failures, reason
+        self.engine, self.schedule = engine, schedule
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tenth", range(10))
+def test_without_faults_every_item_comes_back_once_with_its_value(tenth: int) -> None:
+    for seed in range(tenth * SEEDS // 10, (tenth + 1) * SEEDS // 10):
+        case = Case(seed, faults=False)
+        ran = case.run()
+        assert ran.values == {i: [i * i] for i in range(case.n)}, f"seed {seed}"
+        assert ran.reason == "", f"seed {seed}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tenth", range(10))
+def test_with_faults_each_item_has_exactly_one_outcome_and_only_the_guilty_are_blamed(tenth: int) -> None:
+    for seed in range(tenth * SEEDS // 10, (tenth + 1) * SEEDS // 10):
+        case = Case(seed, faults=True)
+        ran = case.run()
+        failed = {failure.index: failure for failure in ran.failures.all}
+        if ran.reason == "":
+            assert set(ran.values) == set(range(case.n)), f"seed {seed}"
+        for index, value in ran.values.items():
+            if index not in failed:
+                assert value == [index * index], f"seed {seed}"
+        for index, failure in failed.items():
+            if failure.kind == "raised":
+                assert index in case.fails | case.fails_once, f"seed {seed}: item {index} did not raise"
+            elif not case.death_rate:
+                assert index in case.poison, f"seed {seed}: item {index} is innocent"
+        if ran.reason == "":
+            assert case.poison | (case.fails - case.poison) <= set(failed), f"seed {seed}"
+        if case.on_error == "raise":
+            guilty = case.fails | case.poison
+            assert ran.reason in ("", "failed", "dying"), f"seed {seed}"
+            assert not (guilty and ran.reason == ""), f"seed {seed}: a failure did not stop the run"
+
+
+def test_the_first_failure_in_input_order_is_the_one_that_is_reported_whatever_ends_first() -> None:
+    for seed in range(300):
+        pick = random.Random(seed)
+        case = Case(seed, faults=False)
+        case.with_cost = False
+        case.fails = {i for i in range(case.n) if pick.random() < 0.05}
+        case.seconds = [min(second, 0.01) for second in case.seconds]  # within the grace
+        if not case.fails:
+            continue
+        ran = case.run()
+        assert min(failure.index for failure in ran.failures.all) == min(case.fails), f"seed {seed}"
+
+
+def step(schedule: Schedule, *events: Any) -> list[Any]:
+    actions: list[Any] = []
+    for event in events:
+        actions += schedule.step(event)
+    return actions
+
+
+def test_the_first_chunk_is_one_item_and_chunks_grow_towards_the_service_time() -> None:
+    schedule = Schedule(Rules(total=100_000))
+    assert step(schedule, Slots(1, prefetch=False)) == [Take(1)]
+    assert step(schedule, Taken(1, False)) == [Submit(0, 0, 1)]
+    (take,) = step(schedule, Finished(0, 1, elapsed_s=0.001))
+    assert take == Take(16)
+    step(schedule, Taken(16, False))
+    assert step(schedule, Finished(1, 16, elapsed_s=0.016)) == [Take(50)]
+
+
+def test_fast_chunks_are_prefetched_and_slow_ones_are_not() -> None:
+    schedule = Schedule(Rules(total=1000, chunk=1))
+    step(schedule, Slots(1), Taken(1, False))
+    actions = step(schedule, Finished(0, 1, elapsed_s=0.001))
+    actions += step(schedule, Taken(1, False), Taken(1, False))
+    assert [type(action) for action in actions] == [Take, Submit, Take, Submit]
+    slow = Schedule(Rules(total=1000, chunk=1))
+    step(slow, Slots(1), Taken(1, False))
+    step(slow, Finished(0, 1, elapsed_s=10.0))
+    assert [type(action) for action in step(slow, Taken(1, False))] == [Submit]
+
+
+def test_a_chunk_is_bounded_in_bytes() -> None:
+    schedule = Schedule(Rules(total=1000))
+    step(schedule, Slots(1, prefetch=False), Taken(1, False))
+    (take,) = step(schedule, Finished(0, 1, elapsed_s=1e-4, size_bytes=4 << 20))
+    assert take == Take(4)
+
+
+def test_the_tail_is_cut_small() -> None:
+    schedule = Schedule(Rules(total=200))
+    step(schedule, Slots(4), Taken(1, False), Taken(1, False), Taken(1, False), Taken(1, False))
+    sizes = []
+    at = 4
+    for id in range(4):
+        for action in step(schedule, Finished(id, 1, elapsed_s=0.004)):
+            while isinstance(action, Take) and at < 200:
+                got = min(action.n_items, 200 - at)
+                at += got
+                sizes.append(got)
+                action = next((a for a in step(schedule, Taken(got, False)) if isinstance(a, Take)), None)
+    assert sizes[0] <= 200 / 12 + 1
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_costly_items_come_first_and_alone() -> None:
+    schedule = Schedule(Rules(total=6, costs=[100.0, 50.0, 1.0, 1.0, 1.0, 1.0]))
+    assert step(schedule, Slots(1, prefetch=False)) == [Take(1)]
+    step(schedule, Taken(1, False))
+    assert step(schedule, Finished(0, 1, elapsed_s=1.0)) == [Take(1)]
+    step(schedule, Taken(1, False))
+    assert step(schedule, Finished(1, 1, elapsed_s=0.5)) == [Take(1)]  # 10 ms each: 1 fits into a third of 50 ms
+
+
+def test_an_unfinished_rest_is_run_again() -> None:
+    schedule = Schedule(Rules(total=10, chunk=10))
+    step(schedule, Slots(1), Taken(10, False))
+    assert Submit(1, 4, 6) in step(schedule, Finished(0, 4))
+
+
+def test_a_retry_is_an_attempt_and_the_last_one_is_final() -> None:
+    schedule = Schedule(Rules(total=1, retries=1))
+    step(schedule, Slots(1), Taken(1, False), Taken(0, True))
+    assert step(schedule, Finished(0, 1, [(0, True)])) == [Submit(1, 0, 1)]
+    assert step(schedule, Finished(1, 1, [(0, True)])) == [Settle(0, 2), Stop("failed")]
+
+
+def test_a_death_with_several_suspects_runs_each_of_them_alone_and_blames_nobody_yet() -> None:
+    schedule = Schedule(Rules(total=8, chunk=8, stop_at_failure=False))
+    step(schedule, Slots(4), Taken(8, False), Taken(0, True))
+    actions = step(schedule, Died(0, first=2, n_items=2))
+    assert not any(isinstance(action, Settle) for action in actions)
+    assert {(a.start, a.n_items) for a in actions if isinstance(a, Submit)} == {(0, 2), (2, 1), (3, 1), (4, 4)}
+
+
+def test_an_item_is_blamed_when_it_killed_its_worker_twice_alone() -> None:
+    schedule = Schedule(Rules(total=1, stop_at_failure=False))
+    step(schedule, Slots(1), Taken(1, False), Taken(0, True))
+    assert step(schedule, Died(0, 0, 1)) == [Submit(1, 0, 1)]
+    assert step(schedule, Died(1, 0, 1)) == [Settle(0, 2), Stop("")]
+
+
+def test_a_death_among_neighbours_does_not_count_against_an_item() -> None:
+    schedule = Schedule(Rules(total=2, chunk=2, stop_at_failure=False))
+    step(schedule, Slots(1), Taken(2, False), Taken(0, True))
+    step(schedule, Died(0, first=0, n_items=2))
+    actions = step(schedule, Died(1, 0, 1))
+    assert not any(isinstance(action, Settle) for action in actions), "it has died alone only once"
+
+
+def test_what_may_have_had_effects_is_not_run_again_when_it_must_not() -> None:
+    schedule = Schedule(Rules(total=4, chunk=4, stop_at_failure=False, rerun_after_loss=False))
+    step(schedule, Slots(1), Taken(4, False), Taken(0, True))
+    actions = step(schedule, Died(0, first=1, n_items=1))
+    assert [a.position for a in actions if isinstance(a, Settle)] == [0, 1]
+    assert Submit(1, 2, 2) in actions
+
+
+def test_workers_that_die_again_and_again_end_the_run() -> None:
+    schedule = Schedule(Rules(total=1))
+    step(schedule, Slots(1), Taken(1, False))
+    ends: list[Any] = []
+    for _ in range(10):
+        if ends:
+            break
+        ends = [action for action in step(schedule, Died()) if isinstance(action, Cancel)]
+    assert schedule.stopping == "dying"
+
+
+def test_an_unreadable_chunk_is_halved_until_one_item_is_left() -> None:
+    schedule = Schedule(Rules(total=4, chunk=4, stop_at_failure=False))
+    step(schedule, Slots(8), Taken(4, False), Taken(0, True))
+    assert step(schedule, Unreadable(0)) == [Submit(1, 0, 2), Submit(2, 2, 2)]
+    assert step(schedule, Unreadable(1)) == [Submit(3, 0, 1), Submit(4, 1, 1)]
+    assert step(schedule, Unreadable(3)) == [Settle(0, 1)]
+
+
+def test_a_ticket_that_did_not_start_is_no_attempt() -> None:
+    schedule = Schedule(Rules(total=1))
+    step(schedule, Slots(1), Taken(1, False), Taken(0, True))
+    assert step(schedule, Unstarted(0)) == [Submit(1, 0, 1)]
+    assert schedule.tally.retries == 0
+
+
+def test_nothing_may_come_after_the_end() -> None:
+    schedule = Schedule(Rules(total=0))
+    assert step(schedule, Slots(1)) == [Take(1)]
+    assert step(schedule, Taken(0, True)) == [Stop("")]
+    with pytest.raises(Bug, match="ended"):
+        schedule.step(Slots(2))
+
+
+def test_the_invariants_see_an_item_in_two_places() -> None:
+    schedule = Schedule(Rules(total=4, chunk=2))
+    step(schedule, Slots(1), Taken(2, False))
+    schedule._again.append((0, 1))
+    with pytest.raises(Bug, match="two places"):
+        schedule.validate()
+
+
+def test_segments_leave_in_order() -> None:
+    from fourfold.records import Segment
+
+    order = InOrder()
+    assert list(order.push(Segment(2, 1, ["c"]))) == []
+    assert [s.values for s in order.push(Segment(0, 2, ["a", "b"]))] == [["a", "b"], ["c"]]
