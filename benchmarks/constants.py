@@ -1,6 +1,6 @@
 """Measures what the constants in the source stand on. Run it on a quiet machine; figures are medians.
 
-    python benchmarks/constants.py [messages|start|transport|blocks|looks]
+python benchmarks/constants.py [messages|start|transport|blocks|looks]
 """
 
 import statistics
@@ -53,7 +53,7 @@ def start() -> None:
 
     runs = [once() for _ in range(7)]
     for number, name in enumerate(("cold", "warm")):
-        print(f"start      a call on {name} workers                     {1e3 * statistics.median(r[number] for r in runs):8.1f} ms")
+        print(f"start      a call on {name} workers               {1e3 * statistics.median(r[number] for r in runs):8.1f} ms")
 
 
 def transport() -> None:
@@ -90,7 +90,9 @@ def transport() -> None:
 
         both_ways()
         each = median_of(both_ways, 5)
-        print(f"transport  {size:8} bytes there and back, one worker  {1e6 * each:8.1f} µs   {2 * size / each / 1e9:6.2f} GB/s")
+        print(
+            f"transport  {size:8} bytes there and back, one worker  {1e6 * each:8.1f} µs   {2 * size / each / 1e9:6.2f} GB/s"
+        )
     used.close()
 
 

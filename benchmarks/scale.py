@@ -9,6 +9,7 @@ constants.py on real workers); the time that the decisions really take is measur
 import json
 import sys
 import time
+from itertools import pairwise
 from typing import Any
 
 from fourfold.aggregate.failures import Failures
@@ -65,7 +66,7 @@ def main(quick: bool = False) -> dict[str, Any]:
     rows += [plan(items // 10, workers, 1.0, None)]
     rows += [plan(1000 * few, few, 0.1, None) for few in (2, 10, 100, 1000) if few < workers]
     per_item = [row["driver_us_per_item"] for row in rows[1:5]]
-    falls = all(later < earlier for earlier, later in zip(per_item, per_item[1:], strict=False))
+    falls = all(later < earlier for earlier, later in pairwise(per_item))
     return {
         "rows": rows,
         "efficiency": rows[0]["efficiency"],
@@ -80,5 +81,9 @@ if __name__ == "__main__":
         print(json.dumps(result))
     else:
         for row in result["rows"]:
-            print("  ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in row.items()))
+            print(
+                "  ".join(
+                    f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in row.items()
+                )
+            )
         print("passed" if result["passed"] else "FAILED")

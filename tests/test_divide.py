@@ -50,7 +50,15 @@ def test_chunks_are_consecutive_and_lose_nothing(kind, n, counts):
 
 @pytest.mark.parametrize(
     ("items", "total"),
-    [([1, 2], 2), (range(5), 5), ({1, 2, 3}, 3), ("ab", 2), (iter([1]), None), ((n for n in [1]), None), (map(abs, [1]), None)],
+    [
+        ([1, 2], 2),
+        (range(5), 5),
+        ({1, 2, 3}, 3),
+        ("ab", 2),
+        (iter([1]), None),
+        ((n for n in [1]), None),
+        (map(abs, [1]), None),
+    ],
 )
 def test_the_total_is_known_when_the_container_says_it(items, total):
     assert Source(items).total == total

@@ -5,8 +5,9 @@ import io
 import re
 from pathlib import Path
 
-import fourfold as ff
 import pytest
+
+import fourfold as ff
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -33,7 +34,9 @@ def test_every_public_name_in_prose_exists(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_file_in_prose_exists(page: Path) -> None:
-    for path in re.findall(r"`((?:src|tests|benchmarks|docs|distribute|execute|divide|aggregate)/[\w/]+\.(?:py|md))`", page.read_text()):
+    for path in re.findall(
+        r"`((?:src|tests|benchmarks|docs|distribute|execute|divide|aggregate)/[\w/]+\.(?:py|md))`", page.read_text()
+    ):
         assert (ROOT / path).exists() or (ROOT / "src" / "fourfold" / path).exists(), f"{page.name} speaks of {path}"
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from running import Ended, Script, run_script, started
+from running import Ended, run_script, started
 
 SQUARES = """
     import fourfold as ff
@@ -309,24 +309,23 @@ def test_what_items_print_comes_out_once_and_in_the_drivers_stream(tmp_path: Pat
 # ---- the driver is killed, or interrupted, while its workers are busy
 
 BUSY = {
-    "sleeping": "import time\n    time.sleep(60)",
+    "sleeping": "time.sleep(60)",
     "computing": "while True: pass",
-    "holding the interpreter in C code": "import ctypes\n    ctypes.PyDLL(None).sleep(60)",
-    "waiting for a program": "import subprocess\n    subprocess.run(['sleep', '60'])",
-    "waiting for a program's program": "import subprocess\n    subprocess.run(['sh', '-c', 'sleep 60; true'])",
-    "deaf to signals": (
-        "import signal\n    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):\n"
-        "        signal.signal(number, signal.SIG_IGN)\n    while True: pass"
-    ),
+    "holding the interpreter in C code": "c.sleep(60)",
+    "waiting for a program": "subprocess.run(['sleep', '60'])",
+    "waiting for a program's program": "subprocess.run(['sh', '-c', 'sleep 60; true'])",
+    "deaf to signals": "[signal.signal(n, signal.SIG_IGN) for n in (1, 2, 15)]\n    while True: pass",
 }
 
 
 def busy_script(what: str, engine: str = "processes") -> str:
-    # Both items say so when they are about to be busy; the pipe's end comes when both have.
+    # The pipe's end comes when both items are about to be busy.
     return f"""
 import fourfold as ff
 
 def work(x):
+    import ctypes, signal, subprocess, time
+    c = ctypes.PyDLL(None)
     open("busy", "w").close()
     {BUSY[what]}
 
@@ -445,37 +444,31 @@ def test_the_next_call_works_after_ctrl_c(tmp_path: Path) -> None:
         assert script.end() == (0, "[0, 1, 2]\n", "", [])
 
 
-SLOW_START = """
-import sys
-print("on", flush=True)
-import fourfold as ff
-
-def work(x):
-    while True:
-        pass
-
-ff.map(work, range(4), engine="processes", workers=2)
-"""
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("delay_ms", [60, 75, 90, 105, 120, 140, 160, 200])
-def test_ctrl_c_at_a_terminal_reaches_everybody_and_is_told_once(tmp_path: Path, delay_ms: int) -> None:
-    # The terminal sends it to the whole group: driver, template, and whoever is just being started.
-    import time
+@pytest.mark.parametrize("delay_ms", [0, 5, 15, 30, 50, 80])
+def test_ctrl_c_at_a_terminal_reaches_all_and_is_told_once(tmp_path: Path, delay_ms: int) -> None:
+    # A terminal sends it to the whole group: to the driver, to the template, and to whoever is just being started.
+    text = f"""
+        import os, signal, threading, time
+        import fourfold as ff
+        from fourfold.distribute.engines.on_processes.pool import POOL
 
-    with started(SLOW_START, folder=tmp_path, python=("-X", "frozen_modules=on")) as script:
-        script.read_line()
-        # A moment in the start of driver, template and workers. Any moment must do: this is no synchronisation.
-        time.sleep(delay_ms / 1000)
-        interrupt_group(script)
-        ended = script.end()
-    assert (ended.code, ended.survivors) == (INTERRUPTED, [])
+        def interrupt():
+            while POOL._template is None:
+                pass
+            time.sleep({delay_ms} / 1000)
+            os.killpg(0, signal.SIGINT)
+
+        def work(x):
+            while True:
+                pass
+
+        threading.Thread(target=interrupt).start()
+        ff.map(work, range(4), engine="processes", workers=2)
+    """
+    ended = run_script(text, folder=tmp_path)
+    assert (ended.code, ended.stdout, ended.survivors) == (INTERRUPTED, "", [])
     assert only_a_keyboard_interrupt(ended.stderr), ended.stderr
-
-
-def interrupt_group(script: Script) -> None:
-    os.killpg(script.process.pid, signal.SIGINT)
 
 
 if sys.platform != "linux":

@@ -17,7 +17,14 @@ way = ways.way
 way_to_processes = ways.way_to_processes
 notebook = ways.notebook
 
-ENDS = [StopIteration("it"), GeneratorExit("gen"), SystemExit(3), SystemExit("bye"), MemoryError("mem"), RecursionError("deep")]
+ENDS = [
+    StopIteration("it"),
+    GeneratorExit("gen"),
+    SystemExit(3),
+    SystemExit("bye"),
+    MemoryError("mem"),
+    RecursionError("deep"),
+]
 
 
 def fail_at(*failing):
@@ -111,9 +118,9 @@ def test_the_note_names_index_function_item_attempt_and_worker(way):
         ff.map(fail_at("cc"), ["aa", "bb", "cc"], **way)
     (note,) = caught.value.__notes__
     worker = r"(this thread|thread \d+|worker \d+ \(pid \d+\))"
-    assert re.fullmatch(rf"fourfold: item 2 of fail_at\.<locals>\.function: 'cc' \(attempt 1, {worker}\)", note) or re.fullmatch(
-        rf"fourfold: item 2 of function: 'cc' \(attempt 1, {worker}\)", note
-    ), note
+    assert re.fullmatch(
+        rf"fourfold: item 2 of fail_at\.<locals>\.function: 'cc' \(attempt 1, {worker}\)", note
+    ) or re.fullmatch(rf"fourfold: item 2 of function: 'cc' \(attempt 1, {worker}\)", note), note
 
 
 def test_the_note_is_in_the_printed_traceback_with_the_line_of_the_function(way):
@@ -376,7 +383,9 @@ def test_under_cost_failures_are_sorted_by_index_too(way):
     results = ff.map(fail_at(2, 30, 17), range(40), on_error="collect", cost=lambda item: (item * 7) % 40, **way)
     assert [failure.index for failure in results.failures] == [2, 17, 30]
     assert [failure.index for failure in results if isinstance(failure, ff.Failure)] == [2, 17, 30]
-    assert [value for value in results if not isinstance(value, ff.Failure)] == [n * 10 for n in range(40) if n not in (2, 17, 30)]
+    assert [value for value in results if not isinstance(value, ff.Failure)] == [
+        n * 10 for n in range(40) if n not in (2, 17, 30)
+    ]
 
 
 def test_a_failure_says_all_there_is_to_say(way):
@@ -442,7 +451,9 @@ def test_a_failure_cannot_be_changed():
 
 
 @pytest.mark.parametrize("on_error", ["collect", "skip"])
-@pytest.mark.parametrize(("limit", "stops"), [(0, True), (1, True), (2, True), (3, False), (0.02, True), (0.03, False), (1.0, False)])
+@pytest.mark.parametrize(
+    ("limit", "stops"), [(0, True), (1, True), (2, True), (3, False), (0.02, True), (0.03, False), (1.0, False)]
+)
 def test_more_failures_than_allowed_stop_the_run_and_as_many_do_not(way, on_error, limit, stops):
     options = {**way, "on_error": on_error, "max_failures": limit}
     if not stops:
@@ -502,7 +513,8 @@ def test_without_retries_an_item_runs_once(way, notebook):
 
 
 @pytest.mark.parametrize(
-    ("retry_on", "attempts"), [(ValueError, 3), ((KeyError, ValueError), 3), (Exception, 3), (KeyError, 1), (LookupError, 1), ((), 1)]
+    ("retry_on", "attempts"),
+    [(ValueError, 3), ((KeyError, ValueError), 3), (Exception, 3), (KeyError, 1), (LookupError, 1), ((), 1)],
 )
 def test_only_the_named_exceptions_are_tried_again(way, notebook, retry_on, attempts):
     results = ff.map(FailFirst(notebook, times=9), range(5), retries=2, retry_on=retry_on, on_error="skip", **way)

@@ -90,7 +90,9 @@ def test_many_lines_come_all_and_in_order(capsys):
     ff.map(talk, range(2), chunk=1, **PROCESSES)
     lines = capsys.readouterr().out.splitlines()
     for item in range(2):
-        assert [line for line in lines if line.startswith(f"[item {item}]")] == [f"[item {item}] {item} {n}" for n in range(5000)]
+        assert [line for line in lines if line.startswith(f"[item {item}]")] == [
+            f"[item {item}] {item} {n}" for n in range(5000)
+        ]
 
 
 def test_a_reader_that_is_slow_does_not_stop_a_talkative_item():
@@ -270,7 +272,9 @@ def test_warnings_reach_the_drivers_with_category_place_and_index():
 
 def test_a_warning_that_is_an_error_here_is_one_there():
     results = ff.map(warn, range(3), on_error="collect", **PROCESSES)  # pytest runs us with the filter "error"
-    assert [(failure.error_type, failure.message) for failure in results] == [("RuntimeWarning", f"beware of {n}") for n in range(3)]
+    assert [(failure.error_type, failure.message) for failure in results] == [
+        ("RuntimeWarning", f"beware of {n}") for n in range(3)
+    ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert ff.map(warn, range(3), **PROCESSES) == [0, 1, 2]
@@ -335,7 +339,12 @@ def test_a_script_prints_what_its_items_print_and_its_stderr_is_clean(tmp_path):
         """)
     )
     done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False, env={**os.environ, "PYTHONUTF8": "1"}
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONUTF8": "1"},
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "[item 0] hello 1\n[item 1] hello 2\n[1, 2]\n"

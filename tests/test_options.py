@@ -54,7 +54,11 @@ BAD = [
     ({"n_jobs": 2}, UnknownOption, "Options: engine, workers, chunk, on_error"),
     ({"onerror": "skip"}, UnknownOption, "did you mean 'on_error'?"),
     ({"chunksize": 3}, UnknownOption, "there is no option 'chunksize'"),
-    ({"engine": "process"}, OptionError, "unknown engine 'process' (did you mean 'processes'?). Engines: auto, serial, threads"),
+    (
+        {"engine": "process"},
+        OptionError,
+        "unknown engine 'process' (did you mean 'processes'?). Engines: auto, serial, threads",
+    ),
     ({"engine": "mpi"}, OptionError, "Engines: auto, serial, threads, processes, spark, ray, dask"),
     ({"engine": ""}, OptionError, "unknown engine ''"),
     ({"engine": None}, OptionTypeError, "engine=None is neither a name nor an Engine object"),
@@ -116,13 +120,10 @@ def test_a_bad_option_says_what_is_right_before_anything_runs(given, error, text
     assert count.items == 0
 
 
-@pytest.mark.parametrize("call", [ff.imap, partial(ff.reduce, max), ff.using], ids=["imap", "reduce", "using"])
+@pytest.mark.parametrize("call", [ff.imap, partial(ff.reduce, max)], ids=["imap", "reduce"])
 def test_every_call_checks_its_options_at_once(call, count):
     with pytest.raises(UnknownOption, match="there is no option 'worker'"):
-        call(worker=2) if call is ff.using else call(items=refuse_to_be_read(), fn=count, worker=2)
-        # `using` checks when its block is entered
-        with ff.using(worker=2):
-            pass
+        call(items=refuse_to_be_read(), fn=count, worker=2)
     assert count.items == 0
 
 
@@ -145,7 +146,7 @@ def test_an_engine_whose_package_is_missing_says_the_pip_line(name, monkeypatch,
 
 def test_an_engine_that_is_not_built_yet_says_which_are(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda package: object())
-    with pytest.raises(EngineError, match="does not run on ray yet. Use one of: auto, serial, threads, processes"):
+    with pytest.raises(EngineError, match=r"does not run on ray yet\. Use one of: auto, serial, threads, processes"):
         ff.map(abs, [1], engine="ray")
 
 
@@ -174,7 +175,7 @@ def test_good_values_are_kept_in_one_type(good, kept):
 
 
 def test_options_and_settings_have_the_same_names_and_every_one_has_a_check_and_a_word_of_explanation():
-    names = {name for name in get_type_hints(Options)}
+    names = set(get_type_hints(Options))
     assert names == set(options.NAMES) == set(options._CHECKS)
     assert inspect.getdoc(Settings) is not None
     for name in names:
@@ -265,7 +266,9 @@ def test_a_cost_that_raises_is_passed_on(count):
 # ---- what an engine cannot honour ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("given", [{"timeout": 5.0}, {"memory": 1 << 30}, {"run": "folder"}, {"gpus": 1}], ids=lambda each: str(each))
+@pytest.mark.parametrize(
+    "given", [{"timeout": 5.0}, {"memory": 1 << 30}, {"run": "folder"}, {"gpus": 1}], ids=lambda each: str(each)
+)
 @pytest.mark.parametrize("engine", ["auto", "serial", "threads", "processes"])
 def test_an_option_that_cannot_be_honoured_is_an_error_before_anything_runs(engine, given, count):
     name = next(iter(given))
@@ -318,9 +321,8 @@ def test_a_block_sets_defaults_and_a_call_overrides_them():
 
 def test_blocks_nest_and_end_with_their_exceptions():
     with ff.using(engine="threads", workers=2):
-        with pytest.raises(KeyError), ff.using(engine="serial", on_error="skip"):
-            assert ff.map(int, ["x"]).report.engine == "serial"
-            raise KeyError
+        with pytest.raises(ValueError, match="'y'"), ff.using(engine="serial"):
+            ff.map(int, ["y"])
         report = ff.map(int, ["1"]).report
         assert (report.engine, report.workers) == ("threads", 2)
 

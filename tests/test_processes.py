@@ -28,9 +28,6 @@ from leaks import descendants, living_descendants, the_pool
 from running import run_script, until
 
 import fourfold as ff
-from fourfold.distribute.engines.on_processes import worker_loop
-from fourfold.distribute.engines.on_processes.handle import new_worker
-from fourfold.distribute.engines.on_processes.page import Page
 from fourfold.machine import cores
 
 
@@ -55,7 +52,7 @@ def kill_self() -> None:
 
 
 def workers_of_the_pool() -> list[int]:
-    return [worker.pid for worker in the_pool()._idle]
+    return [worker.pid for worker in the_pool()._idle if worker.pid]
 
 
 # ---- a worker dies
@@ -115,20 +112,21 @@ def test_an_item_that_always_kills_its_worker_costs_one_item(said: str) -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 50])
-def test_three_items_that_kill_their_workers_cost_three_items(chunk: int) -> None:
+@pytest.mark.parametrize("deadly", [(0, 11, 99), (3, 4, 5, 6, 50, 51, 97, 98)], ids=["3 items", "8 items"])
+def test_items_that_kill_their_workers_cost_themselves_only(deadly: tuple[int, ...], chunk: int) -> None:
     def square(x: int) -> int:
-        if x in (0, 11, 99):
+        if x in deadly:
             os._exit(7)
         return x * x
 
     results = on_processes(square, range(100), on_error="skip", chunk=chunk)
-    assert results == [x * x for x in range(100) if x not in (0, 11, 99)]
-    assert [failure.index for failure in results.failures] == [0, 11, 99]
+    assert results == [x * x for x in range(100) if x not in deadly]
+    assert [failure.index for failure in results.failures] == list(deadly)
 
 
-def test_every_item_may_kill_its_worker() -> None:
-    results = on_processes(lambda x: os._exit(3), range(4), on_error="collect")
-    assert [failure.kind for failure in results] == ["crashed"] * 4
+def test_a_run_ends_though_every_item_kills_its_worker() -> None:
+    results = on_processes(lambda x: os._exit(3), range(6), on_error="collect")
+    assert [failure.kind for failure in results] == ["crashed"] * 6
 
 
 def test_an_item_that_kills_its_worker_is_raised_as_worker_lost() -> None:
@@ -218,7 +216,7 @@ def test_what_an_item_started_dies_with_its_worker(ends: str) -> None:
             os._exit(7)
         return process.pid
 
-    on_processes(start, [1], on_error="collect")
+    on_processes(start, range(6), on_error="collect", chunk=1)
     the_pool().close()
     until(lambda: not [each for each in living_descendants(0) if each.name == "sleep"], "the item's children are gone")
 
@@ -271,21 +269,29 @@ def test_a_crash_without_a_template_is_told_all_the_same(warm_pool: Any) -> None
     assert results == [x for x in range(10) if x != 3]
 
 
-def test_an_idle_worker_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_loop, "LET_GO_S", 0.01)
-    monkeypatch.setattr(worker_loop, "IDLE_S", 0.02)
-    worker, end, page_fd = new_worker(1)
-    page = Page(page_fd)
-    os.close(page_fd)
-    loop = worker_loop.WorkerLoop(end, page, load=lambda parcel: None, describe=lambda error: None, flush=lambda: None)
-    serving = threading.Thread(target=loop.serve)
-    serving.start()
-    worker.rest(0)
-    serving.join(20)
-    assert not serving.is_alive()
-    end.close()
-    page.close()
-    worker.close()
+def test_idle_workers_end_by_themselves_and_the_next_call_starts_others(tmp_path: Path) -> None:
+    (tmp_path / "hasty.py").write_text(
+        "from fourfold.distribute.engines.on_processes import worker_loop\n"
+        "worker_loop.LET_GO_S, worker_loop.IDLE_S = 0.01, 0.02\n"
+        "from fourfold.worker import main\n"
+    )
+    text = """
+        import select
+        import fourfold as ff
+        from fourfold.distribute.engines.on_processes import pool
+
+        pool.WORKER_MAIN = "hasty:main"
+        print(ff.map(abs, range(3), engine="processes", workers=2))
+        poll = select.poll()
+        for worker in pool.POOL._idle:
+            worker.hear()
+            poll.register(worker.pidfd, select.POLLIN)
+            poll.poll(20_000)
+            poll.unregister(worker.pidfd)
+            print(worker.is_dead())
+        print(ff.map(abs, range(3), engine="processes", workers=2))
+    """
+    assert run_script(text, folder=tmp_path) == (0, "[0, 1, 2]\nTrue\nTrue\n[0, 1, 2]\n", "", [])
 
 
 # ---- workers that cannot start
@@ -439,6 +445,28 @@ def test_a_program_travels_once_to_each_worker(tmp_path: Path) -> None:
     assert len(pids) == len(set(pids)) <= 2
 
 
+def test_an_array_of_an_earlier_function_that_a_worker_keeps_stays_as_it_was() -> None:
+    def keep(array: Any) -> Callable[[int], None]:
+        def function(_: int) -> None:
+            import builtins
+
+            builtins.kept_by_a_test = array  # type: ignore[attr-defined]
+
+        return function
+
+    def look(_: int) -> set[float]:
+        import builtins
+
+        return set(getattr(builtins, "kept_by_a_test", [1.0]))
+
+    on_processes(keep(np.full(300_000, 1.0)), range(10), chunk=1)
+    for value in (2.0, 3.0):
+        other = np.full(300_000, value)
+        assert on_processes(lambda x, other=other: other[x], range(10), chunk=1) == [value] * 10
+    assert on_processes(look, range(10), chunk=1) == [{1.0}] * 10
+    the_pool().close()
+
+
 # ---- items and results
 
 
@@ -526,6 +554,21 @@ def test_the_memory_of_items_is_used_again() -> None:
 
     found = on_processes(memory, [np.zeros(200_000) for _ in range(40)], chunk=1, workers=1)
     assert len(set.union(*found)) < 10
+
+
+@pytest.mark.parametrize("size_bytes", [100_000, 2_000_000], ids=["copied", "mapped"])
+def test_the_memory_of_results_is_used_again(size_bytes: int) -> None:
+    def memory(_: int) -> Any:
+        import os
+
+        held = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/dev/fd/{fd}")]
+        return np.full(size_bytes // 8, sum("fourfold" in target for target in held))
+
+    most = 0
+    for _ in range(3):
+        for array in ff.imap(memory, range(40), engine="processes", workers=1, chunk=1):
+            most = max(most, int(array[0]))
+    assert most < 20
 
 
 def test_calls_with_large_items_and_results_do_not_add_up_memory() -> None:

@@ -28,7 +28,13 @@ def draw(item):
 
 
 def draw_everywhere(item):
-    return random.random(), float(np.random.rand()), ff.rng().random(), random.getrandbits(70), np.random.permutation(5).tolist()
+    return (
+        random.random(),
+        float(np.random.rand()),
+        ff.rng().random(),
+        random.getrandbits(70),
+        np.random.permutation(5).tolist(),
+    )
 
 
 def drawn_by_definition(seed, index):
@@ -224,7 +230,9 @@ def test_without_a_seed_the_loop_leaves_the_states_to_the_function():
 
 
 @pytest.mark.parametrize("engine", ["threads"])
-@pytest.mark.parametrize("function", [lambda item: random.random(), lambda item: float(np.random.rand())], ids=["random", "numpy"])
+@pytest.mark.parametrize(
+    "function", [lambda item: random.random(), lambda item: float(np.random.rand())], ids=["random", "numpy"]
+)
 def test_threads_refuse_seeded_items_that_draw_from_a_shared_state(engine, function):
     with pytest.raises(UnsafeRandomness, match=r"Use fourfold.rng\(\) in the function, or engine=\"processes\""):
         ff.map(function, range(10), seed=1, engine=engine, workers=2)

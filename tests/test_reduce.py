@@ -1,6 +1,7 @@
 """`ff.reduce` combines by a fixed tree: the same bits for any chunk size, worker count, engine and order of arrival."""
 
 import functools
+import itertools
 import operator
 import random
 import struct
@@ -220,7 +221,7 @@ def arrivals(draw):
     n = draw(st.integers(1, 70))
     holes = draw(st.sets(st.integers(0, n - 1), max_size=n - 1))
     cuts = sorted(draw(st.sets(st.integers(1, n), max_size=n)) | {0, n})
-    chunks = draw(st.permutations(list(zip(cuts, cuts[1:], strict=False))))
+    chunks = draw(st.permutations(list(itertools.pairwise(cuts))))
     return [EMPTY if place in holes else str(place) for place in range(n)], chunks
 
 

@@ -4,6 +4,7 @@ import random
 from typing import Any
 
 import pytest
+
 from fourfold.aggregate.failures import Failures
 from fourfold.aggregate.order import InOrder
 from fourfold.distribute.driver import Driver, Lane

@@ -1,10 +1,10 @@
 """What lies between the driver and a worker: parcels laid out in shared memory, messages, the control page."""
 
 import gc
-import mmap
 import os
+import pickle
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from leaks import open_files
 
 from fourfold.distribute.engines.on_processes import channel, segments
 from fourfold.distribute.engines.on_processes.handle import new_worker
 from fourfold.distribute.engines.on_processes.page import COUNT, FIRST, PAGE_BYTES, STOPS, TICKET, Page, PageCell
-from fourfold.distribute.engines.on_processes.segments import ALIGN, KEEP_FREE, SMALLEST, Reader, Writer, fill, layout, read
+from fourfold.distribute.engines.on_processes.segments import ALIGN, Owner, Place
 from fourfold.records import Parcel
 
 INLINE = 256
@@ -31,172 +32,165 @@ def content(parcel: Parcel) -> list[bytes]:
     return [bytes(parcel.head), *(bytes(buffer) for buffer in parcel.buffers)]
 
 
-def laid_out(parcel: Parcel) -> bytearray:
-    lengths, size = layout(parcel)
-    memory = bytearray(size)
-    fill(memoryview(memory), parcel, lengths)
-    return memory
+SMALL = [b"h", b"b"]
+LARGE = [b"head", b"x" * 5000, b"", b"y"]
+
+
+@pytest.fixture
+def owner() -> Iterator[Owner]:
+    owner = Owner()
+    yield owner
+    owner.close()
+
+
+def carry(owner: Owner, parcel: Parcel, opened: Callable[[Place, int], Any] = segments.open_copy) -> tuple[Place, Any]:
+    """Lay out a parcel, and open it as the other side of a channel does; returns its place and what was opened."""
+    place, fd = owner.write(parcel, INLINE)
+    # The kernel gives the other side a descriptor of its own.
+    return place, opened(place, os.dup(fd) if fd >= 0 else -1)
 
 
 # ---- the layout of a parcel
 
 
-@given(st.lists(st.binary(max_size=300), min_size=1, max_size=20))
+@given(st.lists(st.binary(max_size=300) | st.integers(0, 3).map(lambda n: b"x" * (n * 300_000)), min_size=1, max_size=8))
 def test_a_parcel_is_read_as_it_was_laid_out(parts: list[bytes]) -> None:
-    assert content(read(memoryview(laid_out(parcel_of(*parts))))) == parts
+    owner = Owner()
+    _, parcel = carry(owner, parcel_of(*parts))
+    assert content(parcel) == parts
+    owner.close()
 
 
 @given(st.lists(st.binary(max_size=300), min_size=1, max_size=20))
 def test_each_part_is_aligned_for_any_number_type(parts: list[bytes]) -> None:
-    memory = mmap.mmap(-1, 1 << 16)
-    parcel = parcel_of(*parts)
-    fill(memoryview(memory), parcel, layout(parcel)[0])
-    back = read(memoryview(memory))
-    whole = memoryview(memory)
-    for part in (back.head, *back.buffers):
-        if len(part):
-            assert _offset(whole, part) % ALIGN == 0
-    # Let go of the views, or the mapping cannot be closed.
-    del part, back, whole
-    memory.close()
+    owner = Owner()
+    place, fd = owner.write(parcel_of(*parts), 0)
+    parcel, mapping = segments.open_readonly(place, os.dup(fd))
+    start = np.frombuffer(mapping, np.uint8).ctypes.data
+    addresses = [np.frombuffer(part, np.uint8).ctypes.data for part in (parcel.head, *parcel.buffers) if len(part)]
+    assert {(address - start) % ALIGN for address in addresses} <= {0}
+    owner.close()
 
 
-def _offset(whole: memoryview, part: Any) -> int:
-    return np.frombuffer(part, np.uint8).ctypes.data - np.frombuffer(whole, np.uint8).ctypes.data
-
-
-def test_buffers_of_any_number_type_and_shape_are_laid_out_as_bytes() -> None:
+def test_buffers_of_any_number_type_and_shape_are_laid_out_as_bytes(owner: Owner) -> None:
     numbers = memoryview(bytearray(range(64))).cast("d")
     grid = memoryview(bytearray(range(24))).cast("B", shape=[4, 6])
-    back = read(memoryview(laid_out(Parcel(b"head", (numbers, grid)))))
-    assert content(back) == [b"head", bytes(range(64)), bytes(range(24))]
+    _, parcel = carry(owner, Parcel(b"head", (numbers, grid)))
+    assert content(parcel) == [b"head", bytes(range(64)), bytes(range(24))]
 
 
-# ---- segments that one side writes and the other reads
+# ---- segments: one side writes, the other reads
 
 
-class TwoSides:
-    """A writer and its reader, as they are at both ends of a channel."""
-
-    def __init__(self, *, readonly: bool = False) -> None:
-        self.writer, self.reader = Writer(), Reader(readonly=readonly)
-
-    def carry(self, parcel: Parcel) -> tuple[segments.Place, Parcel]:
-        place, new = self.writer.write(parcel, INLINE)
-        # The kernel gives the other side a descriptor of its own.
-        fds = [os.dup(new.fd)] if new is not None else []
-        if new is not None:
-            new.close_fd()
-        return place, read(self.reader.view(place, fds))
-
-    def close(self) -> None:
-        self.writer.close()
-        self.reader.close()
-
-
-@pytest.fixture
-def sides():
-    both = TwoSides()
-    yield both
-    both.close()
-
-
-def memory_held() -> int:
-    """How many mappings of our memory this process has."""
-    gc.collect()
-    with open("/proc/self/maps") as maps:
-        return sum("fourfold" in line for line in maps)
-
-
-LARGE = [b"head", b"x" * 5000, b"", b"y"]
-
-
-def test_a_small_parcel_travels_inside_the_message(sides: TwoSides) -> None:
-    place, parcel = sides.carry(parcel_of(b"h", b"b"))
+def test_a_small_parcel_travels_inside_the_message(owner: Owner) -> None:
+    place, parcel = carry(owner, parcel_of(*SMALL))
     assert place.inline is not None
-    assert content(parcel) == [b"h", b"b"]
+    assert content(parcel) == SMALL
 
 
-def test_a_large_parcel_travels_through_a_segment(sides: TwoSides) -> None:
-    place, parcel = sides.carry(parcel_of(*LARGE))
+def test_a_large_parcel_travels_through_a_segment(owner: Owner) -> None:
+    place, parcel = carry(owner, parcel_of(*LARGE))
     assert place.inline is None
     assert content(parcel) == LARGE
 
 
-def test_a_released_segment_is_used_again_and_its_descriptor_is_not_sent_again(sides: TwoSides) -> None:
-    first, parcel = sides.carry(parcel_of(*LARGE))
-    del parcel
-    sides.writer.release(first.segment)
-    again, parcel = sides.carry(parcel_of(*LARGE))
-    assert (first.segment, first.size > 0) == (again.segment, True)
-    assert again.size == 0
-    assert content(parcel) == LARGE
+def test_a_released_segment_is_used_again(owner: Owner) -> None:
+    first, _ = carry(owner, parcel_of(*LARGE))
+    owner.release(first.segment)
+    again, parcel = carry(owner, parcel_of(b"other", b"z" * 4000))
+    assert again.segment == first.segment
+    assert content(parcel) == [b"other", b"z" * 4000]
 
 
-def test_a_segment_that_is_not_released_is_not_written(sides: TwoSides) -> None:
-    places, parcels = zip(*[sides.carry(parcel_of(b"h", bytes([number]) * 200)) for number in range(5)], strict=True)
-    assert len({place.segment for place in places}) == 5
-    assert [bytes(parcel.buffers[0]) for parcel in parcels] == [bytes([number]) * 200 for number in range(5)]
+def test_a_segment_that_is_not_released_is_not_written(owner: Owner) -> None:
+    opened = [carry(owner, parcel_of(b"h", bytes([n]) * 500), segments.open_shared) for n in range(5)]
+    assert len({place.segment for place, _ in opened}) == 5
+    assert [bytes(parcel.buffers[0]) for _, (parcel, _) in opened] == [bytes([n]) * 500 for n in range(5)]
 
 
-def test_an_abandoned_segment_is_never_written_again(sides: TwoSides) -> None:
-    place, parcel = sides.carry(parcel_of(*LARGE))
-    sides.writer.abandon(place.segment)
-    sides.reader.forget([place.segment])
+def test_an_abandoned_segment_is_never_written_again(owner: Owner) -> None:
+    place, (parcel, _) = carry(owner, parcel_of(*LARGE), segments.open_shared)
+    owner.abandon(place.segment)
     for _ in range(3):
-        other, _ = sides.carry(parcel_of(b"other", b"z" * 5000))
+        other, _ = carry(owner, parcel_of(b"other", b"z" * 5000))
         assert other.segment != place.segment
-        sides.writer.release(other.segment)
+        owner.release(other.segment)
     assert content(parcel) == LARGE
 
 
-def test_few_free_segments_are_kept_and_the_other_side_is_told_to_forget_the_rest(sides: TwoSides) -> None:
-    places = [sides.carry(parcel_of(*LARGE))[0] for _ in range(KEEP_FREE + 3)]
-    forgotten = [id for place in places for id in sides.writer.release(place.segment)]
-    assert len(forgotten) == 3
-    assert set(forgotten) <= {place.segment for place in places}
+def test_a_free_segment_may_grow(owner: Owner) -> None:
+    small, _ = carry(owner, parcel_of(*LARGE))
+    owner.release(small.segment)
+    _, parcel = carry(owner, parcel_of(b"h", b"z" * 3_000_000))
+    assert bytes(parcel.buffers[0]) == b"z" * 3_000_000
 
 
-def test_a_parcel_larger_than_all_free_segments_gets_a_new_one(sides: TwoSides) -> None:
-    small, _ = sides.carry(parcel_of(*LARGE))
-    sides.writer.release(small.segment)
-    large, parcel = sides.carry(parcel_of(b"h", b"z" * 2 * SMALLEST))
-    assert large.segment != small.segment
-    assert bytes(parcel.buffers[0]) == b"z" * 2 * SMALLEST
-
-
-def test_the_smallest_free_segment_that_is_large_enough_is_taken(sides: TwoSides) -> None:
-    places = [sides.carry(parcel_of(b"h", b"z" * size))[0] for size in (8 * SMALLEST, 2 * SMALLEST)]
+def test_the_smallest_free_segment_that_is_large_enough_is_taken(owner: Owner) -> None:
+    places = [carry(owner, parcel_of(b"h", b"z" * size))[0] for size in (8_000_000, 2_000_000, 1000)]
     for place in places:
-        sides.writer.release(place.segment)
-    place, _ = sides.carry(parcel_of(b"h", b"z" * (SMALLEST + 1)))
-    assert place.segment == places[1].segment
+        owner.release(place.segment)
+    assert carry(owner, parcel_of(b"h", b"z" * 1_500_000))[0].segment == places[1].segment
 
 
-def test_both_sides_can_be_used_again_after_they_let_go_of_everything(sides: TwoSides) -> None:
-    before = memory_held()
-    place, parcel = sides.carry(parcel_of(*LARGE))
-    del parcel
-    sides.writer.release(place.segment)
-    sides.close()
-    assert memory_held() == before
-    _, parcel = sides.carry(parcel_of(*LARGE))
-    assert content(parcel) == LARGE
+def test_trimmed_memory_is_given_back(owner: Owner) -> None:
+    before = open_memory()
+    for place in [carry(owner, parcel_of(b"h", b"z" * 100_000))[0] for _ in range(4)]:
+        owner.release(place.segment)
+    owner.trim(250_000)
+    assert owner.free_bytes <= 250_000
+    assert open_memory() == before + 2
+    owner.trim(0)
+    assert open_memory() == before
 
 
-@pytest.mark.parametrize("parts", [[b"h", b"b"], LARGE], ids=["inline", "segment"])
-def test_items_are_writable_at_every_size(sides: TwoSides, parts: list[bytes]) -> None:
-    _, parcel = sides.carry(parcel_of(*parts))
-    assert not memoryview(parcel.buffers[0]).readonly
+def test_an_owner_that_let_go_of_everything_can_be_used_again(owner: Owner) -> None:
+    before = open_memory()
+    place, _ = carry(owner, parcel_of(*LARGE))
+    owner.close()
+    assert open_memory() == before
+    owner.release(place.segment)
+    assert content(carry(owner, parcel_of(*LARGE))[1]) == LARGE
 
 
-@pytest.mark.parametrize("parts", [[b"h", b"b"], LARGE], ids=["inline", "segment"])
-def test_what_is_shared_is_readonly_at_every_size(parts: list[bytes]) -> None:
-    sides = TwoSides(readonly=True)
-    _, parcel = sides.carry(parcel_of(*parts))
+OPENED: dict[str, Callable[[Place, int], Parcel]] = {
+    "shared": lambda place, fd: segments.open_shared(place, fd)[0],
+    "private": lambda place, fd: segments.open_private(place, fd)[0],
+    "copy": segments.open_copy,
+}
+
+
+@pytest.mark.parametrize(
+    ("how", "size_bytes"), [("shared", 10), ("shared", 5000), ("private", 5000), ("copy", 10), ("copy", 5000)]
+)
+def test_items_and_results_are_writable_at_every_size(owner: Owner, how: str, size_bytes: int) -> None:
+    _, parcel = carry(owner, parcel_of(b"h", bytes(size_bytes)), OPENED[how])
+    view = memoryview(parcel.buffers[0])
+    view[0] = 7
+    assert view[0] == 7
+
+
+@pytest.mark.parametrize("size_bytes", [10, 5000])
+def test_programs_are_readonly_at_every_size(owner: Owner, size_bytes: int) -> None:
+    _, (parcel, _) = carry(owner, parcel_of(b"h", bytes(size_bytes)), segments.open_readonly)
     assert memoryview(parcel.buffers[0]).readonly
+
+
+@pytest.mark.parametrize("how", ["private", "copy"])
+def test_what_is_written_into_a_result_stays_in_this_process(owner: Owner, how: str) -> None:
+    place, fd = owner.write(parcel_of(*LARGE), INLINE)
+    memoryview(OPENED[how](place, os.dup(fd)).buffers[0])[:3] = b"new"
+    assert content(segments.open_copy(place, os.dup(fd))) == LARGE
+
+
+@pytest.mark.parametrize("opened", [segments.open_readonly, segments.open_shared, segments.open_private])
+def test_memory_lives_on_with_those_who_look_at_it_and_goes_with_the_last(owner: Owner, opened: Any) -> None:
+    before = mapped_memory()
+    _, (parcel, mapping) = carry(owner, parcel_of(*LARGE), opened)
+    owner.close()
+    del mapping
+    assert content(parcel) == LARGE
     del parcel
-    sides.close()
+    assert mapped_memory() == before
 
 
 LOOKS: dict[str, Callable[[Any], object]] = {
@@ -204,37 +198,42 @@ LOOKS: dict[str, Callable[[Any], object]] = {
     "an array": lambda buffer: np.frombuffer(buffer, np.uint8),
     "a part of an array": lambda buffer: np.frombuffer(buffer, np.uint8)[10:20],
     "an Arrow buffer": pa.py_buffer,
+    "an unpickled array": lambda buffer: unpickled_array(buffer),
 }
 
 
+def unpickled_array(buffer: Any) -> Any:
+    head = pickle.dumps(np.zeros(len(buffer), np.uint8), 5, buffer_callback=[].append)
+    return pickle.loads(head, buffers=[buffer])
+
+
+@pytest.mark.parametrize("opened", [segments.open_readonly, segments.open_shared])
 @pytest.mark.parametrize("kind", LOOKS)
-def test_who_still_looks_into_a_segment_is_seen(sides: TwoSides, kind: str) -> None:
-    place, parcel = sides.carry(parcel_of(*LARGE))
+def test_who_still_looks_into_a_segment_is_seen(owner: Owner, kind: str, opened: Any) -> None:
+    _, (parcel, mapping) = carry(owner, parcel_of(*LARGE), opened)
     look = LOOKS[kind](parcel.buffers[0])
     del parcel
-    assert sides.reader.is_looked_at(place)
+    assert segments.is_looked_at(mapping)
     del look
-    assert not sides.reader.is_looked_at(place)
+    assert not segments.is_looked_at(mapping)
 
 
-def test_a_parcel_inside_its_message_is_its_readers_own() -> None:
-    reader = Reader()
-    assert not reader.is_looked_at(Writer().write(parcel_of(b"h"), INLINE)[0])
+def test_a_parcel_inside_its_message_is_its_readers_own(owner: Owner) -> None:
+    _, (parcel, mapping) = carry(owner, parcel_of(*SMALL), segments.open_shared)
+    assert content(parcel) == SMALL
+    assert not segments.is_looked_at(mapping)
 
 
-def test_closing_leaves_memory_to_those_who_still_look_at_it(sides: TwoSides) -> None:
-    _, parcel = sides.carry(parcel_of(*LARGE))
-    sides.close()
-    assert content(parcel) == LARGE
+def open_memory() -> int:
+    """How many descriptors of our memory this process has."""
+    return sum("fourfold" in target for target in open_files().values())
 
 
-def test_memory_is_given_back_when_the_last_view_goes(sides: TwoSides) -> None:
-    before = memory_held()
-    _, parcel = sides.carry(parcel_of(*LARGE))
-    sides.close()
-    assert memory_held() > before
-    del parcel
-    assert memory_held() == before
+def mapped_memory() -> int:
+    """How many mappings of our memory this process has."""
+    gc.collect()
+    with open("/proc/self/maps") as maps:
+        return sum("fourfold" in line for line in maps)
 
 
 # ---- where the memory comes from
@@ -248,6 +247,15 @@ def test_memory_has_no_name_and_is_closed_in_programs_that_items_start() -> None
         assert not os.get_inheritable(fd)
     finally:
         os.close(fd)
+
+
+@pytest.mark.parametrize("parts", [SMALL, LARGE], ids=["inline", "segment"])
+def test_without_memfd_parcels_travel_all_the_same(monkeypatch: pytest.MonkeyPatch, owner: Owner, parts: list[bytes]) -> None:
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    for size in (1, 1000, 10):
+        place, parcel = carry(owner, parcel_of(*parts, b"z" * size))
+        assert content(parcel) == [*parts, b"z" * size]
+        owner.release(place.segment)
 
 
 def test_without_memfd_the_memory_is_a_file_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,6 +346,7 @@ def test_a_side_that_does_not_read_blocks_nobody_who_asks_not_to_wait(ends: tupl
 def two_pages():
     """One page, as the driver and the worker have it mapped."""
     fd = segments.new_file(PAGE_BYTES)
+    os.ftruncate(fd, PAGE_BYTES)
     pages = Page(fd), Page(fd)
     os.close(fd)
     yield pages
@@ -366,6 +375,7 @@ def worker_and_cell():
     end.close()
     page.close()
     worker.close()
+    worker.page.close()
 
 
 def test_a_ticket_is_stopped_and_no_other(worker_and_cell) -> None:

@@ -71,6 +71,7 @@ class Call:
         self._name = machine.user_name_of(fn)
         self._began = time.perf_counter()
         self._cores: machine.Cores | None = None
+        self._final: Report | None = None
         self._chooser: Chooser | None = None
         self._lane = self._first_lane()
         _check_honoured(settings, self._lane.engine)
@@ -89,9 +90,8 @@ class Call:
             rerun_after_loss=settings.idempotent,
         )
         self._schedule = Schedule(rules)
-        self._progress = Progress(
-            self._schedule.tally, self._source.total, settings.progress, machine.in_notebook(), self._name
-        )
+        show = False if current.inside_item() else settings.progress
+        self._progress = Progress(self._schedule.tally, self._source.total, show, machine.in_notebook(), self._name)
         if settings.engine == "auto" and self._lane.engine.info.inline and not current.inside_item():
             self._chooser = self._new_chooser()
         self._driver = Driver(
@@ -286,12 +286,22 @@ class Call:
 
     # ---- the report --------------------------------------------------------------------------------------------------
 
+    def conclude(self) -> Report:
+        """The call has ended: return its report, and log the verdict."""
+        self._final = self.report()
+        logging = sys.modules.get("logging")
+        if logging is not None:  # who has not imported it has set up no handler, and importing it takes 5 ms
+            logging.getLogger("fourfold").info("%s: %s", self._name, self._final.verdict)
+        return self._final
+
     def report(self) -> Report:
-        """Figures and verdict of a call that has ended; the verdict is logged once."""
+        """Figures and verdict, as far as the call has come."""
+        if self._final is not None:
+            return self._final
         tally, engine = self._schedule.tally, self._driver.lane.engine.info
         elapsed = time.perf_counter() - self._began
         workers = 1 if engine.inline else max(1, self._driver.most_slots)
-        report = Report(
+        return Report(
             verdict=self._verdict(elapsed, workers),
             engine=engine.name,
             workers=workers,
@@ -306,10 +316,6 @@ class Call:
             returned_bytes=self._driver.returned_bytes,
             seed=self._settings.seed,
         )
-        logging = sys.modules.get("logging")
-        if logging is not None:  # who has not imported it has set up no handler, and importing it takes 5 ms
-            logging.getLogger("fourfold").info("%s: %s", self._name, report.verdict)
-        return report
 
     def warn_of_failures(self, what: str) -> None:
         """Log failed items where the answer has no place for them."""
@@ -333,7 +339,7 @@ class Call:
             crew += f" (of {self.workers} wanted: no more could be started)"
         if self._chooser is None:
             return f"{crew}, as asked: {what}, {ratio}"
-        return f"changed from the loop to {crew} after {self._chooser.changed_after} items: {what}, {ratio}"
+        return f"changed from the loop to {crew} after {self._driver.n_looped} items: {what}, {ratio}"
 
 
 def _check_function(fn: Any, settings: Settings) -> None:

@@ -1,6 +1,7 @@
 """The functions that users call on items: each is one Call and one way to aggregate it."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from typing import Any, Unpack
 
 from fourfold.aggregate.results import Results, Stream
@@ -44,7 +45,7 @@ def map(fn: Callable[[Any], Any], items: Iterable[Any], **options: Unpack[Option
     for segment in call.in_order():
         values.extend(segment.values)
     call.raise_if_stopped()
-    return Results(values, call.failures.sorted(), call.report())
+    return Results(values, call.failures.sorted(), call.conclude())
 
 
 def imap(fn: Callable[[Any], Any], items: Iterable[Any], ordered: bool = True, **options: Unpack[Options]) -> Stream:
@@ -108,13 +109,14 @@ def reduce(
     tree = TreeReduction(combine)
     call = Call(fn if fn is not None else _itself, items, resolve(options), tree=tree)
     state, count = tree.identity(), 0
-    for segment in call.segments():
-        for partial in segment.values:
-            state = tree.combine(state, partial)
-        count += segment.n_items
+    with closing(call.segments()) as segments:
+        for segment in segments:
+            for partial in segment.values:
+                state = tree.combine(state, partial)
+            count += segment.n_items
     call.raise_if_stopped()
     answer = tree.finish(state, count)
-    call.report()
+    call.conclude()
     call.warn_of_failures("reduce left out")
     return answer
 
@@ -127,3 +129,4 @@ def _values(call: Call, ordered: bool) -> Iterator[Any]:
     for segment in call.in_order() if ordered else call.segments():
         yield from segment.values
     call.raise_if_stopped()
+    call.conclude()

@@ -127,6 +127,8 @@ def in_notebook() -> bool:
 
 def user_name_of(fn: object) -> str:
     """Return a short name for a function, for messages."""
+    while not hasattr(fn, "__qualname__") and hasattr(fn, "func"):
+        fn = fn.func  # a partial is known by its function
     name = getattr(fn, "__qualname__", None) or type(fn).__qualname__
     return str(name.rpartition("<locals>.")[2])
 

@@ -73,7 +73,8 @@ class Progress:
     def _show_bar(self) -> None:
         from tqdm.auto import tqdm
 
-        bar: Any = tqdm(total=self._total, desc=self._label, unit="item", initial=0, file=None, smoothing=0.1)
+        # Every look is shown: the time goes on also while no item ends.
+        bar: Any = tqdm(total=self._total, desc=self._label, unit="item", smoothing=0.1, mininterval=0, miniters=0)
         while True:
             over = self._over.wait(BAR_EVERY_S)
             if self._counts.failures:
@@ -84,10 +85,11 @@ class Progress:
                 return
 
     def _show_lines(self) -> None:
-        while True:
+        over = False
+        while not over:
             print(self._line(), file=sys.stderr, flush=True)
-            if self._over.wait(LINE_EVERY_S):
-                return
+            over = self._over.wait(LINE_EVERY_S)
+        print(self._line(), file=sys.stderr, flush=True)
 
     def _line(self) -> str:
         done, failed = self._counts.finished, self._counts.failures

@@ -68,7 +68,6 @@ class Chooser:
         self._next_look_s = FIRST_LOOK_S
         self._hopeless = False
         self.why = "it was over before workers could have helped"
-        self.changed_after: int | None = None
 
     def __call__(self, chunk: Chunk, result: ChunkResult) -> Lane | None:
         """Look at a chunk that the loop has run; returns the lane to change over to, or None."""
@@ -98,12 +97,11 @@ class Chooser:
             return None
         if not complete:
             return None
-        self.changed_after = self._done
         return self._lane()
 
     def failed(self, error: Exception) -> None:
         """The lane could not be started: stay the loop for good."""
-        self._hopeless, self.why, self.changed_after = True, f"workers cannot start: {error}", None
+        self._hopeless, self.why = True, f"workers cannot start: {error}"
 
     def _price(self, left: int, item_s: float, cost: Carriage, extra_s: float) -> Prices:
         wall = max(time.perf_counter() - self._began_wall, 1e-9)

@@ -196,6 +196,8 @@ class Driver:
         self.last_loss = ""
         self.most_slots = 0
         self.sent_bytes = self.returned_bytes = 0
+        self.n_looped = 0
+        """Items that the loop of `engine="auto"` has run."""
 
     def run(self) -> Iterator[Segment]:
         """Run to the end; yields segments of settled positions, each position once, in any order.
@@ -400,6 +402,7 @@ class Driver:
         self._events.append(Finished(outcome.id, result.done, failed, result.elapsed_s, larger_bytes))
         if self._choose is not None:
             self._since_choice = (chunk, result)
+            self.n_looped += result.done
 
     def _give(self, chunk: Chunk, result: ChunkResult) -> None:
         """Make segments of the values, which leave out the failed items: those come when they are settled."""

@@ -203,6 +203,7 @@ class Schedule:
     rules: Rules
     target_s: float = SERVICE_S
     slots: int = 0
+    most_slots: int = 0
     prefetch: bool = True
     taken: int = 0
     exhausted: bool = False
@@ -231,6 +232,7 @@ class Schedule:
         match event:
             case Slots(count, prefetch, target_s):
                 self.slots, self.prefetch, self.target_s = count, prefetch, target_s
+                self.most_slots = max(count, self.most_slots)
             case Taken():
                 self._take(event, actions)
             case Finished():
@@ -299,7 +301,8 @@ class Schedule:
 
     def _bury(self, event: Died, actions: list[Action]) -> None:
         self.tally.deaths += 1
-        self.tally.deaths_in_a_row += 1
+        # Items that ended before the one it died on are work that got done.
+        self.tally.deaths_in_a_row = 1 if event.first else self.tally.deaths_in_a_row + 1
         if event.id is not None:
             flight = self._flights.pop(event.id)
             first, count = flight.start + event.first, event.n_items
@@ -318,12 +321,15 @@ class Schedule:
                     self._count_failure(position)
                 else:
                     # A death that may be a neighbour's fault is no attempt: only deaths alone are counted.
+                    # A second death follows at once, or many suspects in turn would look like workers that always die.
                     if alone:
                         self._crashed[position] = crashes
-                    self._again.append((position, 1))
+                        self._again.appendleft((position, 1))
+                    else:
+                        self._again.append((position, 1))
             behind = first + count
             self._repeat(behind, flight.start + flight.count - behind)
-        if self.tally.deaths_in_a_row > max(3, 2 * self.slots):
+        if self.tally.deaths_in_a_row > max(3, 2 * self.most_slots):
             self._stop("dying", -1)
 
     def _count_failure(self, position: int) -> None:

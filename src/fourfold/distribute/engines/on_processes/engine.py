@@ -113,17 +113,17 @@ class Processes:
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            for fd, _ in self._poll.poll(None if left is None else left * 1000):
-                self._attend(fd)
+            events = [(fd, self._by_fd.get(fd)) for fd, _ in self._poll.poll(None if left is None else left * 1000)]
+            for fd, worker in events:
+                # While earlier events were attended to, its number may have become that of another worker's file.
+                if worker is not None and self._by_fd.get(fd) is worker:
+                    self._attend(fd, worker)
             self._assign()
             if self._outcomes or self.slots() != slots or not self._workers or (left is not None and left <= 0):
                 outcomes, self._outcomes = self._outcomes, []
                 return outcomes
 
-    def _attend(self, fd: int) -> None:
-        worker = self._by_fd.get(fd)
-        if worker is None:
-            return
+    def _attend(self, fd: int, worker: Worker) -> None:
         was_ready = worker.ready
         self._outcomes += worker.hear()
         if worker.ready and not was_ready:

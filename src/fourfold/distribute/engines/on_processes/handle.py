@@ -30,6 +30,9 @@ HANDOVERS = max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
 _handovers: set[int] = set()
 """A key for each mapped result that lives."""
 
+_forked: set[int] = set()
+"""Those of them that a fork of this process sees as well. Nobody tells when it has let go: their memory is not used again."""
+
 
 class SharedProgram:
     """A program laid out once for all workers of a run, in memory that is written again when all have let go of it.
@@ -328,4 +331,11 @@ def new_worker(number: int) -> tuple[Worker, socket.socket, int]:
 
 def _let_go(key: int, freed: "deque[int]", segment: int) -> None:
     _handovers.discard(key)
-    freed.append(segment)
+    if key in _forked:
+        _forked.discard(key)
+    else:
+        freed.append(segment)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=lambda: _forked.update(_handovers))

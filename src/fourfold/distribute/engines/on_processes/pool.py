@@ -26,9 +26,9 @@ KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
     "MALLOC_TOP_PAD_": str(1 << 20),
 }
-"""What glibc's malloc reads when a process starts: a worker keeps up to 128 MiB that were freed, for arrays of up to 32 MiB (the
-most that malloc allows). By default it gives back each large array, and pays page faults for the next one: twice the time of
-`x * 2` on 4 MB (benchmarks/constants.py). The worker's own environment, which an item sees, does not have them."""
+"""What glibc's malloc reads when a process starts: a worker keeps up to 128 MiB that were freed, for arrays of up to 32 MiB
+(malloc allows no more). By default it gives back each large array and pays page faults for the next one: five times the time
+of `x * 2` on 4 MB. The environment that an item sees does not have them."""
 
 KEEP_ITEMS_BYTES = 64 << 20
 """Bytes of memory for items that idle workers have together. Less: the next run pays for fresh memory. Not measured."""
