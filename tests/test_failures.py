@@ -67,6 +67,31 @@ def test_a_slow_first_failure_still_comes_before_a_fast_second_one(engine, tmp_p
         ff.map(function, range(4), engine=engine, workers=2, chunk=1)
 
 
+@pytest.mark.parametrize("engine", ["threads", "processes"])
+def test_an_earlier_item_that_has_not_started_when_a_later_one_fails_still_comes_first(engine, tmp_path):
+    """Items 0 and 1 are one chunk: 0 ends when 2 has failed, and then 1 fails, which the loop would have met first."""
+    later_has_failed = tmp_path / "later_has_failed"
+
+    def function(item):
+        import time
+
+        if item == 2:
+            later_has_failed.touch()
+            raise KeyError("later")
+        deadline = time.monotonic() + 60
+        while item == 0 and not later_has_failed.exists():
+            assert time.monotonic() < deadline
+        if item == 0:  # give the driver time to hear of the failure, and to cancel too much
+            until = time.monotonic() + 0.1
+            while time.monotonic() < until:
+                pass
+        if item == 1:
+            raise ValueError("earlier")
+
+    with pytest.raises(ValueError, match="earlier"):
+        ff.map(function, range(8), engine=engine, workers=2, chunk=2)
+
+
 def test_no_item_starts_long_after_one_has_failed(notebook):
     def function(item):
         notebook.write(item)

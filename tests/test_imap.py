@@ -7,11 +7,12 @@ import sys
 import textwrap
 import threading
 
+import numpy as np
 import pytest
 import ways
 
 import fourfold as ff
-from fourfold.distribute.schedule import AHEAD
+from fourfold.distribute.schedule import AHEAD, CHUNK_BYTES
 from fourfold.errors import TooManyFailures
 
 way = ways.way
@@ -101,6 +102,37 @@ def test_an_endless_source_is_read_a_bounded_distance_ahead(way, ordered, chunk)
     for consumed, _ in enumerate(itertools.islice(stream, 300)):
         assert read <= consumed + window(2, chunk)
     stream.close()
+
+
+@pytest.mark.parametrize("chunk", [1, 5])
+def test_a_slow_first_item_lets_the_others_run_only_a_bounded_distance_ahead(chunk):
+    too_far, read = threading.Event(), 0
+
+    def items():
+        nonlocal read
+        for number in range(5000):
+            read = number + 1
+            if read > window(2, chunk):
+                too_far.set()
+            yield number
+
+    def wait_at_zero(item):
+        if item == 0:
+            too_far.wait(0.3)
+        return item
+
+    stream = ff.imap(wait_at_zero, items(), engine="threads", workers=2, chunk=chunk)
+    assert next(stream) == 0
+    assert not too_far.is_set()
+    assert read > 2 * 2 * chunk, "the other worker went on"
+    stream.close()
+
+
+def test_large_items_travel_in_small_chunks():
+    arrays = [np.zeros(1 << 18) for _ in range(300)]
+    results = ff.map(len, arrays, engine="processes", workers=2)
+    assert results == [1 << 18] * 300
+    assert results.report.n_chunks >= sum(array.nbytes for array in arrays) / CHUNK_BYTES
 
 
 def test_a_slow_source_is_not_read_in_large_chunks(way):

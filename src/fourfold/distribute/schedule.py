@@ -306,11 +306,14 @@ class Schedule:
         if event.id is not None:
             flight = self._flights.pop(event.id)
             first, count = flight.start + event.first, event.n_items
+            behind = first + count
+            self._repeat(behind, flight.start + flight.count - behind)
             if self.rules.rerun_after_loss:
                 self._repeat(flight.start, event.first)
                 suspects = range(first, first + count)
             else:
                 suspects = range(flight.start, first + count)
+            again = []
             for position in suspects:
                 crashes = self._crashed.pop(position, 0) + 1
                 alone = flight.count == 1
@@ -321,14 +324,11 @@ class Schedule:
                     self._count_failure(position)
                 else:
                     # A death that may be a neighbour's fault is no attempt: only deaths alone are counted.
-                    # A second death follows at once, or many suspects in turn would look like workers that always die.
                     if alone:
                         self._crashed[position] = crashes
-                        self._again.appendleft((position, 1))
-                    else:
-                        self._again.append((position, 1))
-            behind = first + count
-            self._repeat(behind, flight.start + flight.count - behind)
+                    again.append((position, 1))
+            # Suspects are tried at once: many of them later, one after the other, would look like workers that always die.
+            self._again.extendleft(reversed(again))
         if self.tally.deaths_in_a_row > max(3, 2 * self.most_slots):
             self._stop("dying", -1)
 

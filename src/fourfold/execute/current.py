@@ -1,7 +1,6 @@
 """Which item runs in this thread: its index, and its own random numbers."""
 
 import random
-import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -117,5 +116,7 @@ def save_globals() -> Callable[[], None]:
 
 def globals_fingerprint() -> tuple[Any, ...]:
     """A value that changes when something draws from the states of `random` or `numpy.random`."""
-    legacy = sys.modules["numpy"].random.get_state()
+    import numpy as np
+
+    legacy: Any = np.random.get_state()
     return random.getstate(), legacy[1].tobytes(), legacy[2:]
