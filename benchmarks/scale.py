@@ -17,7 +17,7 @@ from fourfold.distribute.driver import Driver, Lane
 from fourfold.distribute.engines.simulated import Simulated
 from fourfold.distribute.schedule import MESSAGE_S, Rules, Schedule
 from fourfold.divide.source import Source
-from fourfold.execute.codecs import ObjectCodec
+from fourfold.execute.objects import ObjectCodec
 from fourfold.records import ChunkResult, Kind
 
 EFFICIENCY_BAR = 0.95

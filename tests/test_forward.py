@@ -231,6 +231,31 @@ def test_what_cannot_travel_in_a_record_is_left_out(caplog):
     assert record.number == 5
 
 
+def test_a_record_that_is_too_large_comes_without_its_extras(caplog):
+    def talk(item):
+        logging.getLogger("test.forward").warning("m" * 5000, extra={f"extra_{n}": str(n) * 1000 for n in range(300)})
+
+    ff.map(talk, [0], **PROCESSES)
+    (record,) = [record for record in caplog.records if record.name == "test.forward"]
+    assert record.getMessage().startswith("[item 0] mmmm")
+    assert record.levelname == "WARNING"
+    assert not hasattr(record, "extra_0")
+
+
+def test_a_long_traceback_in_a_record_keeps_its_end(caplog):
+    def talk(item):
+        try:
+            try:
+                raise KeyError("cause" * 1000)
+            except KeyError as error:
+                raise ValueError("the reason") from error
+        except ValueError:
+            logging.getLogger("test.forward").exception("it broke")
+
+    ff.map(talk, [0], **PROCESSES)
+    assert "ValueError: the reason" in caplog.text
+
+
 def test_a_record_that_cannot_be_formatted_does_not_fail_the_item(capsys):
     def talk(item):
         logging.getLogger("test.forward").warning("a number: %d", "none")

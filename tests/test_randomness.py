@@ -1,6 +1,8 @@
 """`seed=` gives every item numbers of its own: the same on any engine, with any chunk and worker count, on any attempt."""
 
 import random
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -220,6 +222,16 @@ def test_a_source_that_draws_numbers_draws_the_callers(way_of_its_own):
     expected = [random.random() for _ in range(60)]
     random.seed(6)
     assert ff.map(lambda item: (item, random.random())[0], source(), seed=2, **way_of_its_own) == expected
+
+
+@pytest.mark.parametrize("engine", ["serial", "threads", "processes", "auto"])
+def test_a_program_that_has_not_imported_numpy_gets_the_same_numbers(engine):
+    code = (
+        f"import fourfold as ff; print(ff.map(lambda item: ff.rng().random(), range(3), seed=5, workers=2, engine={engine!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{[drawn_by_definition(5, index)[0] for index in range(3)]}\n"
 
 
 def test_without_a_seed_the_loop_leaves_the_states_to_the_function():

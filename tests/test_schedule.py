@@ -27,7 +27,7 @@ from fourfold.distribute.schedule import (
 from fourfold.divide.source import Source
 from fourfold.errors import Bug
 from fourfold.execute.chunk import Program
-from fourfold.execute.codecs import ObjectCodec
+from fourfold.execute.objects import ObjectCodec
 
 SEEDS = 2000
 

@@ -12,7 +12,7 @@ import pytest
 import fourfold as ff
 from fourfold import machine
 from fourfold.distribute import chooser, verdict
-from fourfold.distribute.engines.on_processes.engine import Processes
+from fourfold.distribute.engines.on_processes.pool import POOL
 
 NAMES = ("serial", "threads", "processes", "auto", "auto that moves")
 OTHER_PROCESSES = ("processes", "auto that moves")
@@ -39,7 +39,7 @@ def options_of(name, monkeypatch):
 
 def move_at_once(monkeypatch):
     """Let `engine="auto"` find after its first chunk that workers pay, on a machine with a single core too."""
-    while not Processes.warm_workers():
+    while not POOL.warm():
         ff.map(abs, [1], engine="processes", workers=2)
     monkeypatch.setattr(chooser, "FIRST_LOOK_S", 0.0)
     monkeypatch.setattr(chooser, "SAMPLE_SHARE", 1e9)

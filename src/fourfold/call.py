@@ -27,6 +27,7 @@ from fourfold.divide.source import Source
 from fourfold.errors import NotPicklable, OptionError, OptionTypeError, TooManyFailures, UnsupportedOption, WorkersKeepDying
 from fourfold.execute import current
 from fourfold.execute.chunk import Program, is_worker_class
+from fourfold.execute.objects import ObjectCodec
 from fourfold.execute.troubles import describe, unpickled
 from fourfold.options import Settings
 from fourfold.records import Parcel, Report, Segment, Trouble
@@ -158,7 +159,7 @@ class Call:
         if not info.takes_objects:
             return
         threads = settings.threads_per_worker
-        if threads is None and info.name == "threads" and "numpy" in sys.modules:
+        if threads is None and info.shares_globals and "numpy" in sys.modules:
             threads = max(1, self.cores.n_cores // self.workers)
         if threads is not None:
             stack.enter_context(machine.limited_threads(threads))
@@ -195,8 +196,6 @@ class Call:
         return self._settings.workers or self.cores.n_cores
 
     def _first_lane(self) -> Lane:
-        from fourfold.execute.codecs import ObjectCodec
-
         engine = self._settings.engine
         if current.inside_item():
             engine = "serial"
@@ -209,7 +208,7 @@ class Call:
         if engine == "threads":
             from fourfold.distribute.engines.on_threads import Threads
 
-            return Lane(Threads(self.workers, _describe), ObjectCodec(), lambda: self._program(shares_globals=True))
+            engine = Threads(self.workers, _describe)
         if engine.info.takes_objects:
             return Lane(engine, ObjectCodec(), lambda: self._program(shares_globals=engine.info.shares_globals))
         return self._with_parcels(engine)
@@ -221,7 +220,7 @@ class Call:
         return self._with_parcels(Processes(self.workers, Replay()))
 
     def _with_parcels(self, engine: Engine) -> Lane:
-        from fourfold.execute.codecs import ParcelCodec
+        from fourfold.execute.parcels import ParcelCodec
 
         return Lane(engine, ParcelCodec(), self._program_parcel)
 
@@ -277,7 +276,7 @@ class Call:
         plain = [each for each in warnings.filters if each[2].__module__ == "builtins"]
         return {
             "cwd": _current_folder(),
-            "path": list(sys.path),
+            "path": [entry for entry in sys.path if isinstance(entry, str)],
             "environment": dict(os.environ),
             "threads": threads,
             "levels": {"": logging.root.level, **{name: level for name, level in levels.items() if level}},

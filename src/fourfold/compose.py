@@ -27,7 +27,8 @@ def map(fn: Callable[[Any], Any], items: Iterable[Any], **options: Unpack[Option
 
     Raises:
         OptionError: An option or argument cannot be used; before anything starts.
-        Exception: Under `on_error="raise"`: what the function raised for the first failing item, with its own type, a note
+        Exception: Under `on_error="raise"`: what the function raised for the first failing item (under `cost=`,
+            the first by cost), with its own type, a note
             that names the item, and the worker's traceback as the cause.
         TooManyFailures: More items failed than `max_failures`.
 
@@ -41,11 +42,12 @@ def map(fn: Callable[[Any], Any], items: Iterable[Any], **options: Unpack[Option
         [1, 2, 3]
     """
     call = Call(fn, items, resolve(options))
-    values: list[Any] = []
+    results = Results()
     for segment in call.in_order():
-        values.extend(segment.values)
+        results.extend(segment.values)
     call.raise_if_stopped()
-    return Results(values, call.failures.sorted(), call.conclude())
+    results.failures, results.report = call.failures.sorted(), call.conclude()
+    return results
 
 
 def imap(fn: Callable[[Any], Any], items: Iterable[Any], ordered: bool = True, **options: Unpack[Options]) -> Stream:

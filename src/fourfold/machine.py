@@ -4,11 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
+from typing import NamedTuple
 
 CGROUPS, MEMBERSHIP = "/sys/fs/cgroup", "/proc/self/cgroup"
 """Where Linux keeps control groups, and which ones this process is in."""
@@ -53,11 +49,11 @@ def cgroup_cpu_quota(root: str = CGROUPS, membership: str = MEMBERSHIP) -> Cores
     """Return the tightest CPU quota on the way from this process's cgroup to the root, or None without one."""
     quotas = []
     for folder in _cgroup_folders(root, membership, "cpu"):
-        text = _read(folder / "cpu.max")
-        if text is not None:
-            parts = text.split()
-        else:
-            parts = [_read(folder / "cpu.cfs_quota_us") or "-1", _read(folder / "cpu.cfs_period_us") or "100000"]
+        text = _read(os.path.join(folder, "cpu.max"))
+        if text is None:
+            quota = _read(os.path.join(folder, "cpu.cfs_quota_us")) or "-1"
+            text = f"{quota} {_read(os.path.join(folder, 'cpu.cfs_period_us')) or '100000'}"
+        parts = text.split()
         if len(parts) == 2 and parts[0] not in ("max", "-1") and int(parts[1]) > 0:
             quotas.append((int(parts[0]) / int(parts[1]), folder))
     if not quotas:
@@ -71,38 +67,37 @@ def memory() -> Memory:
     found = [Memory(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "memory of the machine")]
     for folder in _cgroup_folders(CGROUPS, MEMBERSHIP, "memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
-            text = _read(folder / name)
+            text = _read(os.path.join(folder, name))
             if text is not None and text.isdigit():
-                found.append(Memory(int(text), f"cgroup limit in {folder / name}"))
+                found.append(Memory(int(text), f"cgroup limit in {os.path.join(folder, name)}"))
     return min(found)
 
 
-def _cgroup_folders(mount: str, membership: str, controller: str) -> "list[Path]":
+def _cgroup_folders(mount: str, membership: str, controller: str) -> list[str]:
     """The cgroup folders that bind this process for `controller`, innermost first, for v2 and v1 layouts."""
-    from pathlib import Path
-
     folders = []
-    root = Path(mount)
-    for line in (_read(Path(membership)) or "").splitlines():
+    for line in (_read(membership) or "").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            base = root
+            base = mount
         elif controller in controllers.split(","):
-            base = root / (controllers if (root / controllers).is_dir() else controller)
+            together = os.path.join(mount, controllers)
+            base = together if os.path.isdir(together) else os.path.join(mount, controller)
         else:
             continue
-        inner = base / path.lstrip("/")
+        inner = os.path.normpath(os.path.join(base, path.lstrip("/")))
         # In a container the path is often the host's and is not there: then the root of the mount is ours.
-        while inner != base and base in inner.parents:
+        while inner.startswith(base + os.sep):
             folders.append(inner)
-            inner = inner.parent
+            inner = os.path.dirname(inner)
         folders.append(base)
-    return [folder for folder in folders if folder.is_dir()]
+    return [folder for folder in folders if os.path.isdir(folder)]
 
 
-def _read(path: "Path") -> str | None:
+def _read(path: str) -> str | None:
     try:
-        return path.read_text().strip()
+        with open(path, encoding="utf-8") as file:
+            return file.read().strip()
     except OSError:
         return None
 
@@ -127,8 +122,8 @@ def in_notebook() -> bool:
 
 def user_name_of(fn: object) -> str:
     """Return a short name for a function, for messages."""
-    while not hasattr(fn, "__qualname__") and hasattr(fn, "func"):
-        fn = fn.func  # a partial is known by its function
+    while type(fn).__name__ == "partial" and hasattr(fn, "func"):
+        fn = fn.func
     name = getattr(fn, "__qualname__", None) or type(fn).__qualname__
     return str(name.rpartition("<locals>.")[2])
 

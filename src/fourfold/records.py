@@ -105,7 +105,6 @@ class Outcome:
     data: Any = None
     running: tuple[int, int] | None = None
     reason: str = ""
-    error: Trouble | None = None
     worker: str = ""
 
 

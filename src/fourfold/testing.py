@@ -28,7 +28,8 @@ from fourfold.compose import imap
 from fourfold.compose import map as parallel_map
 from fourfold.distribute.driver import Codec
 from fourfold.distribute.engine import Engine
-from fourfold.execute.codecs import ObjectCodec, ParcelCodec
+from fourfold.execute.objects import ObjectCodec
+from fourfold.execute.parcels import ParcelCodec
 from fourfold.options import resolve
 from fourfold.records import Chunk, ChunkResult, Kind, Outcome, Ticket, Trouble
 

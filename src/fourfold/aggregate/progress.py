@@ -40,9 +40,8 @@ class Progress:
 
     def __init__(self, counts: Counts, total: int | None, show: bool | None, notebook: bool, label: str) -> None:
         self._counts, self._total, self._label = counts, total, label
-        stream = sys.stderr
-        self._bar = notebook or (stream is not None and stream.isatty())
         self._wanted = show if show is not None else True
+        self._bar = self._wanted and (notebook or _is_terminal(sys.stderr))
         self._delay_s = DELAY_S if self._bar or show else LINE_EVERY_S
         self._began = time.monotonic()
         self._thread: threading.Thread | None = None
@@ -101,3 +100,10 @@ class Progress:
         if self._total and rate:
             text += f", about {max(0, self._total - done) / rate:.0f} s left"
         return text
+
+
+def _is_terminal(stream: Any) -> bool:
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, ValueError):  # there is none, or it is closed
+        return False

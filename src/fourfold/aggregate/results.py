@@ -1,6 +1,6 @@
 """The answer of `ff.map`: a list, with what failed and what was done."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from fourfold.records import Failure, Report
@@ -23,13 +23,8 @@ class Results(list[Any]):
     failures: list[Failure]
     report: Report
 
-    def __init__(self, values: Iterable[Any], failures: list[Failure], report: Report) -> None:
-        super().__init__(values)
-        self.failures = failures
-        self.report = report
-
     def __reduce__(self) -> tuple[Any, ...]:
-        return Results, (list(self), self.failures, self.report)
+        return Results, (list(self),), {"failures": self.failures, "report": self.report}
 
 
 class Stream(Iterator[Any]):

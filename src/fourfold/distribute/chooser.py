@@ -5,7 +5,16 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from fourfold.distribute.driver import Lane
-from fourfold.distribute.verdict import MOVE_BYTES_PER_S, Carriage, Prices, carriage, price, seconds
+from fourfold.distribute.verdict import (
+    COLD_START_S,
+    MOVE_BYTES_PER_S,
+    WARM_START_S,
+    Carriage,
+    Prices,
+    carriage,
+    price,
+    seconds,
+)
 from fourfold.errors import NotPicklable
 from fourfold.records import Chunk, ChunkResult
 
@@ -67,6 +76,7 @@ class Chooser:
         self._began_wall, self._began_cpu = time.perf_counter(), time.process_time()
         self._next_look_s = FIRST_LOOK_S
         self._hopeless = False
+        self._carried: tuple[Carriage, float] | None = None
         self.why = "it was over before workers could have helped"
 
     def __call__(self, chunk: Chunk, result: ChunkResult) -> Lane | None:
@@ -76,18 +86,26 @@ class Chooser:
         if self._hopeless or self._busy_s < self._next_look_s or not result.done:
             return None
         self._next_look_s = LOOK_AGAIN * self._busy_s
-        if self._workers() < 2 or self._cores() < 2:
-            self._hopeless, self.why = True, f"there is only {min(self._workers(), self._cores())} worker for it"
-            return None
         # As many items again as there were, when nobody knows: never more than twice the best time is lost.
         left = max(0, self._total - self._done) if self._total is not None else self._done
         item_s = min(self._busy_s / self._done, result.elapsed_s / result.done)
+        if left * item_s <= (WARM_START_S if self._warm() else COLD_START_S):
+            # Before anything else is looked at: to read how many cores there are takes time, the first time.
+            if left:
+                self.why = f"the {left} items left take {seconds(left * item_s)}, less than the start of workers"
+            return None
+        if self._workers() < 2 or self._cores() < 2:
+            self._hopeless, self.why = True, f"there is only {min(self._workers(), self._cores())} worker for it"
+            return None
         free = self._price(left, item_s, Carriage(0.0, 0.0), 0.0)
         if not free.workers_pay:
             self.why = self._not_worth(left, item_s, free)
             return None
+        if self._carried is not None and not self._price(left, item_s, *self._carried).workers_pay:
+            return None
         try:
             cost, start_s, complete = self._weigh_sample(chunk, result)
+            self._carried = (cost, start_s)
         except NotPicklable as error:
             self._hopeless, self.why = True, f"cannot send the work to other processes: {error}"
             return None

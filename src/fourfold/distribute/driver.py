@@ -41,7 +41,7 @@ the loop would have met that one first. Smaller: the error may differ from the l
 PATIENCE_S = 0.25
 """Seconds between looks at progress and patience while nothing arrives. Not measured; only the bar depends on it."""
 
-LOOP_TARGET_S = 0.005
+LOOP_TARGET_S = 0.01
 """Seconds of a chunk while the caller itself computes. Smaller: more time between chunks (about 30 µs each). Larger: workers
 that are ready wait longer, and more results are held before they are streamed."""
 
@@ -296,6 +296,8 @@ class Driver:
                     values = [self._absent(index)]
                 self._ready.append(Segment(position, 1, values))
             case Cancel(ids, hard):
+                self.lane.engine.submit(tickets)  # it may speak of one of these
+                tickets.clear()
                 self.lane.engine.cancel(ids, hard=hard)
             case Stop():
                 self._end = action
@@ -423,6 +425,7 @@ class Driver:
             return
         chunk = self._flying.pop(outcome.id)
         first, count = outcome.running or (0, len(chunk.items))
+        count = min(count, len(chunk.items) - first)  # it may have died between noting the one and the other
         for offset in range(first, first + count):
             trouble = self.lane.codec.killed(cut(chunk, offset, 1), outcome.reason)
             self._last[chunk.start + offset] = (chunk.index_of(offset), trouble, outcome.worker)

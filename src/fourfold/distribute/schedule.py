@@ -72,7 +72,6 @@ class Taken(NamedTuple):
 
     n_items: int
     exhausted: bool
-    size_bytes: int = 0
     elapsed_s: float = 0.0
 
 
@@ -256,8 +255,6 @@ class Schedule:
         self._asked = 0
         self.exhausted = self.exhausted or event.exhausted
         if event.n_items:
-            if event.size_bytes:
-                self._learn_bytes(event.size_bytes / event.n_items)
             each = event.elapsed_s / event.n_items
             self._take_s = max(each, (self._take_s + each) / 2)
             self._submit(self.taken, event.n_items, actions)
@@ -279,7 +276,7 @@ class Schedule:
         for offset, may_retry in event.failed:
             position = flight.start + offset
             attempts = self._raised.pop(position, 0) + 1
-            if may_retry and attempts <= self.rules.retries and not self.stopping:
+            if may_retry and attempts <= self.rules.retries and self._may_go_on(position):
                 self._raised[position] = attempts
                 self.tally.finished -= 1
                 self.tally.retries += 1
@@ -287,6 +284,10 @@ class Schedule:
             else:
                 actions.append(Settle(position, attempts))
                 self._count_failure(position)
+
+    def _may_go_on(self, position: int) -> bool:
+        """Whether the item may run again: a stopping run still waits for those before the one that failed."""
+        return self._failed_at is None or position < self._failed_at
 
     def _split(self, id: int, actions: list[Action]) -> None:
         flight = self._flights.pop(id)
@@ -305,6 +306,8 @@ class Schedule:
         self.tally.deaths_in_a_row = 1 if event.first else self.tally.deaths_in_a_row + 1
         if event.id is not None:
             flight = self._flights.pop(event.id)
+            if self._failed_at == -1:
+                return  # the run is given up, and its workers with it: no item is to blame
             first, count = flight.start + event.first, event.n_items
             behind = first + count
             self._repeat(behind, flight.start + flight.count - behind)
@@ -446,7 +449,7 @@ class Schedule:
         target_s = max(self.target_s, 2 * floor_s)
         size = target_s / max(self._item_s, 1e-9)
         left = count if count is not None else self._left()
-        if left is not None:
+        if left is not None and self.prefetch:  # one who works alone leaves nobody waiting at the end
             size = min(size, max(left / (TAIL * self.slots), floor_s / max(self._item_s, 1e-9)))
         if self._item_bytes:
             size = min(size, CHUNK_BYTES / self._item_bytes)

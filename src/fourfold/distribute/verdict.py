@@ -15,10 +15,10 @@ COLD_START_S = 0.15
 """Processor seconds to import what workers need, start the server of workers and fork the first ones, all of them not spent
 on items. Smaller: short loops pay for workers that come too late. Larger: medium loops stay (benchmarks/constants.py)."""
 
-WARM_START_S = 0.003
+WARM_START_S = 0.01
 """The same when workers are there already: one message to each, and the function unpickled."""
 
-MARGIN = 0.15
+MARGIN = 0.25
 """Least share of the loop's time that workers must save. Smaller: a wrong estimate makes it slower than the loop."""
 
 MOVE_BYTES_PER_S = 1.5e9

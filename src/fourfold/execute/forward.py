@@ -20,6 +20,9 @@ Send = Callable[[tuple[Any, ...]], None]
 LINE_BYTES = 8192
 """Longest piece of a line that travels at once; longer lines come in pieces. It must fit into one message of a channel."""
 
+RECORD_BYTES = 4 * LINE_BYTES
+"""Largest record of a logger, which must fit into one message too: a message and a traceback of PIECE_CHARS always do."""
+
 PIECE_CHARS = LINE_BYTES // 4
 """Characters that are never more than LINE_BYTES."""
 
@@ -114,21 +117,27 @@ class _Forward(logging.Handler):
             return
         if record.exc_info:
             text = logging.Formatter().formatException(record.exc_info) if record.exc_info[0] else ""
-            fields["exc_text"], fields["exc_info"] = text[:PIECE_CHARS], None
+            # A long traceback says what happened at its end.
+            fields["exc_text"], fields["exc_info"] = text[-PIECE_CHARS:], None
         self._send_record(("log", current_index(), _dumped(fields)))
 
 
 def _dumped(obj: Any) -> bytes:
-    """Pickle plain things; leave out of a dict what does not travel or is too large."""
+    """Pickle plain things; leave out of a dict what does not travel, and extras when all is too large."""
     try:
         data = pickle.dumps(obj)
-        if len(data) <= LINE_BYTES:
+        if len(data) <= RECORD_BYTES:
             return data
     except Exception:
         data = b""
     if isinstance(obj, dict):
+        usual = logging.makeLogRecord({}).__dict__.keys()
         plain = {key: value for key, value in obj.items() if isinstance(value, str | int | float | None)}
-        return pickle.dumps({key: value[:1000] if isinstance(value, str) else value for key, value in plain.items()})
+        short = {key: value for key, value in plain.items() if key in usual or not isinstance(value, str) or len(value) < 1000}
+        data = pickle.dumps(short)
+        if len(data) <= RECORD_BYTES:
+            return data
+        return pickle.dumps({key: value for key, value in plain.items() if key in usual})
     text, _ = obj
     return pickle.dumps((text[:1000], UserWarning))
 

@@ -40,7 +40,12 @@ class Threads:
         describe: Makes a payload of an exception that escaped from a program.
     """
 
-    info = EngineInfo(name="threads", takes_objects=True, honours=frozenset({"idempotent"}), shares_globals=True)
+    info = EngineInfo(
+        name="threads",
+        takes_objects=True,
+        honours=frozenset({"idempotent", "threads_per_worker"}),
+        shares_globals=True,
+    )
 
     def __init__(self, workers: int, describe: Callable[[BaseException], Any]) -> None:
         self._workers, self._describe = workers, describe

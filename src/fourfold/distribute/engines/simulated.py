@@ -37,7 +37,6 @@ class _Worker:
     number: int
     free_at: float = 0.0
     tickets: deque[Ticket] = field(default_factory=deque)
-    life: int = 0
 
 
 @dataclass(slots=True)
@@ -217,7 +216,6 @@ class Simulated:
         for ticket in worker.tickets:
             self._outcomes.append(Outcome(ticket.id, Kind.COLLATERAL))
         worker.tickets.clear()
-        worker.life += 1
         worker.free_at = self.now + self._boot_s
         heapq.heappush(self._by_load, (0, worker.number))
         self._booting += 1

@@ -18,6 +18,5 @@ Nothing is shared between workers: no queue, no lock, no semaphore. So a killed 
 Nothing has a name: sockets and memory vanish with their last user, whoever is killed and however.
 
 The template is a fresh interpreter with our code imported and a single thread, so that forking it is safe and takes 2 ms.
-It never imports the user's script. Where there is no `fork`, or it is not safe (macOS), the template starts fresh
-interpreters instead.
+It never imports the user's script.
 """

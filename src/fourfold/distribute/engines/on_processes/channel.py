@@ -48,12 +48,12 @@ def receive(end: socket.socket, flags: int = 0) -> tuple[Message, list[int]] | N
     Raises:
         BlockingIOError: `flags` has MSG_DONTWAIT and there is no message.
     """
+    room = socket.CMSG_SPACE(4 * _MAX_FDS)
     try:
-        data, rights, _, _ = end.recvmsg(
-            MESSAGE_BYTES + 1024, socket.CMSG_SPACE(4 * _MAX_FDS), flags | socket.MSG_CMSG_CLOEXEC
-        )
+        data, rights, _, _ = end.recvmsg(MESSAGE_BYTES + 1024, room, flags | socket.MSG_CMSG_CLOEXEC)
     except ConnectionResetError:
-        return None
+        # Said once when the other side went without reading everything; what it had sent is still there.
+        data, rights, _, _ = end.recvmsg(MESSAGE_BYTES + 1024, room, flags | socket.MSG_CMSG_CLOEXEC)
     if not data:
         return None
     fds = array.array("i")

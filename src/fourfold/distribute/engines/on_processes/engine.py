@@ -45,12 +45,6 @@ class Processes:
         self._poll = select.poll()
         self._by_fd: dict[int, Worker] = {}
         self._failed_starts = 0
-        self._replacements = 0
-
-    @staticmethod
-    def warm_workers() -> int:
-        """How many workers are ready already."""
-        return POOL.warm()
 
     def open(self) -> None:
         """Borrow the workers from the pool; those that are not warm start in the background."""
@@ -75,8 +69,18 @@ class Processes:
         return sum(worker.ready for worker in self._workers)
 
     def put(self, key: str, program: Parcel) -> None:
-        """Lay out the program once; it travels to each worker with its first ticket."""
-        self._programs[key] = POOL.lay_out(program)
+        """Lay out the program once; it travels to each worker with its first ticket.
+
+        Raises:
+            EngineError: There is no memory for it.
+        """
+        try:
+            self._programs[key] = POOL.lay_out(program)
+        except OSError as error:
+            raise EngineError(
+                f"no memory or open file for {program.size_bytes} bytes of the function: {error}. Check `ulimit -n`, or use "
+                'engine="threads"'
+            ) from error
 
     def drop(self, key: str) -> None:
         """Forget the program everywhere."""
@@ -145,18 +149,19 @@ class Processes:
             del self._by_fd[fd]
             self._poll.unregister(fd)
         self._workers.remove(worker)
-        had_tickets = bool(worker.flights)
         ready, name = worker.ready, worker.name
-        reason = ""
+        reason, was_running = "", False
         for outcome in worker.bury():
             self._outcomes.append(outcome)
             reason = outcome.reason or reason
+            was_running = was_running or outcome.kind == Kind.LOST
         self._pass_on(worker)
         POOL.take_back(worker)
         if not ready:
             self._failed_starts += 1
-        elif not had_tickets:
-            self._outcomes.append(Outcome(-1, Kind.LOST, reason=f"{name} died while it was idle"))
+        elif not was_running:
+            reason = f"{name} died between items, or while it loaded the function"
+            self._outcomes.append(Outcome(-1, Kind.LOST, reason=reason))
         try:
             if self._failed_starts < START_TRIES:
                 self._adopt(*POOL.lend(1))
@@ -185,17 +190,20 @@ class Processes:
 
     def close(self) -> None:
         """Give the workers back to the pool; those that do not end their items within CLOSE_S are killed."""
-        self._queue.clear()
-        self.cancel()
-        deadline = time.monotonic() + CLOSE_S
-        while any(worker.flights for worker in self._workers) and (left := deadline - time.monotonic()) > 0:
-            self.wait(left)
-        for key in list(self._programs):
-            self.drop(key)
-        for worker in self._workers:
-            self._pass_on(worker)
-            POOL.take_back(worker)
-        self._workers.clear()
+        try:
+            self._queue.clear()
+            self.cancel()
+            deadline = time.monotonic() + CLOSE_S
+            while any(worker.flights for worker in self._workers) and (left := deadline - time.monotonic()) > 0:
+                self.wait(left)
+            for worker in self._workers:
+                self._pass_on(worker)
+        finally:  # also when Ctrl-C comes a second time: then the pool kills those that still run
+            for key in list(self._programs):
+                self.drop(key)
+            for worker in self._workers:
+                POOL.take_back(worker)
+            self._workers.clear()
         self._outcomes.clear()
         self._by_fd.clear()
         self._poll = select.poll()

@@ -9,11 +9,13 @@ import socket
 import time
 import weakref
 from collections import deque
+from contextlib import AbstractContextManager
 from typing import Any
 
 from fourfold.distribute.engines.on_processes import channel, segments
 from fourfold.distribute.engines.on_processes.page import COUNT, ERRNO, FIRST, PAGE_BYTES, STATUS, STOP, STOPS, TICKET, Page
 from fourfold.distribute.engines.on_processes.segments import Owner, Place
+from fourfold.errors import EngineError
 from fourfold.records import Kind, Outcome, Parcel, Ticket
 
 OBITUARY_S = 1.0
@@ -41,11 +43,12 @@ class SharedProgram:
         parcel: The program.
         owner: Owns the memory.
         number: Names the program in messages.
+        lock: Held while the owner is changed; runs in several threads share it.
     """
 
-    def __init__(self, parcel: Parcel, owner: Owner, number: int) -> None:
+    def __init__(self, parcel: Parcel, owner: Owner, number: int, lock: AbstractContextManager[Any]) -> None:
         self.number = number
-        self._owner = owner
+        self._owner, self._lock = owner, lock
         self.place, self.fd = owner.write(parcel, channel.INLINE_BYTES)
         self._holders: set[Worker] = set()
         self._over = self._spoiled = False
@@ -67,10 +70,11 @@ class SharedProgram:
 
     def _settle(self) -> None:
         if self._over and not self._holders:
-            if self._spoiled:
-                self._owner.abandon(self.place.segment)
-            else:
-                self._owner.release(self.place.segment)
+            with self._lock:
+                if self._spoiled:
+                    self._owner.abandon(self.place.segment)
+                else:
+                    self._owner.release(self.place.segment)
 
 
 class Worker:
@@ -181,7 +185,7 @@ class Worker:
     def hear(self) -> list[Outcome]:
         """Take in all messages that are there. Sets `ready`, `hung_up` and `said`."""
         outcomes: list[Outcome] = []
-        while not self.hung_up:
+        while not self.gone:  # also when it hung up: its last words may be there still
             try:
                 received = channel.receive(self.end, socket.MSG_DONTWAIT)
             except BlockingIOError:
@@ -222,6 +226,8 @@ class Worker:
         """The parcel of a result. Its segment is free again when it is copied, or when nobody looks at it any more."""
         if place.inline is not None:
             return segments.open_inline(place)
+        if not fds:
+            raise EngineError("a result could not be received: this process has no open file left. Raise `ulimit -n`")
         if place.used_bytes < HANDOVER_BYTES or len(_handovers) >= HANDOVERS:
             parcel = segments.open_copy(place, fds[0])
             self._freed.append(place.segment)
@@ -289,7 +295,7 @@ class Worker:
         if os.WIFSIGNALED(status):
             number = os.WTERMSIG(status)
             hint = ", often the kernel's answer to too little memory" if number == signal.SIGKILL else ""
-            return f"{self.name} was killed by {signal.Signals(number).name}{hint}"
+            return f"{self.name} was killed by {_signal_name(number)}{hint}"
         return f"{self.name} exited with code {os.waitstatus_to_exitcode(status)}"
 
     def close(self) -> None:
@@ -327,6 +333,13 @@ def new_worker(number: int) -> tuple[Worker, socket.socket, int]:
         if page_fd >= 0:
             os.close(page_fd)
         raise
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
 
 
 def _let_go(key: int, freed: "deque[int]", segment: int) -> None:

@@ -57,7 +57,6 @@ class Pool:
         self._template: subprocess.Popen[bytes] | None = None
         self._control: socket | None = None
         self._count = 0
-        self._pid = os.getpid()
         self._program_memory = Owner()
         self._program_count = 0
         self._let_go_timer: threading.Timer | None = None
@@ -98,7 +97,7 @@ class Pool:
         """
         with self._lock:
             self._program_count += 1
-            return SharedProgram(program, self._program_memory, self._program_count)
+            return SharedProgram(program, self._program_memory, self._program_count, self._lock)
 
     def end_program(self, program: SharedProgram) -> None:
         """The run is over. The program's memory is kept for the next one for some seconds when it is large."""
@@ -121,8 +120,10 @@ class Pool:
         """How many workers are ready to be lent."""
         with self._lock:
             for worker in self._idle:
-                if not worker.ready:
-                    worker.hear()
+                worker.hear()
+            for worker in [each for each in self._idle if each.hung_up]:
+                self._idle.remove(worker)
+                worker.bury()
             return sum(worker.ready for worker in self._idle)
 
     def take_back(self, worker: Worker) -> None:
@@ -173,7 +174,7 @@ class Pool:
         self._end_template()
         ours, theirs = channel.pair()
         code = (
-            f"import sys; sys.path[:] = {sys.path!r}\n"
+            f"import sys; sys.path[:] = {[entry for entry in sys.path if isinstance(entry, str)]!r}\n"
             f"from {_TEMPLATE} import main; main({theirs.fileno()}, {os.getpid()}, {WORKER_MAIN!r})"
         )
         flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]

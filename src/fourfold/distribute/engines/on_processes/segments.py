@@ -10,10 +10,10 @@ A parcel is laid out as a table of lengths, then the pickle stream, then the buf
     | count | length of each ... | stream | buffer 0 | buffer 1 | ...
 """
 
+import errno
 import mmap
 import os
 import struct
-import sys
 import tempfile
 from typing import NamedTuple
 
@@ -135,7 +135,11 @@ def new_file(size: int) -> int:
         OSError: There is no descriptor, or no folder with room for `size` bytes.
     """
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("fourfold", os.MFD_CLOEXEC)
+        try:
+            return os.memfd_create("fourfold", os.MFD_CLOEXEC)
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.EPERM):  # some sandboxes forbid it
+                raise
     try:
         return _new_file_in("/dev/shm", size)
     except OSError:  # it is not there, full, or not ours to write
@@ -253,12 +257,16 @@ def read(view: memoryview) -> Parcel:
 
 
 def is_looked_at(mapping: mmap.mmap | None) -> bool:
-    """Whether anything but the caller's one variable still holds the mapping.
+    """Close a mapping; True when something still looks at it, and it lives on.
 
-    Every view of it does; to release the views that were handed out would not tell: pickle makes its own of them for arrays
-    that cannot be written.
+    To release the views that were handed out would not tell: pickle makes its own of them for arrays that cannot be written.
     """
-    return mapping is not None and sys.getrefcount(mapping) > 3  # the caller's variable, this one, and the call's own
+    try:
+        if mapping is not None:
+            mapping.close()
+    except BufferError:
+        return True
+    return False
 
 
 def _aligned(size: int) -> int:

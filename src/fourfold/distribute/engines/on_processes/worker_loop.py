@@ -1,6 +1,6 @@
 """The loop of one worker: receive, run, reply.
 
-Messages in:   ("program", key, place) ("drop", key, number) ("ticket", id, key, place) ("freed", [ids]) ("rest",) ("stop",)
+Messages in:   ("program", key, place) ("drop", key, number) ("ticket", id, key, place) ("freed", [ids]) ("rest",)
 Messages out:  ("ready", pid) ("done", id, kind, place, kept) ("dropped", number, kept) ("say", record)
 
 A message whose place is in a segment brings the segment's descriptor. The driver's segment is free again with the ticket's
@@ -112,8 +112,6 @@ class WorkerLoop:
                 case "freed":
                     for id in rest[0]:
                         self._results.release(id)
-                case "stop":
-                    return
 
     def _program(self, fds: list[int], key: str, place: tuple[Any, ...]) -> None:
         try:

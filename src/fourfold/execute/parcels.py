@@ -1,41 +1,11 @@
-"""How chunks become payloads and payloads results: as objects, or as parcels where a process boundary is crossed."""
+"""Chunks and results as parcels, for engines that cross a process boundary."""
 
-from typing import Any
-
-from fourfold.errors import NotPicklable, WorkerLost
+from fourfold.errors import NotPicklable
+from fourfold.execute.objects import killed
 from fourfold.execute.pickling import dump, explain, load
 from fourfold.execute.remote import load_trouble
 from fourfold.execute.troubles import describe, safe_repr
 from fourfold.records import Chunk, ChunkResult, Parcel, Trouble
-
-
-class ObjectCodec:
-    """Payloads are the objects themselves."""
-
-    def pack(self, chunk: Chunk) -> tuple[Any, int]:
-        """The chunk itself."""
-        return chunk, 0
-
-    def unpack(self, payload: Any) -> tuple[ChunkResult, int]:
-        """The result itself."""
-        return payload, 0
-
-    def misfit(self, chunk: Chunk, error: BaseException) -> Trouble:
-        """Describes the item of a chunk of one."""
-        return describe(error, 0, chunk.items[0])
-
-    def killed(self, chunk: Chunk, reason: str) -> Trouble:
-        """Names the item of a chunk of one that killed its worker."""
-        return _killed(chunk, reason)
-
-    def unloaded(self, chunk: Chunk, payload: Any) -> Trouble:
-        """Never called: objects are not loaded."""
-        return self.trouble(payload)
-
-    def trouble(self, payload: Any) -> Trouble:
-        """The trouble itself."""
-        trouble: Trouble = payload
-        return trouble
 
 
 class ParcelCodec:
@@ -64,7 +34,7 @@ class ParcelCodec:
 
     def killed(self, chunk: Chunk, reason: str) -> Trouble:
         """Names the item of a chunk of one that killed its worker."""
-        return _killed(chunk, reason)
+        return killed(chunk, reason)
 
     def unloaded(self, chunk: Chunk, payload: Parcel) -> Trouble:
         """What the worker says, and the item, which it never saw."""
@@ -73,7 +43,3 @@ class ParcelCodec:
     def trouble(self, payload: Parcel) -> Trouble:
         """Unpickle the trouble of a whole chunk or program."""
         return load_trouble(payload)
-
-
-def _killed(chunk: Chunk, reason: str) -> Trouble:
-    return describe(WorkerLost(f"the item killed its worker: {reason}"), 0, chunk.items[0], kind="crashed")

@@ -1,0 +1,40 @@
+"""Chunks and results as payloads of engines that take Python objects as they are."""
+
+from typing import Any
+
+from fourfold.errors import WorkerLost
+from fourfold.execute.troubles import describe
+from fourfold.records import Chunk, ChunkResult, Trouble
+
+
+class ObjectCodec:
+    """Payloads are the objects themselves."""
+
+    def pack(self, chunk: Chunk) -> tuple[Any, int]:
+        """The chunk itself."""
+        return chunk, 0
+
+    def unpack(self, payload: Any) -> tuple[ChunkResult, int]:
+        """The result itself."""
+        return payload, 0
+
+    def misfit(self, chunk: Chunk, error: BaseException) -> Trouble:
+        """Describes the item of a chunk of one."""
+        return describe(error, 0, chunk.items[0])
+
+    def killed(self, chunk: Chunk, reason: str) -> Trouble:
+        """Names the item of a chunk of one that killed its worker."""
+        return killed(chunk, reason)
+
+    def unloaded(self, chunk: Chunk, payload: Any) -> Trouble:
+        """Never called: objects are not loaded."""
+        return self.trouble(payload)
+
+    def trouble(self, payload: Any) -> Trouble:
+        """The trouble itself."""
+        trouble: Trouble = payload
+        return trouble
+
+
+def killed(chunk: Chunk, reason: str) -> Trouble:
+    return describe(WorkerLost(f"the item killed its worker: {reason}"), 0, chunk.items[0], kind="crashed")
