@@ -76,6 +76,7 @@ def memory() -> Memory:
 def _cgroup_folders(mount: str, membership: str, controller: str) -> list[str]:
     """The cgroup folders that bind this process for `controller`, innermost first, for v2 and v1 layouts."""
     folders = []
+    mount = os.fspath(mount)
     for line in (_read(membership) or "").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":

@@ -6,12 +6,11 @@ from typing import Any, Protocol
 
 from fourfold.distribute.driver import Lane
 from fourfold.distribute.verdict import (
-    COLD_START_S,
     MOVE_BYTES_PER_S,
-    WARM_START_S,
     Carriage,
     Prices,
     carriage,
+    least_start_s,
     price,
     seconds,
 )
@@ -89,7 +88,7 @@ class Chooser:
         # As many items again as there were, when nobody knows: never more than twice the best time is lost.
         left = max(0, self._total - self._done) if self._total is not None else self._done
         item_s = min(self._busy_s / self._done, result.elapsed_s / result.done)
-        if left * item_s <= (WARM_START_S if self._warm() else COLD_START_S):
+        if left * item_s <= least_start_s(any_warm=self._warm() > 0):
             # Before anything else is looked at: to read how many cores there are takes time, the first time.
             if left:
                 self.why = f"the {left} items left take {seconds(left * item_s)}, less than the start of workers"

@@ -78,6 +78,11 @@ def price(left: float, item_s: float, cores_busy: float, cost: Carriage, workers
     return Prices(loop_s=left * item_s, workers_s=workers_s, start_s=start_s)
 
 
+def least_start_s(any_warm: bool) -> float:
+    """What starting workers costs at least: when the whole rest takes less, nothing else needs to be known."""
+    return WARM_START_S if any_warm else COLD_START_S
+
+
 def seconds(value: float) -> str:
     """A duration for people: "0.4 ms", "12 s"."""
     for limit, scale, unit in ((1e-3, 1e6, "µs"), (1, 1e3, "ms"), (120, 1, "s"), (7200, 1 / 60, "min")):

@@ -80,12 +80,12 @@ def _unchain(chain: _Chain) -> BaseException:
 
 
 def format_traceback(error: BaseException) -> str:
-    """The traceback as text, from the user's first frame on: ours above it help nobody."""
+    """The traceback as text, from the user's first frame on: ours above it help nobody. A function of C has none."""
     try:
         frames = error.__traceback__
         while frames is not None and _is_ours(frames.tb_frame.f_code.co_filename):
             frames = frames.tb_next
-        lines = traceback.format_exception(type(error), error, frames or error.__traceback__)
+        lines = traceback.format_exception(type(error), error, frames)
         return _clip("".join(lines), TEXT_CHARS)
     except Exception as broken:
         return f"{qualified_name(type(error))}: <its traceback cannot be printed: {type(broken).__name__}>\n"
