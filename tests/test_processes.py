@@ -246,7 +246,10 @@ def test_workers_stay_warm_between_calls(warm_pool: Any) -> None:
 @pytest.mark.parametrize("how_many", ["one", "all"])
 def test_the_next_call_works_after_idle_workers_were_killed(warm_pool: Any, how_many: str) -> None:
     pids = workers_of_the_pool()
-    kill(*(pids[:1] if how_many == "one" else pids))
+    killed = pids[:1] if how_many == "one" else pids
+    kill(*killed)
+    # A process whose threads have not all ended yet has its files open still.
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in killed), "the template has buried them")
     results = on_processes(abs, range(100))
     assert results == list(range(100))
     assert results.report.n_workers_lost == 0

@@ -55,7 +55,7 @@ def test_the_driver_can_carry_only_so_fast_for_any_number_of_workers():
 
 def test_large_buffers_cost_their_move():
     assert carriage(0.0, 1.5e9).driver_s == pytest.approx(1.0)
-    assert carriage(0.0, 0.0) == FREE
+    assert carriage(0.0, 0.0) == Carriage(verdict.HANDLE_S, verdict.HANDLE_S)
 
 
 def test_items_that_wait_gain_from_more_workers_than_cores():

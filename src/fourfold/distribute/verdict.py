@@ -24,6 +24,10 @@ MARGIN = 0.25
 MOVE_BYTES_PER_S = 1.5e9
 """How fast large buffers move into shared memory, be it once in each direction (benchmarks/constants.py)."""
 
+HANDLE_S = 1e-7
+"""Seconds per item on each side for lists and copies, besides pickling: what 1 M no-op items take on processes beyond the loop.
+Smaller: items of less than a microsecond look as if workers could help."""
+
 UNPICKLE_RATIO = 1.0
 """Time to unpickle over time to pickle, for plain objects. Not measured beyond a few types."""
 
@@ -53,7 +57,7 @@ def carriage(pickle_s: float, buffer_bytes: float) -> Carriage:
     """Price the carriage of one item and its result from its measured pickling time and its large buffers."""
     move = buffer_bytes / MOVE_BYTES_PER_S
     each_side = pickle_s * (1 + UNPICKLE_RATIO) / 2
-    return Carriage(driver_s=each_side + move, worker_s=each_side + move / 2)
+    return Carriage(driver_s=HANDLE_S + each_side + move, worker_s=HANDLE_S + each_side + move / 2)
 
 
 def price(left: float, item_s: float, cores_busy: float, cost: Carriage, workers: int, cores: int, warm: bool) -> Prices:
