@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 
 import fourfold as ff
-from fourfold.distribute.engines.on_processes.segments import Segment, new_file
+from fourfold.distribute.engines.on_processes.segments import Owner
 from fourfold.execute.chunk import Program
-from fourfold.records import Chunk
+from fourfold.records import Chunk, Parcel
 
 
 def median_of(measure: Callable[[], float], rounds: int = 7) -> float:
@@ -58,26 +58,26 @@ def start() -> None:
 
 def transport() -> None:
     """MOVE_BYTES_PER_S, INLINE_BYTES: copies into fresh and used shared memory, and arrays there and back."""
-    data = bytes(64 << 20)
+    parcel = Parcel(b"", (bytes(64 << 20),))
+    size = parcel.size_bytes
+    owner = Owner()
 
     def fresh() -> float:
         began = time.perf_counter()
-        segment = Segment(1, new_file(len(data)), len(data))
-        segment.map[:] = data
+        place, _ = owner.write(parcel, 0)
         elapsed = time.perf_counter() - began
-        segment.close()
+        owner.abandon(place.segment)
         return elapsed
-
-    used = Segment(1, new_file(len(data)), len(data))
-    used.map[:] = data
 
     def again() -> float:
         began = time.perf_counter()
-        used.map[:] = data
-        return time.perf_counter() - began
+        place, _ = owner.write(parcel, 0)
+        elapsed = time.perf_counter() - began
+        owner.release(place.segment)
+        return elapsed
 
     for name, measure in (("fresh", fresh), ("used", again)):
-        print(f"transport  copy into {name:5} shared memory               {len(data) / median_of(measure) / 1e9:8.2f} GB/s")
+        print(f"transport  copy into {name:5} shared memory               {size / median_of(measure) / 1e9:8.2f} GB/s")
     import numpy as np
 
     for size in (1 << 12, 1 << 14, 1 << 15, 1 << 16, 1 << 18, 1 << 20, 1 << 22):
@@ -93,7 +93,7 @@ def transport() -> None:
         print(
             f"transport  {size:8} bytes there and back, one worker  {1e6 * each:8.1f} µs   {2 * size / each / 1e9:6.2f} GB/s"
         )
-    used.close()
+    owner.close()
 
 
 def blocks() -> None:

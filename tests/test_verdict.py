@@ -123,8 +123,8 @@ def test_tiny_work_stays_the_loop_and_says_so():
 
 def test_work_that_does_not_pay_is_priced_both_ways(monkeypatch):
     monkeypatch.setattr(machine, "cores", lambda: machine.Cores(2, "two, for a test"))
-    monkeypatch.setattr(verdict, "WARM_START_S", 0.0)
-    monkeypatch.setattr(verdict, "COLD_START_S", 0.0)
+    monkeypatch.setattr(verdict, "WARM_START_S", 1000.0)
+    monkeypatch.setattr(verdict, "COLD_START_S", 1000.0)
     report = ff.map(lambda x: x + 1, range(100_000)).report
     assert report.engine == "serial"
     assert " in the loop but about " in report.verdict
@@ -133,8 +133,8 @@ def test_work_that_does_not_pay_is_priced_both_ways(monkeypatch):
 
 def test_a_single_core_is_a_reason(monkeypatch):
     monkeypatch.setattr(machine, "cores", lambda: machine.Cores(1, "one, for a test"))
-    monkeypatch.setattr(verdict, "WARM_START_S", 0.0)
-    monkeypatch.setattr(verdict, "COLD_START_S", 0.0)
+    monkeypatch.setattr(verdict, "WARM_START_S", 1000.0)
+    monkeypatch.setattr(verdict, "COLD_START_S", 1000.0)
     report = ff.map(lambda x: sum(range(200)), range(5000)).report
     assert report.engine == "serial"
     assert "there is only 1 worker for it" in report.verdict

@@ -25,7 +25,7 @@ MOVE_BYTES_PER_S = 1.5e9
 """How fast large buffers move into shared memory, be it once in each direction (benchmarks/constants.py)."""
 
 HANDLE_S = 1e-7
-"""Seconds per item on each side for lists and copies, besides pickling: what 1 M no-op items take on processes beyond the loop.
+"""Seconds per item on each side for lists and copies, besides pickling: what no-op items take on processes beyond the loop.
 Smaller: items of less than a microsecond look as if workers could help."""
 
 UNPICKLE_RATIO = 1.0
