@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import fourfold as ff
 from fourfold import machine
-from fourfold.distribute import verdict
+from fourfold.distribute import chooser, verdict
 from fourfold.distribute.verdict import COLD_START_S, MARGIN, WARM_START_S, Carriage, carriage, price, seconds
 
 FREE = Carriage(0.0, 0.0)
@@ -121,21 +121,34 @@ def test_tiny_work_stays_the_loop_and_says_so():
     assert "it was over before workers could have helped" in results.report.verdict
 
 
-def test_work_that_does_not_pay_is_priced_both_ways(monkeypatch):
+@pytest.fixture
+def looks_at_once(monkeypatch):
+    """Prices are looked at after the first chunk, on two cores, and workers start for nothing."""
     monkeypatch.setattr(machine, "cores", lambda: machine.Cores(2, "two, for a test"))
-    monkeypatch.setattr(verdict, "WARM_START_S", 1000.0)
-    monkeypatch.setattr(verdict, "COLD_START_S", 1000.0)
-    report = ff.map(lambda x: x + 1, range(100_000)).report
+    monkeypatch.setattr(chooser, "FIRST_LOOK_S", 0.0)
+    monkeypatch.setattr(verdict, "WARM_START_S", 0.0)
+    monkeypatch.setattr(verdict, "COLD_START_S", 0.0)
+
+
+def test_work_that_does_not_pay_is_priced_both_ways(looks_at_once, monkeypatch):
+    monkeypatch.setattr(verdict, "MARGIN", 10.0)
+    report = ff.map(lambda x: x + 1, range(1000)).report
     assert report.engine == "serial"
     assert " in the loop but about " in report.verdict
     assert report.verdict.endswith(" with 2 workers")
 
 
-def test_a_single_core_is_a_reason(monkeypatch):
-    monkeypatch.setattr(machine, "cores", lambda: machine.Cores(1, "one, for a test"))
+def test_work_that_is_shorter_than_the_start_of_workers_says_so(looks_at_once, monkeypatch):
     monkeypatch.setattr(verdict, "WARM_START_S", 1000.0)
     monkeypatch.setattr(verdict, "COLD_START_S", 1000.0)
-    report = ff.map(lambda x: sum(range(200)), range(5000)).report
+    report = ff.map(lambda x: x + 1, range(1000)).report
+    assert report.engine == "serial"
+    assert report.verdict.endswith(", less than the start of workers")
+
+
+def test_a_single_core_is_a_reason(looks_at_once, monkeypatch):
+    monkeypatch.setattr(machine, "cores", lambda: machine.Cores(1, "one, for a test"))
+    report = ff.map(lambda x: x + 1, range(1000)).report
     assert report.engine == "serial"
     assert "there is only 1 worker for it" in report.verdict
 

@@ -42,7 +42,7 @@ def dump(obj: Any) -> Parcel:
     buffers: list[Buffer] = []
     file = io.BytesIO()
     _Pickler(file, protocol=5, buffer_callback=lambda buffer: buffers.append(buffer.raw())).dump(obj)
-    return Parcel(file.getbuffer(), tuple(buffers))
+    return Parcel(file.getvalue(), tuple(buffers))
 
 
 def dump_whole(obj: Any) -> bytes:
