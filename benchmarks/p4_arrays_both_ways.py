@@ -12,6 +12,9 @@ from rows import LOOP, Row, against_the_best_peer
 
 BAR = 0.40
 
+# Rounds of each peer: the slowest take five seconds a lap.
+PEER_ROUNDS = 3
+
 
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "Pool": [{"chunksize": 1}],
@@ -32,6 +35,6 @@ def rows(rounds: int, is_quick: bool) -> list[Row]:
         Contestant(LOOP, {"": lambda: timed(lambda: loop(work.double, arrays))}),
         fourfold(work.double, arrays, engine="processes", workers=workers),
     ]
-    races = bouts(workers, ours, work.double, arrays, SETTINGS, (rounds, rounds // 2 + 1))
+    races = bouts(workers, ours, work.double, arrays, SETTINGS, (rounds, PEER_ROUNDS), PEER_ROUNDS)
     label = f"{count} × 4 MB in and out"
     return [against_the_best_peer("P4", label, result, names, BAR) for names, result in races]

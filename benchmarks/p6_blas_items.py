@@ -12,14 +12,13 @@ from rows import LOOP, Row, against_the_best_peer
 
 BAR = 1.0
 SETTINGS: dict[str, list[dict[str, Any]]] = {
-    "ProcessPoolExecutor": [{}],
     "joblib": [{}, {"batch_size": 1}],
     "mpire": [{"chunk_size": 1}],
 }
 
 
 def rows(rounds: int, is_quick: bool) -> list[Row]:
-    """Races against joblib, which caps threads too, and against pools that do not."""
+    """Races against joblib, which caps threads too, and against mpire, which does not."""
     workers = usable_cores()
     seeds = list(range(8 if is_quick else 48))
     ours = [

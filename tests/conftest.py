@@ -8,7 +8,7 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from leaks import Holdings, adopt_orphans, living_descendants, the_pool
@@ -35,12 +35,7 @@ def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     faulthandler.dump_traceback_later(WATCHDOG_S, exit=True, file=request.config.stash[_stderr])
     before = Holdings.now()
     yield
-    leaks = before.leaks()
-    deadline = time.monotonic() + SETTLE_S
-    while leaks and time.monotonic() < deadline:
-        gc.collect()
-        time.sleep(0.01)
-        leaks = before.leaks()
+    leaks = settled(before.leaks)
     faulthandler.cancel_dump_traceback_later()
     if leaks:
         pytest.fail("the test leaves behind:\n  " + "\n  ".join(leaks), pytrace=False)
@@ -52,4 +47,16 @@ def the_pool_leaves_nothing_behind() -> Iterator[None]:
     pool = the_pool()
     if pool is not None:
         pool.close()
-    assert [process.line for process in living_descendants(0)] == []
+    left = settled(lambda: [process.line for process in living_descendants(0)])
+    assert left == []
+
+
+def settled(find_leaks: Callable[[], list[str]]) -> list[str]:
+    """The leaks that are there for good. Costs nothing when there are none at once."""
+    leaks = find_leaks()
+    deadline = time.monotonic() + SETTLE_S
+    while leaks and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(0.01)
+        leaks = find_leaks()
+    return leaks

@@ -83,6 +83,8 @@ def _fork(
         end.close()
         return
     if pid:
+        with contextlib.suppress(OSError):
+            os.setpgid(pid, pid)  # it does so itself, but we may have to kill the group before that
         pages[pid] = page
         end.close()
         return
