@@ -9,6 +9,7 @@ own imports, not find them done by the harness.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import statistics
@@ -23,12 +24,20 @@ if TYPE_CHECKING:
 SAMPLE_US = 5000
 
 
+# A permutation of the numbers below 251: `spin` walks in it.
+NEXT = [(73 * number + 41) % 251 for number in range(251)]
+
+
 def spin(units: int) -> int:
-    """Burns `units` steps of pure Python and holds the GIL while it does."""
-    total = 0
-    for step in range(units):
-        total += step & 7
-    return total
+    """Burns `units` steps of pure Python and holds the GIL while it does.
+
+    It makes no objects. A loop that does takes up to 12 % more or less time with where the heap has room, which
+    differs between call chains and processes and says nothing about who called it.
+    """
+    table, at = NEXT, units % 251
+    for _ in itertools.repeat(None, units):
+        at = table[at]
+    return at
 
 
 def calibrate(samples: int = 31) -> float:

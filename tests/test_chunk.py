@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import fourfold as ff
 from fourfold.execute import chunk as chunk_module
 from fourfold.execute import current
 from fourfold.execute.chunk import Program, is_worker_class
@@ -13,8 +14,8 @@ from fourfold.records import Chunk, Kind
 class Cell:
     """What an engine would share: notes the marks, and says stop when told."""
 
-    def __init__(self, stop_after=None, interruptible=False):
-        self.marks, self.stop_after, self.interruptible = [], stop_after, interruptible
+    def __init__(self, stop_after=None, inline=False):
+        self.marks, self.stop_after, self.inline = [], stop_after, inline
 
     def mark(self, offset, count):
         self.marks.append((offset, count))
@@ -156,7 +157,7 @@ def test_an_interrupt_in_the_callers_thread_is_no_items_failure():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(interrupt, range(3), cell=Cell(interruptible=True))
+        run(interrupt, range(3), cell=Cell(inline=True))
     assert current.current_index() is None
     assert len(run(interrupt, range(3)).troubles) == 3
 
@@ -219,3 +220,44 @@ def test_only_classes_with_call_are_built_per_worker():
         pass
 
     assert [is_worker_class(each) for each in (Base, Derived, Plain, int, dict, Base(), len)] == [True, True, *[False] * 5]
+
+
+# ---- straight into the list of all results ----------------------------------------------------------------------------------
+
+
+def test_values_go_straight_into_the_list_of_results_while_it_is_their_turn():
+    into = [10, 11]
+    result = run(lambda item: item * 10, [1, 2], start=2, into=into, cell=Cell(inline=True))
+    assert result.values is into
+    assert (result.done, into) == (2, [10, 11, 10, 20])
+
+
+@pytest.mark.parametrize("start", [0, 1, 3])
+def test_values_out_of_turn_come_in_a_list_of_their_own(start):
+    into = [10, 11]
+    result = run(abs, [-1], start=start, into=into, cell=Cell(inline=True))
+    assert (result.values, into) == ([1], [10, 11])
+
+
+def test_a_chunk_with_a_failure_takes_its_values_back():
+    into = [10]
+    result = run(lambda item: 1 // item, [1, 0, 2], start=1, into=into, cell=Cell(inline=True))
+    assert (result.done, result.values, into) == (3, [1, None, 0], [10])
+    assert [trouble.offset for trouble in result.troubles] == [1]
+
+
+def test_the_index_counts_from_where_the_chunk_began():
+    into = ["a", "b"]
+    run(lambda item: current.current_index(), [0, 0], start=2, into=into, cell=Cell(inline=True))
+    assert into == ["a", "b", 2, 3]
+
+
+def test_a_list_that_shrinks_while_its_window_is_mapped_is_an_error():
+    items = list(range(10))
+
+    def shrink(item):
+        del items[5:]
+        return item
+
+    with pytest.raises(RuntimeError, match="do not change the list during the call"):
+        ff.map(shrink, items, engine="serial", chunk=10)

@@ -1,6 +1,7 @@
 """Sources: any iterable becomes consecutive chunks, read lazily, once, and closed at the end."""
 
 import itertools
+import pickle
 
 import pytest
 from hypothesis import given
@@ -75,6 +76,26 @@ def test_only_what_is_taken_is_read():
 def test_lists_are_sliced_and_not_copied_item_by_item():
     assert type(Source(range(10)).take(4).items) is range
     assert type(Source([1, 2, 3]).take(2).items) is list
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_a_window_is_the_slice_it_stands_for_without_a_copy(kind):
+    items = kind(range(100, 120))
+    source = Source(items)
+    source.take(3, copy=False)
+    window, part = source.take(5, copy=False).items, items[3:8]
+    assert (len(window), list(window), window[0], window[-1]) == (5, list(part), part[0], part[-1])
+    assert window[1:3] == part[1:3]
+    assert window[:100] == part
+    assert pickle.loads(pickle.dumps(window)) == list(part)
+    with pytest.raises(IndexError):
+        window[5]
+    assert list(source.take(100, copy=False).items) == list(items[8:])
+    assert source.take(1, copy=False) is None
+
+
+def test_a_range_is_its_own_window():
+    assert type(Source(range(10)).take(4, copy=False).items) is range
 
 
 def test_a_list_that_shrinks_while_it_is_read_ends_early():

@@ -17,6 +17,7 @@ import fourfold as ff
 from fourfold import machine
 from fourfold.distribute import chooser, verdict
 from fourfold.distribute.verdict import COLD_START_S, MARGIN, WARM_START_S, Carriage, carriage, price, seconds
+from fourfold.records import Chunk, ChunkResult
 
 FREE = Carriage(0.0, 0.0)
 
@@ -144,6 +145,30 @@ def test_work_that_is_shorter_than_the_start_of_workers_says_so(looks_at_once, m
     report = ff.map(lambda x: x + 1, range(1000)).report
     assert report.engine == "serial"
     assert report.verdict.endswith(", less than the start of workers")
+
+
+class _Light:
+    """What weighing finds when nothing weighs anything."""
+
+    pickle_s, buffer_bytes, stream_bytes, complete = 0.0, 0, 0, True
+
+
+@pytest.mark.parametrize(
+    ("total", "warm", "busy_s", "moves"),
+    [
+        (100_000, 2, 0.05, True),
+        (None, 2, 0.05, False),
+        (None, 2, 0.2, True),
+        (None, 0, 1.0, False),
+        (None, 0, 2.0, True),
+    ],
+)
+def test_an_unknown_rest_is_bet_on_with_a_tenth_of_what_was_done(total, warm, busy_s, moves):
+    choose = chooser.Chooser(total, lambda: 2, lambda: 2, lambda: warm, lambda obj, limit: _Light(), abs, lambda: "workers")
+    n = int(busy_s / 0.001)
+    answer = choose(Chunk(0, range(n)), ChunkResult(n, list(range(n)), [], busy_s))
+    assert answer == ("workers" if moves else None)
+    assert moves or "nobody knew how many items were left" in choose.why
 
 
 def test_a_single_core_is_a_reason(looks_at_once, monkeypatch):

@@ -53,6 +53,8 @@ class Call:
         settings: The user's options.
         bounded: Results are streamed: do not run far ahead of the slowest chunk.
         tree: None, or how values are reduced, partly in the workers.
+        into: None, or the list that gets all values in input order: the loop may append to it, and such a segment has it
+            for its values.
 
     Raises:
         OptionError: Something cannot be used, before anything starts.
@@ -66,9 +68,11 @@ class Call:
         *,
         bounded: bool = False,
         tree: TreeReduction | None = None,
+        into: list[Any] | None = None,
     ) -> None:
         _check_function(fn, settings)
         self._fn, self._settings, self._tree = fn, settings, tree
+        self._into = into if settings.cost is None else None
         self._name = machine.user_name_of(fn)
         self._began = time.perf_counter()
         self._cores: machine.Cores | None = None
@@ -128,6 +132,7 @@ class Call:
         with ExitStack() as stack:
             stack.callback(self._source.close)
             stack.callback(self._progress.close)
+            stack.callback(self._let_go)
             self._set_process_state(stack)
             try:
                 for segment in self._driver.run():
@@ -135,6 +140,10 @@ class Call:
             except ProgramFailed as failed:
                 error = self.failures.exception(failed.trouble)
                 raise error from error.__cause__
+
+    def _let_go(self) -> None:
+        """A call is part of reference cycles: what it holds would live until the next garbage collection."""
+        self._into = None
 
     def raise_if_stopped(self) -> None:
         """Raise why the run ended early, if it did. Called after the last segment, outside of generators where it can be.
@@ -204,7 +213,7 @@ class Call:
         if engine == "processes":
             return self._on_processes()
         if engine == "serial":
-            return Lane(ThisThread(_describe), ObjectCodec(), self._program)
+            return Lane(ThisThread(_describe), ObjectCodec(), lambda: self._program(into=self._into))
         if engine == "threads":
             from fourfold.distribute.engines.on_threads import Threads
 
@@ -235,13 +244,14 @@ class Call:
             lane=self._on_processes,
         )
 
-    def _program(self, shares_globals: bool = False) -> Program:
+    def _program(self, shares_globals: bool = False, into: list[Any] | None = None) -> Program:
         return Program(
             self._fn,
             init=self._settings.init if is_worker_class(self._fn) else None,
             seed=self._settings.seed,
             fold=self._tree.fold if self._tree is not None else None,
             shares_globals=shares_globals,
+            into=into,
         )
 
     def _program_parcel(self) -> Parcel:

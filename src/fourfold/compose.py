@@ -41,10 +41,11 @@ def map(fn: Callable[[Any], Any], items: Iterable[Any], **options: Unpack[Option
         >>> ff.map(len, ["a", "bb", "ccc"])
         [1, 2, 3]
     """
-    call = Call(fn, items, resolve(options))
     results = Results()
+    call = Call(fn, items, resolve(options), into=results)
     for segment in call.in_order():
-        results.extend(segment.values)
+        if segment.values is not results:
+            results.extend(segment.values)
     call.raise_if_stopped()
     results.failures, results.report = call.failures.sorted(), call.conclude()
     return results

@@ -51,7 +51,8 @@ class Trouble(NamedTuple):
 class ChunkResult(NamedTuple):
     """What came of one chunk: the first `done` items have a value or a trouble, the rest did not run.
 
-    `values` has one entry per finished item (None where it failed), or the aligned blocks of a reduction.
+    `values` has one entry per finished item (None where it failed), or the aligned blocks of a reduction. The loop of
+    `map` may give the list of all results so far, which ends with those of this chunk.
     """
 
     done: int
@@ -61,7 +62,10 @@ class ChunkResult(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """Settled items at consecutive positions `[start, start + n_items)`; skipped failures have no value."""
+    """Settled items at consecutive positions `[start, start + n_items)`; skipped failures have no value.
+
+    `values` may be the list that the values go to in the end: then they are there.
+    """
 
     start: int
     n_items: int
@@ -151,8 +155,8 @@ class Report:
 class Cell(Protocol):
     """What a running chunk shares with its engine: where it is, and whether it should stop."""
 
-    interruptible: bool
-    """True where Ctrl-C arrives (the caller's own thread): there a KeyboardInterrupt is not the item's failure."""
+    inline: bool
+    """True in the caller's own thread: nobody looks while it runs, and a KeyboardInterrupt is not the item's failure."""
 
     def mark(self, offset: int, count: int) -> None:
         """Note that the items `[offset, offset + count)` are about to run."""

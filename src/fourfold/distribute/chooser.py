@@ -23,6 +23,10 @@ FIRST_LOOK_S = 0.002
 LOOK_AGAIN = 1.5
 """The loop goes on until it has taken this many times as long as at the last look. Smaller: more time spent looking."""
 
+STAKE = 0.1
+"""Share of the loop's time so far that starting workers may cost while nobody knows how many items are left: there may be
+none. Smaller: workers come later for generators. Larger: with a generator that ends soon it is slower than the loop."""
+
 SAMPLE_SHARE = 0.02
 """Share of the loop's time so far that weighing items may take."""
 
@@ -85,7 +89,7 @@ class Chooser:
         if self._hopeless or self._busy_s < self._next_look_s or not result.done:
             return None
         self._next_look_s = LOOK_AGAIN * self._busy_s
-        # As many items again as there were, when nobody knows: never more than twice the best time is lost.
+        # As many items again as there were, when nobody knows.
         left = max(0, self._total - self._done) if self._total is not None else self._done
         item_s = min(self._busy_s / self._done, result.elapsed_s / result.done)
         if left * item_s <= least_start_s(any_warm=self._warm() > 0):
@@ -99,6 +103,11 @@ class Chooser:
         free = self._price(left, item_s, Carriage(0.0, 0.0), 0.0)
         if not free.workers_pay:
             self.why = self._not_worth(left, item_s, free)
+            return None
+        if self._total is None and free.start_s > STAKE * self._busy_s:
+            self.why = (
+                f"nobody knew how many items were left, and {seconds(self._busy_s)} of work were no reason to start workers"
+            )
             return None
         if self._carried is not None and not self._price(left, item_s, *self._carried).workers_pay:
             return None
@@ -132,7 +141,8 @@ class Chooser:
         """The carriage of an average item of the chunk; the time that the function itself takes to travel."""
         limit = max(4096, int(SAMPLE_SHARE * self._busy_s * PICKLE_BYTES_PER_S))
         n = min(result.done, SAMPLE_ITEMS)
-        items, values = list(chunk.items[:n]), result.values[:n]
+        first = len(result.values) - result.done if len(result.values) > result.done else 0
+        items, values = list(chunk.items[:n]), list(result.values[first : first + n])
         nothing, there, back = (self._weigh(sample, limit) for sample in ([], items, values))
         pickle_s = max(0.0, there.pickle_s + back.pickle_s - 2 * nothing.pickle_s) / n
         buffer_bytes = (there.buffer_bytes + back.buffer_bytes) / n

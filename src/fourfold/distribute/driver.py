@@ -49,8 +49,8 @@ that are ready wait longer, and more results are held before they are streamed."
 class Items(Protocol):
     """Where items come from."""
 
-    def take(self, count: int) -> Chunk | None:
-        """The next items, None when there are none left."""
+    def take(self, count: int, *, copy: bool) -> Chunk | None:
+        """The next items, None when there are none left; `copy`: the chunk must not depend on the user's list."""
 
 
 class Codec(Protocol):
@@ -305,7 +305,7 @@ class Driver:
     def _take(self, count: int) -> None:
         begin = time.perf_counter()
         try:
-            self._taken = chunk = self.source.take(count)
+            self._taken = chunk = self.source.take(count, copy=not self.lane.engine.info.inline)
         except Exception as error:
             # It ends the run, but after the items before it, as in the loop: one of them may fail first.
             self._taken, self._source_error = None, error
@@ -411,11 +411,13 @@ class Driver:
         if self._absent is not None:
             self._ready.append(Segment(chunk.start, result.done - len(result.troubles), result.values))
             return
+        if not result.troubles:
+            self._ready.append(Segment(chunk.start, result.done, result.values))
+            return
         begin = 0
         for hole in [*(trouble.offset for trouble in result.troubles), result.done]:
             if hole > begin:
-                values = result.values if hole - begin == len(result.values) else result.values[begin:hole]
-                self._ready.append(Segment(chunk.start + begin, hole - begin, values))
+                self._ready.append(Segment(chunk.start + begin, hole - begin, result.values[begin:hole]))
             begin = hole + 1
 
     def _lost(self, outcome: Outcome) -> None:

@@ -215,7 +215,9 @@ class Schedule:
     _raised: dict[int, int] = field(default_factory=dict)
     _crashed: dict[int, int] = field(default_factory=dict)
     _take_s: float = 0.0
+    _took: int = 0
     _item_s: float | None = None
+    _learned_from: int = 0
     _cost_s: float | None = None
     _item_bytes: float = 0.0
     _largest: int = 0
@@ -256,7 +258,9 @@ class Schedule:
         self.exhausted = self.exhausted or event.exhausted
         if event.n_items:
             each = event.elapsed_s / event.n_items
-            self._take_s = max(each, (self._take_s + each) / 2)
+            newest = _share(event.n_items, self._took)
+            self._took = event.n_items
+            self._take_s = max(each, self._take_s + newest * (each - self._take_s))
             self._submit(self.taken, event.n_items, actions)
             self.taken += event.n_items
 
@@ -475,14 +479,16 @@ class Schedule:
         return max(1, size)
 
     def _learn(self, start: int, done: int, elapsed_s: float) -> None:
+        newest = _share(done, self._learned_from)
+        self._learned_from = done
         self._largest = max(self._largest, done)
         each = elapsed_s / done
-        self._item_s = each if self._item_s is None else (self._item_s + each) / 2
+        self._item_s = each if self._item_s is None else self._item_s + newest * (each - self._item_s)
         if self.rules.costs is not None:
             cost = sum(self.rules.costs[start : start + done])
             if cost > 0:
                 rate = elapsed_s / cost
-                self._cost_s = rate if self._cost_s is None else (self._cost_s + rate) / 2
+                self._cost_s = rate if self._cost_s is None else self._cost_s + newest * (rate - self._cost_s)
 
     def _learn_bytes(self, each: float) -> None:
         self._item_bytes = max(each, (self._item_bytes + each) / 2)
@@ -518,3 +524,11 @@ class Schedule:
             raise Bug(f"an item has more attempts than it may: {self._raised}")
         if self._ended and (self._flights or (self._again and not self.stopping)):
             raise Bug("the run ended with items open")
+
+
+def _share(newest: int, before: int) -> float:
+    """The weight of a new average, by its items over those before.
+
+    The first chunks are small and slow, since nothing is in the cache yet, and each is much larger than the one before.
+    """
+    return max(0.5, newest / (newest + before))

@@ -49,14 +49,24 @@ class Source:
         """The place in the input of the item that is handed out at `position`."""
         return position if self._order is None else self._order[position]
 
-    def take(self, count: int) -> Chunk | None:
+    def take(self, count: int, *, copy: bool = True) -> Chunk | None:
         """Return the next `count` items, fewer at the end, None when there are none left.
+
+        Args:
+            count: How many.
+            copy: False may give a view on the user's list, for a chunk that runs before the caller goes on.
 
         Raises:
             Exception: Whatever the iterator raises; the items before that are handed out first.
         """
         start = self._position
-        items = self._pull(count) if self._sequence is None else self._sequence[start : start + count]
+        items: Sequence[Any]
+        if self._sequence is None:
+            items = self._pull(count)
+        elif copy or isinstance(self._sequence, range):
+            items = self._sequence[start : start + count]
+        else:
+            items = Window(self._sequence, start, max(0, min(count, len(self._sequence) - start)))
         if not items:
             return None
         self._position += len(items)
@@ -84,6 +94,31 @@ class Source:
         close = getattr(self._iterator, "close", None)
         if inspect.isgenerator(self._iterator) and close is not None:
             close()
+
+
+class Window(Sequence[Any]):
+    """Part of a list or tuple, not copied: a slice costs 6 ns per item, as much as a seventh of `x + 1`."""
+
+    __slots__ = ("_count", "_sequence", "_start")
+
+    def __init__(self, sequence: Sequence[Any], start: int, count: int) -> None:
+        self._sequence, self._start, self._count = sequence, start, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Any]:
+        walk = iter(self._sequence)
+        walk.__setstate__(self._start)  # type: ignore[attr-defined]  # what copy() and pickle use; islice would walk there
+        return itertools.islice(walk, self._count)
+
+    def __getitem__(self, at: Any) -> Any:
+        if isinstance(at, slice):
+            return self._sequence[self._start : self._start + self._count][at]
+        return self._sequence[self._start + range(self._count)[at]]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return list, (self[:],)
 
 
 def _iterator_of(items: Any) -> Iterator[Any]:

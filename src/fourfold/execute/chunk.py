@@ -6,8 +6,9 @@ runs twice. Blocks are sized to last about BLOCK_S: slow items run in blocks of
 one, and the mark that the engine keeps for each block (to know, after a crash, which items to suspect) is exact for them.
 """
 
+import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import FunctionType
 from typing import Any
 
@@ -33,6 +34,7 @@ class Program:
         seed: Root of the items' random numbers, or None.
         fold: None, or what turns a chunk's values into partial results: `fold(start, values, holes)`.
         shares_globals: Workers share `random` and `numpy.random` (threads do): they cannot be seeded per item.
+        into: None, or the list of all results in input order: values are appended to it while that keeps the order.
     """
 
     def __init__(
@@ -43,8 +45,10 @@ class Program:
         seed: int | None = None,
         fold: Callable[[int, list[Any], list[int]], Any] | None = None,
         shares_globals: bool = False,
+        into: list[Any] | None = None,
     ) -> None:
         self.fn, self.init, self.seed, self.fold, self.shares_globals = fn, init, seed, fold, shares_globals
+        self.into = into
 
     def prepare(self) -> Run:
         """Build what one worker needs, once: the instance of a class function.
@@ -69,6 +73,9 @@ class Program:
 
     def _run(self, call: Callable[..., Any], chunk: Chunk, cell: Cell, pace: "_Pace") -> ChunkResult:
         finished: list[Any] = []
+        if self.into is not None and len(self.into) == chunk.start:
+            finished = self.into
+        first = len(finished)
         troubles: list[Trouble] = []
         before = current.enter_chunk(chunk, finished, self.seed)
         watched = current.globals_fingerprint() if self.seed is not None and self.shares_globals else None
@@ -90,8 +97,11 @@ class Program:
                 "an item drew from `random` or `numpy.random` in a seeded run on threads, which all share that state: the "
                 'numbers would depend on timing. Use fourfold.rng() in the function, or engine="processes"'
             )
-        done = len(finished)
+        done = len(finished) - first
         values = finished
+        if troubles and finished is self.into:
+            values = finished[first:]  # failures have their place decided elsewhere
+            del finished[first:]
         if self.fold is not None:
             holes = [trouble.offset for trouble in troubles]
             if chunk.indices is None:
@@ -123,35 +133,43 @@ def _run_blocks(
     """Run items until all have a value or a trouble in `finished` and `troubles`, or until the cell says stop."""
     clock = time.perf_counter
     run_block = _in_python if isinstance(call, FunctionType) else _in_c
-    total = len(items)
+    first, total = len(finished), len(items)
+    walk = iter(items)  # goes on behind an item that raised
     at = 0
     while at < total and not cell.stopped():
-        stop = min(at + pace.block, total)
-        cell.mark(at, stop - at)
+        count = total - at if cell.inline else min(pace.block, total - at)
+        cell.mark(at, count)
         begin = clock()
         try:
-            run_block(call, items if stop - at == total else items[at:stop], finished)
-            if len(finished) < stop:
+            run_block(call, walk if at + count == total else itertools.islice(walk, count), finished)
+            if len(finished) - first < at + count:
                 # map() took a StopIteration of the function for the end of the block.
                 raise StopIteration(f"{getattr(call, '__qualname__', call)} raised StopIteration")
         except BaseException as error:
-            if cell.interruptible and isinstance(error, KeyboardInterrupt):
+            if cell.inline and isinstance(error, KeyboardInterrupt):
                 raise
-            offset = len(finished)
-            troubles.append(describe(error, offset, items[offset]))
+            offset = len(finished) - first
+            troubles.append(describe(error, offset, _item(items, offset)))
             finished.append(None)
-        ran = len(finished) - at
+        ran = len(finished) - first - at
         at += ran
         pace.adapt(clock() - begin, ran)
 
 
-def _in_python(call: Callable[..., Any], block: Sequence[Any], finished: list[Any]) -> None:
+def _item(items: Sequence[Any], offset: int) -> Any:
+    try:
+        return items[offset]
+    except IndexError:
+        raise RuntimeError("items became fewer while they were mapped: do not change the list during the call") from None
+
+
+def _in_python(call: Callable[..., Any], block: Iterable[Any], finished: list[Any]) -> None:
     """Python calls a Python function faster than C does: since 3.11 it makes no C frame for it (benchmarks/constants.py)."""
     for item in block:
         finished.append(call(item))  # a comprehension would lose what finished before an exception
 
 
-def _in_c(call: Callable[..., Any], block: Sequence[Any], finished: list[Any]) -> None:
+def _in_c(call: Callable[..., Any], block: Iterable[Any], finished: list[Any]) -> None:
     """C calls everything else faster."""
     finished.extend(map(call, block))
 

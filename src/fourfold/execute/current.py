@@ -19,6 +19,7 @@ class _Here(threading.local):
 
     chunk: Chunk | None = None
     finished: list[Any] = []  # noqa: RUF012  (replaced, never changed: the list that the running block fills)
+    first: int = 0  # how long that list was when the chunk began
     seed: int | None = None
     generator: "tuple[int, np.random.Generator] | None" = None
 
@@ -38,16 +39,19 @@ def inside_item() -> bool:
     return _in_worker or _here.chunk is not None
 
 
-def enter_chunk(chunk: Chunk, finished: list[Any], seed: int | None) -> tuple[Any, ...]:
+def enter_chunk(chunk: Chunk, finished: list[Any], seed: int | None) -> dict[str, Any]:
     """Note that `chunk` runs in this thread and `finished` grows by one with each item; returns what to restore."""
-    before = (_here.chunk, _here.finished, _here.seed, _here.generator)
-    _here.chunk, _here.finished, _here.seed, _here.generator = chunk, finished, seed, None
+    here = _here.__dict__
+    before = here.copy()
+    here.update(chunk=chunk, finished=finished, first=len(finished), seed=seed, generator=None)
     return before
 
 
-def leave_chunk(before: tuple[Any, ...]) -> None:
+def leave_chunk(before: dict[str, Any]) -> None:
     """Undo `enter_chunk`."""
-    _here.chunk, _here.finished, _here.seed, _here.generator = before
+    here = _here.__dict__
+    here.clear()
+    here.update(before)
 
 
 def current_index() -> int | None:
@@ -56,7 +60,7 @@ def current_index() -> int | None:
     Costs nothing while items run: it counts the results that the running chunk has so far.
     """
     chunk = _here.chunk
-    offset = len(_here.finished)
+    offset = len(_here.finished) - _here.first
     return None if chunk is None or offset >= len(chunk.items) else chunk.index_of(offset)
 
 

@@ -11,7 +11,7 @@ from fourfold.records import Kind, Outcome, Ticket
 class _OwnCell:
     """Nobody else can look, and nobody else can stop it."""
 
-    interruptible = True
+    inline = True
 
     def mark(self, offset: int, count: int) -> None:
         """Nobody reads it."""

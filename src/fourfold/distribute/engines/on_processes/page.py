@@ -34,7 +34,7 @@ class Page:
 class PageCell:
     """The worker's side of the page while it runs a ticket: what execute/ calls a cell."""
 
-    interruptible = False
+    inline = False
 
     def __init__(self, page: Page) -> None:
         self._fields = page.fields
