@@ -23,11 +23,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fourfold.aggregate import parquet
-from fourfold.aggregate.rows import UnwritableValue
 from fourfold.aggregate.sinks import open_sink
 from fourfold.divide import files
-from fourfold.divide.files import InputFile, Place, UnreadableInput, find_files, find_paths, read_rows
-from fourfold.errors import MissingExtra, OptionError
+from fourfold.divide.files import InputFile, Place, find_files, find_paths, read_rows
+from fourfold.errors import MissingExtra, OptionError, UnreadableInput, UnwritableValue
 
 
 @pytest.fixture(autouse=True)

@@ -55,6 +55,21 @@ def test_parts_of_a_line_make_one_line(capsys):
     assert sorted(capsys.readouterr().out.splitlines()) == ["[item 0] abc", "[item 1] abc"]
 
 
+def test_bytes_are_lines_too(capsys):
+    def talk(item):
+        sys.stdout.buffer.write("ü\n".encode()[:1])
+        sys.stdout.buffer.write("ü\n".encode()[1:])
+        sys.stdout.buffer.flush()
+
+    ff.map(talk, range(2), **PROCESSES)
+    assert sorted(capsys.readouterr().out.splitlines()) == ["[item 0] ü", "[item 1] ü"]
+
+
+def test_programs_that_an_item_starts_can_print(capfd):
+    ff.map(lambda item: subprocess.run(["echo", "hello"], stdout=sys.stdout, check=True).returncode, [0], **PROCESSES)
+    assert capfd.readouterr().out in ("hello\n", "")  # "": the workers are from before this test took the file
+
+
 def test_several_lines_at_once_are_several_lines(capsys):
     ff.map(lambda item: print("a\n\nb"), [0], **PROCESSES)
     assert capsys.readouterr().out == "[item 0] a\n[item 0] \n[item 0] b\n"

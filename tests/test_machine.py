@@ -186,6 +186,23 @@ def test_threads_of_numerical_libraries_are_limited_for_a_while():
     assert counts() == before
 
 
+def test_limits_that_overlap_end_where_they_began():
+    import threadpoolctl
+
+    def counts():
+        return {library["num_threads"] for library in threadpoolctl.threadpool_info()}
+
+    with threadpoolctl.threadpool_limits(limits=4):
+        first, second = machine.limited_threads(2), machine.limited_threads(1)
+        first.__enter__()
+        second.__enter__()
+        assert counts() == {1}
+        first.__exit__(None, None, None)
+        assert counts() == {1}
+        second.__exit__(None, None, None)
+        assert counts() == {4}
+
+
 def test_workers_limit_the_threads_of_numerical_libraries():
     def ask(item):
         import os

@@ -1,5 +1,7 @@
 """What lies between the driver and a worker: parcels laid out in shared memory, messages, the control page."""
 
+import contextlib
+import errno
 import gc
 import os
 import pickle
@@ -15,10 +17,10 @@ from hypothesis import strategies as st
 from leaks import open_files
 
 from fourfold.distribute.engines.on_processes import channel, segments
-from fourfold.distribute.engines.on_processes.handle import new_worker
+from fourfold.distribute.engines.on_processes.handle import SharedProgram, new_worker
 from fourfold.distribute.engines.on_processes.page import COUNT, FIRST, PAGE_BYTES, STOPS, TICKET, Page, PageCell
 from fourfold.distribute.engines.on_processes.segments import ALIGN, Owner, Place
-from fourfold.records import Parcel
+from fourfold.records import Parcel, Ticket
 
 INLINE = 256
 """A small limit, so that small parcels go through segments."""
@@ -397,3 +399,26 @@ def test_a_ticket_to_stop_is_found_after_another_one_has_ended(worker_and_cell) 
         assert cell.stopped()
         worker._done([], number, 0, None, False)
         assert not cell.stopped()
+
+
+def test_a_ticket_that_could_not_be_sent_is_not_with_the_worker(worker_and_cell, monkeypatch) -> None:
+    """Its channel is full, and no open file is left to keep a descriptor for later."""
+    worker, _ = worker_and_cell
+    while not worker._outbox:
+        worker._send(("rest",))
+    monkeypatch.setattr(os, "dup", lambda fd: (_ for _ in ()).throw(OSError(errno.EMFILE, "no open file is left")))
+    owner = Owner()
+    program = SharedProgram(Parcel(b"f", (bytearray(1 << 20),)), owner, 1, contextlib.nullcontext())
+    with pytest.raises(OSError, match="no open file is left"):
+        worker.give(Ticket(1, "program", Parcel(b"i"), 1), program)
+    monkeypatch.undo()
+    worker.give(Ticket(1, "program", Parcel(b"i"), 1), program)
+    monkeypatch.setattr(os, "dup", lambda fd: (_ for _ in ()).throw(OSError(errno.EMFILE, "no open file is left")))
+    with pytest.raises(OSError, match="no open file is left"):
+        worker.give(Ticket(2, "program", Parcel(b"i", (bytearray(1 << 20),)), 1), program)
+    monkeypatch.undo()
+    assert list(worker.flights) == [1]
+    assert [message[0] for message, _ in worker._outbox if message[0] != "rest"] == ["program", "ticket"]
+    worker.drop("program")
+    program.close()
+    owner.close()

@@ -17,7 +17,7 @@ import fourfold as ff
 from fourfold import machine
 from fourfold.distribute import chooser, verdict
 from fourfold.distribute.verdict import COLD_START_S, MARGIN, WARM_START_S, Carriage, carriage, price, seconds
-from fourfold.records import Chunk, ChunkResult
+from fourfold.records import Chunk, ChunkResult, Kind, Outcome
 
 FREE = Carriage(0.0, 0.0)
 
@@ -369,6 +369,25 @@ def test_the_report_of_a_stream_that_has_ended_does_not_change():
     stream = ff.imap(abs, range(10))
     list(stream)
     assert stream.report == stream.report
+
+
+def test_the_report_of_a_stream_that_was_closed_early_does_not_change():
+    stream = ff.imap(abs, itertools.count())
+    next(stream)
+    stream.close()
+    assert stream.report == stream.report
+
+
+def test_an_engine_that_goes_down_while_the_loop_runs_is_a_reason(moved, monkeypatch):
+    from fourfold.distribute.engines.on_processes.engine import Processes
+
+    def down(self, timeout):
+        return [Outcome(-1, Kind.ENGINE_DOWN, reason="workers died before they were ready")]
+
+    monkeypatch.setattr(Processes, "wait", down)
+    results = ff.map(lambda x: -x, range(500), **moved)
+    assert results == [-x for x in range(500)]
+    assert "workers cannot start: workers died before they were ready" in results.report.verdict
 
 
 def test_the_report_is_a_frozen_record_that_adds_up():

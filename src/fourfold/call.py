@@ -345,7 +345,7 @@ class Call:
         ratio = f"{tally.busy_s / elapsed:.2f} times as fast as its items one after the other" if elapsed else ""
         crew = f"{workers} {info.name}"
         if self.workers > workers:
-            crew += f" (of {self.workers} wanted: no more could be started)"
+            crew += f" (of {self.workers} wanted: the others were not ready before the end)"
         if self._chooser is None:
             return f"{crew}, as asked: {what}, {ratio}"
         return f"changed from the loop to {crew} after {self._driver.n_looped} items: {what}, {ratio}"

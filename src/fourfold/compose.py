@@ -129,7 +129,9 @@ def _itself(item: Any) -> Any:
 
 
 def _values(call: Call, ordered: bool) -> Iterator[Any]:
-    for segment in call.in_order() if ordered else call.segments():
-        yield from segment.values
-    call.raise_if_stopped()
-    call.conclude()
+    try:
+        for segment in call.in_order() if ordered else call.segments():
+            yield from segment.values
+        call.raise_if_stopped()
+    finally:  # also when nobody wants the rest
+        call.conclude()

@@ -14,6 +14,8 @@ FourfoldError                      catch this to catch them all
 ├── WorkerLost (RuntimeError)      the item killed the worker that ran it, also when it ran alone
 ├── RemoteError (RuntimeError)     stands for an exception that could not travel back from a worker
 ├── UnsafeRandomness (RuntimeError)    items drew from a random state that all threads share
+├── UnreadableInput (ValueError)   a file has no items in it that can be read; opens with the file and the line
+├── UnwritableValue (TypeError)    a result cannot be written in the format of the output
 ├── TooManyFailures (RuntimeError) more items failed than `max_failures` allows
 └── Bug (RuntimeError)             fourfold broke one of its own rules: please report it
 
@@ -81,6 +83,14 @@ class RemoteError(FourfoldError, RuntimeError):
 
 class UnsafeRandomness(FourfoldError, RuntimeError):
     """Items drew from `random` or `numpy.random`, whose state all threads share, in a seeded run on threads."""
+
+
+class UnreadableInput(FourfoldError, ValueError):
+    """A file that exists but does not hold what its format promises; the message opens with file:line."""
+
+
+class UnwritableValue(FourfoldError, TypeError):
+    """A result that the output format cannot hold; the message names the item, the column and the type."""
 
 
 class TooManyFailures(FourfoldError, RuntimeError):

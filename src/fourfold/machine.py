@@ -3,8 +3,12 @@
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import threadpoolctl
 
 CGROUPS, MEMBERSHIP = "/sys/fs/cgroup", "/proc/self/cgroup"
 """Where Linux keeps control groups, and which ones this process is in."""
@@ -129,13 +133,39 @@ def user_name_of(fn: object) -> str:
     return str(name.rpartition("<locals>.")[2])
 
 
+_limits: list[int] = []
+"""The limits that hold now: runs of several threads overlap."""
+
+_unlimited: "threadpoolctl.threadpool_limits | None" = None
+"""Knows what the libraries used before the first of them."""
+
+_limits_lock = threading.Lock()
+
+
 @contextlib.contextmanager
 def limited_threads(count: int) -> Iterator[None]:
-    """Let numerical libraries of this process use `count` threads each, for a while."""
+    """Let numerical libraries of this process use `count` threads each, for a while.
+
+    Where several limits hold at once, the lowest counts; the last one to end puts back what was there before the first.
+    """
     import threadpoolctl
 
-    with threadpoolctl.threadpool_limits(limits=count):
+    global _unlimited
+    with _limits_lock:
+        if not _limits:
+            _unlimited = threadpoolctl.threadpool_limits(limits=count)
+        _limits.append(count)
+        threadpoolctl.threadpool_limits(limits=min(_limits))
+    try:
         yield
+    finally:
+        with _limits_lock:
+            _limits.remove(count)
+            if _limits:
+                threadpoolctl.threadpool_limits(limits=min(_limits))
+            elif _unlimited is not None:
+                _unlimited.restore_original_limits()
+                _unlimited = None
 
 
 _limited: tuple[object, ...] = ()

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fourfold.aggregate.part_file import PartFile
-from fourfold.aggregate.rows import Columns, UnwritableValue, short
+from fourfold.aggregate.rows import Columns, short
+from fourfold.errors import UnwritableValue
 
 # Rows that become one row group. Smaller: worse compression, and more column types are guessed from too few
 # rows. Larger: more rows held as Python objects. Not measured.

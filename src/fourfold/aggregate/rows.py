@@ -10,14 +10,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from fourfold.errors import FourfoldError
+from fourfold.errors import UnwritableValue
 
 VALUE_COLUMN = "value"
 """The one column of results that are no dicts, in csv and parquet."""
-
-
-class UnwritableValue(FourfoldError, TypeError):
-    """A result that the output format cannot hold; the message names the item, the column and the type."""
 
 
 class Columns:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Protocol
 
 from fourfold.aggregate.part_file import PartFile
-from fourfold.aggregate.rows import Columns, UnwritableValue, as_row, plain, to_json
-from fourfold.errors import MissingExtra, OptionError
+from fourfold.aggregate.rows import Columns, as_row, plain, to_json
+from fourfold.errors import MissingExtra, OptionError, UnwritableValue
 
 SINK_OF_EXTENSION = {
     ".jsonl": "jsonl",

@@ -12,8 +12,10 @@ This file and the top of each command import typer and nothing heavier: help mus
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import threading
 from types import FrameType
 from typing import NoReturn
 
@@ -24,6 +26,9 @@ from fourfold.cli.demo import demo_command
 from fourfold.cli.doctor import doctor_command
 from fourfold.cli.exits import INTERRUPTED, TERMINATED, Terminated
 from fourfold.cli.map import map_command
+
+RETRY_S = 0.01
+"""Seconds until a signal is sent again that came while a destructor ran. Not measured."""
 
 app = typer.Typer(
     name="fourfold",
@@ -44,6 +49,7 @@ app.command("bench", context_settings={"allow_extra_args": True, "ignore_unknown
 def main() -> NoReturn:
     """Run the command line on `sys.argv` and exit with its code."""
     signal.signal(signal.SIGTERM, _leave)
+    sys.unraisablehook = _leave_again
     try:
         app(prog_name="fourfold")
     except KeyboardInterrupt as exc:
@@ -53,3 +59,12 @@ def main() -> NoReturn:
 
 def _leave(signal_number: int, frame: FrameType | None) -> NoReturn:
     raise Terminated
+
+
+def _leave_again(unraisable: sys.UnraisableHookArgs) -> None:
+    """The signal came while a destructor ran, where Python drops exceptions: ask once more, a moment later."""
+    if isinstance(unraisable.exc_value, KeyboardInterrupt):
+        number = signal.SIGTERM if isinstance(unraisable.exc_value, Terminated) else signal.SIGINT
+        threading.Timer(RETRY_S, os.kill, (os.getpid(), number)).start()
+    else:
+        sys.__unraisablehook__(unraisable)

@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fourfold.aggregate.rows import UnwritableValue
 from fourfold.cli.exits import SOME_FAILED, TracebackOption, one_line_errors, say
-from fourfold.errors import FourfoldError, OptionError
+from fourfold.errors import FourfoldError, OptionError, UnwritableValue
 
 if TYPE_CHECKING:
     from fourfold.aggregate.results import Stream

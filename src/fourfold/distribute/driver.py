@@ -255,7 +255,9 @@ class Driver:
                 if self._next_lane is not None:
                     self._next_lane.open()
             if self._next_lane is not None:
-                self._next_lane.engine.wait(0)
+                for outcome in self._next_lane.engine.wait(0):
+                    if outcome.kind is Kind.ENGINE_DOWN:
+                        raise EngineError(outcome.reason)
                 if self._next_lane.engine.slots() and not self._flying:
                     self.lane.close()
                     self.lane, self._next_lane, self._choose = self._next_lane, None, None

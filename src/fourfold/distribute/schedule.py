@@ -15,6 +15,7 @@ A position numbers an item in the order in which it is handed out. At any step e
 one state: waiting in `_again`, in flight, or settled (checked by `validate`).
 """
 
+import heapq
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -211,6 +212,8 @@ class Schedule:
     _next_id: int = 0
     _asked: int = 0
     _flights: dict[int, _Flight] = field(default_factory=dict)
+    _open: set[int] = field(default_factory=set)
+    _starts: list[int] = field(default_factory=list)
     _again: deque[tuple[int, int]] = field(default_factory=deque)
     _raised: dict[int, int] = field(default_factory=dict)
     _crashed: dict[int, int] = field(default_factory=dict)
@@ -239,7 +242,7 @@ class Schedule:
             case Finished():
                 self._finish(event, actions)
             case Unstarted(id):
-                flight = self._flights.pop(id)
+                flight = self._land(id)
                 self._repeat(flight.start, flight.count)
             case Unreadable(id):
                 self._split(id, actions)
@@ -265,7 +268,7 @@ class Schedule:
             self.taken += event.n_items
 
     def _finish(self, event: Finished, actions: list[Action]) -> None:
-        flight = self._flights.pop(event.id)
+        flight = self._land(event.id)
         done = event.done
         if done:
             self._learn(flight.start, done, event.elapsed_s)
@@ -294,7 +297,7 @@ class Schedule:
         return self._failed_at is None or position < self._failed_at
 
     def _split(self, id: int, actions: list[Action]) -> None:
-        flight = self._flights.pop(id)
+        flight = self._land(id)
         half = flight.count // 2
         if half:
             self._repeat(flight.start + half, flight.count - half)
@@ -309,7 +312,7 @@ class Schedule:
         # Items that ended before the one it died on are work that got done.
         self.tally.deaths_in_a_row = 1 if event.first else self.tally.deaths_in_a_row + 1
         if event.id is not None:
-            flight = self._flights.pop(event.id)
+            flight = self._land(event.id)
             if self._failed_at == -1:
                 return  # the run is given up, and its workers with it: no item is to blame
             first, count = flight.start + event.first, event.n_items
@@ -408,8 +411,16 @@ class Schedule:
 
     def _submit(self, start: int, count: int, actions: list[Action]) -> None:
         self._flights[self._next_id] = _Flight(start, count)
+        if self.rules.bounded:
+            self._open.add(start)
+            heapq.heappush(self._starts, start)
         actions.append(Submit(self._next_id, start, count))
         self._next_id += 1
+
+    def _land(self, id: int) -> _Flight:
+        flight = self._flights.pop(id)
+        self._open.discard(flight.start)
+        return flight
 
     def _repeat(self, start: int, count: int) -> None:
         if count > 0:
@@ -496,7 +507,9 @@ class Schedule:
     def _too_far_ahead(self) -> bool:
         if not self.rules.bounded or not self._flights:
             return False
-        lowest = min(flight.start for flight in self._flights.values())
+        while self._starts[0] not in self._open:
+            heapq.heappop(self._starts)
+        lowest = self._starts[0]
         if self._again:
             lowest = min(lowest, min(start for start, _ in self._again))
         return self.taken - lowest > AHEAD * 2 * self.slots * max(1, self._size(self.taken, None))
@@ -522,6 +535,8 @@ class Schedule:
             raise Bug(f"position {end - 1} is open and was never taken")
         if any(count > self.rules.retries for count in self._raised.values()):
             raise Bug(f"an item has more attempts than it may: {self._raised}")
+        if self.rules.bounded and self._open != {flight.start for flight in self._flights.values()}:
+            raise Bug(f"the starts in flight are {self._open}, not those of {self._flights}")
         if self._ended and (self._flights or (self._again and not self.stopping)):
             raise Bug("the run ended with items open")
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
-from fourfold.errors import FourfoldError, MissingExtra, OptionError
+from fourfold.errors import MissingExtra, OptionError, UnreadableInput
 
 STDIN = "-"
 
@@ -40,10 +40,6 @@ FORMAT_OF_EXTENSION = {
 # Rows of a parquet file decoded at once. Smaller: more calls into Arrow per row. Larger: more rows held as
 # Python objects, which is what bounds the memory of reading. Not measured.
 _PARQUET_BATCH_ROWS = 4096
-
-
-class UnreadableInput(FourfoldError, ValueError):
-    """A file that exists but does not hold what its format promises; the message opens with file:line."""
 
 
 class Place(NamedTuple):

@@ -5,6 +5,7 @@ In the worker: `install(send)` replaces `sys.stdout` and `sys.stderr`, puts one 
 stream, logger or warning filters.
 """
 
+import codecs
 import io
 import logging
 import pickle
@@ -69,8 +70,14 @@ class _Stream(io.TextIOBase):
         self._begun = False
         self._index: int | None = None
 
+        self.buffer = _Bytes(self)
+
     def writable(self) -> bool:
         return True
+
+    def fileno(self) -> int:
+        """The file itself, for programs that an item starts: what they print does not pass through here."""
+        return 1 if self._name == "stdout" else 2
 
     def write(self, text: str) -> int:
         self._index = current_index()
@@ -95,6 +102,27 @@ class _Stream(io.TextIOBase):
             self._send(("print", self._index, self._name, piece, False))
         self._send(("print", self._index, self._name, last, ends))
         self._begun = not ends
+
+
+class _Bytes(io.BufferedIOBase):
+    """Takes the bytes of those who write to `sys.stdout.buffer`."""
+
+    def __init__(self, stream: _Stream) -> None:
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._stream.write(self._decoder.decode(data))
+        return memoryview(data).nbytes
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
 
 
 def flush() -> None:

@@ -114,16 +114,20 @@ class Worker:
         """Send a ticket, and before it the program when this worker does not have it yet.
 
         Raises:
-            OSError: There is no memory for the payload.
+            OSError: There is no memory for the payload, or no open file is left; the worker does not have the ticket.
         """
         if ticket.program not in self._programs:
+            self._send(("program", ticket.program, tuple(program.place)), program.fd)
             self._programs[ticket.program] = program
             program.given(self)
-            self._send(("program", ticket.program, tuple(program.place)), program.fd)
         self._send_freed()
         place, fd = self._items.write(ticket.payload, channel.INLINE_BYTES)
+        try:
+            self._send(("ticket", ticket.id, ticket.program, tuple(place)), fd)
+        except OSError:
+            self._items.release(place.segment)
+            raise
         self.flights[ticket.id] = place.segment
-        self._send(("ticket", ticket.id, ticket.program, tuple(place)), fd)
 
     def drop(self, key: str) -> None:
         """The worker may forget this program."""
