@@ -16,6 +16,7 @@ one state: waiting in `_again`, in flight, or settled (checked by `validate`).
 """
 
 import heapq
+import itertools
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -48,6 +49,10 @@ message's round trip between chunks. Larger: a chunk may wait behind a slow one 
 
 CHUNK_BYTES = 16 << 20
 """Bytes that a chunk should have at most, in or out. Larger: more memory in flight, and out of the processor's cache."""
+
+CHUNK_ITEMS = 1 << 17
+"""Items that a chunk should have at most. Smaller: more messages for items that take next to no time. Larger: more memory in
+flight, since small objects take ten times the bytes of their pickle."""
 
 AHEAD = 4
 """How many windows of chunks an ordered, bounded run may be ahead of its slowest chunk."""
@@ -212,6 +217,7 @@ class Schedule:
     _next_id: int = 0
     _asked: int = 0
     _flights: dict[int, _Flight] = field(default_factory=dict)
+    _costs_left: list[float] = field(default_factory=list)
     _open: set[int] = field(default_factory=set)
     _starts: list[int] = field(default_factory=list)
     _again: deque[tuple[int, int]] = field(default_factory=deque)
@@ -227,6 +233,10 @@ class Schedule:
     _failed_at: int | None = None
     _cancelled: bool = False
     _ended: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rules.costs is not None:
+            self._costs_left = [*itertools.accumulate(reversed(self.rules.costs), initial=0.0)][::-1]
 
     def step(self, event: Event) -> list[Action]:
         """Take one event into the state and return what to do now."""
@@ -471,20 +481,25 @@ class Schedule:
         if count is None and self._take_s:
             # While a slow source is read for a window of chunks nothing is given out, and workers may wait.
             size = min(size, max(FLOOR_S, self.target_s / (2 * self.slots)) / self._take_s)
-        return max(1, min(int(size), GROWTH * self._largest))
+        return max(1, min(int(size), GROWTH * self._largest, CHUNK_ITEMS))
 
     def _size_by_cost(self, start: int, count: int | None) -> int:
         costs = self.rules.costs
         assert costs is not None
         target_s = max(self.target_s, 2 * self.slots * MESSAGE_S)
+        if count is not None:
+            target_s /= TAIL
+        else:
+            left_s = self._costs_left[start] * (self._cost_s or 0.0)
+            target_s = min(target_s, max(left_s / (TAIL * self.slots), FLOOR_S, self.slots * MESSAGE_S))
         end = len(costs) if count is None else start + count
         size, sum_s = 0, 0.0
-        limit = max(1, GROWTH * self._largest)
+        limit = max(1, min(GROWTH * self._largest, CHUNK_ITEMS))
         if self._item_bytes:
             limit = max(1, min(limit, int(CHUNK_BYTES / self._item_bytes)))
         while start + size < end and size < limit:
             sum_s += costs[start + size] * (self._cost_s or 0.0)
-            if size and sum_s > target_s / TAIL:
+            if size and sum_s > target_s:
                 break
             size += 1
         return max(1, size)
