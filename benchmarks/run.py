@@ -11,6 +11,7 @@ report.py   the tables and the JSON                      scale.py      P15, on s
 from __future__ import annotations
 
 import argparse
+import compileall
 import importlib.util
 import sys
 import time
@@ -56,6 +57,8 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
+    # pip compiles what it installs, and so the peers; an editable checkout may run under PYTHONDONTWRITEBYTECODE.
+    compileall.compile_dir(Path(importlib.util.find_spec("fourfold").origin).parent, quiet=1)
     out = console()
     about = machine() | {"rounds": asked.rounds, "is_quick": asked.quick}
     start, rows, seconds = time.perf_counter(), [], {}

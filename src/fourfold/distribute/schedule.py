@@ -50,7 +50,7 @@ message's round trip between chunks. Larger: a chunk may wait behind a slow one 
 CHUNK_BYTES = 16 << 20
 """Bytes that a chunk should have at most, in or out. Larger: more memory in flight, and out of the processor's cache."""
 
-CHUNK_ITEMS = 1 << 17
+CHUNK_ITEMS = 1 << 16
 """Items that a chunk should have at most. Smaller: more messages for items that take next to no time. Larger: more memory in
 flight, since small objects take ten times the bytes of their pickle."""
 
