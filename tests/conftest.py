@@ -6,6 +6,7 @@ What a test leaves behind fails it (see leaks.py). A test that hangs ends with t
 import faulthandler
 import gc
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,9 @@ def pytest_configure(config: pytest.Config) -> None:
     adopt_orphans()
     assert sys.__stderr__ is not None
     config.stash[_stderr] = os.dup(sys.__stderr__.fileno())
+    # A shell makes what it starts in the background deaf to Ctrl-C, and the scripts of these tests would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

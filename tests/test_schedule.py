@@ -70,6 +70,9 @@ class Case:
         self.fails_once = some(pick.choice([0, 0.05])) if faults and self.retries else set()
         self.poison = some(pick.choice([0, 0, 0.01])) if faults else set()
         self.death_rate = pick.choice([0.0, 0.0, 0.05, 0.2]) if faults else 0.0
+        longest = max(self.seconds, default=0.0)
+        self.timeout_s = pick.choice([None, None, longest / 2, longest * 2]) if faults else None
+        self.late = {i for i in range(self.n) if self.timeout_s is not None and self.seconds[i] > self.timeout_s}
         self.boot_s = pick.choice([0.0, 0.1, 1.0])
         self.message_s = pick.choice([0.0, 1e-4])
 
@@ -90,6 +93,7 @@ class Case:
             boot_s=self.boot_s,
             death_rate=self.death_rate,
             kills=self.poison.__contains__ if self.poison else None,
+            timeout_s=self.timeout_s,
         )
         items: Any = list(range(self.n)) if self.sized else iter(range(self.n))
         source = Source(items, self.seconds.__getitem__ if self.with_cost else None)
@@ -149,12 +153,15 @@ def test_with_faults_each_item_has_exactly_one_outcome_and_only_the_guilty_are_b
         for index, failure in failed.items():
             if failure.kind == "raised":
                 assert index in case.fails | case.fails_once, f"seed {seed}: item {index} did not raise"
+            elif failure.kind == "timed out":
+                assert index in case.late, f"seed {seed}: item {index} had time"
+                assert failure.attempts == 1, f"seed {seed}: item {index} was tried again"
             elif not case.death_rate:
                 assert index in case.poison, f"seed {seed}: item {index} is innocent"
         if ran.reason == "":
-            assert case.poison | (case.fails - case.poison) <= set(failed), f"seed {seed}"
+            assert case.poison | case.fails | case.late <= set(failed), f"seed {seed}"
         if case.on_error == "raise":
-            guilty = case.fails | case.poison
+            guilty = case.fails | case.poison | case.late
             assert ran.reason in ("", "failed", "dying"), f"seed {seed}"
             assert not (guilty and ran.reason == ""), f"seed {seed}: a failure did not stop the run"
 

@@ -226,7 +226,7 @@ class Call:
         from fourfold.distribute.engines.on_processes.engine import Processes
         from fourfold.execute.forward import Replay
 
-        return self._with_parcels(Processes(self.workers, Replay()))
+        return self._with_parcels(Processes(self.workers, Replay(), self._settings.timeout))
 
     def _with_parcels(self, engine: Engine) -> Lane:
         from fourfold.execute.parcels import ParcelCodec

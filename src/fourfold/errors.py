@@ -12,6 +12,7 @@ FourfoldError                      catch this to catch them all
 ├── InitFailed (RuntimeError)      a class function could not be built in a worker
 ├── NotPicklable (TypeError)       something cannot travel to or from a worker; names the path inside it
 ├── WorkerLost (RuntimeError)      the item killed the worker that ran it, also when it ran alone
+├── ItemTimeout (TimeoutError)     the item ran longer than `timeout=`, and its worker was stopped
 ├── RemoteError (RuntimeError)     stands for an exception that could not travel back from a worker
 ├── UnsafeRandomness (RuntimeError)    items drew from a random state that all threads share
 ├── UnreadableInput (ValueError)   a file has no items in it that can be read; opens with the file and the line
@@ -75,6 +76,10 @@ class NotPicklable(FourfoldError, TypeError):
 
 class WorkerLost(FourfoldError, RuntimeError):
     """The item's worker died while it ran the item alone, `attempts` times."""
+
+
+class ItemTimeout(FourfoldError, TimeoutError):
+    """The item ran longer than `timeout=`, and its worker was stopped with all that it had started."""
 
 
 class RemoteError(FourfoldError, RuntimeError):

@@ -89,6 +89,8 @@ class Kind(IntEnum):
     """It never started."""
     ENGINE_DOWN = 6
     """No worker is left and none can be started. Every open ticket gets this."""
+    EXPIRED = 7
+    """An item ran longer than the run allows, and the engine ended its worker; `running` tells the offsets it was on."""
 
 
 class Ticket(NamedTuple):

@@ -65,8 +65,8 @@ class Codec(Protocol):
     def misfit(self, chunk: Chunk, error: BaseException) -> Trouble:
         """The trouble of a chunk of one item, which raised `error` when it was packed or its result was unpacked."""
 
-    def killed(self, chunk: Chunk, reason: str) -> Trouble:
-        """The trouble of a chunk of one item, whose worker died while it ran it."""
+    def killed(self, chunk: Chunk, reason: str, expired: bool = False) -> Trouble:
+        """The trouble of a chunk of one item, whose worker died while it ran it, or was ended when its time had `expired`."""
 
     def unloaded(self, chunk: Chunk, payload: Any) -> Trouble:
         """The trouble of a chunk of one item, which its worker could not load."""
@@ -377,7 +377,7 @@ class Driver:
                 else:
                     self._returned.put(chunk)
                 self._events.append(Unreadable(outcome.id))
-            case Kind.LOST:
+            case Kind.LOST | Kind.EXPIRED:
                 self._lost(outcome)
 
     def _done(self, outcome: Outcome, sent_bytes: int) -> None:
@@ -423,6 +423,7 @@ class Driver:
             begin = hole + 1
 
     def _lost(self, outcome: Outcome) -> None:
+        expired = outcome.kind is Kind.EXPIRED
         self.last_loss = outcome.reason
         if outcome.id not in self._flying:
             self._events.append(Died())
@@ -431,7 +432,7 @@ class Driver:
         first, count = outcome.running or (0, len(chunk.items))
         count = min(count, len(chunk.items) - first)  # it may have died between noting the one and the other
         for offset in range(first, first + count):
-            trouble = self.lane.codec.killed(cut(chunk, offset, 1), outcome.reason)
+            trouble = self.lane.codec.killed(cut(chunk, offset, 1), outcome.reason, expired)
             self._last[chunk.start + offset] = (chunk.index_of(offset), trouble, outcome.worker)
         self._returned.put(chunk)
-        self._events.append(Died(outcome.id, first, count))
+        self._events.append(Died(outcome.id, first, count, expired))

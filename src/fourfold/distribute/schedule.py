@@ -104,11 +104,15 @@ class Unreadable(NamedTuple):
 
 
 class Died(NamedTuple):
-    """A worker died. With a ticket: it was running the items [first, first + n_items) of it, those before had ended."""
+    """A worker died. With a ticket: it was running the items [first, first + n_items) of it, those before had ended.
+
+    `expired`: it was ended, because one of these items ran longer than the run allows.
+    """
 
     id: int | None = None
     first: int = 0
     n_items: int = 0
+    expired: bool = False
 
 
 class GraceOver(NamedTuple):
@@ -318,9 +322,10 @@ class Schedule:
             self._count_failure(flight.start)
 
     def _bury(self, event: Died, actions: list[Action]) -> None:
-        self.tally.deaths += 1
-        # Items that ended before the one it died on are work that got done.
-        self.tally.deaths_in_a_row = 1 if event.first else self.tally.deaths_in_a_row + 1
+        if not event.expired:
+            self.tally.deaths += 1
+            # Items that ended before the one it died on are work that got done.
+            self.tally.deaths_in_a_row = 1 if event.first else self.tally.deaths_in_a_row + 1
         if event.id is not None:
             flight = self._land(event.id)
             if self._failed_at == -1:
@@ -334,6 +339,12 @@ class Schedule:
             else:
                 suspects = range(flight.start, first + count)
             again = []
+            if event.expired and count == 1:  # the mark names the item: no doubt is left, whoever else is in its chunk
+                actions.append(Settle(first, 1))
+                self.tally.finished += 1
+                self.tally.deaths_in_a_row = 0
+                self._count_failure(first)
+                suspects = range(0)
             for position in suspects:
                 crashes = self._crashed.pop(position, 0) + 1
                 alone = flight.count == 1

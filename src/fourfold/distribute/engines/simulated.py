@@ -47,6 +47,7 @@ class _Flight:
     end: float
     done: int
     dies_at: int | None
+    expired: bool = False
 
 
 class Simulated:
@@ -60,6 +61,7 @@ class Simulated:
         boot_s: Time until a worker is ready, at the start and after a death.
         death_rate: Probability that a worker dies during a ticket, at a random item.
         kills: Whether an item always kills its worker.
+        timeout_s: None, or the virtual seconds that an item may run.
         evenly: All items last as long as the first of their chunk: saves time in large plans.
 
     Attributes:
@@ -80,6 +82,7 @@ class Simulated:
         boot_s: float = 0.0,
         death_rate: float = 0.0,
         kills: Callable[[Any], bool] | None = None,
+        timeout_s: float | None = None,
         evenly: bool = False,
     ) -> None:
         self.now = 0.0
@@ -87,7 +90,7 @@ class Simulated:
         self.deaths = 0
         self._seconds, self._evenly = seconds, evenly
         self._message_s, self._boot_s = message_s, boot_s
-        self._death_rate, self._kills = death_rate, kills
+        self._death_rate, self._kills, self._timeout_s = death_rate, kills, timeout_s
         self._random = random.Random(seed)
         self._programs: dict[str, Any] = {}
         self._prepared: dict[str, Runnable] = {}
@@ -142,6 +145,15 @@ class Simulated:
         chunk: Chunk = ticket.payload
         begin = max(self.now, worker.free_at)
         dies_at = self._death(chunk)
+        n_lived = len(chunk.items) if dies_at is None else dies_at
+        slow_at = self._slow(chunk, n_lived)
+        if slow_at is not None:
+            assert self._timeout_s is not None
+            lasts = sum(map(self._seconds, chunk.items[:slow_at])) + self._timeout_s
+            flight = _Flight(ticket, worker, begin, begin + lasts, len(chunk.items), slow_at, expired=True)
+            self._flights[ticket.id] = flight
+            self._at(flight.end, flight)
+            return
         n_items = len(chunk.items) if dies_at is None else dies_at + 1
         lasts = self._seconds(chunk.items[0]) * n_items if self._evenly else sum(map(self._seconds, chunk.items[:n_items]))
         flight = _Flight(ticket, worker, begin, begin + lasts, len(chunk.items), dies_at)
@@ -156,6 +168,12 @@ class Simulated:
         if self._death_rate and self._random.random() < self._death_rate:
             return self._random.randrange(len(chunk.items))
         return None
+
+    def _slow(self, chunk: Chunk, stop: int) -> int | None:
+        """The first item before `stop` that takes too long."""
+        if self._timeout_s is None:
+            return None
+        return next((offset for offset in range(stop) if self._seconds(chunk.items[offset]) > self._timeout_s), None)
 
     def _at(self, when: float, what: Any) -> None:
         self._sequence += 1
@@ -188,8 +206,8 @@ class Simulated:
         worker.free_at = flight.end
         if flight.dies_at is not None:
             self._die(worker)
-            running = (flight.dies_at, 1)
-            self._outcomes.append(Outcome(ticket.id, Kind.LOST, running=running, reason="a simulated death"))
+            kind, reason = (Kind.EXPIRED, "took too long") if flight.expired else (Kind.LOST, "a simulated death")
+            self._outcomes.append(Outcome(ticket.id, kind, running=(flight.dies_at, 1), reason=reason))
             return
         kind, data = self._run(ticket, flight.done)
         if isinstance(data, ChunkResult):

@@ -28,16 +28,17 @@ class Processes:
     Args:
         workers: How many.
         hear: Gets what workers print, log and warn.
+        timeout: None, or the seconds that an item may run.
     """
 
     info = EngineInfo(
         name="processes",
         takes_objects=False,
-        honours=frozenset({"idempotent", "threads_per_worker"}),
+        honours=frozenset({"idempotent", "threads_per_worker", "timeout"}),
     )
 
-    def __init__(self, workers: int, hear: Callable[[tuple[Any, ...]], None]) -> None:
-        self._wanted, self._hear_record = workers, hear
+    def __init__(self, workers: int, hear: Callable[[tuple[Any, ...]], None], timeout: float | None = None) -> None:
+        self._wanted, self._hear_record, self._timeout = workers, hear, timeout
         self._workers: list[Worker] = []
         self._queue: deque[Ticket] = deque()
         self._programs: dict[str, SharedProgram] = {}
@@ -117,7 +118,11 @@ class Processes:
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            events = [(fd, self._by_fd.get(fd)) for fd, _ in self._poll.poll(None if left is None else left * 1000)]
+            patience = left
+            if self._timeout is not None:
+                look = min((worker.expire(self._timeout) for worker in self._workers if worker.flights), default=self._timeout)
+                patience = look if left is None else min(left, look)
+            events = [(fd, self._by_fd.get(fd)) for fd, _ in self._poll.poll(None if patience is None else patience * 1000)]
             for fd, worker in events:
                 # While earlier events were attended to, its number may have become that of another worker's file.
                 if worker is not None and self._by_fd.get(fd) is worker:
@@ -154,7 +159,7 @@ class Processes:
         for outcome in worker.bury():
             self._outcomes.append(outcome)
             reason = outcome.reason or reason
-            was_running = was_running or outcome.kind == Kind.LOST
+            was_running = was_running or outcome.kind in (Kind.LOST, Kind.EXPIRED)
         self._pass_on(worker)
         POOL.take_back(worker)
         if not ready:

@@ -13,10 +13,24 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from fourfold.distribute.engines.on_processes import channel, segments
-from fourfold.distribute.engines.on_processes.page import COUNT, ERRNO, FIRST, PAGE_BYTES, STATUS, STOP, STOPS, TICKET, Page
+from fourfold.distribute.engines.on_processes.page import (
+    BEGAN_NS,
+    COUNT,
+    ERRNO,
+    FIRST,
+    PAGE_BYTES,
+    STATUS,
+    STOP,
+    STOPS,
+    TICKET,
+    Page,
+)
 from fourfold.distribute.engines.on_processes.segments import Owner, Place
 from fourfold.errors import EngineError
 from fourfold.records import Kind, Outcome, Parcel, Ticket
+
+TERM_GRACE_S = 2.0
+"""Seconds between SIGTERM and SIGKILL for a worker whose item took too long: what it started may want to end in order."""
 
 OBITUARY_S = 1.0
 """Seconds to wait for the template to note how a worker died. Smaller: a cause may be missing from the message."""
@@ -97,6 +111,9 @@ class Worker:
         self.said: list[tuple[Any, ...]] = []
         """What it printed, logged and warned, until somebody reads it."""
         self.hung_up = False
+        self._ended_at = 0.0
+        self._expired: tuple[int, ...] | None = None
+        self._expired_reason = ""
         self._programs: dict[str, SharedProgram] = {}
         self._dropped: dict[int, SharedProgram] = {}
         self._items = Owner()
@@ -251,11 +268,42 @@ class Worker:
 
     # ---- its end -----------------------------------------------------------------------------------------------------
 
-    def kill(self) -> None:
+    def kill(self, number: int = signal.SIGKILL) -> None:
         """Kill it with all the processes that it started."""
         if self.pid and not self.is_dead():
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, signal.SIGKILL)
+                os.killpg(self.pid, number)
+
+    def expire(self, timeout_s: float) -> float:
+        """End it when the block of items that it is on has run for longer than `timeout_s`.
+
+        It and all that it started are asked to end, and killed TERM_GRACE_S later. Returns the seconds until this must be
+        called again, if the worker goes on as it is.
+        """
+        now = time.monotonic()
+        if self._ended_at:
+            left = self._ended_at + TERM_GRACE_S - now
+            if left > 0:
+                return left
+            self.kill()
+            return TERM_GRACE_S
+        on = self._running()
+        if on is None:
+            return timeout_s
+        left = on[-1] / 1e9 + timeout_s - now
+        # It may have gone on to another item while we looked.
+        if left > 0 or self._running() != on:
+            return max(left, 0.0)
+        self._ended_at, self._expired = now, on
+        self._expired_reason = f"ran longer than timeout={timeout_s:g} seconds; {self.name} was stopped"
+        self.kill(signal.SIGTERM)
+        return TERM_GRACE_S
+
+    def _running(self) -> tuple[int, ...] | None:
+        """The ticket, block and beginning of what it runs now, or None."""
+        fields = self.page.fields
+        on = tuple(int(fields[number]) for number in (TICKET, FIRST, COUNT, BEGAN_NS))
+        return on if on[0] else None
 
     def is_dead(self) -> bool:
         """Whether it has ended, by the template's note or the kernel's word."""
@@ -277,7 +325,14 @@ class Worker:
             if fields[TICKET] == id + 1:
                 # No count: it died before the first item, unpickling them. Any of them may be to blame.
                 running = (int(fields[FIRST]), int(fields[COUNT])) if fields[COUNT] else None
-                outcomes.append(Outcome(id, Kind.LOST, running=running, reason=reason, worker=self.name))
+                kind = Kind.LOST
+                if self._expired is not None:
+                    # It may have ended the item before it heard that it must end: then it died on an innocent one.
+                    if self._expired == self._running():
+                        kind, reason = Kind.EXPIRED, self._expired_reason
+                    else:
+                        reason = f"{self.name} was stopped: the item before this one {self._expired_reason}"
+                outcomes.append(Outcome(id, kind, running=running, reason=reason, worker=self.name))
             else:
                 stopped = id + 1 in fields[STOP : STOP + STOPS].tolist()
                 outcomes.append(Outcome(id, Kind.CANCELLED if stopped else Kind.COLLATERAL, worker=self.name))

@@ -4,8 +4,17 @@ Each field has one writer. The page outlives the worker, so the driver can read 
 """
 
 import mmap
+import time
 
 PAGE_BYTES = 4096
+
+SLICE_S = 0.5
+"""Seconds after which a chunk ends at the next boundary between items: what has finished goes to the driver, where a death
+cannot undo it, and the rest comes back. Smaller: more messages, and items that travel twice. Larger: a death costs more."""
+
+LOADS = 20
+"""A chunk runs at least so many times as long as it took to load before it is cut for SLICE_S. Smaller: large items that
+travel twice cost more than a death would."""
 
 TICKET, FIRST, COUNT = 0, 1, 2
 """Written by the worker: 1 + the id of the ticket that runs (0: none), and the block of its items that is running."""
@@ -13,6 +22,9 @@ TICKET, FIRST, COUNT = 0, 1, 2
 STOP = 3
 STOPS = 4
 """Written by the driver: 1 + the ids of tickets to end at the next boundary between items, up to STOPS of them."""
+
+BEGAN_NS = 7
+"""Written by the worker: when that block began, by the monotonic clock that all processes share."""
 
 STATUS, ERRNO = 8, 9
 """Written by the template: 1 + the wait status of the worker when it is dead; the errno when it could not be forked."""
@@ -39,11 +51,15 @@ class PageCell:
     def __init__(self, page: Page) -> None:
         self._fields = page.fields
         self._id = 0
+        self._began = self._until = 0.0
 
     def begin(self, id: int) -> None:
         """The ticket `id` starts."""
         self._id = id + 1
+        self._until = 0.0
+        self._began = time.monotonic()
         self._fields[FIRST], self._fields[COUNT] = 0, 0
+        self._fields[BEGAN_NS] = int(self._began * 1e9)
         self._fields[TICKET] = id + 1
 
     def end(self) -> None:
@@ -53,10 +69,17 @@ class PageCell:
     def mark(self, offset: int, count: int) -> None:
         """The items `[offset, offset + count)` start."""
         fields = self._fields
+        now = time.monotonic()
+        if not self._until:
+            self._until = now + max(SLICE_S, LOADS * (now - self._began))
+        # The driver may look in between: a block that looks younger than it is does no harm, one that looks older would.
+        fields[BEGAN_NS] = int(now * 1e9)
         fields[FIRST] = offset
         fields[COUNT] = count
 
     def stopped(self) -> bool:
-        """Whether the driver asked to end this ticket."""
+        """Whether the driver asked to end this ticket, or it has run for so long that what is done had better be sent."""
+        if self._until and time.monotonic() > self._until:
+            return True
         fields = self._fields
         return fields[STOP] != 0 and self._id in fields[STOP : STOP + STOPS].tolist()

@@ -1,0 +1,205 @@
+"""`timeout=`: seconds per item, whatever its chunk; the worker is really stopped, and only that item is charged."""
+
+import ctypes
+import itertools
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import fourfold as ff
+
+HANGS = 7
+BOUND_S = 3.0
+"""Seconds beyond the timeout in which a run must go on: promise R7. The grace between SIGTERM and SIGKILL is 2 s of it."""
+
+
+def with_timeout(fn, items, timeout=0.3, on_error="collect", slack=2.0, **options):
+    """Run on two workers; returns the results, and fails when an item was not stopped in time."""
+    begin = time.monotonic()
+    results = ff.map(fn, items, engine="processes", workers=2, timeout=timeout, on_error=on_error, **options)
+    assert time.monotonic() - begin < timeout + BOUND_S + slack
+    return results
+
+
+def sleep_forever():
+    time.sleep(60)
+
+
+def ignore_sigterm():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(60)
+
+
+def hold_the_gil():
+    sum(itertools.repeat(1, 10**12))
+
+
+def block_in_c():
+    ctypes.PyDLL(None).sleep(60)
+
+
+def freeze():
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def spin():
+    while True:
+        pass
+
+
+@pytest.mark.parametrize("chunk", [1, 20, "auto"])
+@pytest.mark.parametrize("hang", [sleep_forever, ignore_sigterm, hold_the_gil, block_in_c, freeze, spin])
+def test_only_the_item_that_takes_too_long_fails(hang, chunk):
+    def fn(item):
+        if item == HANGS:
+            hang()
+        return item * item
+
+    results = with_timeout(fn, range(20), chunk=chunk)
+    (failure,) = results.failures
+    assert (failure.index, failure.kind, failure.attempts) == (HANGS, "timed out", 1)
+    assert [value for value in results if value is not failure] == [item * item for item in range(20) if item != HANGS]
+
+
+def test_it_is_an_error_of_its_own_that_says_how_long_and_which_item():
+    with pytest.raises(
+        ff.errors.ItemTimeout, match=r"ran longer than timeout=0.2 seconds; worker \d+ \(pid \d+\) was stopped"
+    ) as caught:
+        ff.map(lambda item: time.sleep(60), ["slow one"], timeout=0.2)
+    assert isinstance(caught.value, TimeoutError)
+    assert "item 0 of <lambda>: 'slow one'" in "".join(caught.value.__notes__)
+
+
+def test_a_timeout_means_processes_from_the_first_item():
+    report = ff.map(abs, [-1], timeout=5).report
+    assert report.engine == "processes"
+
+
+@pytest.mark.parametrize("engine", ["serial", "threads"])
+def test_an_engine_that_cannot_stop_an_item_refuses(engine):
+    with pytest.raises(ff.errors.UnsupportedOption, match="timeout"):
+        ff.map(abs, [-1], timeout=5, engine=engine)
+
+
+def test_what_the_item_started_ends_with_it(tmp_path):
+    def fn(item):
+        child = subprocess.Popen(["sleep", "1000"])
+        (tmp_path / "pid").write_text(str(child.pid))
+        child.wait()
+
+    with_timeout(fn, [0])
+    pid = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + 2
+    while time.monotonic() < deadline and _runs(pid):
+        time.sleep(0.01)
+    assert not _runs(pid)
+
+
+def _runs(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_the_guilty_one_is_found_among_items_that_run_thousands_at_once():
+    def fn(item):
+        if item == 60_000:
+            sleep_forever()
+        return -item
+
+    results = with_timeout(fn, range(100_000), on_error="skip")
+    assert [failure.index for failure in results.failures] == [60_000]
+    assert results == [-item for item in range(100_000) if item != 60_000]
+
+
+def test_items_that_ended_well_before_it_in_its_chunk_do_not_run_again(tmp_path):
+    def fn(item):
+        with open(tmp_path / str(item), "a") as file:
+            file.write("x")
+        time.sleep(60 if item == 9 else 0.15)
+        return item
+
+    results = with_timeout(fn, range(10), timeout=0.6, chunk=10, slack=5.0)
+    assert [failure.index for failure in results.failures] == [9]
+    runs = [len((tmp_path / str(item)).read_text()) for item in range(10)]
+    assert runs[:4] == [1, 1, 1, 1]  # SLICE_S after the beginning of the chunk they were sent
+    assert max(runs) <= 2
+
+
+def test_retries_are_for_exceptions_and_not_for_timeouts():
+    results = with_timeout(lambda item: time.sleep(60), [0], retries=3)
+    assert results.failures[0].attempts == 1
+
+
+def test_an_item_that_must_not_run_twice_runs_once(tmp_path):
+    def fn(item):
+        with open(tmp_path / str(item), "a") as file:
+            file.write("x")
+        time.sleep(60 if item == 2 else 0)
+        return item
+
+    results = with_timeout(fn, range(5), idempotent=False)
+    assert [failure.index for failure in results.failures] == [2]
+    assert [len((tmp_path / str(item)).read_text()) for item in range(5)] == [1] * 5
+
+
+def test_many_timeouts_are_no_reason_to_give_up():
+    results = with_timeout(lambda item: time.sleep(60), range(12), timeout=0.1)
+    assert {failure.kind for failure in results.failures} == {"timed out"}
+    assert len(results.failures) == 12
+    assert results.report.n_workers_lost == 0
+
+
+class SlowToLoad:
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def __reduce__(self):
+        return _load, (self.seconds,)
+
+
+def _load(seconds):
+    time.sleep(seconds)
+    return SlowToLoad(seconds)
+
+
+def test_an_item_that_hangs_while_it_is_loaded_times_out():
+    items = [SlowToLoad(60 if number == 3 else 0) for number in range(6)]
+    results = with_timeout(lambda item: item.seconds, items, chunk=6)
+    assert [(failure.index, failure.kind) for failure in results.failures] == [(3, "timed out")]
+
+
+def test_items_within_their_time_are_left_alone_however_long_their_chunk_takes():
+    results = with_timeout(lambda item: time.sleep(0.1) or item, range(20), timeout=0.5, chunk=10, slack=5.0)
+    assert (results, results.failures) == (list(range(20)), [])
+
+
+def test_streams_and_reductions_have_timeouts_too():
+    def fn(item):
+        time.sleep(60 if item == 2 else 0)
+        return item
+
+    options = {"engine": "processes", "workers": 2, "timeout": 0.3, "on_error": "skip"}
+    assert sorted(ff.imap(fn, range(5), ordered=False, **options)) == [0, 1, 3, 4]
+    assert ff.reduce(lambda a, b: a + b, range(5), fn=fn, **options) == 8
+
+
+@pytest.mark.slow
+def test_the_command_line_has_it_too(tmp_path):
+    (tmp_path / "work.py").write_text(
+        "import time\ndef fn(line):\n    time.sleep(60 if line == 'b' else 0)\n    return line\n"
+    )
+    (tmp_path / "in.txt").write_text("a\nb\nc\n")
+    command = [sys.executable, "-m", "fourfold", "map", "work:fn", "in.txt", "-o", "out.jsonl", "--timeout", "0.5"]
+    done = subprocess.run(
+        [*command, "--on-error", "skip"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 3, done.stderr
+    assert (tmp_path / "out.jsonl").read_text() == '"a"\n"c"\n'
+    assert "timed out" in (tmp_path / "out.jsonl.failures.jsonl").read_text()
