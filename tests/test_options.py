@@ -4,6 +4,7 @@ import contextvars
 import fractions
 import importlib.util
 import inspect
+import itertools
 import math
 import threading
 from functools import partial
@@ -267,9 +268,13 @@ def test_a_cost_that_raises_is_passed_on(count):
 
 
 @pytest.mark.parametrize(
-    "given", [{"timeout": 5.0}, {"memory": 1 << 30}, {"run": "folder"}, {"gpus": 1}], ids=lambda each: str(each)
+    ("engine", "given"),
+    [
+        *itertools.product(["auto", "serial", "threads", "processes"], [{"memory": 1 << 30}, {"run": "folder"}, {"gpus": 1}]),
+        *itertools.product(["serial", "threads"], [{"timeout": 5.0}]),
+    ],
+    ids=str,
 )
-@pytest.mark.parametrize("engine", ["auto", "serial", "threads", "processes"])
 def test_an_option_that_cannot_be_honoured_is_an_error_before_anything_runs(engine, given, count):
     name = next(iter(given))
     with pytest.raises(UnsupportedOption, match=rf"cannot honour {name}=.*Leave {name} out"):
