@@ -29,9 +29,10 @@ def pytest_configure(config: pytest.Config) -> None:
     adopt_orphans()
     assert sys.__stderr__ is not None
     config.stash[_stderr] = os.dup(sys.__stderr__.fileno())
-    # A shell makes what it starts in the background deaf to Ctrl-C, and the scripts of these tests would inherit that.
+    # A shell makes what it starts in the background deaf to Ctrl-C and Ctrl-\\, and the scripts of these tests would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
