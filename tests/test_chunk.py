@@ -104,7 +104,9 @@ def test_slow_items_run_in_blocks_of_one(clock):
 
     cell = Cell()
     run(slow, range(20), cell=cell)
-    assert {count for _, count in cell.marks} == {1}
+    *blocks, after = cell.marks
+    assert {count for _, count in blocks} == {1}
+    assert after == (0, 20)  # whoever is slow in pickling may be any of them
 
 
 def test_fast_items_run_in_blocks_that_grow_and_last_about_the_block_time(clock):
@@ -113,7 +115,7 @@ def test_fast_items_run_in_blocks_that_grow_and_last_about_the_block_time(clock)
 
     cell = Cell()
     run(fast, range(20_000), cell=cell)
-    counts = [count for _, count in cell.marks]
+    counts = [count for _, count in cell.marks[:-1]]
     assert counts[:4] == [1, 2, 4, 8]
     assert 250 <= max(counts) <= 2000
     assert len(counts) < 60
@@ -125,7 +127,7 @@ def test_items_that_become_slow_shrink_the_blocks(clock):
 
     cell = Cell()
     run(slower, range(4000), cell=cell)
-    assert cell.marks[-1][1] <= 2
+    assert cell.marks[-2][1] <= 2
 
 
 def test_the_pace_is_kept_from_chunk_to_chunk(clock):

@@ -187,7 +187,10 @@ def test_threads_of_numerical_libraries_are_limited_for_a_while():
 
 
 def test_limits_that_overlap_end_where_they_began():
+    import numpy as np
     import threadpoolctl
+
+    assert np.ones(2) @ np.ones(2) == 2  # its library is loaded
 
     def counts():
         return {library["num_threads"] for library in threadpoolctl.threadpool_info()}

@@ -203,3 +203,46 @@ def test_the_command_line_has_it_too(tmp_path):
     assert done.returncode == 3, done.stderr
     assert (tmp_path / "out.jsonl").read_text() == '"a"\n"c"\n'
     assert "timed out" in (tmp_path / "out.jsonl.failures.jsonl").read_text()
+
+
+class SlowToPickle:
+    def __reduce__(self):
+        time.sleep(0.1)
+        return SlowToPickle, ()
+
+
+def test_pickling_many_values_is_not_charged_to_the_last_item():
+    results = with_timeout(lambda item: SlowToPickle(), range(8), timeout=0.5, chunk=8, slack=6.0)
+    assert results.failures == []
+
+
+def test_combining_many_values_is_not_charged_to_the_last_item():
+    def combine(a, b):
+        time.sleep(0.05)
+        return a + b
+
+    options = {"engine": "processes", "workers": 1, "timeout": 0.3, "chunk": 16, "on_error": "skip"}
+    assert ff.reduce(combine, range(32), **options) == 496
+
+
+def test_an_item_that_waits_to_be_heard_is_not_late():
+    def talk(item):
+        print("x" * 600_000)
+        return item
+
+    values = []
+    for value in ff.imap(talk, range(3), engine="processes", workers=1, timeout=0.5, chunk=1):
+        time.sleep(1.0)
+        values.append(value)
+    assert values == [0, 1, 2]
+
+
+def test_an_item_that_survives_a_request_to_end_is_stopped_all_the_same():
+    def fn(item):
+        if item == 0:
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+            time.sleep(60)
+        return item
+
+    results = with_timeout(fn, range(8), chunk=1)
+    assert [(failure.index, failure.kind) for failure in results.failures] == [(0, "timed out")]

@@ -151,12 +151,11 @@ def limited_threads(count: int) -> Iterator[None]:
     import threadpoolctl
 
     global _unlimited
-    with _limits_lock:
-        if not _limits:
-            _unlimited = threadpoolctl.threadpool_limits(limits=count)
-        _limits.append(count)
-        threadpoolctl.threadpool_limits(limits=min(_limits))
+    _limits.append(count)
     try:
+        with _limits_lock:
+            limiter = threadpoolctl.threadpool_limits(limits=min(_limits))
+            _unlimited = _unlimited or limiter
         yield
     finally:
         with _limits_lock:

@@ -48,12 +48,12 @@ class Settings:
     Attributes:
         engine: "auto", "serial", "threads", "processes", a cluster's name or address, or an Engine object.
         workers: How many workers; None means the cores that this process may use.
-        chunk: Items per chunk; None means measured ("auto").
+        chunk: Items per chunk; None means measured ("auto"). A long one may come back from a process in parts.
         on_error: "raise" the first failure, "collect" a Failure in the item's place, or "skip" the item.
         max_failures: Stop when more items than this count (int) or fraction of all (float) failed.
         retries: How often an item whose function raised is run again.
         retry_on: Only exceptions of these classes are run again.
-        timeout: Seconds per item.
+        timeout: Seconds per item, the pickling of its value included. `retries` are not for items that take longer.
         memory: Bytes per worker.
         idempotent: False: an item that may have had effects is never run twice.
         seed: Root of every item's random numbers; None means that nothing is seeded.

@@ -307,7 +307,8 @@ class Driver:
     def _take(self, count: int) -> None:
         begin = time.perf_counter()
         try:
-            self._taken = chunk = self.source.take(count, copy=not self.lane.engine.info.inline)
+            at_once = self.lane.engine.info.inline and not self.schedule.rules.bounded
+            self._taken = chunk = self.source.take(count, copy=not at_once)
         except Exception as error:
             # It ends the run, but after the items before it, as in the loop: one of them may fail first.
             self._taken, self._source_error = None, error
@@ -402,7 +403,7 @@ class Driver:
                 self._returned.put(chunk, trouble.offset, 1)
             failed.append((trouble.offset, may_retry))
         self._give(chunk, result)
-        larger_bytes = max(sent_bytes, size_bytes)
+        larger_bytes = max(sent_bytes * result.done // len(chunk.items), size_bytes)
         self._events.append(Finished(outcome.id, result.done, failed, result.elapsed_s, larger_bytes))
         if self._choose is not None:
             self._since_choice = (chunk, result)

@@ -344,7 +344,7 @@ class Schedule:
                 self.tally.finished += 1
                 self.tally.deaths_in_a_row = 0
                 self._count_failure(first)
-                suspects = range(0)
+                suspects = range(suspects.start, first)
             for position in suspects:
                 crashes = self._crashed.pop(position, 0) + 1
                 alone = flight.count == 1
@@ -531,7 +531,10 @@ class Schedule:
         self._item_bytes = max(each, (self._item_bytes + each) / 2)
 
     def _too_far_ahead(self) -> bool:
-        if not self.rules.bounded or not self._flights:
+        if not self.rules.bounded:
+            return False
+        if not self._flights:
+            self._starts.clear()
             return False
         while self._starts[0] not in self._open:
             heapq.heappop(self._starts)

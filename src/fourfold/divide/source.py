@@ -114,7 +114,8 @@ class Window(Sequence[Any]):
 
     def __getitem__(self, at: Any) -> Any:
         if isinstance(at, slice):
-            return self._sequence[self._start : self._start + self._count][at]
+            begin, stop, step = at.indices(self._count)
+            return self._sequence[self._start + begin : self._start + stop : step]
         return self._sequence[self._start + range(self._count)[at]]
 
     def __reduce__(self) -> tuple[Any, ...]:

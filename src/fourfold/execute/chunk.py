@@ -87,6 +87,9 @@ class Program:
                 restore = current.save_globals()
                 call = _seeded(call, self.seed)
             _run_blocks(call, chunk.items, finished, troubles, cell, pace)
+            if not cell.inline:
+                # Whoever dies or is slow from here on, in folding and pickling, may be any of them.
+                cell.mark(0, len(finished) - first)
         finally:
             current.leave_chunk(before)
             if restore is not None:
@@ -100,7 +103,7 @@ class Program:
         done = len(finished) - first
         values = finished
         if troubles and finished is self.into:
-            values = finished[first:]  # failures have their place decided elsewhere
+            values = finished[first:]  # it comes in segments, between which the failures stand
             del finished[first:]
         if self.fold is not None:
             holes = [trouble.offset for trouble in troubles]

@@ -114,6 +114,10 @@ class _Bytes(io.BufferedIOBase):
     def writable(self) -> bool:
         return True
 
+    def forget(self) -> None:
+        """Drop half a letter: the other half never came."""
+        self._decoder.reset()
+
     def write(self, data: Any) -> int:
         self._stream.write(self._decoder.decode(data))
         return memoryview(data).nbytes
@@ -121,14 +125,20 @@ class _Bytes(io.BufferedIOBase):
     def flush(self) -> None:
         self._stream.flush()
 
+    def close(self) -> None:
+        """An item may close it, but the next one needs it."""
+        self.flush()
+
     def fileno(self) -> int:
         return self._stream.fileno()
 
 
 def flush() -> None:
     """Send the lines that have no end yet. Called at the end of each chunk."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        if isinstance(stream, _Stream):
+            stream.buffer.forget()
 
 
 class _Forward(logging.Handler):

@@ -115,13 +115,15 @@ class Processes:
     def wait(self, timeout: float | None) -> list[Outcome]:
         """Take in what workers say; replaces workers that died."""
         slots = self.slots()
+        if self._timeout is not None:
+            self._hear_late_words()
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            patience = left
+            patience = 0.0 if self._outcomes else left
             if self._timeout is not None:
                 look = min((worker.expire(self._timeout) for worker in self._workers if worker.flights), default=self._timeout)
-                patience = look if left is None else min(left, look)
+                patience = look if patience is None else min(patience, look)
             events = [(fd, self._by_fd.get(fd)) for fd, _ in self._poll.poll(None if patience is None else patience * 1000)]
             for fd, worker in events:
                 # While earlier events were attended to, its number may have become that of another worker's file.
@@ -131,6 +133,14 @@ class Processes:
             if self._outcomes or self.slots() != slots or not self._workers or (left is not None and left <= 0):
                 outcomes, self._outcomes = self._outcomes, []
                 return outcomes
+
+    def _hear_late_words(self) -> None:
+        """Workers whose words had no room may have stood still while the driver was elsewhere: their items are not late."""
+        for fd, _ in self._poll.poll(0):
+            worker = self._by_fd.get(fd)
+            if worker is not None:
+                worker.heard_at = time.monotonic()
+                self._attend(fd, worker)
 
     def _attend(self, fd: int, worker: Worker) -> None:
         was_ready = worker.ready

@@ -29,9 +29,6 @@ from fourfold.distribute.engines.on_processes.segments import Owner, Place
 from fourfold.errors import EngineError
 from fourfold.records import Kind, Outcome, Parcel, Ticket
 
-TERM_GRACE_S = 2.0
-"""Seconds between SIGTERM and SIGKILL for a worker whose item took too long: what it started may want to end in order."""
-
 OBITUARY_S = 1.0
 """Seconds to wait for the template to note how a worker died. Smaller: a cause may be missing from the message."""
 
@@ -111,7 +108,8 @@ class Worker:
         self.said: list[tuple[Any, ...]] = []
         """What it printed, logged and warned, until somebody reads it."""
         self.hung_up = False
-        self._ended_at = 0.0
+        self.heard_at = 0.0
+        """When the driver, back from elsewhere, found words of this worker: until then it may have waited to be heard."""
         self._expired: tuple[int, ...] | None = None
         self._expired_reason = ""
         self._programs: dict[str, SharedProgram] = {}
@@ -268,36 +266,28 @@ class Worker:
 
     # ---- its end -----------------------------------------------------------------------------------------------------
 
-    def kill(self, number: int = signal.SIGKILL) -> None:
+    def kill(self) -> None:
         """Kill it with all the processes that it started."""
         if self.pid and not self.is_dead():
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, number)
+                os.killpg(self.pid, signal.SIGKILL)
 
     def expire(self, timeout_s: float) -> float:
-        """End it when the block of items that it is on has run for longer than `timeout_s`.
+        """Kill it, with all that it started, when the block of items that it is on has run for longer than `timeout_s`.
 
-        It and all that it started are asked to end, and killed TERM_GRACE_S later. Returns the seconds until this must be
-        called again, if the worker goes on as it is.
+        Returns the seconds until this must be called again, if the worker goes on as it is.
         """
-        now = time.monotonic()
-        if self._ended_at:
-            left = self._ended_at + TERM_GRACE_S - now
-            if left > 0:
-                return left
-            self.kill()
-            return TERM_GRACE_S
         on = self._running()
-        if on is None:
+        if on is None or self._expired is not None:
             return timeout_s
-        left = on[-1] / 1e9 + timeout_s - now
+        left = max(on[-1] / 1e9, self.heard_at) + timeout_s - time.monotonic()
         # It may have gone on to another item while we looked.
         if left > 0 or self._running() != on:
             return max(left, 0.0)
-        self._ended_at, self._expired = now, on
+        self._expired = on
         self._expired_reason = f"ran longer than timeout={timeout_s:g} seconds; {self.name} was stopped"
-        self.kill(signal.SIGTERM)
-        return TERM_GRACE_S
+        self.kill()
+        return timeout_s
 
     def _running(self) -> tuple[int, ...] | None:
         """The ticket, block and beginning of what it runs now, or None."""
