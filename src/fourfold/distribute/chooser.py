@@ -25,7 +25,8 @@ LOOK_AGAIN = 1.5
 
 STAKE = 0.1
 """Share of the loop's time so far that starting workers may cost while nobody knows how many items are left: there may be
-none. Smaller: workers come later for generators. Larger: with a generator that ends soon it is slower than the loop."""
+none. Smaller: workers come later for generators. Larger: with a generator that ends soon it is slower than the loop.
+The bar of P1 allows a tenth."""
 
 SAMPLE_SHARE = 0.02
 """Share of the loop's time so far that weighing items may take."""

@@ -10,11 +10,12 @@ PAGE_BYTES = 4096
 
 SLICE_S = 0.5
 """Seconds after which a chunk ends at the next boundary between items: what has finished goes to the driver, where a death
-cannot undo it, and the rest comes back. Smaller: more messages, and items that travel twice. Larger: a death costs more."""
+cannot undo it, and the rest comes back. Smaller: more messages, and items that travel twice. Larger: a death costs more.
+Not measured."""
 
 LOADS = 20
 """A chunk runs at least so many times as long as it took to load before it is cut for SLICE_S. Smaller: large items that
-travel twice cost more than a death would."""
+travel twice cost more than a death would. Not measured."""
 
 TICKET, FIRST, COUNT = 0, 1, 2
 """Written by the worker: 1 + the id of the ticket that runs (0: none), and the block of its items that is running."""
