@@ -230,6 +230,7 @@ def test_a_failed_item_is_left_out_and_listed_with_its_line():
         "message": "invalid literal for int() with base 10: 'x'",
         "item": "{'n': 'x'}",
         "attempts": 1,
+        "place": "functions.py:15 in number",
     }
     assert done.stderr.splitlines()[:2] == [
         "fourfold: out.csv: 2 of 3 items written",

@@ -1,8 +1,8 @@
 """The import rule: who may import whom in src/fourfold.
 
-    errors records options machine
+    errors records options machine seams
       <- divide distribute execute aggregate, runs        (these do not import each other)
-        <- worker <- call <- compose                      (the modules that join them)
+        <- worker <- call <- compose replay               (the modules that join them)
           <- data patterns <- workloads <- insight independence interop <- testing <- cli
 
 Read from the source with `ast`, so an import counts wherever it stands, in a function and under TYPE_CHECKING
@@ -22,11 +22,11 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "fourfold"
 
 LAYERS = [
-    {"errors", "records", "options", "machine"},
+    {"errors", "records", "options", "machine", "seams"},
     {"divide", "distribute", "execute", "aggregate", "runs"},
     {"worker"},
     {"call"},
-    {"compose"},
+    {"compose", "replay"},
     {"data", "patterns"},
     {"workloads"},
     {"insight", "independence", "interop"},

@@ -270,7 +270,7 @@ def test_a_cost_that_raises_is_passed_on(count):
 @pytest.mark.parametrize(
     ("engine", "given"),
     [
-        *itertools.product(["auto", "serial", "threads", "processes"], [{"memory": 1 << 30}, {"run": "folder"}, {"gpus": 1}]),
+        *itertools.product(["auto", "serial", "threads", "processes"], [{"memory": 1 << 30}, {"gpus": 1}]),
         *itertools.product(["serial", "threads"], [{"timeout": 5.0}]),
     ],
     ids=str,

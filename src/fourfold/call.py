@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import fourfold.machine as machine
@@ -24,19 +24,41 @@ from fourfold.distribute.engines.on_this_thread import ThisThread
 from fourfold.distribute.schedule import Rules, Schedule
 from fourfold.distribute.verdict import seconds
 from fourfold.divide.source import Source
-from fourfold.errors import NotPicklable, OptionError, OptionTypeError, TooManyFailures, UnsupportedOption, WorkersKeepDying
+from fourfold.errors import (
+    NotPicklable,
+    OptionError,
+    OptionTypeError,
+    RunError,
+    TooManyFailures,
+    UnsupportedOption,
+    WorkersKeepDying,
+)
 from fourfold.execute import current
 from fourfold.execute.chunk import Program, is_worker_class
 from fourfold.execute.objects import ObjectCodec
 from fourfold.execute.troubles import describe, unpickled
-from fourfold.options import Settings
-from fourfold.records import Parcel, Report, Segment, Trouble
+from fourfold.options import RunOfBlock, Settings
+from fourfold.records import Chunk, Failure, Parcel, Report, Segment, Trouble
 
 if TYPE_CHECKING:
     from fourfold.execute.pickling import Weight
+    from fourfold.runs.recording import Recording
 
 KEPT_BY_THE_DRIVER = frozenset(
-    {"engine", "workers", "chunk", "on_error", "max_failures", "retries", "retry_on", "seed", "cost", "progress", "init"}
+    {
+        "engine",
+        "workers",
+        "chunk",
+        "on_error",
+        "max_failures",
+        "retries",
+        "retry_on",
+        "seed",
+        "cost",
+        "progress",
+        "init",
+        "run",
+    }
 )
 """Options that hold on every engine, because they are kept before or after it."""
 
@@ -58,6 +80,7 @@ class Call:
 
     Raises:
         OptionError: Something cannot be used, before anything starts.
+        RunError: The folder of `run=` cannot be used, or was recorded by something else.
     """
 
     def __init__(
@@ -72,7 +95,7 @@ class Call:
     ) -> None:
         _check_function(fn, settings)
         self._fn, self._settings, self._tree = fn, settings, tree
-        self._into = into if settings.cost is None else None
+        self._into = into if settings.cost is None and settings.run is None else None
         self._name = machine.user_name_of(fn)
         self._began = time.perf_counter()
         self._cores: machine.Cores | None = None
@@ -80,12 +103,31 @@ class Call:
         self._chooser: Chooser | None = None
         self._lane = self._first_lane()
         _check_honoured(settings, self._lane.engine)
-        self._source = Source(items, settings.cost)
+        self._recording = self._open_recording()
+        self._has_begun = False
+        self._n_recalled = 0
+        self._failed_now: set[int] = set()
+        try:
+            self._set_up(items, bounded)
+        except BaseException:
+            self.give_up()
+            raise
+
+    def _set_up(self, items: Iterable[Any], bounded: bool) -> None:
+        """Make the parts and join them."""
+        settings, tree, recording = self._settings, self._tree, self._recording
+        self._source = Source(items, settings.cost, recording.seen if recording is not None else None)
+        total = self._source.total
+        if recording is not None:
+            recording.tell_total(total)
+            total = None if total is None or settings.cost is not None else max(0, total - recording.n_recorded)
         self.failures = Failures(self._name, settings.on_error, settings.retry_on if settings.retries else (), unpickled)
         self._stops_at_failure = settings.on_error == "raise"
         self._stopped_by_failure = False
+        if recording is not None:
+            self.failures.run, self.failures.keep = recording.path, self._keep_failure
         rules = Rules(
-            total=self._source.total,
+            total=total if settings.cost is None else len(self._source.costs or ()),
             chunk=settings.chunk if settings.idempotent else 1,
             costs=self._source.costs,
             retries=settings.retries,
@@ -96,7 +138,7 @@ class Call:
         )
         self._schedule = Schedule(rules)
         show = False if current.inside_item() else settings.progress
-        self._progress = Progress(self._schedule.tally, self._source.total, show, machine.in_notebook(), self._name)
+        self._progress = Progress(_Counts(self), self._source.total, show, machine.in_notebook(), self._name)
         if settings.engine == "auto" and self._lane.engine.info.inline and not current.inside_item():
             self._chooser = self._new_chooser()
         self._driver = Driver(
@@ -107,7 +149,9 @@ class Call:
             absent=tree.absent if tree is not None else None,
             choose=self._chooser,
             lane_failed=self._chooser.failed if self._chooser is not None else None,
-            beat=self._progress.beat,
+            beat=self._progress.beat if recording is None else self._beat,
+            starting=None if recording is None or settings.idempotent else self._starting,
+            keep=recording is not None,
         )
 
     # ---- running -----------------------------------------------------------------------------------------------------
@@ -129,14 +173,23 @@ class Call:
         Raises:
             Exception: See `fourfold.map`.
         """
+        self._has_begun = True
+        with closing(self._run()) as raw:
+            if self._recording is not None:
+                yield from self._recorded(raw, self._recording)
+            else:
+                for segment in raw:
+                    yield from self._by_index(segment)
+
+    def _run(self) -> Generator[Segment]:
+        """The settled segments as they come, each numbered by position."""
         with ExitStack() as stack:
             stack.callback(self._source.close)
             stack.callback(self._progress.close)
             stack.callback(self._let_go)
             self._set_process_state(stack)
             try:
-                for segment in self._driver.run():
-                    yield from self._by_index(segment)
+                yield from self._driver.run()
             except ProgramFailed as failed:
                 error = self.failures.exception(failed.trouble)
                 raise error from error.__cause__
@@ -155,12 +208,123 @@ class Call:
             self._raise(reason)
 
     def _by_index(self, segment: Segment) -> Iterator[Segment]:
-        """Under `cost=`, positions are not indices: one segment per item then."""
+        """Where positions are not indices, a segment falls into those of consecutive items."""
         if not self._source.permuted or self._tree is not None:
             yield segment
             return
-        for offset in range(segment.n_items):
-            yield Segment(self._source.index_of(segment.start + offset), 1, segment.values[offset : offset + 1])
+        begin = 0
+        for first, count in self._source.ranges(segment.start, segment.n_items):
+            yield Segment(first, count, segment.values[begin : begin + count])
+            begin += count
+
+    # ---- the record --------------------------------------------------------------------------------------------------
+
+    def _open_recording(self) -> "Recording | None":
+        path = self._settings.run
+        if isinstance(path, RunOfBlock):
+            path = None if current.inside_item() else path.of_next_call()
+        if path is None:
+            return None
+        from fourfold.execute.pickling import dump, load
+        from fourfold.execute.troubles import pickled
+        from fourfold.runs.recording import Carriage, Recording, Subject
+
+        settings = self._settings
+        parts: dict[str, Any] = {"function": self._fn}
+        parts |= {"init": settings.init} if settings.init else {}
+        parts |= {"seed": settings.seed} if settings.seed is not None else {}
+        parts |= {"combine": self._tree.function} if self._tree is not None else {}
+        shown = {name: repr(getattr(settings, name)) for name in sorted(settings.asked() - {"init"})}
+        subject = Subject(
+            name=self._name,
+            kind="map" if self._tree is None else "reduce",
+            parts=parts,
+            options=shown,
+            repeatable=settings.idempotent,
+            failures_stand=settings.on_error != "raise",
+        )
+        return Recording(path, subject, Carriage(dump, load, pickled, unpickled))
+
+    def _recorded(self, raw: Generator[Segment], recording: "Recording") -> Iterator[Segment]:
+        """What was recorded before and what comes now, which is recorded first."""
+        state = "stopped"
+        try:
+            for segment in raw:
+                yield from self._recall(recording)
+                self._record(segment, recording)
+                yield from self._by_index(segment)
+            yield from self._recall(recording)
+            if not self._driver.reason:
+                recording.check_end(self._source.n_read)
+            state = "failed" if self._driver.reason else "done"
+        except KeyboardInterrupt as interrupt:
+            state = "interrupted"
+            interrupt.add_note(f"fourfold: {recording.hint}")
+            raise
+        except Exception:
+            state = "failed"
+            raise
+        finally:
+            state = "failed" if self._stopped_by_failure else state
+            raw.close()
+            with suppress(RunError) if state != "done" else nullcontext():
+                for segment in self._driver.leftover:
+                    self._record(segment, recording)
+                recording.close(state)
+
+    def _record(self, segment: Segment, recording: "Recording") -> None:
+        if segment.n_items == 1 and not segment.holes and (index := self._source.index_of(segment.start)) in self._failed_now:
+            self._failed_now.discard(index)
+            return
+        ranges, begin = [], segment.start
+        for hole in (*segment.holes, segment.n_items + len(segment.holes)):
+            ranges += self._source.ranges(begin, segment.start + hole - begin)
+            begin = segment.start + hole + 1
+        if ranges:
+            recording.add(ranges, segment.values)
+
+    def _keep_failure(self, failure: Failure, item: Any) -> None:
+        assert self._recording is not None
+        self._recording.fail(failure, item)
+        self._failed_now.add(failure.index)
+
+    def _recall(self, recording: "Recording") -> Iterator[Segment]:
+        """What the source has gone past: values, and failures, that an earlier call has recorded."""
+        from fourfold.runs.journal import Done
+
+        for row in recording.passed():
+            if isinstance(row, Done):
+                self._n_recalled += row.n_items
+                yield Segment(row.first, row.n_items, recording.values(row))
+                continue
+            self._n_recalled += 1
+            failure = recording.failure_of(row)
+            values = self.failures.add(failure)
+            if self._tree is not None:
+                if self._stops_at_failure and failure.error is not None:
+                    raise failure.error
+                values = [self._tree.absent(row.item)]
+            yield Segment(row.item, 1, values)
+
+    def _beat(self) -> None:
+        assert self._recording is not None
+        self._progress.beat()
+        self._recording.beat(inline=self._driver.lane.engine.info.inline)
+
+    def _starting(self, chunk: Chunk) -> None:
+        assert self._recording is not None
+        self._recording.start([chunk.index_of(offset) for offset in range(len(chunk.items))])
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether `run=` keeps this call in a folder."""
+        return self._recording is not None
+
+    def give_up(self) -> None:
+        """When nobody has asked for segments, nobody will: let go of the folder of the run."""
+        if self._recording is not None and not self._has_begun:
+            with suppress(RunError):
+                self._recording.close("stopped")
 
     def _set_process_state(self, stack: ExitStack) -> None:
         """Make this process what items need that run in it, until the stack unwinds."""
@@ -235,7 +399,7 @@ class Call:
 
     def _new_chooser(self) -> Chooser:
         return Chooser(
-            total=self._source.total,
+            total=self._schedule.rules.total,
             workers=lambda: self.workers,
             cores=lambda: self.cores.n_cores,
             warm=_warm_workers,
@@ -314,8 +478,8 @@ class Call:
             verdict=self._verdict(elapsed, workers),
             engine=engine.name,
             workers=workers,
-            n_items=tally.finished,
-            n_failures=tally.failures,
+            n_items=tally.finished + self._n_recalled,
+            n_failures=len(self.failures.all),
             n_chunks=tally.chunks,
             n_retries=tally.retries,
             n_workers_lost=tally.deaths,
@@ -324,6 +488,7 @@ class Call:
             sent_bytes=self._driver.sent_bytes,
             returned_bytes=self._driver.returned_bytes,
             seed=self._settings.seed,
+            n_recorded=self._n_recalled,
         )
 
     def warn_of_failures(self, what: str) -> None:
@@ -337,6 +502,10 @@ class Call:
     def _verdict(self, elapsed: float, workers: int) -> str:
         tally, info = self._schedule.tally, self._driver.lane.engine.info
         what = f"{tally.finished} items with {seconds(tally.busy_s)} of work in {seconds(elapsed)}"
+        if self._n_recalled:
+            what += f" ({self._n_recalled} others were recorded before)"
+        if self._n_recalled and not tally.finished:
+            return f"all {self._n_recalled} items were recorded before: nothing was left to do"
         if info.inline:
             if self._chooser is None:
                 nested = current.inside_item() and self._settings.engine != "serial"
@@ -349,6 +518,21 @@ class Call:
         if self._chooser is None:
             return f"{crew}, as asked: {what}, {ratio}"
         return f"changed from the loop to {crew} after {self._driver.n_looped} items: {what}, {ratio}"
+
+
+class _Counts:
+    """What progress shows: items that were recorded before count as finished."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    @property
+    def finished(self) -> int:
+        return self._call._schedule.tally.finished + self._call._n_recalled
+
+    @property
+    def failures(self) -> int:
+        return len(self._call.failures.all)
 
 
 def _check_function(fn: Any, settings: Settings) -> None:

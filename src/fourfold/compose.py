@@ -1,5 +1,6 @@
 """The functions that users call on items: each is one Call and one way to aggregate it."""
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from typing import Any, Unpack
@@ -77,7 +78,10 @@ def imap(fn: Callable[[Any], Any], items: Iterable[Any], ordered: bool = True, *
     if not isinstance(ordered, bool):
         raise OptionTypeError(f"ordered={ordered!r} must be True or False")
     call = Call(fn, items, resolve(options), bounded=True)
-    return Stream(_values(call, ordered), call.failures.sorted, call.report)
+    stream = Stream(_values(call, ordered), call.failures.sorted, call.report)
+    if call.is_recorded:
+        weakref.finalize(stream, call.give_up)  # when nobody ever asks for a value
+    return stream
 
 
 def reduce(

@@ -18,6 +18,13 @@ FourfoldError                      catch this to catch them all
 ├── UnreadableInput (ValueError)   a file has no items in it that can be read; opens with the file and the line
 ├── UnwritableValue (TypeError)    a result cannot be written in the format of the output
 ├── TooManyFailures (RuntimeError) more items failed than `max_failures` allows
+├── Indeterminate (RuntimeError)   the item may have had effects, and `idempotent=False` forbids to run it again
+├── RunError (RuntimeError)        the folder of `run=` cannot be used
+│   ├── RunChanged                     it was recorded by another function, or for other items; the message says which
+│   ├── RunInUse                       another driver works on it right now
+│   ├── UntrustedRun (PermissionError) others own it or could have changed it: nothing in it was unpickled
+│   ├── JournalCorrupt                 a file of it is damaged
+│   └── JournalError (OSError)         a file of it cannot be written or read; what was recorded before is safe
 └── Bug (RuntimeError)             fourfold broke one of its own rules: please report it
 
 RemoteTraceback is no FourfoldError: it is the text of a worker's traceback, and stands as the cause of an item's exception.
@@ -100,6 +107,34 @@ class UnwritableValue(FourfoldError, TypeError):
 
 class TooManyFailures(FourfoldError, RuntimeError):
     """More items failed than `max_failures` allows. The failures are in `.failures`."""
+
+
+class Indeterminate(FourfoldError, RuntimeError):
+    """Nobody knows how the item ended: it may have had effects, and `idempotent=False` forbids to run it again."""
+
+
+class RunError(FourfoldError, RuntimeError):
+    """The folder of `run=` cannot be used."""
+
+
+class RunChanged(RunError):
+    """The run was recorded by another function, with other options, or for other items. `.differences` may list them."""
+
+
+class RunInUse(RunError):
+    """Another driver works on the run right now."""
+
+
+class UntrustedRun(RunError, PermissionError):
+    """Somebody else owns the run's files, or could have changed them. Nothing in it was unpickled."""
+
+
+class JournalCorrupt(RunError):
+    """A file of the run is not what was written. The message names it."""
+
+
+class JournalError(RunError, OSError):
+    """A file of the run cannot be written or read. What was recorded before is safe."""
 
 
 class Bug(FourfoldError, RuntimeError):

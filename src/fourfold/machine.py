@@ -2,9 +2,12 @@
 
 import contextlib
 import os
+import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -131,6 +134,29 @@ def user_name_of(fn: object) -> str:
         fn = fn.func
     name = getattr(fn, "__qualname__", None) or type(fn).__qualname__
     return str(name.rpartition("<locals>.")[2])
+
+
+@contextlib.contextmanager
+def deaf_for(seconds: float) -> Iterator[None]:
+    """Let Ctrl-C of the first `seconds` of a block pass unheard. The main thread hears it: in others nothing changes.
+
+    A handler that Python does not know (of C code) is left alone.
+    """
+    usual = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(usual):
+        yield
+        return
+    until = time.monotonic() + seconds
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        if time.monotonic() > until:
+            usual(number, frame)
+
+    signal.signal(signal.SIGINT, hear)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 _limits: list[int] = []

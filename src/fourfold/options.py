@@ -1,5 +1,6 @@
 """The options of every call that runs items: their names, their defaults, and their one validation."""
 
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -58,7 +59,7 @@ class Settings:
         idempotent: False: an item that may have had effects is never run twice.
         seed: Root of every item's random numbers; None means that nothing is seeded.
         cost: Maps an item to its relative cost, so that the longest run first.
-        run: Folder of the journal.
+        run: Folder of the journal: what finished is kept there, and the same call with the same folder does the rest.
         progress: True, False, or None: a bar on a terminal or notebook, a line every few seconds elsewhere.
         init: Arguments of the instance that each worker builds when the function is a class.
         threads_per_worker: BLAS and OpenMP threads in each worker; None means cores // workers.
@@ -97,6 +98,8 @@ _defaults_of_block: ContextVar[Mapping[str, Any]] = ContextVar("fourfold_default
 def using(**options: Unpack[Options]) -> Iterator[None]:
     """Set defaults for the calls in a block; an option given to a call itself still wins. Blocks nest.
 
+    With `run=FOLDER` each call has a folder of its own in it, FOLDER/1, FOLDER/2 and so on in their order.
+
     Raises:
         OptionError: At once, when an option is not valid.
 
@@ -107,7 +110,9 @@ def using(**options: Unpack[Options]) -> Iterator[None]:
         [1, 3]
     """
     resolve(options)
-    token = _defaults_of_block.set({**_defaults_of_block.get(), **options})
+    run = options.get("run")
+    mine = {**options, "run": RunOfBlock(os.fspath(run))} if run is not None else options
+    token = _defaults_of_block.set({**_defaults_of_block.get(), **mine})
     try:
         yield
     finally:
@@ -129,6 +134,19 @@ def resolve(options: Mapping[str, Any]) -> Settings:
         if name not in _DEFAULTS:
             raise UnknownOption(f"there is no option {name!r}{did_you_mean(name, NAMES)}. Options: {', '.join(NAMES)}")
     return Settings(**{name: _CHECKS[name](name, value) for name, value in given.items()})
+
+
+class RunOfBlock(str):
+    """The folder of `using(run=FOLDER)`: the n-th call of the block is recorded in FOLDER/n."""
+
+    __slots__ = ("_calls",)
+
+    def __init__(self, path: str) -> None:
+        self._calls = itertools.count(1)
+
+    def of_next_call(self) -> str:
+        """The folder of one call."""
+        return os.path.join(self, str(next(self._calls)))
 
 
 def did_you_mean(word: str, known: tuple[str, ...] | list[str]) -> str:
@@ -277,9 +295,13 @@ def _init(name: str, value: Any) -> tuple[Any, ...]:
 def _run(name: str, value: Any) -> str | None:
     if value is None:
         return None
-    if not isinstance(value, str | os.PathLike):
+    if isinstance(value, RunOfBlock):
+        return value
+    if not isinstance(value, str | os.PathLike) or not isinstance(path := os.fspath(value), str):
         raise OptionTypeError(f"{name}={value!r} must be the path of a folder")
-    return os.fspath(value)
+    if not path:
+        raise OptionError(f"{name}={value!r} must name a folder")
+    return path
 
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {

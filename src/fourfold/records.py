@@ -24,12 +24,13 @@ class Chunk(NamedTuple):
     """Consecutive items that travel together.
 
     `start` is the position of the first one. Positions number the items in the order in which they are handed out; the
-    index of an item is its place in the input. The two differ only under `cost=`: then `indices` gives them.
+    index of an item is its place in the input. The two differ under `cost=`, and where a resumed run leaves items out: then
+    `indices` gives them, as a range where they are consecutive.
     """
 
     start: int
     items: Sequence[Any]
-    indices: tuple[int, ...] | None = None
+    indices: Sequence[int] | None = None
 
     def index_of(self, offset: int) -> int:
         """The input index of the item at `offset` in this chunk."""
@@ -64,12 +65,14 @@ class ChunkResult(NamedTuple):
 class Segment(NamedTuple):
     """Settled items at consecutive positions `[start, start + n_items)`; skipped failures have no value.
 
-    `values` may be the list that the values go to in the end: then they are there.
+    `values` may be the list that the values go to in the end: then they are there. In a reduction the values are partial
+    results, `n_items` counts the items in them, and `holes` has the offsets from `start` of those that are left out.
     """
 
     start: int
     n_items: int
-    values: list[Any]
+    values: Sequence[Any]
+    holes: tuple[int, ...] = ()
 
 
 class Kind(IntEnum):
@@ -133,6 +136,8 @@ class Failure:
     item: str
     attempts: int = 1
     worker: str = ""
+    place: str = ""
+    """Where in the user's code it was raised: "features.py:12 in score"; "" when nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +157,8 @@ class Report:
     sent_bytes: int
     returned_bytes: int
     seed: int | None = None
+    n_recorded: int = 0
+    """Items among `n_items` that an earlier call with the same `run` had finished."""
 
 
 class Cell(Protocol):

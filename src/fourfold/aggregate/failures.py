@@ -1,10 +1,14 @@
 """The items that have no value, and the exceptions that say why."""
 
-from collections.abc import Callable
-from typing import Any
+import os
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, TypeVar
 
 from fourfold.errors import RemoteError, RemoteTraceback
 from fourfold.records import Failure, Trouble
+
+Group = TypeVar("Group", bound="Alike")
 
 NOTE = "fourfold: item "
 """How our note on an exception starts; an exception object that several items raise has one note only."""
@@ -29,16 +33,20 @@ class Failures:
     ) -> None:
         self._function, self._on_error, self._retry_on, self._unpickle = function, on_error, retry_on, unpickle
         self.all: list[Failure] = []
+        self.run: str | None = None
+        self.keep: Callable[[Failure, Any], None] | None = None
 
     def may_retry(self, trouble: Trouble) -> bool:
         """Whether the item may run again for this."""
         return bool(self._retry_on) and trouble.kind == "raised" and isinstance(self.exception(trouble), self._retry_on)
 
-    def failed(self, index: int, trouble: Trouble, attempts: int, worker: str) -> list[Any]:
+    def failed(self, index: int, item: Any, trouble: Trouble, attempts: int, worker: str) -> list[Any]:
         """Note a final failure; returns what stands in the item's place: the Failure, or nothing."""
         error = self.exception(trouble)
         notes = [note for note in getattr(error, "__notes__", []) if not note.startswith(NOTE)]
         note = f"{NOTE}{index} of {self._function}: {trouble.item} (attempt {attempts}, {worker or 'driver'})"
+        if self.run is not None:
+            note += f". See it again: fourfold replay {self.run} --item {index}"
         _set(error, "__notes__", [*notes, note])
         if self._on_error != "raise":
             # Its frames would keep every item of the chunk alive; the text of the traceback stays.
@@ -53,7 +61,14 @@ class Failures:
             item=trouble.item,
             attempts=attempts,
             worker=worker,
+            place=place_of(trouble.traceback),
         )
+        if self.keep is not None:
+            self.keep(failure, item)
+        return self.add(failure)
+
+    def add(self, failure: Failure) -> list[Any]:
+        """Add a failure that is known already; returns what stands in the item's place."""
         self.all.append(failure)
         return [failure] if self._on_error == "collect" else []
 
@@ -72,6 +87,38 @@ class Failures:
         cause.__cause__ = error.__cause__
         _set(error, "__cause__", cause)
         return error
+
+
+_FRAME = re.compile(r'^  File "(?P<file>.+)", line (?P<line>\d+), in (?P<name>.+)$', re.MULTILINE)
+
+
+def place_of(traceback: str) -> str:
+    """Where a traceback ends: "features.py:12 in score"; "" when it has no frame."""
+    frames = _FRAME.findall(traceback)
+    if not frames:
+        return ""
+    file, line, name = frames[-1]
+    return f"{os.path.basename(file)}:{line} in {name}"
+
+
+class Alike(Protocol):
+    """What failures have that are grouped."""
+
+    @property
+    def error_type(self) -> str:
+        """The name of the exception's class."""
+
+    @property
+    def place(self) -> str:
+        """Where it was raised."""
+
+
+def groups(failures: Iterable[Group]) -> list[list[Group]]:
+    """Failures of one type and from one line together, the most frequent first."""
+    found: dict[tuple[str, str], list[Group]] = {}
+    for failure in failures:
+        found.setdefault((failure.error_type, failure.place), []).append(failure)
+    return sorted(found.values(), key=len, reverse=True)
 
 
 _set = BaseException.__setattr__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 from pathlib import Path
@@ -22,6 +23,9 @@ class PartFile:
         self.part = self.path.with_name(f".{self.path.name}.{secrets.token_hex(8)}.part")
         # "x" never follows a planted link; the mode is the user's umask, as for any new file.
         self.handle: IO[bytes] = open(self.part, "xb")  # noqa: SIM115 (closed by finish or discard)
+        with contextlib.suppress(OSError):  # not every file system can
+            # Who finds the file and can lock it knows that its writer is dead: `fourfold clean`.
+            fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def finish(self) -> None:
         """Bring what was written to the disk."""

@@ -23,8 +23,13 @@ LEAVE_S = 0.3
 class Counts(Protocol):
     """What there is to show."""
 
-    finished: int
-    failures: int
+    @property
+    def finished(self) -> int:
+        """Items with an outcome."""
+
+    @property
+    def failures(self) -> int:
+        """Those of them that failed."""
 
 
 class Progress:

@@ -1,6 +1,9 @@
 """The command line: one file per command, the library's own words for its options.
 
     map.py         fourfold map MODULE:FUNCTION INPUT… -o OUT
+    runs.py        fourfold runs [FOLDER]        show.py    fourfold show RUN
+    resume.py      fourfold resume RUN, fourfold rerun RUN --failed
+    replay.py      fourfold replay RUN --item N  clean.py   fourfold clean [FOLDER]
     doctor.py      fourfold doctor
     demo.py        fourfold demo      (demo_flights.py its function, demo_data.py its items)
     bench.py       fourfold bench
@@ -22,10 +25,15 @@ from typing import NoReturn
 import typer
 
 from fourfold.cli.bench import bench_command
+from fourfold.cli.clean import clean_command
 from fourfold.cli.demo import demo_command
 from fourfold.cli.doctor import doctor_command
 from fourfold.cli.exits import INTERRUPTED, TERMINATED, Terminated
 from fourfold.cli.map import map_command
+from fourfold.cli.replay import replay_command
+from fourfold.cli.resume import rerun_command, resume_command
+from fourfold.cli.runs import runs_command
+from fourfold.cli.show import show_command
 
 RETRY_S = 0.01
 """Seconds until a signal is sent again that came while a destructor ran. Not measured."""
@@ -41,6 +49,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("map")(map_command)
+app.command("runs")(runs_command)
+app.command("show")(show_command)
+app.command("resume")(resume_command)
+app.command("rerun")(rerun_command)
+app.command("replay")(replay_command)
+app.command("clean")(clean_command)
 app.command("doctor")(doctor_command)
 app.command("demo")(demo_command)
 app.command("bench", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench_command)

@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from fourfold.divide.files import Place
     from fourfold.records import Failure, Report
 
+KINDS_TOLD = 5
+"""Kinds of failures (an error type at a line) that are told at the end. More: the reader scrolls; all are in the list."""
+
+MESSAGE_CHARS = 200
+
 Rows = Iterator[tuple["Place", object]]
 
 
@@ -54,7 +59,8 @@ class Tally:
     n_written: int
     n_failed: int
     n_nulled: int
-    first_failure: str
+    failures: list[tuple[int, str]]
+    """How many failed with the same error at the same line, and the first of them; the most frequent first."""
     report: Report
 
 
@@ -96,6 +102,9 @@ def map_command(
         str | None, typer.Option(metavar="N", help="Stop past this count (10) or fraction (0.01).")
     ] = None,
     retries: Annotated[int | None, typer.Option(help="Runs more for an item that raised.")] = None,
+    run: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Record the run there: the same command goes on where it ended.")
+    ] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds per item.")] = None,
     memory: Annotated[int | None, typer.Option(help="Bytes per worker.")] = None,
     idempotent: Annotated[bool | None, typer.Option("--idempotent/--not-idempotent", help="May an item be run twice?")] = None,
@@ -116,7 +125,8 @@ def map_command(
 
     Example: fourfold map features:length texts.jsonl -o lengths.csv
     """
-    with one_line_errors(show_traceback, f"interrupted: {output} was not written; the same command starts again"):
+    again = "the same command starts again" if run is None else f"what finished is in {run}; go on: fourfold resume {run}"
+    with one_line_errors(show_traceback, f"interrupted: {output} was not written; {again}"):
         options = {
             "engine": engine,
             "workers": workers,
@@ -131,6 +141,7 @@ def map_command(
             "init": tuple(init) if init else None,
             "threads_per_worker": threads_per_worker,
             "progress": progress,
+            "run": run,
         }
         given = {name: value for name, value in options.items() if value is not None}
         rows = _open_inputs(inputs, format, items)
@@ -219,18 +230,24 @@ def _stream(function: Callable[..., Any], rows: Rows, out: Sink, failed: Sink, o
 
     places = Places()
     n_failed = 0
-    first_failure = ""
+    alike: dict[tuple[str, str], list[Any]] = {}
     with closing(imap(function, places.noting(rows), **options)) as values, _telling_the_item(values, places):
         for index, value in enumerate(values):
             place = places.pop()
             if isinstance(value, Failure):
                 _write(failed, index, _failure_row(value, place), place)
-                first_failure = first_failure or f"{place}: {value.error_type}: {value.message}"
+                told = alike.setdefault((value.error_type, value.place), [0, _told(value, place)])
+                told[0] += 1
                 n_failed += 1
             else:
                 _write(out, index, value, place)
         report = values.report
-    return Tally(places.n_popped - n_failed, n_failed, out.n_nulled, first_failure, report)
+    failures = sorted(((count, first) for count, first in alike.values()), key=lambda each: -each[0])
+    return Tally(places.n_popped - n_failed, n_failed, out.n_nulled, failures, report)
+
+
+def _told(failure: Failure, place: Place) -> str:
+    return " ".join(f"{place}: {failure.error_type}: {failure.message}".split())[:MESSAGE_CHARS]
 
 
 class Places:
@@ -299,6 +316,7 @@ def _failure_row(failure: Failure, place: Place) -> dict[str, object]:
         "message": failure.message,
         "item": failure.item,
         "attempts": failure.attempts,
+        "place": failure.place,
         "traceback": failure.traceback,
     }
 
@@ -307,8 +325,14 @@ def _tell(tally: Tally, output: str) -> None:
     """The end of the story, on stderr."""
     say(f"{output}: {tally.n_written:,} of {tally.n_written + tally.n_failed:,} items written")
     if tally.n_failed:
-        first = " ".join(tally.first_failure.split())[:200]
-        say(f"{tally.n_failed:,} failed, listed in {failures_path(output)}; the first: {first}")
+        if len(tally.failures) == 1:
+            say(f"{tally.n_failed:,} failed, listed in {failures_path(output)}; the first: {tally.failures[0][1]}")
+        else:
+            say(f"{tally.n_failed:,} failed, listed in {failures_path(output)}:")
+        for count, first in tally.failures[:KINDS_TOLD] if len(tally.failures) > 1 else ():
+            say(f"  {count:,} x {first}")
+        if len(tally.failures) > KINDS_TOLD:
+            say(f"  and {len(tally.failures) - KINDS_TOLD} other kinds")
     if tally.n_nulled:
         say(f"{tally.n_nulled:,} numbers were NaN or infinite, which JSON cannot hold: they are null")
     say(tally.report.verdict)

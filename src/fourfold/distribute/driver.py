@@ -7,6 +7,7 @@
 It runs in the caller's thread, as a generator: items are pulled, and results given out, by that thread only.
 """
 
+import contextlib
 import time
 from bisect import bisect_right, insort
 from collections.abc import Callable, Iterator
@@ -32,11 +33,15 @@ from fourfold.distribute.schedule import (
     Unstarted,
 )
 from fourfold.errors import EngineError, NotPicklable
+from fourfold.machine import deaf_for
 from fourfold.records import Chunk, ChunkResult, Kind, Outcome, Segment, Ticket, Trouble
 
 GRACE_S = 2.0
 """Seconds that a run which is stopped by a failure waits for earlier items still running: one of them may fail as well, and
 the loop would have met that one first. Smaller: the error may differ from the loop's. Larger: errors come later."""
+
+ECHO_S = 0.3
+"""Seconds after the first Ctrl-C in which another one is the same: some terminals and launchers send it twice."""
 
 PATIENCE_S = 0.25
 """Seconds between looks at progress and patience while nothing arrives. Not measured; only the bar depends on it."""
@@ -81,7 +86,7 @@ class Judge(Protocol):
     def may_retry(self, trouble: Trouble) -> bool:
         """Whether the item may be run again for this."""
 
-    def failed(self, index: int, trouble: Trouble, attempts: int, worker: str) -> list[Any]:
+    def failed(self, index: int, item: Any, trouble: Trouble, attempts: int, worker: str) -> list[Any]:
         """Note a final failure; returns what stands in the item's place: one value, or nothing."""
 
 
@@ -164,6 +169,8 @@ class Driver:
             came; returns a lane to change over to as soon as it has a worker, or None to stay.
         lane_failed: Told why the lane that `choose` returned could not be started.
         beat: Called after each wait, for progress.
+        starting: None, or told of each chunk before it is submitted: its items may have effects from then on.
+        keep: When the run is ended from outside, wait up to GRACE_S for what runs, and keep what ends in `leftover`.
     """
 
     def __init__(
@@ -177,16 +184,20 @@ class Driver:
         choose: Callable[[Chunk, ChunkResult], Lane | None] | None = None,
         lane_failed: Callable[[Exception], None] | None = None,
         beat: Callable[[], None] | None = None,
+        starting: Callable[[Chunk], None] | None = None,
+        keep: bool = False,
     ) -> None:
         self.source, self.schedule, self.lane, self.judge = source, schedule, lane, judge
         self._absent, self._choose, self._lane_failed, self._beat = absent, choose, lane_failed, beat
+        self._starting, self._keep = starting, keep
+        self.leftover: list[Segment] = []
         self._next_lane: Lane | None = None
         self._taken: Chunk | None = None
         self._source_error: Exception | None = None
         self._flying: dict[int, Chunk] = {}
         self._sizes: dict[int, int] = {}
         self._returned = _Returned()
-        self._last: dict[int, tuple[int, Trouble, str]] = {}
+        self._last: dict[int, tuple[int, Any, Trouble, str]] = {}
         self._events: list[Event] = []
         self._ready: list[Segment] = []
         self._slots = 0
@@ -222,10 +233,34 @@ class Driver:
             yield from self._ready
             if self._source_error is not None and not self.reason:
                 raise self._source_error
+        except BaseException as error:
+            self._wind_up(error)
+            raise
         finally:
             self.lane.close()
             if self._next_lane is not None:
                 self._next_lane.close()
+
+    def _wind_up(self, error: BaseException) -> None:
+        """The run is ended from outside. A second Ctrl-C ends at once what still runs."""
+        engine = self.lane.engine
+        try:
+            if self._keep:
+                with deaf_for(ECHO_S), contextlib.suppress(Exception):  # what ended the run is the one to tell
+                    self._await_the_running()
+        finally:
+            self.leftover, self._ready = self._ready, []
+            if isinstance(error, KeyboardInterrupt) and self._flying and self._keep:
+                engine.cancel(hard=True)
+
+    def _await_the_running(self) -> None:
+        deadline = time.monotonic() + GRACE_S
+        self.lane.engine.cancel()
+        while self._flying and (left := deadline - time.monotonic()) > 0:
+            for outcome in self.lane.engine.wait(left):
+                if outcome.kind is Kind.ENGINE_DOWN:
+                    return
+                self._hear(outcome)
 
     @property
     def reason(self) -> str:
@@ -291,9 +326,9 @@ class Driver:
             case Submit(id, start, count):
                 self._submit(id, start, count, tickets)
             case Settle(position, attempts):
-                index, trouble, worker = self._last.pop(position)
+                index, item, trouble, worker = self._last.pop(position)
                 self._returned.drop(position)
-                values = self.judge.failed(index, trouble, attempts, worker)
+                values = self.judge.failed(index, item, trouble, attempts, worker)
                 if self._absent is not None:
                     values = [self._absent(index)]
                 self._ready.append(Segment(position, 1, values))
@@ -325,6 +360,8 @@ class Driver:
         if chunk is None or chunk.start != start:
             self._taken = chunk
             chunk = self._returned.take(start, count)
+        if self._starting is not None:
+            self._starting(chunk)
         self._flying[id] = chunk
         try:
             payload, size_bytes = self.lane.codec.pack(chunk)
@@ -341,7 +378,7 @@ class Driver:
         """A chunk cannot be packed, or its result cannot be unpacked."""
         chunk = self._flying.pop(id)
         if len(chunk.items) == 1:
-            self._last[chunk.start] = (chunk.index_of(0), self.lane.codec.misfit(chunk, error), "")
+            self._last[chunk.start] = (chunk.index_of(0), chunk.items[0], self.lane.codec.misfit(chunk, error), "")
         else:
             self._returned.put(chunk)
         self._events.append(Unreadable(id))
@@ -374,7 +411,7 @@ class Driver:
                 chunk = self._flying.pop(outcome.id)
                 if len(chunk.items) == 1:
                     trouble = self.lane.codec.unloaded(chunk, outcome.data)
-                    self._last[chunk.start] = (chunk.index_of(0), trouble, outcome.worker)
+                    self._last[chunk.start] = (chunk.index_of(0), chunk.items[0], trouble, outcome.worker)
                 else:
                     self._returned.put(chunk)
                 self._events.append(Unreadable(outcome.id))
@@ -397,7 +434,8 @@ class Driver:
         failed = []
         for trouble in result.troubles:
             position = chunk.start + trouble.offset
-            self._last[position] = (chunk.index_of(trouble.offset), trouble, outcome.worker)
+            offset = trouble.offset
+            self._last[position] = (chunk.index_of(offset), chunk.items[offset], trouble, outcome.worker)
             may_retry = self.judge.may_retry(trouble)
             if may_retry:
                 self._returned.put(chunk, trouble.offset, 1)
@@ -412,7 +450,8 @@ class Driver:
     def _give(self, chunk: Chunk, result: ChunkResult) -> None:
         """Make segments of the values, which leave out the failed items: those come when they are settled."""
         if self._absent is not None:
-            self._ready.append(Segment(chunk.start, result.done - len(result.troubles), result.values))
+            holes = tuple(trouble.offset for trouble in result.troubles)
+            self._ready.append(Segment(chunk.start, result.done - len(holes), result.values, holes))
             return
         if not result.troubles:
             self._ready.append(Segment(chunk.start, result.done, result.values))
@@ -434,6 +473,6 @@ class Driver:
         count = min(count, len(chunk.items) - first)  # it may have died between noting the one and the other
         for offset in range(first, first + count):
             trouble = self.lane.codec.killed(cut(chunk, offset, 1), outcome.reason, expired)
-            self._last[chunk.start + offset] = (chunk.index_of(offset), trouble, outcome.worker)
+            self._last[chunk.start + offset] = (chunk.index_of(offset), chunk.items[offset], trouble, outcome.worker)
         self._returned.put(chunk)
         self._events.append(Died(outcome.id, first, count, expired))

@@ -3,7 +3,9 @@
 import inspect
 import itertools
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import itemgetter
 from typing import Any
 
 from fourfold.errors import OptionError, OptionTypeError
@@ -18,23 +20,36 @@ class Source:
     Args:
         items: Any iterable.
         cost: None, or what maps an item to its relative cost: then all items are read first, and the costly come first.
+        seen: None, or what says of an index and its item whether it is left out. Called in input order, once per item.
 
     Raises:
         OptionTypeError: `items` cannot be iterated.
         OptionError: A cost is no finite number.
     """
 
-    def __init__(self, items: Iterable[Any], cost: Callable[[Any], float] | None = None) -> None:
+    def __init__(
+        self,
+        items: Iterable[Any],
+        cost: Callable[[Any], float] | None = None,
+        seen: Callable[[int, Any], bool] | None = None,
+    ) -> None:
         self.costs: list[float] | None = None
+        self.n_read = 0
+        """Items that were read from the input, those left out included; only counted with `seen`."""
+        self._seen = seen
         self._order: list[int] | None = None
+        self._gaps: list[tuple[int, int]] = [(0, 0)]  # positions from which on indices are that much ahead
         self._position = 0
         self._iterator: Iterator[Any] | None = None
         self._sequence: Sequence[Any] | None = None
         self._ended = False
         self._error: Exception | None = None
         if cost is not None:
-            self._sequence, self.costs, self._order = _longest_first(_iterator_of(items), cost)
-        elif type(items) in (list, tuple, range):
+            read = list(_iterator_of(items))
+            indices = [index for index, item in enumerate(read) if seen is None or not seen(index, item)]
+            self._sequence, self.costs, self._order = _longest_first(read, indices, cost)
+            self.n_read = len(read)
+        elif type(items) in (list, tuple, range) and seen is None:
             self._sequence = items  # type: ignore[assignment]
         else:
             self._iterator = _iterator_of(items)
@@ -43,11 +58,25 @@ class Source:
     @property
     def permuted(self) -> bool:
         """Whether positions and indices differ."""
-        return self._order is not None
+        return self._order is not None or self._gaps != [(0, 0)]
 
     def index_of(self, position: int) -> int:
         """The place in the input of the item that is handed out at `position`."""
-        return position if self._order is None else self._order[position]
+        if self._order is not None:
+            return self._order[position]
+        return position + self._gaps[bisect_right(self._gaps, position, key=itemgetter(0)) - 1][1]
+
+    def ranges(self, position: int, count: int) -> list[tuple[int, int]]:
+        """The places in the input of `count` items from `position` on, as (first, count) of those that are consecutive."""
+        if not self.permuted:
+            return [(position, count)] if count else []
+        found: list[tuple[int, int]] = []
+        for index in map(self.index_of, range(position, position + count)):
+            if found and sum(found[-1]) == index:
+                found[-1] = (found[-1][0], found[-1][1] + 1)
+            else:
+                found.append((index, 1))
+        return found
 
     def take(self, count: int, *, copy: bool = True) -> Chunk | None:
         """Return the next `count` items, fewer at the end, None when there are none left.
@@ -62,7 +91,7 @@ class Source:
         start = self._position
         items: Sequence[Any]
         if self._sequence is None:
-            items = self._pull(count)
+            items = self._pull(count) if self._seen is None else self._pull_unseen(count, self._seen)
         elif copy or isinstance(self._sequence, range):
             items = self._sequence[start : start + count]
         else:
@@ -70,8 +99,13 @@ class Source:
         if not items:
             return None
         self._position += len(items)
-        indices = tuple(self._order[start : self._position]) if self._order is not None else None
-        return Chunk(start, items, indices)
+        return Chunk(start, items, self._indices(start, len(items)) if self.permuted else None)
+
+    def _indices(self, start: int, count: int) -> Sequence[int]:
+        first = self.index_of(start)
+        if self._order is None and self.index_of(start + count - 1) == first + count - 1:
+            return range(first, first + count)
+        return tuple(self.index_of(position) for position in range(start, start + count))
 
     def _pull(self, count: int) -> list[Any]:
         """Iterate. Once it has ended the iterator is left alone: a terminal or a growing file would go on after its end."""
@@ -87,6 +121,28 @@ class Source:
                 self._error, self._ended = error, True
                 if not items:
                     raise
+        return items
+
+    def _pull_unseen(self, count: int, seen: Callable[[int, Any], bool]) -> list[Any]:
+        """Iterate, and leave out what was seen before."""
+        items: list[Any] = []
+        while len(items) < count:
+            try:
+                read = self._pull(count - len(items))
+            except Exception:
+                if items:  # `_pull` raises it again the next time
+                    break
+                raise
+            if not read:
+                break
+            for item in read:
+                index, self.n_read = self.n_read, self.n_read + 1
+                if seen(index, item):
+                    continue
+                position = self._position + len(items)
+                if index - position != self._gaps[-1][1]:
+                    self._gaps.append((position, index - position))
+                items.append(item)
         return items
 
     def close(self) -> None:
@@ -145,17 +201,18 @@ def _length(items: Iterable[Any]) -> int | None:
         return None
 
 
-def _longest_first(items: Iterator[Any], cost: Callable[[Any], float]) -> tuple[list[Any], list[float], list[int]]:
-    read = list(items)
-    costs = []
-    for index, item in enumerate(read):
-        value = cost(item)
+def _longest_first(
+    read: list[Any], indices: list[int], cost: Callable[[Any], float]
+) -> tuple[list[Any], list[float], list[int]]:
+    costs = {}
+    for index in indices:
+        value = cost(read[index])
         try:
             number = float(value)
         except (TypeError, ValueError):
             raise OptionTypeError(f"cost(items[{index}]) returned {value!r}; it must return a number") from None
         if not math.isfinite(number) or number < 0:
             raise OptionError(f"cost(items[{index}]) returned {value!r}; a cost must be finite and not negative")
-        costs.append(number)
-    order = sorted(range(len(read)), key=costs.__getitem__, reverse=True)
+        costs[index] = number
+    order = sorted(indices, key=costs.__getitem__, reverse=True)
     return [read[index] for index in order], [costs[index] for index in order], order

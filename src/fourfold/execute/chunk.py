@@ -107,8 +107,8 @@ class Program:
             del finished[first:]
         if self.fold is not None:
             holes = [trouble.offset for trouble in troubles]
-            if chunk.indices is None:
-                values = [self.fold(chunk.start, finished, holes)]
+            if chunk.indices is None or isinstance(chunk.indices, range):
+                values = [self.fold(chunk.index_of(0), finished, holes)]
             else:  # neighbours here, but not in the input
                 kept = [offset for offset in range(done) if offset not in holes]
                 values = [self.fold(chunk.indices[offset], [finished[offset]], []) for offset in kept]

@@ -1,0 +1,72 @@
+"""One failed item of a recorded run, again: in this process, where a debugger can look."""
+
+import os
+import pickle
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fourfold.errors import JournalError, OptionError
+from fourfold.execute import current
+from fourfold.execute.chunk import is_worker_class
+from fourfold.execute.pickling import load
+from fourfold.records import Chunk, Parcel
+from fourfold.runs.journal import FailedItem
+from fourfold.runs.place import check_trusted
+from fourfold.runs.recording import PROGRAM
+from fourfold.runs.story import failures_of, open_run, read_value, story_of
+
+ITEMS_NAMED = 10
+
+
+def prepare_replay(run: str, item: int) -> tuple[Callable[[], Any], FailedItem]:
+    """Load the function and a failed item of a run; returns what runs it as the run did, and its failure.
+
+    The current folder and the import path become those of the run. A function of a module is the one that is there now; a
+    function of a script is the one that was recorded.
+
+    Raises:
+        OptionError: The item has not failed, or nothing was kept of it.
+        UntrustedRun: The run is not ours: nothing was unpickled.
+    """
+    folder = open_run(run)
+    check_trusted(folder)
+    failed = {each.item: each for each in failures_of(folder)}
+    if item not in failed:
+        known = ", ".join(map(str, list(failed)[:ITEMS_NAMED])) or "none"
+        raise OptionError(f"item {item} of {run} has no recorded failure; items are kept when they fail: {known}")
+    if not failed[item].value:
+        raise OptionError(f"item {item} of {run} could not be pickled, so it was not kept: {failed[item].shown}")
+    folder = folder.resolve()
+    story = story_of(folder)
+    sys.path[:] = [*story.path, *(entry for entry in sys.path if entry not in story.path)]
+    if os.path.isdir(story.working_folder):
+        os.chdir(story.working_folder)
+    parts = _load_program(folder)
+    _, value = load(read_value(folder, failed[item].value, f"item {item}"))
+    return lambda: _run(parts, item, value), failed[item]
+
+
+def _load_program(folder: Path) -> dict[str, Any]:
+    try:
+        data = (folder / PROGRAM).read_bytes()
+    except FileNotFoundError:
+        raise OptionError(f"the function of {folder} could not be pickled, or was too large, so it was not kept") from None
+    except OSError as error:
+        raise JournalError(f"{folder / PROGRAM} cannot be read: {error.strerror}") from error
+    head, buffers = pickle.loads(data)
+    parts: dict[str, Any] = load(Parcel(head, tuple(buffers)))
+    return parts
+
+
+def _run(parts: dict[str, Any], index: int, item: Any) -> Any:
+    function, seed = parts["function"], parts.get("seed")
+    call = function(*parts.get("init", ())) if is_worker_class(function) else function
+    before = current.enter_chunk(Chunk(index, [item]), [], seed)
+    try:
+        if seed is not None:
+            current.seed_globals(seed, index)
+        return call(item)
+    finally:
+        current.leave_chunk(before)

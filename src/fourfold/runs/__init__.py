@@ -1,0 +1,14 @@
+"""The memory of a run: what `run=FOLDER` keeps, so that nothing that finished is lost with the driver.
+
+Rooms:
+    fingerprint.py   what a function and an item are, so that a later call can tell whether they are still the same
+    place.py         the folder: private, ours, and one driver's at a time
+    values.py        files of values, checksummed
+    journal.py       which items are done: SQLite, written by the driver only
+    recording.py     one call with `run=`: which items need not run again, and what has finished
+    story.py         what people read of a run, without unpickling anything
+    upkeep.py        what is done to a run from outside
+
+Files:
+    RUN/journal.sqlite  RUN/values-0001.part …  RUN/program.pickle  RUN/lock
+"""

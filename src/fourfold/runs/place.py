@@ -1,0 +1,170 @@
+"""The folder of a run: private, ours, and one driver's at a time."""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import stat
+import time
+from pathlib import Path
+from typing import Any
+
+import fourfold.seams as seams
+from fourfold.errors import JournalError, OptionError, RunInUse, UntrustedRun
+
+PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
+JOURNAL = "journal.sqlite"
+
+
+def prepare(path: str) -> Path:
+    """Return the folder of a run, made when it is not there; nobody else may read what is made.
+
+    Raises:
+        OptionError: The path is a file, or a folder of something else.
+        UntrustedRun: It is not ours alone.
+        JournalError: It cannot be made.
+    """
+    folder = Path(os.path.abspath(path))
+    try:
+        seams.hit("journal.mkdir")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(mode=PRIVATE_FOLDER)
+        except FileExistsError:
+            if not folder.is_dir():
+                raise OptionError(f"run={path!r} is a file; it must be a folder, or a new name") from None
+            left = [entry for entry in os.listdir(folder) if entry != "lock"]
+            if not left:
+                _check_owner(folder, os.stat(folder))
+            elif not (folder / JOURNAL).exists():
+                raise OptionError(
+                    f"run={path!r} is a folder with other things in it, such as {min(left)}: give the run a folder of its own"
+                ) from None
+            else:
+                check_trusted(folder)
+                return folder
+        # Whatever the umask is, and also for an empty folder that was there.
+        os.chmod(folder, PRIVATE_FOLDER)
+    except OSError as error:
+        raise JournalError(f"the folder of the run cannot be made: {error}") from error
+    return folder
+
+
+def check_trusted(folder: Path) -> None:
+    """Check that nobody else can have put anything into the run: what is read from it may be unpickled.
+
+    Raises:
+        UntrustedRun: The folder or a file in it is somebody else's, can be written by others, or is a link.
+    """
+    _check(folder, os.stat(folder))
+    for entry in os.scandir(folder):
+        if entry.is_symlink():
+            raise UntrustedRun(f"{entry.path} is a link: somebody may have put it there. Nothing of the run was read")
+        _check(Path(entry.path), entry.stat(follow_symlinks=False))
+
+
+def _check(path: Path, found: os.stat_result) -> None:
+    _check_owner(path, found)
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise UntrustedRun(
+            f"others may write to {path}, and what a run holds is unpickled. If it is yours, type: chmod -R go-w {path.parent}"
+        )
+
+
+def _check_owner(path: Path, found: os.stat_result) -> None:
+    if found.st_uid != os.geteuid():
+        raise UntrustedRun(
+            f"{path} belongs to user {found.st_uid} and you are user {os.geteuid()}: what a run holds is unpickled, so only "
+            "its owner may go on with it. `fourfold show` reads it without that"
+        )
+
+
+def create_private(path: Path) -> int:
+    """Open a new file for writing that only we can read; never through a link that somebody planted.
+
+    Raises:
+        OSError: It is there already, or cannot be made.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE)
+    os.fchmod(fd, PRIVATE_FILE)
+    return fd
+
+
+class Lock:
+    """Held by the one driver that works on a run; the kernel frees it when that process ends, however it ends.
+
+    Raises:
+        RunInUse: Another driver holds it.
+        JournalError: The file cannot be made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "lock"
+        try:
+            seams.hit("journal.lock")
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE)
+        except OSError as error:
+            raise JournalError(f"{path} cannot be opened: {error.strerror}") from error
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+            os.truncate(self._fd, 0)
+            os.pwrite(self._fd, json.dumps(mine).encode(), 0)
+        except OSError as error:
+            os.close(self._fd)
+            if isinstance(error, BlockingIOError):
+                holder = holder_of(folder)
+                who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
+                raise RunInUse(f"{who} works on the run {folder} right now: wait for its end, or use another folder") from None
+            raise JournalError(f"{path} cannot be locked: {error.strerror}") from error
+
+    def release(self) -> None:
+        """Let another driver go on. A process that this one forked does not hold it any longer either."""
+        with contextlib.suppress(OSError):
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+        os.close(self._fd)
+
+
+def holder_of(folder: Path) -> dict[str, Any] | None:
+    """Who holds the lock of a run, or held it last; None when nobody says."""
+    try:
+        found = json.loads((folder / "lock").read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and "pid" in found else None
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a driver works on the run right now."""
+    try:
+        fd = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+WITHOUT_SHARED_MEMORY = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "lustre", "gpfs", "beegfs", "ceph"})
+"""File systems between machines: SQLite's write-ahead log needs memory that all who open it share, which they do not have."""
+
+
+def file_system_of(folder: Path, mounts: str = "/proc/self/mounts") -> str:
+    """The type of the file system that a folder is on: "ext4", "nfs4", "fuse.sshfs"; "" when nobody tells."""
+    best, kind = "", ""
+    try:
+        lines = Path(mounts).read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    real = os.path.realpath(folder)
+    for line in lines:
+        point, found = line.split()[1:3]
+        point = point.encode().decode("unicode_escape")  # a space in a path is \040 there
+        if (real == point or real.startswith(point.rstrip("/") + "/")) and len(point) >= len(best):
+            best, kind = point, found
+    return kind

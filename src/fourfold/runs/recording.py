@@ -1,0 +1,407 @@
+"""One call with `run=`: which items need not run again, and what has finished.
+
+source ──item──> seen? ── yes: its recorded values come back, when their turn has come
+                   └───── no:  it runs ──> add, fail ──> journal
+"""
+
+import contextlib
+import logging
+import os
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fourfold.errors import Indeterminate, JournalError, RemoteError, RunChanged
+from fourfold.records import Failure, Parcel
+from fourfold.runs.fingerprint import DIGEST_BYTES, differences, item_digest, program_parts
+from fourfold.runs.journal import COMMIT_S, PAGE, Done, FailedItem, Journal
+from fourfold.runs.place import Lock, create_private, prepare
+
+PROGRAM = "program.pickle"
+
+UNKNOWN = bytes(DIGEST_BYTES)
+"""Stands for the digest of an item that cannot be pickled: any other such item is taken for it."""
+
+LOOP_COMMIT_S = 0.01
+"""Seconds of finished work that a killed driver may lose while it runs the items itself: the next one may take an hour, and
+nothing can be committed in between. Smaller: more commits. Larger: more runs again."""
+
+DIFFERENCES_TOLD = 5
+
+PROGRAM_BYTES = 64 << 20
+"""Functions up to this size, with all that they hold, are kept for a replay. Larger: more is written at the start of a run."""
+
+
+class Carriage(NamedTuple):
+    """How values and exceptions become bytes and come back."""
+
+    dump: Callable[[Any], Parcel]
+    load: Callable[[Parcel], Any]
+    pickled: Callable[[BaseException], bytes | None]
+    unpickled: Callable[[Any], BaseException | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is run: a later call must be the same to go on.
+
+    Attributes:
+        name: Of the function, for messages.
+        kind: "map" or "reduce".
+        parts: What the values depend on, by name: the function, `init`, `seed`.
+        options: What the user asked for, to be shown.
+        repeatable: False: an item that may have had effects must not run again.
+        failures_stand: A recorded failure is the item's outcome; False: the item runs again.
+    """
+
+    name: str
+    kind: str
+    parts: Mapping[str, Any]
+    options: Mapping[str, str]
+    repeatable: bool
+    failures_stand: bool
+
+
+class Recording:
+    """Keeps one call in a folder. Open from its making until `close`.
+
+    Args:
+        path: The folder.
+        subject: What is run.
+        carriage: How values become bytes.
+
+    Raises:
+        RunError: See `fourfold.errors`: the folder cannot be used, or was made by another call.
+    """
+
+    def __init__(self, path: str, subject: Subject, carriage: Carriage) -> None:
+        self.path, self._subject, self._carriage = path, subject, carriage
+        self.folder = prepare(path)
+        self._lock: Lock | None = Lock(self.folder)
+        self._journal: Journal | None = None
+        self._digests: dict[int, bytes] = {}
+        self._page: deque[Done] = deque()
+        self._passed: deque[Done | FailedItem] = deque()
+        self._given: set[int] = set()
+        self._warned = False
+        self.n_passed = 0
+        try:
+            self._journal = Journal(self.folder)
+            self._meet()
+            self._failed = {failed.item: failed for failed in self._journal.failures()}
+            self._started = set(self._journal.started())
+            self.n_recorded = self._journal.count("done")
+        except BaseException:
+            self.close("")
+            raise
+        self._page_is_last = not self.n_recorded
+
+    @property
+    def journal(self) -> Journal:
+        """The open journal."""
+        assert self._journal is not None
+        return self._journal
+
+    # ---- is it the same call? ----------------------------------------------------------------------------------------
+
+    def _meet(self) -> None:
+        """Introduce a new call, or recognise the one that was here before."""
+        journal, subject = self.journal, self._subject
+        facts = journal.facts()
+        parts = program_parts(subject.parts)
+        accepted = facts.get("accept_changes", False)
+        if "parts" not in facts:  # new, or its driver died before its first commit
+            journal.tell(kind=subject.kind, parts=parts, created_at=time.time())
+            self._keep_program()
+        elif facts["kind"] != subject.kind:
+            raise RunChanged(
+                f"the run {self.folder} was recorded by {facts['kind']}, and this is {subject.kind}: use another folder"
+            )
+        elif found := differences(facts["parts"], parts):
+            if not accepted:
+                told = "; ".join(found[:DIFFERENCES_TOLD]) + ("; and more" if len(found) > DIFFERENCES_TOLD else "")
+                raise RunChanged(
+                    f"the run {self.folder} was recorded by something else: {told}. To keep what it has and go on with what "
+                    f"you have now, type: fourfold resume {self.path} --accept-changes. To begin again, use another folder",
+                    differences=found,
+                )
+            journal.tell(parts=parts)
+            journal.note("accepted changes", differences=found[:DIFFERENCES_TOLD])
+            self._keep_program()
+        journal.tell(
+            name=subject.name,
+            state="running",
+            options=dict(subject.options),
+            command=[sys.executable, *sys.orig_argv[1:]],
+            folder=_current_folder(),
+            path=[entry for entry in sys.path if isinstance(entry, str)],
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            updated_at=time.time(),
+            accept_changes=False,
+        )
+        journal.note("opened" if journal.is_new else "resumed", pid=os.getpid())
+        journal.commit()
+
+    def _keep_program(self) -> None:
+        """Keep what runs, for `fourfold replay`; a function that cannot be pickled can be run but not replayed."""
+        path = self.folder / PROGRAM
+        try:
+            parcel = self._carriage.dump(dict(self._subject.parts))
+        except Exception:
+            return
+        if parcel.size_bytes > PROGRAM_BYTES:
+            return
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        try:
+            with os.fdopen(create_private(path), "wb") as file:
+                file.write(self._carriage.dump((parcel.head, [bytes(each) for each in parcel.buffers])).head)
+        except OSError as error:
+            raise JournalError(f"{path} cannot be written: {error.strerror}") from error
+
+    # ---- what need not run -------------------------------------------------------------------------------------------
+
+    def seen(self, index: int, item: Any) -> bool:
+        """Whether the item at `index` need not run. Called for every item, in input order.
+
+        Raises:
+            RunChanged: Another item was recorded at this index.
+            JournalCorrupt: The journal is damaged.
+        """
+        digest = item_digest(item) or UNKNOWN
+        row = self._row_of(index)
+        if row is not None:
+            at = (index - row.first) * DIGEST_BYTES
+            self._compare(index, row.digests[at : at + DIGEST_BYTES], digest)
+            self.n_passed += 1
+            if index == row.first + row.n_items - 1:
+                self._passed.append(row)
+            return True
+        failed = self._failed.get(index)
+        if failed is not None:
+            self._compare(index, failed.digest, digest)
+            if self._subject.failures_stand or not self._subject.repeatable:
+                self._passed.append(failed)
+                return True
+        elif index in self._started and not self._subject.repeatable:
+            self._passed.append(self._of_unknown_end(index, item, digest))
+            return True
+        self._digests[index] = digest
+        return False
+
+    def _row_of(self, index: int) -> Done | None:
+        while True:
+            while self._page and index >= self._page[0].first + self._page[0].n_items:
+                self._page.popleft()
+            if self._page:
+                return self._page[0] if self._page[0].first <= index else None
+            if self._page_is_last:
+                return None
+            rows = self.journal.done_from(index)
+            self._page_is_last = len(rows) < PAGE
+            self._page.extend(rows)
+
+    def _compare(self, index: int, recorded: bytes, now: bytes) -> None:
+        if recorded != now:
+            raise RunChanged(
+                f"item {index} is not the item that the run {self.folder} recorded: the input has changed, or its order. Use "
+                "another folder for the new input. (Items that hold a time, or something else that is new each time, never "
+                "look the same.)"
+            )
+
+    def _of_unknown_end(self, index: int, item: Any, digest: bytes) -> FailedItem:
+        message = (
+            "the driver died while the item ran or was about to: it may have had effects, and idempotent=False forbids to "
+            f"run it again. When you know that it had none, type: fourfold rerun {self.path} --failed"
+        )
+        failed = FailedItem(index, "indeterminate", "fourfold.errors.Indeterminate", message, "", "", "", 1, "", digest, 0)
+        failed = failed._replace(value=self._keep_item(None, item))
+        self.journal.add_failure(failed)
+        return failed
+
+    def passed(self) -> Iterator[Done | FailedItem]:
+        """What the source has gone past since the last time: items with recorded values, or recorded failures."""
+        while self._passed:
+            yield self._passed.popleft()
+
+    def values(self, done: Done) -> "RecordedValues":
+        """The values of recorded items, read when they are looked at.
+
+        Of a reduction's rows that share partial results, the first has them.
+        """
+        if done.value in self._given:
+            return RecordedValues(list)
+        if self._subject.kind == "reduce":
+            self._given.add(done.value)
+        return RecordedValues(lambda: self._load(done))
+
+    def _load(self, done: Done) -> list[Any]:
+        what = f"the values of items {done.first} to {done.first + done.n_items - 1}"
+        values: list[Any] = self._carriage.load(self.journal.read(done.value, what))
+        return values
+
+    def failure_of(self, failed: FailedItem) -> Failure:
+        """A recorded failure as it was, with its exception where that can be brought back."""
+        error: BaseException | None = None
+        if failed.value:
+            data, _ = self._carriage.load(self.journal.read(failed.value, f"the failure of item {failed.item}"))
+            error = self._carriage.unpickled(data) if data is not None else None
+        if failed.kind == "indeterminate":
+            error = Indeterminate(failed.message)
+        return Failure(
+            index=failed.item,
+            kind=failed.kind,
+            error=error or RemoteError(f"{failed.error_type}: {failed.message}", error_type=failed.error_type),
+            error_type=failed.error_type,
+            message=failed.message,
+            traceback=failed.traceback,
+            item=failed.shown,
+            attempts=failed.attempts,
+            worker=failed.worker,
+            place=failed.place,
+        )
+
+    def check_end(self, n_items: int) -> None:
+        """The input had `n_items` items and has ended.
+
+        Raises:
+            RunChanged: More were recorded.
+        """
+        if self.n_passed < self.n_recorded:
+            raise RunChanged(
+                f"the run {self.folder} has recorded {self.n_recorded} items, and the input has only {n_items}: use another "
+                "folder for the new input"
+            )
+
+    # ---- what has happened -------------------------------------------------------------------------------------------
+
+    def add(self, ranges: Sequence[tuple[int, int]], values: Sequence[Any]) -> None:
+        """The items of these (first, count) ranges have `values`, which may be partial results of a reduction.
+
+        Raises:
+            JournalError: There is no room.
+        """
+        digests = [[self._digests.pop(index, UNKNOWN) for index in range(first, first + count)] for first, count in ranges]
+        try:
+            parcel = self._carriage.dump(list(values))
+        except Exception as error:
+            if not self._warned:
+                self._warned = True
+                logging.getLogger("fourfold").warning(
+                    "%s: the values of items from %d on cannot be pickled (%s): they are not recorded, and would be computed "
+                    "again",
+                    self.path,
+                    ranges[0][0],
+                    error,
+                )
+            return
+        value = self.journal.keep(parcel)
+        for (first, count), each in zip(ranges, digests, strict=True):
+            self.journal.add(Done(first, count, value, b"".join(each)))
+
+    def fail(self, failure: Failure, item: Any) -> None:
+        """An item has failed for good.
+
+        Raises:
+            JournalError: There is no room.
+        """
+        self.journal.add_failure(
+            FailedItem(
+                failure.index,
+                failure.kind,
+                failure.error_type,
+                failure.message,
+                failure.traceback,
+                failure.place,
+                failure.item,
+                failure.attempts,
+                failure.worker,
+                self._digests.pop(failure.index, UNKNOWN),
+                self._keep_item(failure.error, item),
+            )
+        )
+
+    def _keep_item(self, error: BaseException | None, item: Any) -> int:
+        """Keep the item and its exception for a replay; 0 when the item cannot be pickled."""
+        try:
+            parcel = self._carriage.dump((self._carriage.pickled(error) if error is not None else None, item))
+        except Exception:
+            return 0
+        return self.journal.keep(parcel)
+
+    def start(self, indices: Sequence[int]) -> None:
+        """Items are about to run. Only asked for when none may run twice.
+
+        Raises:
+            JournalError: There is no room: the items must not run.
+        """
+        self.journal.start(list(indices))
+
+    def tell_total(self, n_items: int | None) -> None:
+        """How many items there are, when that is known."""
+        self.journal.tell(total=n_items)
+
+    def beat(self, inline: bool) -> None:
+        """Commit, when it is time. `inline`: this thread runs the items, and comes back only when some have ended.
+
+        Raises:
+            JournalError: There is no room.
+        """
+        self.journal.beat(LOOP_COMMIT_S if inline else COMMIT_S)
+
+    def close(self, state: str) -> None:
+        """The call has ended: "done", "failed", "interrupted", or "" when it never began.
+
+        Raises:
+            JournalError: The last results could not be written.
+        """
+        try:
+            if self._journal is not None:
+                if state:
+                    self._journal.tell(state=state, updated_at=time.time())
+                    self._journal.note(state)
+                self._journal.close(last_words=bool(state))
+        finally:
+            self._journal = None
+            if self._lock is not None:
+                self._lock.release()
+                self._lock = None
+
+    @property
+    def hint(self) -> str:
+        """What a person who stopped the call should know."""
+        return f"what finished is recorded in {self.path}: the same call goes on from there"
+
+
+class RecordedValues(Sequence[Any]):
+    """Values that are read from the journal when somebody looks at them."""
+
+    def __init__(self, load: Callable[[], list[Any]]) -> None:
+        self._load, self._values = load, None  # type: tuple[Callable[[], list[Any]], list[Any] | None]
+
+    def _all(self) -> list[Any]:
+        if self._values is None:
+            self._values = self._load()
+        return self._values
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def __getitem__(self, at: Any) -> Any:
+        return self._all()[at]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._all())
+
+
+def _current_folder() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return str(Path.home())

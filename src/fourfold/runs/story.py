@@ -1,0 +1,139 @@
+"""What people read of a run: its state, its failures, what happened. Nothing is unpickled and nothing is changed."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fourfold.errors import OptionError
+from fourfold.records import Parcel
+from fourfold.runs.journal import FailedItem, reading
+from fourfold.runs.place import JOURNAL, holder_of, is_held
+from fourfold.runs.values import Where, read_parcel
+
+DEPTH = 3
+"""How many folders deep runs are looked for. Less: runs in subfolders are not found. More: a long search in a large tree."""
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """One run, as its journal has it.
+
+    `state` is "running", "done", "failed" (an item or the call), "interrupted" (Ctrl-C), "stopped" (nobody wanted the rest),
+    or "died" (its driver is gone without a word).
+    """
+
+    folder: str
+    name: str
+    kind: str
+    state: str
+    n_done: int
+    n_failed: int
+    total: int | None
+    created_at: float
+    updated_at: float
+    options: dict[str, str]
+    command: list[str]
+    working_folder: str
+    path: list[str]
+    driver_pid: int | None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether items are left that have no outcome, as far as anybody knows."""
+        return self.state != "done" and (
+            self.total is None or self.n_done + self.n_failed < self.total or self.state == "failed"
+        )
+
+
+def open_run(path: str) -> Path:
+    """The folder of a run that somebody names.
+
+    Raises:
+        OptionError: It is none.
+    """
+    folder = Path(path)
+    if (folder / JOURNAL).is_file():
+        return folder
+    near = [str(run) for run in find_runs(folder)] if folder.is_dir() else []
+    hint = f"; there are runs in {', '.join(near[:5])}" if near else "; `fourfold runs` lists those below this folder"
+    raise OptionError(f"{path} is no run{hint}")
+
+
+def find_runs(folder: Path) -> Iterator[Path]:
+    """The runs in a folder and up to DEPTH below it, by name."""
+    for root, folders, files in os.walk(folder):
+        if JOURNAL in files:
+            yield Path(root)
+        deep = len(Path(root).relative_to(folder).parts) >= DEPTH
+        folders[:] = [] if deep else sorted(name for name in folders if not name.startswith("."))
+
+
+def story_of(folder: Path) -> Story:
+    """Read the story of one run.
+
+    Raises:
+        JournalError: It cannot be read.
+    """
+    with reading(folder) as database:
+        facts: dict[str, Any] = {name: json.loads(text) for name, text in database.execute("select name, value from run")}
+        (n_done,) = database.execute("select coalesce(sum(n_items), 0) from done").fetchone()
+        (n_failed,) = database.execute("select count(*) from failure").fetchone()
+    state = facts.get("state", "died")
+    if state == "running" and not is_held(folder):
+        state = "died"
+    holder = holder_of(folder) if state == "running" else None
+    return Story(
+        folder=str(folder),
+        name=facts.get("name", "?"),
+        kind=facts.get("kind", "?"),
+        state=state,
+        n_done=n_done,
+        n_failed=n_failed,
+        total=facts.get("total"),
+        created_at=facts.get("created_at", 0.0),
+        updated_at=facts.get("updated_at", 0.0),
+        options=facts.get("options", {}),
+        command=facts.get("command", []),
+        working_folder=facts.get("folder", ""),
+        path=facts.get("path", []),
+        driver_pid=holder["pid"] if holder else None,
+    )
+
+
+def failures_of(folder: Path) -> list[FailedItem]:
+    """The failed items of a run, by index: text and numbers only.
+
+    Raises:
+        JournalError: It cannot be read.
+    """
+    with reading(folder) as database:
+        return [FailedItem(*row) for row in database.execute("select * from failure order by item")]
+
+
+def read_value(folder: Path, value: int, what: str) -> Parcel:
+    """Read a parcel of a run, as bytes; `what` names it in an error.
+
+    Raises:
+        JournalError: The journal cannot be read.
+        JournalCorrupt: The parcel is not what was written.
+    """
+    query = "select part, offset, length_bytes, checksum from value where id = ?"
+    with reading(folder) as database:
+        where = Where(*database.execute(query, (value,)).fetchone())
+    return read_parcel(folder, where, what)
+
+
+def events_of(folder: Path) -> list[tuple[float, str, dict[str, Any]]]:
+    """What happened, in order: seconds since 1970, the kind, and more about it.
+
+    Raises:
+        JournalError: It cannot be read.
+    """
+    with reading(folder) as database:
+        return [
+            (at, kind, json.loads(data))
+            for at, kind, data in database.execute("select at, kind, data from event order by rowid")
+        ]

@@ -1,0 +1,85 @@
+"""What is done to a recorded run from outside: changes to its journal, and the removal of what dead drivers have left."""
+
+import fcntl
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from fourfold.runs.journal import Journal
+from fourfold.runs.place import Lock, check_trusted, is_held
+from fourfold.runs.story import DEPTH, find_runs
+
+
+def change(folder: Path, *, accept_changes: bool = False, forget_failures: bool = False) -> int:
+    """Let the next call take what it is for what was recorded, or forget failures so that they run again; how many.
+
+    Raises:
+        RunError: The run cannot be changed.
+    """
+    check_trusted(folder)
+    lock = Lock(folder)
+    try:
+        journal = Journal(folder)
+        try:
+            if accept_changes:
+                journal.tell(accept_changes=True)
+            return journal.forget_failures() if forget_failures else 0
+        finally:
+            journal.close()
+    finally:
+        lock.release()
+
+
+_VALUES = re.compile(r"values-(\d+)\.part")
+_OUTPUT_PART = re.compile(r"\..+\.[0-9a-f]{16}\.part")
+
+
+def sweep(folder: Path) -> list[str]:
+    """Remove what dead drivers have left below a folder: files of values that no journal knows, outputs that nobody writes.
+
+    What a living driver uses is locked, and stays.
+
+    Raises:
+        RunError: A run cannot be opened.
+    """
+    removed = []
+    for run in find_runs(folder):
+        if not is_held(run):
+            removed += _sweep_run(run)
+    for root, folders, files in os.walk(folder):
+        for name in files:
+            path = Path(root, name)
+            if _OUTPUT_PART.fullmatch(name) and not path.is_symlink() and not _is_locked(path):
+                path.unlink(missing_ok=True)
+                removed.append(str(path))
+        deep = len(Path(root).relative_to(folder).parts) >= DEPTH
+        folders[:] = [] if deep else folders
+    return removed
+
+
+def _sweep_run(run: Path) -> list[str]:
+    removed = []
+    check_trusted(run)
+    lock = Lock(run)
+    try:
+        journal = Journal(run)  # opening it ends what SQLite had not ended, and forgets what was torn
+        known = journal.parts()
+        journal.close()
+        for name in os.listdir(run):
+            found = _VALUES.fullmatch(name)
+            if found and int(found[1]) not in known:
+                (run / name).unlink()
+                removed.append(str(run / name))
+    finally:
+        lock.release()
+    return removed
+
+
+def _is_locked(path: Path) -> bool:
+    with suppress(OSError), open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

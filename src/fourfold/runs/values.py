@@ -1,0 +1,132 @@
+"""Files of pickled values. Each session of a run writes one of its own, to its end; the journal says what is where.
+
+A parcel lies in a file as: the lengths of its pieces, then the pieces. Its checksum is in the journal.
+"""
+
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import fourfold.seams as seams
+from fourfold.errors import JournalCorrupt
+from fourfold.records import Parcel
+from fourfold.runs.place import create_private
+
+
+class Where(NamedTuple):
+    """Where a parcel lies: file number, offset and length in bytes, and the checksum (CRC-32) of those bytes."""
+
+    part: int
+    offset: int
+    length_bytes: int
+    checksum: int
+
+
+class ValueWriter:
+    """Appends parcels to a new file.
+
+    Args:
+        folder: Of the run.
+        number: Of the file.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+
+    def __init__(self, folder: Path, number: int) -> None:
+        self.number, self.path = number, part_path(folder, number)
+        seams.hit("journal.create")
+        self._file = os.fdopen(create_private(self.path), "wb", buffering=1 << 20)
+        self._end = 0
+
+    def write(self, parcel: Parcel) -> Where:
+        """Append a parcel; it is in the file after the next `flush`.
+
+        Raises:
+            OSError: There is no room.
+        """
+        pieces = [parcel.head, *parcel.buffers]
+        pieces.insert(0, struct.pack(f"<I{len(pieces)}Q", len(pieces), *(memoryview(piece).nbytes for piece in pieces)))
+        offset = self._file.tell()
+        checksum = 0
+        for piece in pieces:
+            checksum = zlib.crc32(piece, checksum)
+            self._file.write(piece)
+        self._end = self._file.tell()
+        return Where(self.number, offset, self._end - offset, checksum)
+
+    def flush(self) -> None:
+        """Give what was written to the operating system: from here on it outlives this process.
+
+        Raises:
+            OSError: There is no room.
+        """
+        seams.hit("journal.write")
+        self._file.flush()
+
+    def sync(self) -> int:
+        """Bring it to the disk, where it outlives the machine; returns how many bytes are there.
+
+        Raises:
+            OSError: The disk has an error.
+        """
+        self.flush()
+        seams.hit("journal.sync")
+        os.fdatasync(self._file.fileno())
+        return self._end
+
+    def close(self) -> None:
+        """Close the file; what was not flushed may be lost."""
+        try:
+            self._file.close()
+        except OSError:  # a full disk fails once more; the file is closed all the same
+            return
+
+
+def part_path(folder: Path, number: int) -> Path:
+    return folder / f"values-{number:04d}.part"
+
+
+def read_parcel(folder: Path, where: Where, what: str) -> Parcel:
+    """Read a parcel back; its buffers can be written to.
+
+    Raises:
+        JournalCorrupt: It is not what was written. `what` says what is lost.
+    """
+    path = part_path(folder, where.part)
+    try:
+        with open(path, "rb") as file:
+            file.seek(where.offset)
+            pieces, checksum = _read_pieces(file, where.length_bytes)
+    except (OSError, struct.error) as error:
+        raise JournalCorrupt(f"{path} holds {what}, and cannot be read: {error}{_WAY_ON}") from error
+    if checksum != where.checksum:
+        raise JournalCorrupt(
+            f"{path} is damaged from byte {where.offset} to {where.offset + where.length_bytes}, where {what} should be: "
+            f"the checksum is wrong{_WAY_ON}"
+        )
+    head, *buffers = pieces
+    return Parcel(bytes(head), tuple(buffers))
+
+
+def _read_pieces(file: BinaryIO, length_bytes: int) -> tuple[list[bytearray], int]:
+    """The pieces of a parcel and the checksum of all its bytes; nonsense, with a wrong checksum, where it is damaged."""
+    count_bytes = file.read(4)
+    (count,) = struct.unpack("<I", count_bytes)
+    if not 0 < count <= length_bytes // 8:
+        return [bytearray()], -1
+    lengths_bytes = file.read(8 * count)
+    lengths = struct.unpack(f"<{count}Q", lengths_bytes)
+    if 4 + 8 * count + sum(lengths) != length_bytes:
+        return [bytearray()], -1
+    checksum, pieces = zlib.crc32(lengths_bytes, zlib.crc32(count_bytes)), []
+    for length in lengths:
+        pieces.append(piece := bytearray(length))
+        file.readinto(piece)  # type: ignore[attr-defined]  # a short read leaves zeros, which the checksum tells
+        checksum = zlib.crc32(piece, checksum)
+    return pieces, checksum
+
+
+_WAY_ON = ". Bring the file back from a copy, or begin again in another folder"

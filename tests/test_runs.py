@@ -1,0 +1,420 @@
+"""`run=FOLDER`: the same call goes on where the last one ended, and gives what an uninterrupted one gives."""
+
+import itertools
+import pickle
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ways
+
+import fourfold as ff
+from fourfold.errors import Indeterminate, OptionError, OptionTypeError, RunChanged, RunInUse
+
+way = ways.way
+
+
+class Count:
+    """Counts what runs, in whatever process."""
+
+    def __init__(self, folder):
+        self.book = ways.Notebook(folder / "ran.txt")
+
+    def __call__(self, item):
+        self.book.write(item)
+        return item * item
+
+    def ran(self):
+        path = Path(self.book.path)
+        items = [int(line) for line in path.read_text().split()] if path.exists() else []
+        path.unlink(missing_ok=True)
+        return items
+
+
+class FailsAt(Count):
+    """Counts, and raises for one item until a file is there."""
+
+    def __init__(self, folder, item):
+        super().__init__(folder)
+        self.item, self.mended = item, folder / "mended"
+
+    def __call__(self, item):
+        if item == self.item and not self.mended.exists():
+            raise ValueError(f"no {item}")
+        return super().__call__(item)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return str(tmp_path / "run")
+
+
+# ---- the same call does the rest
+
+
+def test_a_run_that_failed_goes_on_and_gives_what_the_loop_gives(tmp_path, run, way):
+    fn = FailsAt(tmp_path, 617)
+    with pytest.raises(ValueError, match="no 617"):
+        ff.map(fn, range(1000), run=run, **way)
+    before = fn.ran()
+    fn.mended.touch()
+    results = ff.map(fn, range(1000), run=run, **way)
+    assert results == [item * item for item in range(1000)]
+    assert not set(before) & set(fn.ran()), "a recorded item ran again"
+    assert results.report.n_items == 1000
+    assert results.report.n_recorded >= 617
+
+
+def test_a_run_that_is_done_runs_nothing(tmp_path, run, way):
+    fn = Count(tmp_path)
+    first = ff.map(fn, range(50), run=run, **way)
+    assert sorted(fn.ran()) == list(range(50))
+    second = ff.map(fn, range(50), run=run, **way)
+    assert (second, fn.ran()) == (first, [])
+    assert "recorded before" in second.report.verdict
+
+
+def test_any_engine_goes_on_with_what_another_one_began(tmp_path, run):
+    fn = FailsAt(tmp_path, 60)
+    for engine in ("serial", "threads", "processes"):
+        with pytest.raises(ValueError, match="no 60"):
+            ff.map(fn, range(100), run=run, engine=engine, workers=2, seed=3)
+    fn.mended.touch()
+    assert ff.map(fn, range(100), run=run, seed=3) == [item * item for item in range(100)]
+
+
+def test_random_numbers_are_those_of_an_uninterrupted_run(tmp_path, run, way):
+    def draw(item):
+        if item == 30 and not mended.exists():
+            raise ValueError("not yet")
+        return ff.rng().random()
+
+    mended = tmp_path / "mended"
+    with pytest.raises(ValueError, match="not yet"):
+        ff.map(draw, range(40), run=run, seed=5, chunk=3, **way)
+    mended.touch()
+    assert ff.map(draw, range(40), run=run, seed=5, chunk=7, **way) == ff.map(draw, range(40), seed=5, engine="serial")
+
+
+def test_a_reduction_goes_on_to_the_same_bits(tmp_path, run, way):
+    values = np.random.default_rng(0).normal(size=500) * 10.0 ** np.random.default_rng(1).integers(-8, 8, 500)
+    fn = FailsAt(tmp_path, float(values[300]))
+    fn.book = ways.Notebook(tmp_path / "ran.txt")
+    whole = ff.reduce(plus, values.tolist(), fn=float.__pos__, engine="serial")
+    fails = Switch(float(values[300]), tmp_path / "mended")
+    with pytest.raises(ValueError, match="not yet"):
+        ff.reduce(plus, values.tolist(), fn=fails, run=run, chunk=7, **way)
+    (tmp_path / "mended").touch()
+    assert ff.reduce(plus, values.tolist(), fn=fails, run=run, chunk=11, **way) == whole
+    assert ff.reduce(plus, values.tolist(), fn=fails, run=run, **way) == whole
+
+
+def plus(a, b):
+    return a + b
+
+
+class Switch:
+    def __init__(self, item, mended):
+        self.item, self.mended = item, mended
+
+    def __call__(self, item):
+        if item == self.item and not self.mended.exists():
+            raise ValueError("not yet")
+        return item
+
+
+def test_a_reduction_that_left_items_out_leaves_out_the_same_ones(tmp_path, run, way):
+    fn = FailsAt(tmp_path, 13)
+    first = ff.reduce(plus, range(40), fn=fn, run=run, on_error="skip", **way)
+    assert first == sum(item * item for item in range(40) if item != 13)
+    fn.ran()
+    assert ff.reduce(plus, range(40), fn=fn, run=run, on_error="skip", **way) == first
+    assert fn.ran() == []
+
+
+def test_the_costly_ones_go_first_in_the_rest_too(tmp_path, run, way):
+    fn = FailsAt(tmp_path, 5)
+    with pytest.raises(ValueError, match="no 5"):
+        ff.map(fn, range(30), run=run, cost=float, chunk=1, **way)
+    before = fn.ran()
+    fn.mended.touch()
+    assert ff.map(fn, range(30), run=run, cost=float, chunk=1, **way) == [item * item for item in range(30)]
+    after = fn.ran()
+    assert sorted(before + after) == list(range(30))
+
+
+def test_items_come_from_a_generator_that_is_read_again(tmp_path, run, way):
+    fn = FailsAt(tmp_path, 40)
+    with pytest.raises(ValueError, match="no 40"):
+        ff.map(fn, (item for item in range(80)), run=run, **way)
+    fn.mended.touch()
+    assert ff.map(fn, (item for item in range(80)), run=run, **way) == [item * item for item in range(80)]
+
+
+def test_new_items_at_the_end_are_the_only_ones_that_run(tmp_path, run, way):
+    fn = Count(tmp_path)
+    ff.map(fn, range(20), run=run, **way)
+    fn.ran()
+    assert ff.map(fn, range(25), run=run, **way) == [item * item for item in range(25)]
+    assert sorted(fn.ran()) == [20, 21, 22, 23, 24]
+
+
+def test_arrays_come_back_equal_and_writable(run):
+    def arrays(item):
+        return np.full((300, 1000), item, dtype=float), np.arange(item)
+
+    first = ff.map(arrays, range(3), run=run, engine="processes", workers=2)
+    again = ff.map(arrays, range(3), run=run)
+    for one, two in zip(first, again, strict=True):
+        assert all(np.array_equal(a, b) and b.flags.writeable for a, b in zip(one, two, strict=True))
+
+
+def test_two_calls_of_a_block_have_a_folder_each(tmp_path):
+    fn = Count(tmp_path)
+    for _ in range(2):
+        with ff.using(run=tmp_path / "both"):
+            assert ff.map(fn, [1, 2]) == [1, 4]
+            assert ff.map(fn, [3]) == [9]
+    assert sorted(fn.ran()) == [1, 2, 3]
+    assert sorted(path.name for path in (tmp_path / "both").iterdir()) == ["1", "2"]
+
+
+def test_calls_inside_items_are_not_recorded_with_the_block(tmp_path):
+    def outer(item):
+        return sum(ff.map(abs, [item, -item]))
+
+    with ff.using(run=tmp_path / "runs", engine="serial"):
+        assert ff.map(outer, [1, 2]) == [2, 4]
+        assert ff.map(abs, [-1]) == [1]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["1", "2"]
+
+
+# ---- streams
+
+
+def test_a_stream_that_was_left_goes_on(tmp_path, run, way):
+    fn = Count(tmp_path)
+    with_few = ff.imap(fn, itertools.count(), run=run, chunk=5, **way)
+    assert list(itertools.islice(with_few, 20)) == [item * item for item in range(20)]
+    with_few.close()
+    recorded = set(fn.ran())
+    stream = ff.imap(fn, itertools.count(), run=run, chunk=5, **way)
+    assert list(itertools.islice(stream, 60)) == [item * item for item in range(60)]
+    stream.close()
+    assert not set(range(20)) & set(fn.ran())
+    assert recorded >= set(range(20))
+
+
+def test_an_unordered_stream_gives_recorded_values_too(tmp_path, run, way):
+    fn = FailsAt(tmp_path, 30)
+    assert len(list(ff.imap(fn, range(40), ordered=False, run=run, on_error="skip", **way))) == 39
+    fn.ran()
+    again = ff.imap(fn, range(45), ordered=False, run=run, on_error="skip", **way)
+    assert sorted(again) == [item * item for item in range(45) if item != 30]
+    assert sorted(fn.ran()) == [40, 41, 42, 43, 44]
+    assert [failure.index for failure in again.failures] == [30]
+
+
+def test_a_stream_that_nobody_reads_lets_go_of_its_folder(run):
+    stream = ff.imap(abs, [1], run=run)
+    with pytest.raises(RunInUse):
+        ff.map(abs, [1], run=run)
+    del stream
+    assert ff.map(abs, [1], run=run) == [1]
+
+
+# ---- failures
+
+
+def test_recorded_failures_stand_where_they_stood(tmp_path, run, way):
+    fn = FailsAt(tmp_path, 7)
+    first = ff.map(fn, range(20), run=run, on_error="collect", **way)
+    fn.mended.touch()
+    again = ff.map(fn, range(20), run=run, on_error="collect", **way)
+    assert again[7].index == first[7].index == 7
+    assert (again[7].error_type, again[7].message, again[7].item) == ("ValueError", "no 7", "7")
+    assert type(again[7].error) is ValueError
+    assert again.failures == [again[7]]
+    assert again.report.n_failures == 1
+    assert ff.map(fn, range(20), run=run, on_error="skip", **way) == [item * item for item in range(20) if item != 7]
+
+
+def test_under_raise_a_recorded_failure_runs_again(tmp_path, run, way):
+    fn = FailsAt(tmp_path, 7)
+    ff.map(fn, range(20), run=run, on_error="skip", **way)
+    fn.mended.touch()
+    fn.ran()
+    assert ff.map(fn, range(20), run=run, **way) == [item * item for item in range(20)]
+    assert fn.ran() == [7]
+    assert ff.map(fn, range(20), run=run, on_error="collect", **way).failures == []
+
+
+def test_an_exception_that_cannot_be_pickled_is_recorded_by_its_words(run):
+    class Local(Exception):
+        def __init__(self, a, b):
+            super().__init__(f"{a}{b}")
+            self.lock = open
+            self.generator = (each for each in ())
+
+    def fn(item):
+        raise Local("x", item)
+
+    ff.map(fn, [1], run=run, on_error="collect", engine="serial")
+    (failure,) = ff.map(fn, [1], run=run, on_error="collect", engine="serial")
+    assert failure.message == "x1"
+    assert "Local" in str(failure.error)
+
+
+def test_the_error_of_an_item_says_how_to_see_it_again(tmp_path, run):
+    with pytest.raises(ValueError, match="no 3") as caught:
+        ff.map(FailsAt(tmp_path, 3), range(5), run=run)
+    assert f"fourfold replay {run} --item 3" in caught.value.__notes__[-1]
+
+
+def test_values_that_cannot_be_pickled_are_given_out_and_not_recorded(run, caplog):
+    for _ in range(2):
+        (value,) = ff.map(lambda item: (each for each in [item]), [4], run=run, engine="serial")
+        assert list(value) == [4]
+        assert "cannot be pickled" in caplog.text
+        caplog.clear()
+
+
+@pytest.mark.parametrize("engine", ["serial", "threads"])
+def test_items_that_cannot_be_pickled_are_known_by_their_place(run, engine):
+    items = [(each for each in [number]) for number in range(3)]
+    assert ff.map(next, items, run=run, engine=engine) == [0, 1, 2]
+    assert ff.map(next, [(each for each in ()) for _ in range(3)], run=run, engine=engine) == [0, 1, 2]
+
+
+# ---- another call
+
+
+def changes(run, fn, items=range(5), **options):
+    with pytest.raises(RunChanged) as caught:
+        ff.map(fn, items, run=run, engine="serial", **options)
+    return str(caught.value)
+
+
+def test_another_function_is_refused_and_named(run):
+    ff.map(abs, range(5), run=run, engine="serial")
+    assert "abs" in changes(run, lambda item: item)
+
+
+def test_an_item_that_changed_is_refused_and_named(run):
+    ff.map(abs, [1, 2, 3, 4], run=run, engine="serial")
+    assert "item 2 is not" in changes(run, abs, [1, 2, 4, 3])
+    assert "item 0 is not" in changes(run, abs, [0, 1, 2, 3, 4])
+    assert "only 2" in changes(run, abs, [1, 2])
+    assert ff.map(abs, [1, 2, 3, 4], run=run) == [1, 2, 3, 4]
+
+
+def test_what_changes_values_is_compared_and_what_does_not_is_not(run):
+    ff.map(abs, range(5), run=run, seed=1, engine="serial")
+    assert "seed was 1 and is 2" in changes(run, abs, seed=2)
+    assert "seed is gone" in changes(run, abs)
+    results = ff.map(abs, range(5), run=run, seed=1, engine="threads", workers=3, chunk=2, retries=1, progress=False)
+    assert results.report.n_recorded == 5
+
+
+def test_a_map_is_no_reduction(run):
+    ff.map(abs, range(5), run=run)
+    with pytest.raises(RunChanged, match="recorded by map, and this is reduce"):
+        ff.reduce(plus, range(5), fn=abs, run=run)
+
+
+def test_no_journal_is_made_for_a_call_that_is_refused(tmp_path, run):
+    with pytest.raises(OptionTypeError):
+        ff.map(abs, 5, run=run)
+    with pytest.raises(OptionTypeError):
+        ff.map(abs, [], run=5)
+    with pytest.raises(OptionError):
+        ff.map(abs, [], run="")
+    (tmp_path / "file").touch()
+    with pytest.raises(OptionError, match="is a file"):
+        ff.map(abs, [], run=tmp_path / "file")
+    with pytest.raises(OptionError, match=r"other things in it, such as file"):
+        ff.map(abs, [], run=tmp_path)
+    assert ff.map(abs, [1], run=run) == [1]
+
+
+def test_one_driver_at_a_time(run):
+    stream = ff.imap(abs, range(10), run=run)
+    assert next(stream) == 0
+    with pytest.raises(RunInUse, match="works on the run"):
+        ff.map(abs, range(10), run=run)
+    stream.close()
+    assert ff.map(abs, range(10), run=run) == list(range(10))
+
+
+# ---- items that must not run twice
+
+
+def test_an_item_with_effects_whose_end_nobody_knows_does_not_run_again(tmp_path, run):
+    from fourfold.runs.journal import Journal
+
+    fn = Count(tmp_path)
+    ff.map(fn, range(5), run=run, idempotent=False, engine="processes", workers=1)
+    journal = Journal(Path(run))
+    journal.database.execute("delete from done where first = 3")
+    journal.start([3])  # what a driver leaves that is killed while item 3 runs
+    journal.close()
+    fn.ran()
+    options = {"run": run, "idempotent": False, "engine": "processes", "workers": 1}
+    with pytest.raises(Indeterminate, match="fourfold rerun"):
+        ff.map(fn, range(5), **options)
+    results = ff.map(fn, range(5), on_error="collect", **options)
+    assert results[3].kind == "indeterminate"
+    assert results[:3] + results[4:] == [0, 1, 4, 16]
+    assert fn.ran() == []
+
+
+def test_an_item_with_effects_that_raised_does_not_run_again_by_itself(tmp_path, run):
+    fn = FailsAt(tmp_path, 2)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no 2"):
+            ff.map(fn, range(5), run=run, idempotent=False, engine="serial")
+        fn.mended.touch()
+
+
+# ---- the record
+
+
+def test_nothing_is_unpickled_to_tell_the_story(tmp_path, run):
+    from fourfold.runs.story import failures_of, story_of
+
+    fn = FailsAt(tmp_path, 2)
+    ff.map(fn, range(5), run=run, on_error="collect", engine="serial")
+    loads, pickle.loads = pickle.loads, None
+    try:
+        story, failures = story_of(Path(run)), failures_of(Path(run))
+    finally:
+        pickle.loads = loads
+    assert (story.state, story.n_done, story.n_failed, story.total) == ("done", 4, 1, 5)
+    assert failures[0].place.startswith("test_runs.py:")
+
+
+def test_a_recorded_call_costs_no_file_and_no_process_when_it_is_over(run):
+    for _ in range(3):
+        ff.map(abs, range(10), run=run)
+    assert sorted(path.name for path in Path(run).iterdir()) == [
+        "journal.sqlite",
+        "lock",
+        "program.pickle",
+        "values-0001.part",
+    ]
+
+
+def test_a_recorded_stream_holds_no_values_that_nobody_asked_for(run):
+    ff.map(bytes, [1 << 20] * 40, run=run, engine="serial", chunk=1)
+
+    tracemalloc.start()
+    stream = ff.imap(bytes, [1 << 20] * 40, run=run, engine="serial")
+    for value in stream:
+        assert len(value) == 1 << 20
+        del value
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30 << 20, f"{peak >> 20} MiB"
+    assert sys.getrefcount(stream) <= 3
