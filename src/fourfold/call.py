@@ -268,9 +268,11 @@ class Call:
             state = "failed" if self._stopped_by_failure else state
             raw.close()
             with suppress(RunError) if state != "done" else nullcontext():
-                for segment in self._driver.leftover:
-                    self._record(segment, recording)
-                recording.close(state)
+                try:
+                    for segment in self._driver.leftover:
+                        self._record(segment, recording)
+                finally:
+                    recording.close(state)
 
     def _record(self, segment: Segment, recording: "Recording") -> None:
         if segment.n_items == 1 and not segment.holes and (index := self._source.index_of(segment.start)) in self._failed_now:

@@ -28,7 +28,7 @@ from fourfold.cli.bench import bench_command
 from fourfold.cli.clean import clean_command
 from fourfold.cli.demo import demo_command
 from fourfold.cli.doctor import doctor_command
-from fourfold.cli.exits import INTERRUPTED, TERMINATED, Terminated
+from fourfold.cli.exits import Terminated, code_of
 from fourfold.cli.map import map_command
 from fourfold.cli.replay import replay_command
 from fourfold.cli.resume import rerun_command, resume_command
@@ -62,23 +62,26 @@ app.command("bench", context_settings={"allow_extra_args": True, "ignore_unknown
 
 def main() -> NoReturn:
     """Run the command line on `sys.argv` and exit with its code."""
-    signal.signal(signal.SIGTERM, _leave)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # not under nohup
+            signal.signal(number, _leave)
     sys.unraisablehook = _leave_again
     try:
         app(prog_name="fourfold")
     except KeyboardInterrupt as exc:
-        sys.exit(TERMINATED if isinstance(exc, Terminated) else INTERRUPTED)
+        sys.exit(code_of(exc))
     sys.exit(0)
 
 
 def _leave(signal_number: int, frame: FrameType | None) -> NoReturn:
-    raise Terminated
+    raise Terminated(signal_number)
 
 
 def _leave_again(unraisable: sys.UnraisableHookArgs) -> None:
     """The signal came while a destructor ran, where Python drops exceptions: ask once more, a moment later."""
     if isinstance(unraisable.exc_value, KeyboardInterrupt):
-        number = signal.SIGTERM if isinstance(unraisable.exc_value, Terminated) else signal.SIGINT
+        interrupt = unraisable.exc_value
+        number = interrupt.number if isinstance(interrupt, Terminated) else signal.SIGINT
         threading.Timer(RETRY_S, os.kill, (os.getpid(), number)).start()
     else:
         sys.__unraisablehook__(unraisable)

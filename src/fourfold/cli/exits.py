@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated
 
 import typer
@@ -17,11 +18,34 @@ ERROR = 1
 USAGE = 2
 SOME_FAILED = 3
 INTERRUPTED = 130
-TERMINATED = 143
+NOBODY_READS = 141
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived. It takes the way of Ctrl-C: an item's function does not swallow it, and all is cleaned up."""
+    """SIGTERM arrived, or SIGHUP (the terminal is gone). It takes the way of Ctrl-C: no item swallows it, all is cleaned up.
+
+    Args:
+        number: Of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def code_of(interrupt: KeyboardInterrupt) -> int:
+    """The exit code after a signal: 128 and its number."""
+    return 128 + interrupt.number if isinstance(interrupt, Terminated) else INTERRUPTED
+
+
+def leave_the_pipe() -> None:
+    """Nobody reads what is printed any more, as in `fourfold runs | head -1`: print the rest into nowhere.
+
+    Raises:
+        SystemExit: Always, with the code of a program that SIGPIPE ended.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    raise SystemExit(NOBODY_READS)
 
 
 TracebackOption = Annotated[bool, typer.Option("--traceback", help="Show the whole traceback of an error, not only its line.")]
@@ -40,9 +64,13 @@ def one_line_errors(show_traceback: bool, interrupted: str = "interrupted") -> I
     """
     try:
         yield
+        sys.stdout.flush()
     except KeyboardInterrupt as exc:
-        say(interrupted)
-        raise SystemExit(TERMINATED if isinstance(exc, Terminated) else INTERRUPTED) from None
+        with suppress(OSError):  # the terminal may be gone
+            say(interrupted)
+        raise SystemExit(code_of(exc)) from None
+    except BrokenPipeError:
+        leave_the_pipe()
     except Exception as exc:
         if show_traceback:
             traceback.print_exc()

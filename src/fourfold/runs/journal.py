@@ -14,7 +14,7 @@ import struct
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,14 +89,14 @@ class Journal:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.is_new = folder, not (folder / JOURNAL).exists()
+        self.folder, self.is_new = folder, False
         self._values: ValueWriter | None = None
         self._rows: list[tuple[str, tuple[Any, ...]]] = []
         self._committed_at = self._synced_at = time.monotonic()
         self._database: sqlite3.Connection | None = None
         with self._one_error("opened"):
             seams.hit("journal.open")
-            if self.is_new:
+            if not (folder / JOURNAL).exists():
                 os.close(create_private(folder / JOURNAL))
             self._database = _connect(folder / JOURNAL)
             self._set_up()
@@ -114,10 +114,11 @@ class Journal:
         shared = file_system_of(self.folder).removeprefix("fuse.") in WITHOUT_SHARED_MEMORY
         database.execute(f"pragma journal_mode = {'delete' if shared else 'wal'}")
         database.execute("pragma synchronous = normal")
-        if self.is_new:
+        found = self._one("pragma user_version")
+        self.is_new = not found
+        if self.is_new:  # also when a driver was killed between making the file and the tables
             database.executescript(f"begin immediate; {TABLES} pragma user_version = {VERSION}; commit;")
             return
-        found = self._one("pragma user_version")
         if found != VERSION:
             raise JournalError(
                 f"{self.folder} was written by another version of fourfold (tables {found}, this one has {VERSION}): "
@@ -229,19 +230,23 @@ class Journal:
                 if time.monotonic() - self._synced_at > SYNC_S:
                     self._rows.append(self._sync(self._values))
                 self._values.flush()
-            seams.hit("journal.commit")
-            database = self.database
-            database.execute("begin immediate")
-            try:
-                for query, values in self._rows:
-                    database.execute(query, values)
-                database.execute("commit")
-            except BaseException:  # Ctrl-C too: the rows are written by the next commit, again if need be
-                if database.in_transaction:
-                    database.execute("rollback")
-                raise
-            self._rows.clear()
+            self._commit_rows()
         self._committed_at = time.monotonic()
+
+    def _commit_rows(self) -> None:
+        seams.hit("journal.commit")
+        os.stat(self.folder / JOURNAL)  # what is written to a file that was removed is lost in silence
+        database = self.database
+        database.execute("begin immediate")
+        try:
+            for query, values in self._rows:
+                database.execute(query, values)
+            database.execute("commit")
+        except BaseException:  # Ctrl-C too: the rows are written by the next commit, again if need be
+            if database.in_transaction:
+                database.execute("rollback")
+            raise
+        self._rows.clear()
 
     def _sync(self, values: ValueWriter) -> tuple[str, tuple[Any, ...]]:
         self._synced_at = time.monotonic()
@@ -257,6 +262,11 @@ class Journal:
             if last_words and self._database is not None:
                 self._close_values()
                 self.commit()
+        except JournalError:
+            with suppress(OSError, sqlite3.Error):
+                # Those whose values did not get into the file are forgotten when the run is opened again.
+                self._commit_rows()
+            raise
         finally:
             if self._values is not None:
                 self._values.close()
@@ -274,7 +284,11 @@ class Journal:
 
     def facts(self) -> dict[str, Any]:
         """What `tell` was told, in this session and before it."""
-        return {name: json.loads(value) for name, value in self.database.execute("select name, value from run")}
+        with self._one_error("read"):
+            try:
+                return {name: json.loads(value) for name, value in self.database.execute("select name, value from run")}
+            except ValueError as error:
+                raise sqlite3.DatabaseError(f"a fact about the run cannot be read, {error}") from error
 
     def count(self, table: str) -> int:
         """How many items are in "done" or "failure"."""
@@ -371,8 +385,8 @@ def _connect(path: Path, mode: str = "rw") -> sqlite3.Connection:
 
 
 @contextmanager
-def reading(folder: Path) -> Iterator[sqlite3.Connection]:
-    """Look into the journal of a run that somebody else may be writing, without changing it.
+def reading(folder: Path) -> Iterator[sqlite3.Connection | None]:
+    """Look into the journal of a run that somebody else may be writing, without changing it; None: nothing is in it yet.
 
     Raises:
         JournalError: There is none.
@@ -381,7 +395,7 @@ def reading(folder: Path) -> Iterator[sqlite3.Connection]:
         raise JournalError(f"{folder} is no run: there is no {JOURNAL} in it")
     database = _connect(folder / JOURNAL, "ro")
     try:
-        yield database
+        yield database if database.execute("pragma user_version").fetchone()[0] else None
     except sqlite3.Error as error:
         raise JournalError(f"{folder / JOURNAL} cannot be read: {error}") from error
     finally:

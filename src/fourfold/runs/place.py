@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import fourfold.seams as seams
-from fourfold.errors import JournalError, OptionError, RunInUse, UntrustedRun
+from fourfold.errors import JournalError, OptionError, RunError, RunInUse, UntrustedRun
 
 PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
 JOURNAL = "journal.sqlite"
@@ -46,6 +46,8 @@ def prepare(path: str) -> Path:
                 return folder
         # Whatever the umask is, and also for an empty folder that was there.
         os.chmod(folder, PRIVATE_FOLDER)
+    except RunError:
+        raise
     except OSError as error:
         raise JournalError(f"the folder of the run cannot be made: {error}") from error
     return folder
@@ -58,10 +60,15 @@ def check_trusted(folder: Path) -> None:
         UntrustedRun: The folder or a file in it is somebody else's, can be written by others, or is a link.
     """
     _check(folder, os.stat(folder))
-    for entry in os.scandir(folder):
-        if entry.is_symlink():
-            raise UntrustedRun(f"{entry.path} is a link: somebody may have put it there. Nothing of the run was read")
-        _check(Path(entry.path), entry.stat(follow_symlinks=False))
+    for name in os.listdir(folder):
+        path = folder / name
+        try:
+            found = os.lstat(path)
+        except FileNotFoundError:  # SQLite takes its own files away when the last one closes the journal
+            continue
+        if stat.S_ISLNK(found.st_mode):
+            raise UntrustedRun(f"{path} is a link: somebody may have put it there. Nothing of the run was read")
+        _check(path, found)
 
 
 def _check(path: Path, found: os.stat_result) -> None:

@@ -78,9 +78,12 @@ def story_of(folder: Path) -> Story:
         JournalError: It cannot be read.
     """
     with reading(folder) as database:
-        facts: dict[str, Any] = {name: json.loads(text) for name, text in database.execute("select name, value from run")}
-        (n_done,) = database.execute("select coalesce(sum(n_items), 0) from done").fetchone()
-        (n_failed,) = database.execute("select count(*) from failure").fetchone()
+        facts: dict[str, Any] = {}
+        n_done = n_failed = 0
+        if database is not None:
+            facts = {name: json.loads(text) for name, text in database.execute("select name, value from run")}
+            (n_done,) = database.execute("select coalesce(sum(n_items), 0) from done").fetchone()
+            (n_failed,) = database.execute("select count(*) from failure").fetchone()
     state = facts.get("state", "died")
     if state == "running" and not is_held(folder):
         state = "died"
@@ -110,7 +113,7 @@ def failures_of(folder: Path) -> list[FailedItem]:
         JournalError: It cannot be read.
     """
     with reading(folder) as database:
-        return [FailedItem(*row) for row in database.execute("select * from failure order by item")]
+        return [FailedItem(*row) for row in database.execute("select * from failure order by item")] if database else []
 
 
 def read_value(folder: Path, value: int, what: str) -> Parcel:
@@ -122,7 +125,7 @@ def read_value(folder: Path, value: int, what: str) -> Parcel:
     """
     query = "select part, offset, length_bytes, checksum from value where id = ?"
     with reading(folder) as database:
-        where = Where(*database.execute(query, (value,)).fetchone())
+        where = Where(*database.execute(query, (value,)).fetchone()) if database else Where(0, 0, 0, 0)
     return read_parcel(folder, where, what)
 
 
@@ -133,7 +136,5 @@ def events_of(folder: Path) -> list[tuple[float, str, dict[str, Any]]]:
         JournalError: It cannot be read.
     """
     with reading(folder) as database:
-        return [
-            (at, kind, json.loads(data))
-            for at, kind, data in database.execute("select at, kind, data from event order by rowid")
-        ]
+        rows = database.execute("select at, kind, data from event order by rowid") if database else ()
+        return [(at, kind, json.loads(data)) for at, kind, data in rows]

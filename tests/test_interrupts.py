@@ -1,0 +1,248 @@
+"""Ctrl-C, and the other signals that end a driver: what finished is kept, it is said how to go on, and nobody is left behind."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from running import Script, run_script, started
+
+import fourfold as ff
+
+SCRIPT = """
+    import os, sys, time
+    import fourfold as ff
+
+    def fn(item):
+        open("busy", "w").close()
+        time.sleep(float(sys.argv[2]) if len(sys.argv) > 2 else float(os.environ["ITEM_S"]))
+        return item
+
+    if __name__ == "__main__":
+        ff.map(fn, range(100), run="run", engine=sys.argv[1], workers=2, chunk=1)
+"""
+
+
+def wait_until_busy(folder: Path, n_items: int = 1) -> None:
+    """Returns when some items have begun."""
+    for _ in range(n_items):
+        with open(folder / "busy") as pipe:
+            pipe.read()
+
+
+def recorded(folder: Path) -> int:
+    """How many items the run has."""
+    from fourfold.runs.story import story_of
+
+    return story_of(folder / "run").n_done
+
+
+def test_the_first_ctrl_c_keeps_what_ends_within_the_grace_and_says_how_to_go_on(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "busy")
+    with started(SCRIPT, "processes", folder=tmp_path, ITEM_S="0.4") as script:
+        wait_until_busy(tmp_path)
+        script.interrupt()
+        ended = script.end()
+    assert (ended.code, ended.survivors) == (-signal.SIGINT, [])
+    assert ended.stderr.endswith(
+        "KeyboardInterrupt\nfourfold: what finished is recorded in run: the same call goes on from there\n"
+    )
+    assert ended.stderr.count("Traceback") == 1
+    assert recorded(tmp_path) >= 1
+
+
+@pytest.mark.parametrize("engine", ["processes", "threads"])
+def test_two_signals_of_one_key_are_one(tmp_path: Path, engine: str) -> None:
+    os.mkfifo(tmp_path / "busy")
+    with started(SCRIPT, engine, folder=tmp_path, ITEM_S="0.6") as script:
+        wait_until_busy(tmp_path)
+        script.interrupt()
+        script.interrupt()
+        ended = script.end()
+    assert (ended.code, ended.survivors) == (-signal.SIGINT, [])
+    assert recorded(tmp_path) >= 1
+
+
+@pytest.mark.slow
+def test_the_second_ctrl_c_ends_all_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "busy")
+    with started(SCRIPT, "processes", folder=tmp_path, ITEM_S="60") as script:
+        wait_until_busy(tmp_path)
+        script.interrupt()
+        time.sleep(0.5)  # a person's finger: later than an echo, earlier than the grace
+        script.interrupt()
+        began = time.monotonic()
+        ended = script.end()
+    assert time.monotonic() - began < 1.2
+    assert (ended.code, ended.survivors) == (-signal.SIGINT, [])
+    assert ended.stderr.count("Traceback") <= 2
+
+
+@pytest.mark.slow
+def test_items_that_do_not_end_are_killed_after_the_grace(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "busy")
+    with started(SCRIPT, "processes", folder=tmp_path, ITEM_S="60") as script:
+        wait_until_busy(tmp_path)
+        began = time.monotonic()
+        script.interrupt()
+        ended = script.end()
+    assert time.monotonic() - began < 5
+    assert (ended.code, ended.survivors) == (-signal.SIGINT, [])
+
+
+@pytest.mark.parametrize("engine", ["serial", "threads", "processes"])
+def test_after_ctrl_c_the_next_call_goes_on(tmp_path: Path, engine: str) -> None:
+    text = """
+        import os, signal, sys
+        import fourfold as ff
+
+        def fn(item):
+            if item == 30 and not os.path.exists("twice"):
+                open("twice", "w").close()
+                os.kill(int(os.environ["DRIVER"]), signal.SIGINT)
+            return item * item
+
+        if __name__ == "__main__":
+            os.environ["DRIVER"] = str(os.getpid())
+            options = {"run": "run", "engine": sys.argv[1], "workers": 2, "chunk": 1}
+            try:
+                ff.map(fn, range(3000), **options)
+            except KeyboardInterrupt:
+                results = ff.map(fn, range(3000), **options)
+            print(results == [item * item for item in range(3000)], results.report.n_recorded >= 5)
+    """
+    assert run_script(text, engine, folder=tmp_path) == (0, "True True\n", "", [])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_ctrl_c_at_any_moment_leaves_a_whole_journal_and_nobody(tmp_path: Path) -> None:
+    """50 seeded moments, from the start of the interpreter to the end of the run."""
+    text = """
+        import time
+        import fourfold as ff
+
+        def fn(item):
+            time.sleep(0.001)
+            return item * 0.1
+
+        if __name__ == "__main__":
+            print(repr(ff.map(fn, range(1000), run="run", engine="processes", workers=2)))
+    """
+    moments, before = random.Random(3), 0
+    for _ in range(50):
+        with started(text, folder=tmp_path) as script:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                script.process.wait(moments.uniform(0.0, 0.8))
+            script.interrupt()
+            ended = script.end()
+        assert ended.survivors == []
+        assert ended.code in (0, 1, -signal.SIGINT), ended
+        if not (tmp_path / "run" / "journal.sqlite").exists():
+            continue
+        now = recorded(tmp_path)
+        assert now >= before
+        before = now
+        if ended.code == 0:
+            for path in (tmp_path / "run").iterdir():
+                path.unlink()
+            before = 0
+    ended = run_script(text, folder=tmp_path)
+    assert (ended.code, ended.stdout) == (0, repr([item * 0.1 for item in range(1000)]) + "\n")
+
+
+# ---- the command line
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    (tmp_path / "slow.py").write_text(
+        "import time\n\ndef slow(row):\n    open('busy', 'w').close()\n    time.sleep(0.2)\n    return row\n"
+    )
+    (tmp_path / "rows.txt").write_text("".join(f"{number}\n" for number in range(40)))
+    os.mkfifo(tmp_path / "busy")
+    return tmp_path
+
+
+COMMAND = ["map", "slow:slow", "rows.txt", "-o", "out.jsonl", "--run", "run", "--engine", "processes", "--workers", "2"]
+
+
+@contextlib.contextmanager
+def command(folder: Path, *arguments: str):
+    """The command line as a script that was started."""
+    text = f"import sys; sys.argv[1:] = {list(arguments)!r}\nfrom fourfold.cli import main\nmain()\n"
+    with started(text, folder=folder, how="-c") as script:
+        yield script
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_ends_the_command_with_its_code_and_one_line(rows: Path, name: str, code: int) -> None:
+    with command(rows, *COMMAND) as script:
+        wait_until_busy(rows)
+        script.process.send_signal(getattr(signal, name))
+        ended = script.end()
+    assert (ended.code, ended.survivors) == (code, [])
+    lines = [line for line in ended.stderr.splitlines() if "items," not in line]
+    assert lines == ["fourfold: interrupted: out.jsonl was not written; what finished is in run; go on: fourfold resume run"]
+    assert not (rows / "out.jsonl").exists()
+    assert not list(rows.glob(".*.part"))
+
+
+def test_the_line_that_an_interrupted_command_prints_finishes_it(rows: Path) -> None:
+    with command(rows, *COMMAND) as script:
+        wait_until_busy(rows)
+        script.interrupt()
+        ended = script.end()
+    line = ended.stderr.splitlines()[-1]
+    assert line.endswith("go on: fourfold resume run")
+    (rows / "busy").unlink()
+    ended = run_fourfold(rows, *line.rpartition("fourfold ")[2].split())
+    assert ended.returncode == 0, ended.stderr
+    assert "40 of 40 items written" in ended.stderr
+    assert [int(line) for line in (rows / "out.jsonl").read_text().replace('"', "").split()] == list(range(40))
+
+
+def run_fourfold(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "fourfold", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+TERMINAL = """
+    import os, pty, sys
+    sys.exit(os.waitstatus_to_exitcode(pty.spawn([sys.executable, "-m", "fourfold", *sys.argv[1:]])))
+"""
+
+
+def test_ctrl_c_typed_at_a_terminal_ends_the_command_and_leaves_the_terminal_usable(rows: Path) -> None:
+    with started(TERMINAL, *COMMAND, folder=rows) as script:
+        wait_until_busy(rows)
+        assert script.process.stdin is not None
+        script.process.stdin.write("\x03")
+        script.process.stdin.flush()
+        ended = typed(script)
+    assert (ended.code, ended.survivors) == (130, [])
+    assert "go on: fourfold resume run" in ended.stdout
+    assert "Traceback" not in ended.stdout
+
+
+def typed(script: Script):
+    """The end of a script whose standard input is a person: it stays open."""
+    script.process.wait(30)
+    return script.end()
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
+    for number in range(3):
+        ff.map(abs, [-1], run=tmp_path / str(number))
+    shell = f"{sys.executable} -u -m fourfold runs . | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[-1] in ("0", "141")
+    full = f"{sys.executable} -u -m fourfold show 0 --json | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", full], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("141\n", "")

@@ -1,0 +1,457 @@
+"""What can happen to the folder of a run: killed drivers, full disks, damage, strangers. One clear error, or nothing lost."""
+
+import contextlib
+import itertools
+import os
+import pickle
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import ways
+from running import run_script, started
+
+import fourfold as ff
+from fourfold import seams
+from fourfold.errors import FourfoldError, JournalCorrupt, JournalError, RunInUse, UntrustedRun
+from fourfold.runs import place
+from fourfold.runs.journal import Done, Journal
+from fourfold.runs.place import file_system_of
+from fourfold.runs.story import failures_of, story_of
+
+
+@pytest.fixture
+def run(tmp_path):
+    return tmp_path / "run"
+
+
+def square(item):
+    return item * item
+
+
+def record(run, n_items=40, **options):
+    assert ff.map(square, range(n_items), run=run, **{"engine": "serial", "chunk": 5, **options}) == squares(n_items)
+
+
+def squares(n_items):
+    return [item * item for item in range(n_items)]
+
+
+# ---- damage
+
+
+def flip(path, at):
+    """Change one bit of a file."""
+    data = bytearray(path.read_bytes())
+    data[at] ^= 4
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("at", [0, 5, 30, 60, -1])
+def test_a_bit_that_flipped_in_a_value_is_named_and_refused(run, at):
+    record(run)
+    flip(run / "values-0001.part", at)
+    with pytest.raises(
+        JournalCorrupt, match=r"values-0001.part is damaged from byte \d+ to \d+, where the values of items \d+"
+    ):
+        record(run)
+
+
+def test_a_row_that_changed_is_refused_and_not_taken_for_another_item(run):
+    record(run)
+    database = sqlite3.connect(run / "journal.sqlite")
+    database.execute("update done set digests = zeroblob(40) where first = 10")
+    database.commit()
+    database.close()
+    with pytest.raises(JournalCorrupt, match="the row of items 10 to 14 has a wrong checksum"):
+        record(run)
+
+
+@pytest.mark.parametrize("at", [10, 101, 4096, 8192])
+def test_a_journal_with_damaged_pages_is_refused(run, at):
+    record(run, 400)
+    size = (run / "journal.sqlite").stat().st_size
+    with open(run / "journal.sqlite", "r+b") as file:
+        file.seek(min(at, size - 200))
+        file.write(b"\x55" * 200)
+    with pytest.raises((JournalCorrupt, JournalError), match=r"journal.sqlite|damaged|run"):
+        record(run, 400)
+
+
+def test_a_file_of_values_that_is_gone_is_named(run):
+    record(run)
+    (run / "values-0001.part").unlink()
+    with pytest.raises(JournalCorrupt, match=r"values-0001.part has 0 bytes and had \d+"):
+        record(run)
+
+
+def test_values_that_never_reached_the_disk_are_computed_again(run, tmp_path):
+    record(run)
+    journal = Journal(run)
+    journal.database.execute("update part set synced_bytes = 60")  # the machine lost its power after the first two chunks
+    journal.close()
+    path = run / "values-0001.part"
+    with open(path, "r+b") as file:
+        file.truncate(path.stat().st_size - 30)
+    results = ff.map(square, range(40), run=run, engine="serial")
+    assert results == squares(40)
+    assert 0 < results.report.n_recorded < 40
+
+
+def test_zeros_at_the_end_of_a_file_after_a_loss_of_power_are_computed_again(run):
+    record(run)
+    journal = Journal(run)
+    journal.database.execute("update part set synced_bytes = 60")
+    journal.close()
+    path = run / "values-0001.part"
+    data = path.read_bytes()
+    path.write_bytes(data[:100] + bytes(len(data) - 100))
+    results = ff.map(square, range(40), run=run, engine="serial")
+    assert results == squares(40)
+    assert 0 < results.report.n_recorded < 40
+
+
+def test_a_journal_of_another_version_is_refused(run):
+    record(run)
+    database = sqlite3.connect(run / "journal.sqlite")
+    database.execute("pragma user_version = 99")
+    database.close()
+    with pytest.raises(JournalError, match="another version of fourfold"):
+        record(run)
+
+
+def test_a_folder_that_is_removed_while_it_is_written_is_one_error(run):
+    def fn(item):
+        if item == 20:
+            shutil.rmtree(run)
+        return item
+
+    with pytest.raises(JournalError, match="cannot be written"):
+        ff.map(fn, range(4000), run=run, engine="serial", chunk=1)
+
+
+# ---- no room
+
+
+FULL = """
+    import resource, sys
+    import fourfold as ff
+    from fourfold.errors import FourfoldError
+
+    limit = int(sys.argv[2])
+    if limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    try:
+        results = ff.map(lambda item: bytes(20_000), range(100), run="run", engine=sys.argv[1], chunk=1, workers=2)
+        print(len(results), results.report.n_recorded)
+    except FourfoldError as error:
+        print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize("engine", ["serial", "processes"])
+def test_a_file_that_may_not_grow_is_one_error_and_what_fits_is_kept(tmp_path, engine):
+    ended = run_script(FULL, engine, "300000", folder=tmp_path)
+    assert (ended.code, ended.stderr, ended.survivors) == (0, "", [])
+    assert ended.stdout.startswith("JournalError the run")
+    assert "What was recorded before is safe" in ended.stdout
+    ended = run_script(FULL, engine, "0", folder=tmp_path)
+    n_items, n_recorded = map(int, ended.stdout.split())
+    assert (ended.code, n_items) == (0, 100)
+    assert n_recorded >= 5
+
+
+def test_a_folder_that_cannot_be_made_is_one_error(monkeypatch):
+    with pytest.raises(JournalError, match="cannot be made"):
+        ff.map(square, [1], run="/proc/self/run")
+
+
+SEAMS = ["journal.mkdir", "journal.lock", "journal.open", "journal.create", "journal.write", "journal.commit", "journal.sync"]
+
+
+@pytest.mark.parametrize("action", ["ENOSPC", "EIO"])
+@pytest.mark.parametrize("once", ["", "+"], ids=["once", "from then on"])
+@pytest.mark.parametrize("seam", SEAMS)
+def test_each_call_that_can_fail_fails_once(tmp_path, seam, once, action):
+    """The N-th call fails, N = 1, 2, 3 …, until none is left to fail: each time the run ends well or in one error."""
+    for number in itertools.count(1):
+        run = tmp_path / str(number)
+        seams.set_faults(f"{seam}:{number}{once}:{action}")
+        try:
+            with contextlib.suppress(JournalError):
+                record(run, 60, chunk=1)
+            was_hit = seams.calls[seam] >= number
+        finally:
+            seams.set_faults("")
+        record(run, 60)
+        if not was_hit:
+            break
+    assert number > 1, "the seam is not there"
+
+
+# ---- killed drivers
+
+
+KILLED = """
+    import os, sys, time
+    import fourfold as ff
+
+    def fn(item):
+        end = os.open("ran.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(end, b"%d\\n" % item)
+        os.close(end)
+        time.sleep(0.002)
+        return item * 0.1
+
+    if __name__ == "__main__":
+        values = ff.map(fn, range(int(sys.argv[1])), run="run", engine=sys.argv[2], workers=2)
+        print(repr(values))
+"""
+
+
+def ran(folder):
+    path = folder / "ran.txt"
+    return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+
+def recorded(folder):
+    if not (folder / "run" / "journal.sqlite").exists():
+        return set()
+    with contextlib.suppress(sqlite3.OperationalError):
+        database = sqlite3.connect(folder / "run" / "journal.sqlite")
+        with contextlib.closing(database):
+            rows = database.execute("select first, n_items from done").fetchall()
+        return {first + offset for first, count in rows for offset in range(count)}
+    return set()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("engine", ["serial", "processes"])
+def test_a_driver_that_is_killed_at_any_moment_loses_nothing_that_was_recorded(tmp_path, engine):
+    """25 moments on each engine, 50 in all: after each the recorded items are a growing set, and none of them runs again."""
+    moments = random.Random(7)
+    n_items, n_kills, before = 1000, 0, set()
+    while n_kills < 25:
+        n_ran = len(ran(tmp_path))
+        with started(KILLED, str(n_items), engine, folder=tmp_path) as script:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                script.process.wait(moments.uniform(0.1, 0.7))
+            n_kills += script.process.poll() is None
+            script.process.kill()
+            ended = script.end()
+        assert ended.survivors == []
+        assert not before & set(ran(tmp_path)[n_ran:]), "a recorded item ran again"
+        now = recorded(tmp_path)
+        assert before <= now
+        before = now
+        if ended.code == 0:  # it was faster than the kill: begin a new run
+            assert ended.stdout.strip() == repr([item * 0.1 for item in range(n_items)])
+            shutil.rmtree(tmp_path / "run")
+            before = set()
+    ended = run_script(KILLED, str(n_items), engine, folder=tmp_path)
+    assert (ended.code, ended.stderr, ended.survivors) == (0, "", [])
+    assert ended.stdout.strip() == repr([item * 0.1 for item in range(n_items)])
+
+
+@pytest.mark.parametrize("seam", ["journal.open", "journal.create", "journal.write", "journal.commit", "journal.sync"])
+def test_a_driver_that_is_killed_at_each_write_goes_on(tmp_path, seam):
+    for number in (1, 2, 5):
+        with started(KILLED, "60", "serial", folder=tmp_path, FOURFOLD_FAULT=f"{seam}:{number}:KILL") as script:
+            ended = script.end()
+        assert ended.survivors == []
+        before, n_ran = recorded(tmp_path), len(ran(tmp_path))
+        ended = run_script(KILLED, "60", "serial", folder=tmp_path)
+        assert (ended.code, ended.stderr) == (0, "")
+        assert ended.stdout.strip() == repr([item * 0.1 for item in range(60)])
+        assert not before & set(ran(tmp_path)[n_ran:])
+        for path in [*(tmp_path / "run").iterdir(), tmp_path / "ran.txt"]:
+            path.unlink()
+
+
+def test_a_driver_that_is_killed_before_the_tables_are_made_leaves_a_run_that_can_begin(run):
+    place.prepare(str(run))
+    os.close(place.create_private(run / "journal.sqlite"))
+    assert (story_of(run).state, story_of(run).n_done, failures_of(run)) == ("died", 0, [])
+    record(run)
+
+
+def test_a_driver_that_is_killed_lets_go_of_the_run(tmp_path):
+    text = """
+        import fourfold as ff, os
+
+        for value in ff.imap(abs, range(10), run="run", chunk=1):
+            if value == 5:
+                os.kill(os.getpid(), 9)
+    """
+    assert run_script(text, folder=tmp_path).code == -signal.SIGKILL
+    assert ff.map(abs, range(10), run=tmp_path / "run") == list(range(10))
+
+
+def test_a_second_driver_is_told_who_holds_the_run(tmp_path):
+    text = """
+        import fourfold as ff, os, sys, time
+
+        for value in ff.imap(abs, range(10), run="run"):
+            print(os.getpid(), flush=True)
+            sys.stdin.read()
+    """
+    with started(text, folder=tmp_path) as script:
+        pid = script.read_line()
+        with pytest.raises(RunInUse, match=f"process {pid} on "):
+            ff.map(abs, range(10), run=tmp_path / "run")
+
+
+# ---- who may read it
+
+
+@pytest.fixture
+def open_umask():
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_nobody_else_can_read_a_run_whatever_the_umask(run):
+    run.mkdir()  # the user made it, open to all
+    (run.parent / "other").mkdir()
+    for folder in (run, run.parent / "new" / "deep"):
+        stream = ff.imap(square, range(40), run=folder, chunk=1)
+        assert next(stream) == 0
+        ff.map(abs, [-1], run=run.parent / "other")
+        found = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert set(found.values()) == {0o600}, found
+        assert "journal.sqlite-wal" in found
+        stream.close()
+
+
+class Bomb:
+    """Leaves a mark when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def with_a_bomb(run, tmp_path):
+    """A run whose function and whose values leave a mark when they are unpickled."""
+    with pytest.raises(ValueError, match="invalid literal"):
+        ff.map(int, ["1", "x"], run=run, engine="serial", chunk=1)
+    (run / "program.pickle").write_bytes(pickle.dumps(Bomb(tmp_path / "mark")))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("which", ["run", "run/journal.sqlite", "run/program.pickle", "run/values-0001.part"])
+def test_a_run_of_somebody_else_is_refused_before_anything_is_unpickled(run, tmp_path, which):
+    with_a_bomb(run, tmp_path)
+    os.chown(tmp_path / which, 12345, 12345)
+    with pytest.raises(UntrustedRun, match="belongs to user 12345"):
+        ff.map(int, ["1", "x"], run=run)
+    assert replayed(run).returncode == 1
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("which", ["run", "run/journal.sqlite", "run/program.pickle"])
+def test_a_run_that_others_may_write_to_is_refused_before_anything_is_unpickled(run, tmp_path, which):
+    with_a_bomb(run, tmp_path)
+    os.chmod(tmp_path / which, 0o777 if which == "run" else 0o620)
+    with pytest.raises(UntrustedRun, match=r"others may write to .*chmod"):
+        ff.map(int, ["1", "x"], run=run)
+    assert "others may write" in replayed(run).stderr
+    assert not (tmp_path / "mark").exists()
+
+
+def test_the_bomb_would_go_off(run, tmp_path):
+    with_a_bomb(run, tmp_path)
+    replayed(run)
+    assert (tmp_path / "mark").exists()
+
+
+def replayed(run):
+    command = [sys.executable, "-m", "fourfold", "replay", str(run), "--item", "1"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_links_that_somebody_planted_are_not_followed(run, tmp_path):
+    record(run)
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (run / "values-0002.part").symlink_to(victim)
+    with pytest.raises(UntrustedRun, match="is a link"):
+        record(run, 50)
+    (run / "values-0002.part").unlink()
+    (run / "lock").unlink()
+    (run / "lock").symlink_to(victim)
+    with pytest.raises((UntrustedRun, JournalError)):
+        record(run, 50)
+    assert victim.read_text() == "precious"
+
+
+# ---- where it lies
+
+
+def test_the_file_system_of_a_folder_is_found(tmp_path):
+    mounts = tmp_path / "mounts"
+    mounts.write_text(
+        "proc /proc proc rw 0 0\n/dev/sda1 / ext4 rw 0 0\nserver:/x /data nfs4 rw 0 0\nserver:/y /data/with\\040space cifs rw 0 0\n"
+    )
+    for folder, kind in {"/home/me": "ext4", "/data/runs": "nfs4", "/database": "ext4", "/data/with space/r": "cifs"}.items():
+        assert file_system_of(Path(folder), str(mounts)) == kind
+    assert file_system_of(tmp_path, str(tmp_path / "none")) == ""
+
+
+def test_a_run_between_machines_has_no_write_ahead_log(run, monkeypatch):
+    monkeypatch.setattr("fourfold.runs.journal.file_system_of", lambda folder: "nfs4")
+    stream = ff.imap(square, range(40), run=run, chunk=1)
+    assert list(itertools.islice(stream, 20)) == squares(20)
+    assert not (run / "journal.sqlite-wal").exists()
+    stream.close()
+    record(run)
+    assert "nfs4" in place.WITHOUT_SHARED_MEMORY
+
+
+def test_a_run_may_be_named_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stream = ff.imap(square, range(40), run="run", engine="serial", chunk=1)
+    next(stream)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert list(stream) == squares(40)[1:]
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+# ---- the journal alone
+
+
+def test_a_commit_that_was_interrupted_is_made_again(run):
+    place.prepare(str(run))
+    journal = Journal(run)
+    from fourfold.execute.pickling import dump
+
+    value = journal.keep(dump([1, 2]))
+    journal.add(Done(0, 2, value, bytes(16)))
+    seams.set_faults("journal.commit:1:EINTR")
+    try:
+        with pytest.raises(JournalError):
+            journal.commit()
+    finally:
+        seams.set_faults("")
+    journal.close()
+    again = Journal(run)
+    assert again.count("done") == 2
+    again.close()
+
+
+def test_every_error_is_one_of_ours():
+    assert issubclass(JournalError, FourfoldError)
+    assert issubclass(JournalError, OSError)
+    assert ways.NAMES
