@@ -1,6 +1,8 @@
 """Step 2, distribute: chunks to workers.
 
 schedule.py    every decision about chunks, retries, blame and stopping: a pure state machine
+events.py      what the schedule is told and what it answers
+sizes.py       how many items a chunk has, and how many chunks are in flight: pure
 verdict.py     loop or workers? decided from measurements: pure
 driver.py      the loop that does what the schedule says, with one engine or with the loop and then an engine
 engine.py      the contract of everything that runs workers

@@ -13,15 +13,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from fourfold.distribute.engine import Engine
-from fourfold.distribute.schedule import (
-    SERVICE_S,
+from fourfold.distribute.events import (
     Action,
     Cancel,
     Died,
     Event,
     Finished,
     GraceOver,
-    Schedule,
     Settle,
     Slots,
     Stop,
@@ -31,6 +29,8 @@ from fourfold.distribute.schedule import (
     Unreadable,
     Unstarted,
 )
+from fourfold.distribute.schedule import Schedule
+from fourfold.distribute.sizes import SERVICE_S
 from fourfold.errors import EngineError, NotPicklable
 from fourfold.records import Chunk, ChunkResult, Kind, Outcome, Segment, Ticket, Trouble
 
