@@ -65,8 +65,11 @@ class Codec(Protocol):
     def misfit(self, chunk: Chunk, error: BaseException) -> Trouble:
         """The trouble of a chunk of one item, which raised `error` when it was packed or its result was unpacked."""
 
-    def killed(self, chunk: Chunk, reason: str, expired: bool = False) -> Trouble:
-        """The trouble of a chunk of one item, whose worker died while it ran it, or was ended when its time had `expired`."""
+    def killed(self, chunk: Chunk, reason: str, expired: bool = False, out_of_memory: bool = False) -> Trouble:
+        """The trouble of a chunk of one item, whose worker died while it ran it.
+
+        `expired`: it was ended when its time was over; `out_of_memory`: it was killed because memory ran out.
+        """
 
     def unloaded(self, chunk: Chunk, payload: Any) -> Trouble:
         """The trouble of a chunk of one item, which its worker could not load."""
@@ -427,13 +430,13 @@ class Driver:
         expired = outcome.kind is Kind.EXPIRED
         self.last_loss = outcome.reason
         if outcome.id not in self._flying:
-            self._events.append(Died())
+            self._events.append(Died(out_of_memory=outcome.out_of_memory))
             return
         chunk = self._flying.pop(outcome.id)
         first, count = outcome.running or (0, len(chunk.items))
         count = min(count, len(chunk.items) - first)  # it may have died between noting the one and the other
         for offset in range(first, first + count):
-            trouble = self.lane.codec.killed(cut(chunk, offset, 1), outcome.reason, expired)
+            trouble = self.lane.codec.killed(cut(chunk, offset, 1), outcome.reason, expired, outcome.out_of_memory)
             self._last[chunk.start + offset] = (chunk.index_of(offset), trouble, outcome.worker)
         self._returned.put(chunk)
-        self._events.append(Died(outcome.id, first, count, expired))
+        self._events.append(Died(outcome.id, first, count, expired, outcome.out_of_memory))

@@ -7,6 +7,7 @@ Unstarted   a ticket ended before it did anything       Cancel   end these ticke
 Unreadable  a ticket could not cross the boundary       Stop     no more: nothing is left to wait for
 Died        a worker died with a ticket, or idle
 GraceOver   stopping has taken long enough
+MemoryRoom  there is memory for so many items
 """
 
 from collections.abc import Sequence
@@ -56,20 +57,29 @@ class Unreadable(NamedTuple):
 class Died(NamedTuple):
     """A worker died. With a ticket: it was running the items [first, first + n_items) of it, those before had ended.
 
-    `expired`: it was ended, because one of these items ran longer than the run allows.
+    `expired`: it was ended, because one of these items ran longer than the run allows. `out_of_memory`: it was killed because
+    memory ran out, by the kernel or by the engine.
     """
 
     id: int | None = None
     first: int = 0
     n_items: int = 0
     expired: bool = False
+    out_of_memory: bool = False
 
 
 class GraceOver(NamedTuple):
     """The time that a stopping run waits for the tickets before the failed one is over."""
 
 
-Event = Slots | Taken | Finished | Unstarted | Unreadable | Died | GraceOver
+class MemoryRoom(NamedTuple):
+    """There is memory for `n_items` items at once. `short`: so little is left that one that runs had better be stopped."""
+
+    n_items: int
+    short: bool = False
+
+
+Event = Slots | Taken | Finished | Unstarted | Unreadable | Died | GraceOver | MemoryRoom
 
 
 class Take(NamedTuple):

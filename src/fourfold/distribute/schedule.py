@@ -5,7 +5,7 @@ the events. So the same code runs real jobs, the simulation of faults, and the p
 are in events.py, sizes in sizes.py.
 
 A position numbers an item in the order in which it is handed out. At any step each position below `taken` is in exactly
-one state: waiting in `_again`, in flight, or settled (checked by `validate`).
+one state: waiting in `_again` or `_alone`, in flight, or settled (checked by `validate`).
 """
 
 import heapq
@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from fourfold.distribute.admission import OOM_ALLOWED, Admission
 from fourfold.distribute.events import (
     Action,
     Cancel,
@@ -20,6 +21,7 @@ from fourfold.distribute.events import (
     Event,
     Finished,
     GraceOver,
+    MemoryRoom,
     Settle,
     Slots,
     Stop,
@@ -74,6 +76,7 @@ class _Flight:
 
     start: int
     count: int
+    alone: bool = False
 
 
 @dataclass(slots=True)
@@ -87,6 +90,9 @@ class Tally:
     deaths: int = 0
     busy_s: float = 0.0
     deaths_in_a_row: int = 0
+    memory_deaths: int = 0
+    memory_slots: int | None = None
+    """The fewest workers that had something to do for want of memory; None when all had."""
 
 
 @dataclass(slots=True)
@@ -107,8 +113,13 @@ class Schedule:
     _open: set[int] = field(default_factory=set)
     _starts: list[int] = field(default_factory=list)
     _again: deque[tuple[int, int]] = field(default_factory=deque)
+    _alone: deque[int] = field(default_factory=deque)
+    _admission: Admission = field(default_factory=Admission)
+    _evicted: set[int] = field(default_factory=set)
     _raised: dict[int, int] = field(default_factory=dict)
     _crashed: dict[int, int] = field(default_factory=dict)
+    _starved: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Deaths of memory by position: all, and those while the item ran alone."""
     _failed_at: int | None = None
     _cancelled: bool = False
     _ended: bool = False
@@ -131,12 +142,13 @@ class Schedule:
             case Finished():
                 self._finish(event, actions)
             case Unstarted(id):
-                flight = self._land(id)
-                self._repeat(flight.start, flight.count)
+                self._put_back(self._land(id))
             case Unreadable(id):
                 self._split(id, actions)
             case Died():
                 self._bury(event, actions)
+            case MemoryRoom():
+                self._look_at_memory(event, actions)
             case GraceOver():
                 self._failed_at = -1
                 self._cancelled = False
@@ -164,6 +176,10 @@ class Schedule:
             self.tally.busy_s += event.elapsed_s
             self.tally.finished += done
             self.tally.deaths_in_a_row = 0
+            self._admission.calm(self.slots)
+        elif flight.alone:
+            self._put_back(flight)
+            return
         if done < flight.count:
             self._repeat(flight.start + done, flight.count - done)
         for offset, may_retry in event.failed:
@@ -194,6 +210,9 @@ class Schedule:
             self._count_failure(flight.start)
 
     def _bury(self, event: Died, actions: list[Action]) -> None:
+        if event.id in self._evicted:
+            self._put_back(self._land(event.id))
+            return
         if not event.expired:
             self.tally.deaths += 1
             # Items that ended before the one it died on are work that got done.
@@ -202,6 +221,9 @@ class Schedule:
             flight = self._land(event.id)
             if self._failed_at == -1:
                 return  # the run is given up, and its workers with it: no item is to blame
+            if event.out_of_memory:
+                self._starve(flight, event, actions)
+                return
             first, count = flight.start + event.first, event.n_items
             behind = first + count
             self._repeat(behind, flight.start + flight.count - behind)
@@ -232,8 +254,56 @@ class Schedule:
                     again.append((position, 1))
             # Suspects are tried at once: many of them later, one after the other, would look like workers that always die.
             self._again.extendleft(reversed(again))
+        self._stop_if_dying()
+
+    def _stop_if_dying(self) -> None:
         if self.tally.deaths_in_a_row > max(3, 2 * self.most_slots):
             self._stop("dying", -1)
+
+    def _starve(self, flight: _Flight, event: Died, actions: list[Action]) -> None:
+        """Memory ran out on one of these items, or on a neighbour: each of them runs again, with all memory to itself."""
+        self.tally.memory_deaths += 1
+        if not flight.alone and not self._alone:  # what dies together with others is one lesson
+            self._admission.halve(min(len(self._flights) + 1, self._admission.limit(self.slots)))
+        first, behind = flight.start + event.first, flight.start + event.first + event.n_items
+        self._repeat(behind, flight.start + flight.count - behind)
+        if self.rules.rerun_after_loss:
+            self._repeat(flight.start, event.first)
+        again = []
+        for position in range(first if self.rules.rerun_after_loss else flight.start, behind):
+            deaths, alone = self._starved.pop(position, (0, 0))
+            deaths, alone = deaths + 1, alone + flight.alone
+            if not self.rules.rerun_after_loss or alone >= OOM_ALLOWED:
+                actions.append(Settle(position, deaths))
+                self.tally.finished += 1
+                self.tally.deaths_in_a_row = 0
+                self._count_failure(position)
+            else:
+                self._starved[position] = deaths, alone
+                again.append(position)
+        self._alone.extendleft(reversed(again))
+        self._recall(0 if again else self._limit(), actions)
+        self._stop_if_dying()
+
+    def _look_at_memory(self, event: MemoryRoom, actions: list[Action]) -> None:
+        before, running = self._limit(), len(self._flights)
+        self._admission.look(min(event.n_items, running - 1) if event.short else event.n_items, self.slots)
+        if self.stopping:
+            return
+        if self._limit() < before:
+            self._recall(self._limit(), actions)
+        if event.short and 1 < running <= before and self.rules.rerun_after_loss:
+            # The youngest has done the least. It comes back as a ticket that never started, whatever its engine says of it.
+            youngest = max(self._flights)
+            if youngest not in self._evicted:
+                self._evicted.add(youngest)
+                actions.append(Cancel((youngest,), hard=True))
+
+    def _recall(self, n_left: int, actions: list[Action]) -> None:
+        """Ask all flights to end early, between items, but the oldest `n_left`."""
+        surplus = tuple(sorted(self._flights)[n_left:])
+        if surplus and not self.stopping:
+            actions.append(Cancel(surplus, hard=False))
 
     def _count_failure(self, position: int) -> None:
         self.tally.failures += 1
@@ -265,7 +335,9 @@ class Schedule:
         if self.stopping:
             self._wind_down(actions)
             return
-        while self.slots and not self._asked and len(self._flights) < self._sizes.window(self._left()):
+        if self._runs_alone(actions):
+            return
+        while self.slots and not self._asked and len(self._flights) < self._window():
             if self._again:
                 start, count = self._again.popleft()
                 size = min(count, self._size(start, count))
@@ -283,27 +355,33 @@ class Schedule:
     def _wind_down(self, actions: list[Action]) -> None:
         assert self._failed_at is not None
         before = self._failed_at
-        if before >= 0:
-            earlier = [(start, count) for start, count in self._again if start < before]
-            self._again.clear()
-            for start, count in earlier:
-                self._submit(start, min(count, before - start), actions)
-        else:
-            self._again.clear()
+        self._again = deque((start, min(count, before - start)) for start, count in self._again if start < before)
+        self._alone = deque(position for position in self._alone if position < before)
+        if not self._runs_alone(actions):
+            limit = self._limit()
+            while self._again and (limit >= self.slots or len(self._flights) < limit):
+                self._submit(*self._again.popleft(), actions)
         if not self._cancelled:
             self._cancelled = True
             late = tuple(id for id, flight in self._flights.items() if flight.start >= before)
             if late:
                 actions.append(Cancel(late, hard=before < 0))
-        if not self._flights:
+        if not self._flights and not self._alone and not self._again:
             self._end(self.stopping, actions)
+
+    def _runs_alone(self, actions: list[Action]) -> bool:
+        """Whether nothing may be handed out, since an item runs alone or is about to."""
+        if self._alone and self.slots and not self._flights and not self._asked:
+            self._submit(self._alone.popleft(), 1, actions, alone=True)
+            return True
+        return bool(self._alone) or any(flight.alone for flight in self._flights.values())
 
     def _end(self, reason: str, actions: list[Action]) -> None:
         self._ended = True
         actions.append(Stop(reason))
 
-    def _submit(self, start: int, count: int, actions: list[Action]) -> None:
-        self._flights[self._next_id] = _Flight(start, count)
+    def _submit(self, start: int, count: int, actions: list[Action], alone: bool = False) -> None:
+        self._flights[self._next_id] = _Flight(start, count, alone)
         if self.rules.bounded:
             self._open.add(start)
             heapq.heappush(self._starts, start)
@@ -313,16 +391,37 @@ class Schedule:
     def _land(self, id: int) -> _Flight:
         flight = self._flights.pop(id)
         self._open.discard(flight.start)
+        self._evicted.discard(id)
         return flight
+
+    def _put_back(self, flight: _Flight) -> None:
+        """It did nothing, and that is no attempt."""
+        if flight.alone:
+            self._alone.appendleft(flight.start)
+        else:
+            self._repeat(flight.start, flight.count)
 
     def _repeat(self, start: int, count: int) -> None:
         if count > 0:
             self._again.appendleft((start, count))
 
+    def _limit(self) -> int:
+        """How many workers may have something to do, as memory allows."""
+        limit = self._admission.limit(self.slots)
+        if limit < self.slots:
+            least = self.tally.memory_slots
+            self.tally.memory_slots = limit if least is None else min(least, limit)
+        return limit
+
+    def _window(self) -> int:
+        """How many tickets to have in flight. Where not all workers may run, none waits beside one."""
+        limit = self._limit()
+        return limit if limit < self.slots else self._sizes.window(self._left())
+
     def _left(self) -> int | None:
         """Items that are not handed out yet, when the total is known."""
         if self.exhausted:
-            return sum(count for _, count in self._again)
+            return sum(count for _, count in self._again) + len(self._alone)
         return None if self.rules.total is None else max(0, self.rules.total - self.taken)
 
     def _size(self, start: int, count: int | None) -> int:
@@ -339,6 +438,8 @@ class Schedule:
         lowest = self._starts[0]
         if self._again:
             lowest = min(lowest, min(start for start, _ in self._again))
+        if self._alone:
+            lowest = min(lowest, *self._alone)
         return self.taken - lowest > AHEAD * 2 * self.slots * max(1, self._size(self.taken, None))
 
     # ---- for tests ---------------------------------------------------------------------------------------------------
@@ -349,7 +450,7 @@ class Schedule:
         Raises:
             Bug: An invariant is broken.
         """
-        held = sorted([(f.start, f.count) for f in self._flights.values()] + list(self._again))
+        held = sorted([(f.start, f.count) for f in self._flights.values()] + list(self._again) + [(p, 1) for p in self._alone])
         end = 0
         for start, count in held:
             if start < end or count < 1:
@@ -364,5 +465,9 @@ class Schedule:
             raise Bug(f"an item has more attempts than it may: {self._raised}")
         if self.rules.bounded and self._open != {flight.start for flight in self._flights.values()}:
             raise Bug(f"the starts in flight are {self._open}, not those of {self._flights}")
-        if self._ended and (self._flights or (self._again and not self.stopping)):
+        if len(self._flights) > 1 and any(flight.alone for flight in self._flights.values()):
+            raise Bug(f"an item that must run alone does not: {self._flights}")
+        if any(alone >= OOM_ALLOWED for _, alone in self._starved.values()):
+            raise Bug(f"an item that died of memory while it ran alone is not settled: {self._starved}")
+        if self._ended and (self._flights or self._alone or (self._again and not self.stopping)):
             raise Bug("the run ended with items open")
