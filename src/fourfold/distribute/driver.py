@@ -29,6 +29,7 @@ from fourfold.distribute.events import (
     Unreadable,
     Unstarted,
 )
+from fourfold.distribute.memory import MemoryWatch
 from fourfold.distribute.schedule import Schedule
 from fourfold.distribute.sizes import SERVICE_S
 from fourfold.errors import EngineError, NotPicklable
@@ -167,6 +168,7 @@ class Driver:
             came; returns a lane to change over to as soon as it has a worker, or None to stay.
         lane_failed: Told why the lane that `choose` returned could not be started.
         beat: Called after each wait, for progress.
+        memory: Looks at memory.
     """
 
     def __init__(
@@ -180,9 +182,11 @@ class Driver:
         choose: Callable[[Chunk, ChunkResult], Lane | None] | None = None,
         lane_failed: Callable[[Exception], None] | None = None,
         beat: Callable[[], None] | None = None,
+        memory: MemoryWatch | None = None,
     ) -> None:
         self.source, self.schedule, self.lane, self.judge = source, schedule, lane, judge
         self._absent, self._choose, self._lane_failed, self._beat = absent, choose, lane_failed, beat
+        self.memory = memory or MemoryWatch()
         self._next_lane: Lane | None = None
         self._taken: Chunk | None = None
         self._source_error: Exception | None = None
@@ -214,6 +218,9 @@ class Driver:
             self.lane.open()
             while self._end is None:
                 self._look_at_slots()
+                room = self.memory.look(self.lane.engine, self._slots)
+                if room is not None:
+                    self._events.append(room)
                 self._settle_events()
                 if self._ready:
                     ready, self._ready = self._ready, []
@@ -226,6 +233,7 @@ class Driver:
             if self._source_error is not None and not self.reason:
                 raise self._source_error
         finally:
+            self.memory.last_look(self.lane.engine)
             self.lane.close()
             if self._next_lane is not None:
                 self._next_lane.close()

@@ -132,7 +132,7 @@ class Pool:
             self._lent.discard(worker)
             if worker.gone:
                 return
-            if worker.flights or worker.hung_up:
+            if worker.flights or worker.hung_up or worker.outgrown_bytes:
                 worker.kill()
                 worker.close()
                 return
