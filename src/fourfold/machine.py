@@ -77,6 +77,10 @@ def memory() -> Memory:
     return min(found)
 
 
+NO_LIMIT_BYTES = 1 << 60
+"""From here on a limit is none: cgroups of version 1 write a number where those of version 2 write "max"."""
+
+
 class FreeMemory(NamedTuple):
     """How much memory this process and those beside it may still take, of how much."""
 
@@ -105,7 +109,8 @@ class MemoryReader:
                 ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
             ):
                 path = os.path.join(folder, limit)
-                if (_read(path) or "").isdigit():
+                limit_bytes = _number_after(_read_bytes(path), b"")
+                if limit_bytes is not None and limit_bytes < NO_LIMIT_BYTES:
                     self._groups.append((path, os.path.join(folder, usage), os.path.join(folder, "memory.stat"), cache))
 
     def read(self) -> FreeMemory | None:

@@ -63,6 +63,7 @@ class Processes:
         self._by_fd: dict[int, Worker] = {}
         self._failed_starts = 0
         self._memory, self._fails_in_worker = memory, True
+        self._watch_at = 0.0
         self._top_bytes = self._n_recycled = 0
 
     def open(self) -> None:
@@ -144,10 +145,8 @@ class Processes:
                 look = min((worker.expire(self._timeout) for worker in self._workers if worker.flights), default=self._timeout)
                 patience = look if patience is None else min(patience, look)
             if self._memory is not None:
-                for worker in self._workers:
-                    if worker.flights:
-                        worker.kill_when_larger(int(OVERSIZE * self._memory))
-                        patience = WATCH_S if patience is None else min(patience, WATCH_S)
+                look = self._watch_sizes(self._memory)
+                patience = look if patience is None else min(patience, look)
             events = [(fd, self._by_fd.get(fd)) for fd, _ in self._poll.poll(None if patience is None else patience * 1000)]
             for fd, worker in events:
                 # While earlier events were attended to, its number may have become that of another worker's file.
@@ -157,6 +156,15 @@ class Processes:
             if self._outcomes or self.slots() != slots or not self._workers or (left is not None and left <= 0):
                 outcomes, self._outcomes = self._outcomes, []
                 return outcomes
+
+    def _watch_sizes(self, memory: int) -> float:
+        """Kill workers that are too large; returns the seconds until the next look."""
+        now = time.monotonic()
+        if now >= self._watch_at:
+            self._watch_at = now + WATCH_S
+            for worker in self._workers:
+                worker.kill_when_larger(int(OVERSIZE * memory))
+        return self._watch_at - now
 
     def _hear_late_words(self) -> None:
         """Workers whose words had no room may have stood still while the driver was elsewhere: their items are not late."""
