@@ -249,7 +249,7 @@ def test_code_that_does_not_look_whether_it_got_its_memory_is_stopped_and_only_i
     assert failure.kind == "out of memory"
     assert isinstance(failure.error, ff.errors.OutOfMemory)
     assert isinstance(failure.error, MemoryError)
-    assert re.search(r"had 3\d\d MB of private memory, more than memory= allows", failure.message)
+    assert re.search(r"had 3\d\d MB of private memory, more than memory=300000000, and was stopped", failure.message)
     assert failure.attempts == 2, "once beside others and once alone"
     assert [value for value in results if value is not failure] == [0, 1, 2, 4, 5, 6, 7]
     assert "workers died of memory" in results.report.verdict
@@ -331,6 +331,14 @@ def test_garbage_in_cycles_is_no_growth():
 def test_what_an_item_needs_and_lets_go_is_no_growth():
     results = on_processes(lambda item: (take(400 * MB).size, os.getpid()), range(4), workers=1, chunk=1)
     assert len({pid for _, pid in results}) == 1
+
+
+@pytest.mark.slow
+def test_where_items_need_much_to_keep_a_part_of_it_is_no_growth():
+    def fn(item):
+        return leak(320 * MB if item else MB, item)[0], take(1000 * MB).size
+
+    assert len({pid for pid, _ in on_processes(fn, range(3), workers=1, chunk=1)}) == 1
 
 
 @pytest.mark.slow

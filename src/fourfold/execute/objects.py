@@ -38,8 +38,10 @@ class ObjectCodec:
 
 def killed(chunk: Chunk, reason: str, expired: bool, out_of_memory: bool) -> Trouble:
     if out_of_memory:
-        what = f"memory ran out on this item: {reason}. Use fewer workers, smaller items, or more memory"
-        return describe(OutOfMemory(what), 0, chunk.items[0], kind="out of memory")
+        advice = "Make items smaller, use fewer workers, or raise memory= where it is set"
+        return describe(
+            OutOfMemory(f"memory ran out on this item: {reason}. {advice}"), 0, chunk.items[0], kind="out of memory"
+        )
     if expired:
         return describe(ItemTimeout(reason), 0, chunk.items[0], kind="timed out")
     return describe(WorkerLost(f"the item killed its worker: {reason}"), 0, chunk.items[0], kind="crashed")

@@ -22,10 +22,6 @@ WATCH_S = 0.05
 """Seconds between looks at how large workers are, under `memory=`. A look takes 6 µs per worker. Smaller: more of the driver's
 time. Larger: code that takes memory past its limit (at most some GB per second) gets further before it is stopped."""
 
-OVERSIZE = 1.05
-"""Times `memory=` that a worker may have before it is killed. Smaller: an allocation that would have failed in the worker,
-with a MemoryError of its own, ends it instead. Larger: the limit is less of one."""
-
 START_TRIES = 3
 """Workers that may die before they are ready, with none ready at all, before the engine gives up."""
 
@@ -163,7 +159,7 @@ class Processes:
         if now >= self._watch_at:
             self._watch_at = now + WATCH_S
             for worker in self._workers:
-                worker.kill_when_larger(int(OVERSIZE * memory))
+                worker.kill_when_larger(memory)
         return self._watch_at - now
 
     def _hear_late_words(self) -> None:

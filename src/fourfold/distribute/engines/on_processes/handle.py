@@ -45,6 +45,10 @@ mappings and descriptors. Larger: more copies into fresh memory. Not measured fo
 HANDOVERS = max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
 """Mapped results that may live at once: each holds a descriptor of this process. Those beyond are copied."""
 
+OVERSIZE = 1.05
+"""Times `memory=` that a worker may have before it is killed. Smaller: an allocation that would have failed in the worker,
+with a MemoryError of its own, ends it instead. Larger: the limit is less of one."""
+
 _handovers: set[int] = set()
 """A key for each mapped result that lives."""
 
@@ -178,7 +182,6 @@ class Worker:
     def rest(self, keep_bytes: int = 0) -> None:
         """No run holds this worker now. It keeps memory for the items of the next one, up to `keep_bytes`."""
         self._served = False
-        self.limit(0)
         self._items.trim(keep_bytes)
         self._send_freed()
         self._send(("rest",))
@@ -333,11 +336,11 @@ class Worker:
         """The most that it has had in this run beyond that."""
         return max(0, self.page.fields[TOP_BYTES] - self.base_bytes) if self._served else 0
 
-    def kill_when_larger(self, limit_bytes: int) -> None:
-        """Kill it, with all that it started, when it runs items and has more private memory than this."""
+    def kill_when_larger(self, memory: int) -> None:
+        """Kill it, with all that it started, when it runs items and has clearly more private memory than `memory`."""
         has = private_bytes(self.pid)[0] if self._running() and not self._oversize else 0
-        if has > limit_bytes:
-            self._oversize = f"{self.name} had {size(has)} of private memory, more than memory= allows, and was stopped"
+        if has > OVERSIZE * memory:
+            self._oversize = f"{self.name} had {size(has)} of private memory, more than memory={memory}, and was stopped"
             self.kill()
 
     def _running(self) -> tuple[int, ...] | None:

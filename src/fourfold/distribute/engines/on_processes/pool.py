@@ -72,7 +72,7 @@ class Pool:
             while self._idle and len(workers) < count:
                 worker = self._idle.pop()
                 worker.hear()
-                if worker.hung_up or not worker.flush():
+                if worker.hung_up or worker.outgrown_bytes or not worker.flush():
                     worker.kill()
                     worker.close()
                 else:
@@ -132,7 +132,7 @@ class Pool:
             self._lent.discard(worker)
             if worker.gone:
                 return
-            if worker.flights or worker.hung_up or worker.outgrown_bytes:
+            if worker.flights or worker.hung_up:
                 worker.kill()
                 worker.close()
                 return

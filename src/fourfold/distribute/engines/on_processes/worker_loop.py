@@ -110,6 +110,8 @@ class WorkerLoop:
             (what, *rest), fds = received
             patience = LET_GO_S if what == "rest" else None
             if what == "rest":
+                if self._outgrown:
+                    return  # the next run wants another one
                 self._gauge.new_run()
             match what:
                 case "ticket":
