@@ -51,15 +51,19 @@ class MemoryWatch:
 
     def __init__(self, read_free: Callable[[], FreeMemory | None] | None = None) -> None:
         self._read_free = read_free
-        self._next = 0.0
+        self._next: float | None = None
         self._was_scarce = False
         self.use = MemoryUse(0, 0, 0, 0)
         self.scarcest: Scarcity | None = None
 
     def look(self, engine: Engine, slots: int) -> MemoryRoom | None:
         """What to tell the schedule now; mostly nothing, since it is not time yet or memory is plenty."""
+        if not engine.info.measures_memory:
+            return None
         now = time.monotonic()
-        if now < self._next or not engine.info.measures_memory:
+        if self._next is None:
+            self._next = now + LOOK_S  # short runs need not pay for it
+        if now < self._next:
             return None
         room = self._room(cast(MeasuringEngine, engine), slots)
         took = time.monotonic() - now
