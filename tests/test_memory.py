@@ -15,8 +15,10 @@ import pytest
 import fourfold as ff
 from fourfold import machine
 from fourfold.distribute import memory
+from fourfold.distribute.engine import EngineInfo, MemoryUse
 from fourfold.distribute.engines.on_processes.gauge import private_bytes
 from fourfold.distribute.engines.on_processes.pool import POOL
+from fourfold.distribute.events import MemoryRoom
 from fourfold.machine import FreeMemory, MemoryReader
 
 MB = 1_000_000
@@ -192,6 +194,60 @@ def test_when_memory_is_nearly_gone_the_youngest_item_is_stopped_and_runs_again(
     assert results.report.n_failures == 0
 
 
+class Claims:
+    """An engine that says what its workers take, and does nothing else."""
+
+    info = EngineInfo("claims", takes_objects=True, honours=frozenset(), measures_memory=True)
+
+    def __init__(self, item_bytes, held_bytes=0):
+        self.use = MemoryUse(item_bytes, item_bytes, held_bytes, 0)
+
+    def memory(self, live):
+        return self.use
+
+
+@pytest.mark.parametrize(
+    ("free", "limit", "item", "held", "expected"),
+    [
+        (500, 1000, 100, 0, (4, False)),  # 50 are kept in reserve
+        (500, 1000, 100, 200, (6, False)),  # two of them are running
+        (40, 1000, 100, 300, (3, False)),  # of very little, only half is kept in reserve
+        (20, 1000, 100, 300, (3, True)),
+        (20, 1000, 1, 4, None),  # others have filled the machine, but items take next to nothing
+        (900, 1000, 100, 0, None),
+        (3000, 100_000, 100, 0, None),  # 2 GiB are enough in reserve: these are MiB
+    ],
+)
+def test_there_is_room_for_what_is_free_and_held_less_a_reserve(monkeypatch, free, limit, item, held, expected):
+    monkeypatch.setattr(memory, "LOOK_S", 0.0)
+    MiB = 1 << 20
+    watch = memory.MemoryWatch(lambda: FreeMemory(free * MiB, limit * MiB))
+    room = watch.look(Claims(item * MiB, held * MiB), slots=8)
+    assert room == (MemoryRoom(*expected) if expected else None)
+
+
+def test_what_is_free_is_looked_at_rarely(monkeypatch):
+    looks = []
+    watch = memory.MemoryWatch(lambda: looks.append(1) or FreeMemory(1000, 1000))
+    for _ in range(1000):
+        watch.look(Claims(1), slots=8)
+    assert looks == [], "not before LOOK_S"
+    monkeypatch.setattr(memory, "LOOK_S", 0.0)
+
+    def read_slowly():
+        begin = time.perf_counter()
+        while time.perf_counter() < begin + 0.002:
+            looks.append(1)
+        return FreeMemory(1000, 1000)
+
+    slow = memory.MemoryWatch(read_slowly)
+    slow.look(Claims(1), slots=8)
+    n_looks = len(looks)
+    for _ in range(1000):
+        slow.look(Claims(1), slots=8)
+    assert len(looks) == n_looks, "2 ms of looking are not more than a share of seconds"
+
+
 # ---- memory= ---------------------------------------------------------------------------------------------------------------------
 
 LIMIT = 300 * MB
@@ -250,6 +306,7 @@ def test_code_that_does_not_look_whether_it_got_its_memory_is_stopped_and_only_i
     assert isinstance(failure.error, ff.errors.OutOfMemory)
     assert isinstance(failure.error, MemoryError)
     assert re.search(r"had 3\d\d MB of private memory, more than memory=300000000, and was stopped", failure.message)
+    assert re.search(r"there are [\d.]+ [MG]B for all workers together", failure.message)
     assert failure.attempts == 2, "once beside others and once alone"
     assert [value for value in results if value is not failure] == [0, 1, 2, 4, 5, 6, 7]
     assert "workers died of memory" in results.report.verdict

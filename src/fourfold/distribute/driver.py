@@ -436,7 +436,9 @@ class Driver:
 
     def _lost(self, outcome: Outcome) -> None:
         expired = outcome.kind is Kind.EXPIRED
-        self.last_loss = outcome.reason
+        self.last_loss = reason = outcome.reason
+        if outcome.out_of_memory:
+            reason += self.memory.what_is_known()
         if outcome.id not in self._flying:
             self._events.append(Died(out_of_memory=outcome.out_of_memory))
             return
@@ -444,7 +446,7 @@ class Driver:
         first, count = outcome.running or (0, len(chunk.items))
         count = min(count, len(chunk.items) - first)  # it may have died between noting the one and the other
         for offset in range(first, first + count):
-            trouble = self.lane.codec.killed(cut(chunk, offset, 1), outcome.reason, expired, outcome.out_of_memory)
+            trouble = self.lane.codec.killed(cut(chunk, offset, 1), reason, expired, outcome.out_of_memory)
             self._last[chunk.start + offset] = (chunk.index_of(offset), trouble, outcome.worker)
         self._returned.put(chunk)
         self._events.append(Died(outcome.id, first, count, expired, outcome.out_of_memory))

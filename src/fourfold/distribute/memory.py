@@ -13,6 +13,7 @@ from typing import NamedTuple, cast
 
 from fourfold.distribute.engine import Engine, MeasuringEngine, MemoryUse
 from fourfold.distribute.events import MemoryRoom
+from fourfold.distribute.verdict import size
 from fourfold.machine import FreeMemory, MemoryReader
 
 LOOK_S = 0.2
@@ -28,6 +29,10 @@ steps in before items stop being handed out. Larger: workers idle that could run
 
 RESERVE_BYTES = 2 << 30
 """Bytes that are enough in reserve, however much there is. Not measured."""
+
+RESERVE_OF_FREE = 0.5
+"""Share of what is free that may be held in reserve. Larger: where others have nearly filled the machine, even items that take
+next to nothing run one by one. Smaller: less is left to others there. Not measured."""
 
 SHORT = 0.5
 """Share of the reserve below which one running item is stopped, to be run again later, as GNU parallel does at half of what
@@ -72,24 +77,36 @@ class MemoryWatch:
         self._was_scarce = self._was_scarce or (room is not None and (room.n_items < slots or room.short))
         return room if self._was_scarce else None
 
+    def _free(self) -> FreeMemory | None:
+        if self._read_free is None:
+            self._read_free = MemoryReader().read
+        return self._read_free()
+
+    def what_is_known(self) -> str:
+        """For the message of an item that died of memory: what items took, and what there is."""
+        free = self._free()
+        known = [f"items before it took up to {size(self.use.top_bytes)} each"] if self.use.top_bytes else []
+        if free is not None:
+            known.append(f"there are {size(free.limit_bytes)} for all workers together")
+        return f" ({', and '.join(known)})" if known else ""
+
     def last_look(self, engine: Engine) -> None:
         """The run is over: note what it took."""
         if engine.info.measures_memory:
             self.use = cast(MeasuringEngine, engine).memory(live=False)
 
     def _room(self, engine: MeasuringEngine, slots: int) -> MemoryRoom | None:
-        if self._read_free is None:
-            self._read_free = MemoryReader().read
-        free = self._read_free()
+        free = self._free()
         if free is None:
             return None
         reserve = min(RESERVE * free.limit_bytes, RESERVE_BYTES)
+        room_bytes = free.free_bytes - min(reserve, RESERVE_OF_FREE * free.free_bytes)
         self.use = engine.memory(live=False)
-        if not self.use.top_bytes or free.free_bytes - reserve < (slots + 1) * self.use.item_bytes:
+        if not self.use.top_bytes or room_bytes < (slots + 1) * self.use.item_bytes:
             self.use = engine.memory(live=True)
         item = max(1, self.use.item_bytes)
-        n_items = max(0, int((free.free_bytes - reserve + self.use.held_bytes) // item))
-        short = free.free_bytes < SHORT * reserve
+        n_items = int((room_bytes + self.use.held_bytes) // item)
+        short = free.free_bytes < min(SHORT * reserve, item)
         if n_items < slots and (self.scarcest is None or n_items < self.scarcest.n_items):
             self.scarcest = Scarcity(n_items, item, free.free_bytes)
         return MemoryRoom(n_items, short)

@@ -93,8 +93,10 @@ class Gauge:
         if not self._measured:
             return
         fields = self._fields
-        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        peak = max(0, resident - private_bytes()[1])
+        private, shared = private_bytes()
+        if not private:  # nobody says: not on Linux
+            return
+        peak = max(private, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - shared)
         fields[PEAK_BYTES] = max(peak, fields[PEAK_BYTES] - (fields[PEAK_BYTES] - peak) // SHRINK)
         fields[TOP_BYTES] = max(peak, fields[TOP_BYTES])
         if self._level is not None:  # the first chunk imports things
