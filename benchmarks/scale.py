@@ -15,7 +15,8 @@ from typing import Any
 from fourfold.aggregate.failures import Failures
 from fourfold.distribute.driver import Driver, Lane
 from fourfold.distribute.engines.simulated import Simulated
-from fourfold.distribute.schedule import MESSAGE_S, Rules, Schedule
+from fourfold.distribute.schedule import Rules, Schedule
+from fourfold.distribute.sizes import MESSAGE_S
 from fourfold.divide.source import Source
 from fourfold.execute.objects import ObjectCodec
 from fourfold.records import ChunkResult, Kind

@@ -12,7 +12,8 @@ import pytest
 import ways
 
 import fourfold as ff
-from fourfold.distribute.schedule import AHEAD, CHUNK_BYTES
+from fourfold.distribute.schedule import AHEAD
+from fourfold.distribute.sizes import CHUNK_BYTES
 from fourfold.errors import TooManyFailures
 
 way = ways.way

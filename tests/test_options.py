@@ -270,8 +270,8 @@ def test_a_cost_that_raises_is_passed_on(count):
 @pytest.mark.parametrize(
     ("engine", "given"),
     [
-        *itertools.product(["auto", "serial", "threads", "processes"], [{"memory": 1 << 30}, {"gpus": 1}]),
-        *itertools.product(["serial", "threads"], [{"timeout": 5.0}]),
+        *itertools.product(["auto", "serial", "threads", "processes"], [{"gpus": 1}]),
+        *itertools.product(["serial", "threads"], [{"timeout": 5.0}, {"memory": 1 << 30}]),
     ],
     ids=str,
 )

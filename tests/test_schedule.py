@@ -7,14 +7,14 @@ import pytest
 
 from fourfold.aggregate.failures import Failures
 from fourfold.aggregate.order import InOrder
+from fourfold.distribute.admission import CALM
 from fourfold.distribute.driver import Driver, Lane
 from fourfold.distribute.engines.simulated import Simulated
-from fourfold.distribute.schedule import (
+from fourfold.distribute.events import (
     Cancel,
     Died,
     Finished,
-    Rules,
-    Schedule,
+    MemoryRoom,
     Settle,
     Slots,
     Stop,
@@ -24,6 +24,7 @@ from fourfold.distribute.schedule import (
     Unreadable,
     Unstarted,
 )
+from fourfold.distribute.schedule import Rules, Schedule
 from fourfold.divide.source import Source
 from fourfold.errors import Bug
 from fourfold.execute.chunk import Program
@@ -33,13 +34,17 @@ SEEDS = 2000
 
 
 class Validated(Schedule):
-    """Checks the invariants after every step, and that the run is not endless."""
+    """Checks the invariants after every step, and that the run is not endless. Looks at memory now and then, on paper."""
 
-    __slots__ = ("steps",)
+    __slots__ = ("looks", "steps")
 
     def step(self, event: Any) -> Any:
         actions = super().step(event)
         self.validate()
+        looks = getattr(self, "looks", None)
+        if looks is not None and looks.random() < 0.05 and not any(isinstance(action, Stop) for action in actions):
+            actions += super().step(MemoryRoom(looks.choice([0, 1, 2, 5, 100]), short=looks.random() < 0.3))
+            self.validate()
         self.steps = getattr(self, "steps", 0) + 1
         assert self.steps < 100_000, "the run does not end"
         return actions
@@ -75,6 +80,11 @@ class Case:
         self.late = {i for i in range(self.n) if self.timeout_s is not None and self.seconds[i] > self.timeout_s}
         self.boot_s = pick.choice([0.0, 0.1, 1.0])
         self.message_s = pick.choice([0.0, 1e-4])
+        self.memory = pick.choice([None, None, 2, 5, 40]) if faults else None
+        large, hogs = pick.choice([0, 0.1]), pick.choice([0, 0.01])
+        self.bytes = [pick.choices([1, 2, 100], [1, large, hogs])[0] for _ in range(self.n)]
+        self.hogs = {i for i in range(self.n) if self.memory is not None and self.bytes[i] > self.memory}
+        self.looks = random.Random(seed) if faults and pick.random() < 0.3 else None
 
     def run(self) -> "Ran":
         tries: dict[int, int] = {}
@@ -94,6 +104,8 @@ class Case:
             death_rate=self.death_rate,
             kills=self.poison.__contains__ if self.poison else None,
             timeout_s=self.timeout_s,
+            item_bytes=self.bytes.__getitem__,
+            memory_bytes=self.memory,
         )
         items: Any = list(range(self.n)) if self.sized else iter(range(self.n))
         source = Source(items, self.seconds.__getitem__ if self.with_cost else None)
@@ -107,6 +119,7 @@ class Case:
         )
         failures = Failures("fn", self.on_error, ValueError if self.retries else (), lambda data: None)
         schedule = Validated(rules)
+        schedule.looks = self.looks
         driver = Driver(source, schedule, Lane(engine, ObjectCodec(), lambda: Program(fn)), failures)
         values: dict[int, list[Any]] = {}
         for segment in driver.run():
@@ -156,12 +169,15 @@ def test_with_faults_each_item_has_exactly_one_outcome_and_only_the_guilty_are_b
             elif failure.kind == "timed out":
                 assert index in case.late, f"seed {seed}: item {index} had time"
                 assert failure.attempts == 1, f"seed {seed}: item {index} was tried again"
+            elif failure.kind == "out of memory":
+                assert index in case.hogs, f"seed {seed}: item {index} died of its neighbours"
+                assert failure.attempts > 1, f"seed {seed}: item {index} never ran alone"
             elif not case.death_rate:
                 assert index in case.poison, f"seed {seed}: item {index} is innocent"
         if ran.reason == "":
-            assert case.poison | case.fails | case.late <= set(failed), f"seed {seed}"
+            assert case.poison | case.fails | case.late | case.hogs <= set(failed), f"seed {seed}"
         if case.on_error == "raise":
-            guilty = case.fails | case.poison | case.late
+            guilty = case.fails | case.poison | case.late | case.hogs
             assert ran.reason in ("", "failed", "dying"), f"seed {seed}"
             assert not (guilty and ran.reason == ""), f"seed {seed}: a failure did not stop the run"
 
@@ -323,6 +339,107 @@ def test_the_invariants_see_an_item_in_two_places() -> None:
     step(schedule, Slots(1), Taken(2, False))
     schedule._again.append((0, 1))
     with pytest.raises(Bug, match="two places"):
+        schedule.validate()
+
+
+def flying(actions: list[Any]) -> list[tuple[int, int]]:
+    return [(action.start, action.n_items) for action in actions if isinstance(action, Submit)]
+
+
+def four_in_flight(**rules: Any) -> Schedule:
+    """Tickets 0 to 3, one item each, of eight that are slow enough not to be sent ahead."""
+    schedule = Schedule(Rules(total=8, chunk=1, stop_at_failure=False, **rules))
+    step(schedule, Slots(4), *[Taken(1, False)] * 4)
+    return schedule
+
+
+def test_an_item_that_died_of_memory_runs_again_when_nothing_else_runs() -> None:
+    schedule = four_in_flight()
+    assert step(schedule, Died(1, 0, 1, out_of_memory=True)) == [Cancel((0, 2, 3), hard=False)]
+    assert step(schedule, Finished(0, 1, elapsed_s=1.0), Unstarted(2)) == []
+    assert step(schedule, Finished(3, 1, elapsed_s=1.0)) == [Submit(4, 1, 1)]
+    assert flying(step(schedule, Slots(4))) == [], "nothing beside it"
+    assert step(schedule, Finished(4, 1, elapsed_s=1.0))[0] == Submit(5, 2, 1)
+
+
+def test_an_item_is_blamed_when_it_died_of_memory_alone_and_its_crashes_do_not_count() -> None:
+    schedule = Schedule(Rules(total=1, stop_at_failure=False))
+    step(schedule, Slots(1), Taken(1, False), Taken(0, True))
+    assert step(schedule, Died(0, 0, 1)) == [Submit(1, 0, 1)]
+    assert step(schedule, Died(1, 0, 1, out_of_memory=True)) == [Submit(2, 0, 1)]
+    assert step(schedule, Died(2, 0, 1, out_of_memory=True)) == [Settle(0, 2), Stop("")]
+
+
+def test_an_item_that_fails_once_for_each_cause_succeeds() -> None:
+    schedule = Schedule(Rules(total=1, retries=1))
+    step(schedule, Slots(1), Taken(1, False), Taken(0, True))
+    assert step(schedule, Finished(0, 1, [(0, True)])) == [Submit(1, 0, 1)]
+    assert step(schedule, Died(1, 0, 1)) == [Submit(2, 0, 1)]
+    assert step(schedule, Died(2, 0, 1, out_of_memory=True)) == [Submit(3, 0, 1)]
+    assert step(schedule, Finished(3, 1)) == [Stop("")]
+
+
+def test_a_death_of_memory_halves_the_workers_until_enough_tickets_have_ended_well() -> None:
+    schedule = four_in_flight()
+    step(schedule, Died(3, 0, 1, out_of_memory=True), *[Finished(id, 1, elapsed_s=1.0) for id in range(3)])
+    actions = step(schedule, Finished(4, 1, elapsed_s=1.0), Taken(1, False), Taken(1, False))
+    assert flying(actions) == [(4, 1), (5, 1)], "two of four workers"
+    assert schedule.tally.memory_slots == 2
+    for id in range(5, 5 + 2 * CALM - 4):
+        assert schedule._limit() == 2
+        step(schedule, Finished(id, 1, elapsed_s=1.0), Taken(1, False))
+    assert schedule._limit() == 3
+
+
+def test_what_must_not_run_twice_is_blamed_at_its_first_death_of_memory() -> None:
+    schedule = Schedule(Rules(total=4, chunk=4, stop_at_failure=False, rerun_after_loss=False))
+    step(schedule, Slots(4), Taken(4, False), Taken(0, True))
+    actions = step(schedule, Died(0, first=1, n_items=1, out_of_memory=True))
+    assert [a.position for a in actions if isinstance(a, Settle)] == [0, 1]
+    assert Submit(1, 2, 2) in actions
+
+
+def test_fewer_items_run_when_memory_has_room_for_fewer_and_never_none() -> None:
+    schedule = four_in_flight()
+    assert step(schedule, MemoryRoom(2)) == [Cancel((2, 3), hard=False)]
+    assert step(schedule, Finished(3, 1, elapsed_s=1.0), Unstarted(2)) == []
+    assert step(schedule, MemoryRoom(0)) == [Cancel((1,), hard=False)]
+    assert step(schedule, Finished(0, 1, elapsed_s=1.0)) == []
+    assert flying(step(schedule, Finished(1, 1, elapsed_s=1.0))) == [(2, 1)], "one runs whatever there is"
+
+
+def test_more_items_run_again_only_when_there_is_room_for_one_more_than_that() -> None:
+    schedule = four_in_flight()
+    step(schedule, MemoryRoom(1))
+    step(schedule, MemoryRoom(2))
+    assert schedule._limit() == 1, "as much as it takes, and nothing in hand"
+    step(schedule, MemoryRoom(3))
+    assert schedule._limit() == 2
+    step(schedule, MemoryRoom(100), MemoryRoom(100))
+    assert schedule._limit() == 4
+
+
+def test_when_memory_is_nearly_gone_the_youngest_is_stopped_and_nobody_is_blamed() -> None:
+    schedule = four_in_flight()
+    assert step(schedule, MemoryRoom(4, short=True)) == [Cancel((3,), hard=False), Cancel((3,), hard=True)]
+    assert flying(step(schedule, Died(3, 0, 1))) == []
+    assert schedule.tally.deaths == 0
+    assert flying(step(schedule, Finished(0, 1, elapsed_s=1.0))) == [(3, 1)]
+    assert step(schedule, Died(4, 0, 1)) == [Submit(5, 3, 1)], "its first death"
+
+
+def test_nothing_is_stopped_for_memory_that_must_not_run_twice_or_runs_alone() -> None:
+    schedule = four_in_flight(rerun_after_loss=False)
+    assert not any(action.hard for action in step(schedule, MemoryRoom(4, short=True)))
+    single = Schedule(Rules(total=8, chunk=1))
+    step(single, Slots(1), Taken(1, False))
+    assert step(single, MemoryRoom(0, short=True)) == []
+
+
+def test_the_invariants_see_a_ticket_beside_one_that_must_be_alone() -> None:
+    schedule = four_in_flight()
+    schedule._flights[0].alone = True
+    with pytest.raises(Bug, match="alone"):
         schedule.validate()
 
 

@@ -22,7 +22,7 @@ from fourfold.distribute.driver import Driver, Lane, ProgramFailed
 from fourfold.distribute.engine import Engine
 from fourfold.distribute.engines.on_this_thread import ThisThread
 from fourfold.distribute.schedule import Rules, Schedule
-from fourfold.distribute.verdict import seconds
+from fourfold.distribute.verdict import seconds, size
 from fourfold.divide.source import Source
 from fourfold.errors import (
     NotPicklable,
@@ -392,7 +392,7 @@ class Call:
         from fourfold.distribute.engines.on_processes.engine import Processes
         from fourfold.execute.forward import Replay
 
-        return self._with_parcels(Processes(self.workers, Replay(), self._settings.timeout))
+        return self._with_parcels(Processes(self.workers, Replay(), self._settings.timeout, self._settings.memory))
 
     def _with_parcels(self, engine: Engine) -> Lane:
         from fourfold.execute.parcels import ParcelCodec
@@ -491,6 +491,8 @@ class Call:
             returned_bytes=self._driver.returned_bytes,
             seed=self._settings.seed,
             n_recorded=self._n_recalled,
+            peak_item_bytes=self._driver.memory.use.top_bytes,
+            memory_workers=tally.memory_slots,
         )
 
     def warn_of_failures(self, what: str) -> None:
@@ -517,9 +519,25 @@ class Call:
         crew = f"{workers} {info.name}"
         if self.workers > workers:
             crew += f" (of {self.workers} wanted: the others were not ready before the end)"
+        ratio += self._memory_words(workers)
         if self._chooser is None:
             return f"{crew}, as asked: {what}, {ratio}"
         return f"changed from the loop to {crew} after {self._driver.n_looped} items: {what}, {ratio}"
+
+    def _memory_words(self, workers: int) -> str:
+        """What memory did to this run, as the end of its verdict."""
+        tally, memory = self._schedule.tally, self._driver.memory
+        words = ""
+        if tally.memory_slots is not None:
+            words += f"; memory let {tally.memory_slots} of {workers} workers run"
+            if memory.scarcest is not None:
+                needs, free = size(memory.scarcest.item_bytes), size(memory.scarcest.free_bytes)
+                words += f": an item needs about {needs}, {free} were free"
+        if tally.memory_deaths:
+            words += f"; {tally.memory_deaths} workers died of memory"
+        if memory.use.n_recycled:
+            words += f"; {memory.use.n_recycled} workers were replaced, since they had grown from item to item"
+        return words
 
 
 class _Counts:

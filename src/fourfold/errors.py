@@ -12,6 +12,7 @@ FourfoldError                      catch this to catch them all
 ├── InitFailed (RuntimeError)      a class function could not be built in a worker
 ├── NotPicklable (TypeError)       something cannot travel to or from a worker; names the path inside it
 ├── WorkerLost (RuntimeError)      the item killed the worker that ran it, also when it ran alone
+│   └── OutOfMemory (MemoryError)      ... because it took more memory than there was, or than `memory=` allows
 ├── ItemTimeout (TimeoutError)     the item ran longer than `timeout=`, and its worker was stopped
 ├── RemoteError (RuntimeError)     stands for an exception that could not travel back from a worker
 ├── UnsafeRandomness (RuntimeError)    items drew from a random state that all threads share
@@ -83,6 +84,10 @@ class NotPicklable(FourfoldError, TypeError):
 
 class WorkerLost(FourfoldError, RuntimeError):
     """The item's worker died while it ran the item alone, `attempts` times."""
+
+
+class OutOfMemory(WorkerLost, MemoryError):
+    """The item's worker was killed because memory ran out, also when nothing else of the run was in flight."""
 
 
 class ItemTimeout(FourfoldError, TimeoutError):

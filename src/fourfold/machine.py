@@ -80,6 +80,81 @@ def memory() -> Memory:
     return min(found)
 
 
+NO_LIMIT_BYTES = 1 << 60
+"""From here on a limit is none: cgroups of version 1 write a number where those of version 2 write "max"."""
+
+
+class FreeMemory(NamedTuple):
+    """How much memory this process and those beside it may still take, of how much."""
+
+    free_bytes: int
+    limit_bytes: int
+
+
+class MemoryReader:
+    """Reads again and again how much memory is free: the least of what the machine has and what each cgroup leaves.
+
+    What the kernel would give back at once (caches of files) counts as free. One look takes about 20 µs, as measured with a
+    limit in one cgroup.
+
+    Args:
+        root: Where control groups are.
+        membership: Which ones this process is in.
+        meminfo: What the machine as a whole has.
+    """
+
+    def __init__(self, root: str = CGROUPS, membership: str = MEMBERSHIP, meminfo: str = "/proc/meminfo") -> None:
+        self._meminfo = meminfo
+        self._groups = []
+        for folder in _cgroup_folders(root, membership, "memory"):
+            for limit, usage, cache in (
+                ("memory.max", "memory.current", "inactive_file"),
+                ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+            ):
+                path = os.path.join(folder, limit)
+                limit_bytes = _number_after(_read_bytes(path), b"")
+                if limit_bytes is not None and limit_bytes < NO_LIMIT_BYTES:
+                    self._groups.append((path, os.path.join(folder, usage), os.path.join(folder, "memory.stat"), cache))
+
+    def read(self) -> FreeMemory | None:
+        """What is free now; None where nobody says."""
+        found = [free for group in self._groups if (free := self._in_group(*group)) is not None]
+        text = _read_bytes(self._meminfo)
+        total, available = _number_after(text, b"MemTotal:"), _number_after(text, b"MemAvailable:")
+        if total is not None and available is not None:
+            found.append(FreeMemory(available * 1024, total * 1024))
+        return min(found, default=None)
+
+    def _in_group(self, limit: str, usage: str, stat: str, cache: str) -> FreeMemory | None:
+        limit_bytes, used_bytes = _number_after(_read_bytes(limit), b""), _number_after(_read_bytes(usage), b"")
+        if limit_bytes is None or used_bytes is None:
+            return None
+        free_bytes = limit_bytes - used_bytes
+        if free_bytes < limit_bytes // 2:  # the kernel adds up this file over all cores: only when it matters
+            free_bytes += _number_after(b"\n" + _read_bytes(stat), b"\n%s " % cache.encode()) or 0
+        return FreeMemory(max(0, free_bytes), limit_bytes)
+
+
+def _read_bytes(path: str) -> bytes:
+    """The start of a small file, or nothing. A third of the time of `open().read()`."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, 16384)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
+
+
+def _number_after(text: bytes, name: bytes) -> int | None:
+    _, found, rest = text.partition(name) if name else (b"", True, text)
+    digits = rest.split(None, 1)[:1] if found else []
+    return int(digits[0]) if digits and digits[0].isdigit() else None
+
+
 def _cgroup_folders(mount: str, membership: str, controller: str) -> list[str]:
     """The cgroup folders that bind this process for `controller`, innermost first, for v2 and v1 layouts."""
     folders = []

@@ -55,13 +55,17 @@ class Settings:
         retries: How often an item whose function raised is run again.
         retry_on: Only exceptions of these classes are run again.
         timeout: Seconds per item, the pickling of its value included. `retries` are not for items that take longer.
-        memory: Bytes per worker.
+        memory: Bytes of its own that a worker process may have, with the function and what it has imported. What an item
+            allocates beyond is a MemoryError in it, an ordinary failure. Code that gets past that (it took other ways to its
+            memory, or did not look whether it got any) is killed with its worker, and the item runs once more, alone: then
+            its failure is OutOfMemory. Items, results and what the function carries as arrays are shared, and not counted.
         idempotent: False: an item that may have had effects is never run twice.
         seed: Root of every item's random numbers; None means that nothing is seeded.
         cost: Maps an item to its relative cost, so that the longest run first.
         run: Folder of the journal: what finished is kept there, and the same call with the same folder does the rest.
         progress: True, False, or None: a bar on a terminal or notebook, a line every few seconds elsewhere.
-        init: Arguments of the instance that each worker builds when the function is a class.
+        init: Arguments of the instance that each worker builds when the function is a class. A worker that takes the place of
+            another one, which died or has grown too large from item to item, builds its own.
         threads_per_worker: BLAS and OpenMP threads in each worker; None means cores // workers.
         gpus: GPUs per worker.
     """

@@ -115,6 +115,8 @@ class Outcome:
     running: tuple[int, int] | None = None
     reason: str = ""
     worker: str = ""
+    out_of_memory: bool = False
+    """With LOST: it was killed because memory ran out, by the kernel or by the engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,11 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one call did: figures, and the verdict in a sentence."""
+    """What one call did: figures, and the verdict in a sentence.
+
+    `peak_item_bytes` is the most memory that a worker process took with an item, beyond a new worker (0: not measured);
+    `memory_workers` the fewest workers that had something to do because there was no memory for more (None: there was).
+    """
 
     verdict: str
     engine: str
@@ -159,6 +165,8 @@ class Report:
     seed: int | None = None
     n_recorded: int = 0
     """Items among `n_items` that an earlier call with the same `run` had finished."""
+    peak_item_bytes: int = 0
+    memory_workers: int | None = None
 
 
 class Cell(Protocol):

@@ -14,15 +14,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from fourfold.distribute.engine import Engine
-from fourfold.distribute.schedule import (
-    SERVICE_S,
+from fourfold.distribute.events import (
     Action,
     Cancel,
     Died,
     Event,
     Finished,
     GraceOver,
-    Schedule,
     Settle,
     Slots,
     Stop,
@@ -32,6 +30,9 @@ from fourfold.distribute.schedule import (
     Unreadable,
     Unstarted,
 )
+from fourfold.distribute.memory import MemoryWatch
+from fourfold.distribute.schedule import Schedule
+from fourfold.distribute.sizes import SERVICE_S
 from fourfold.errors import EngineError, NotPicklable
 from fourfold.machine import deaf_for
 from fourfold.records import Chunk, ChunkResult, Kind, Outcome, Segment, Ticket, Trouble
@@ -70,8 +71,11 @@ class Codec(Protocol):
     def misfit(self, chunk: Chunk, error: BaseException) -> Trouble:
         """The trouble of a chunk of one item, which raised `error` when it was packed or its result was unpacked."""
 
-    def killed(self, chunk: Chunk, reason: str, expired: bool = False) -> Trouble:
-        """The trouble of a chunk of one item, whose worker died while it ran it, or was ended when its time had `expired`."""
+    def killed(self, chunk: Chunk, reason: str, expired: bool = False, out_of_memory: bool = False) -> Trouble:
+        """The trouble of a chunk of one item, whose worker died while it ran it.
+
+        `expired`: it was ended when its time was over; `out_of_memory`: it was killed because memory ran out.
+        """
 
     def unloaded(self, chunk: Chunk, payload: Any) -> Trouble:
         """The trouble of a chunk of one item, which its worker could not load."""
@@ -171,6 +175,7 @@ class Driver:
         beat: Called after each wait, for progress.
         starting: None, or told of each chunk before it is submitted: its items may have effects from then on.
         keep: When the run is ended from outside, wait up to GRACE_S for what runs, and keep what ends in `leftover`.
+        memory: Looks at memory.
     """
 
     def __init__(
@@ -186,11 +191,13 @@ class Driver:
         beat: Callable[[], None] | None = None,
         starting: Callable[[Chunk], None] | None = None,
         keep: bool = False,
+        memory: MemoryWatch | None = None,
     ) -> None:
         self.source, self.schedule, self.lane, self.judge = source, schedule, lane, judge
         self._absent, self._choose, self._lane_failed, self._beat = absent, choose, lane_failed, beat
         self._starting, self._keep = starting, keep
         self.leftover: list[Segment] = []
+        self.memory = memory or MemoryWatch()
         self._next_lane: Lane | None = None
         self._taken: Chunk | None = None
         self._source_error: Exception | None = None
@@ -222,6 +229,9 @@ class Driver:
             self.lane.open()
             while self._end is None:
                 self._look_at_slots()
+                room = self.memory.look(self.lane.engine, self._slots)
+                if room is not None:
+                    self._events.append(room)
                 self._settle_events()
                 if self._ready:
                     ready, self._ready = self._ready, []
@@ -237,6 +247,7 @@ class Driver:
             self._wind_up(error)
             raise
         finally:
+            self.memory.last_look(self.lane.engine)
             self.lane.close()
             if self._next_lane is not None:
                 self._next_lane.close()
@@ -464,15 +475,17 @@ class Driver:
 
     def _lost(self, outcome: Outcome) -> None:
         expired = outcome.kind is Kind.EXPIRED
-        self.last_loss = outcome.reason
+        self.last_loss = reason = outcome.reason
+        if outcome.out_of_memory:
+            reason += self.memory.what_is_known()
         if outcome.id not in self._flying:
-            self._events.append(Died())
+            self._events.append(Died(out_of_memory=outcome.out_of_memory))
             return
         chunk = self._flying.pop(outcome.id)
         first, count = outcome.running or (0, len(chunk.items))
         count = min(count, len(chunk.items) - first)  # it may have died between noting the one and the other
         for offset in range(first, first + count):
-            trouble = self.lane.codec.killed(cut(chunk, offset, 1), outcome.reason, expired)
+            trouble = self.lane.codec.killed(cut(chunk, offset, 1), reason, expired, outcome.out_of_memory)
             self._last[chunk.start + offset] = (chunk.index_of(offset), chunk.items[offset], trouble, outcome.worker)
         self._returned.put(chunk)
-        self._events.append(Died(outcome.id, first, count, expired))
+        self._events.append(Died(outcome.id, first, count, expired, outcome.out_of_memory))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from fourfold.records import Cell, Kind, Outcome, Ticket
 
@@ -17,6 +17,7 @@ class EngineInfo:
         honours: The options that this engine can keep, besides those that the driver keeps on every engine.
         inline: `wait` runs one ticket in the caller's thread, so there is nothing to overlap with.
         shares_globals: Its workers share one `random` and one `numpy.random`.
+        measures_memory: It is a `MeasuringEngine`, and its workers take memory of this machine.
     """
 
     name: str
@@ -24,6 +25,20 @@ class EngineInfo:
     honours: frozenset[str]
     inline: bool = False
     shares_globals: bool = False
+    measures_memory: bool = False
+
+
+class MemoryUse(NamedTuple):
+    """What workers take, in bytes beyond new ones.
+
+    `item_bytes` is the most that one with an item took lately and `top_bytes` ever; `held_bytes` is what all of them have
+    together; `n_recycled` of them were replaced because they had grown.
+    """
+
+    item_bytes: int
+    top_bytes: int
+    held_bytes: int
+    n_recycled: int
 
 
 Runnable = Callable[[Any, Cell], tuple[Kind, Any]]
@@ -75,3 +90,10 @@ class Engine(Protocol):
 
         No process, thread, file or memory of this engine survives, except workers that stay warm for the next call.
         """
+
+
+class MeasuringEngine(Engine, Protocol):
+    """An engine that can say how much memory its workers take."""
+
+    def memory(self, live: bool) -> MemoryUse:
+        """What workers take, as they last said; `live`: as it is now, which takes longer."""

@@ -1,59 +1,38 @@
-"""Every decision about chunks: how big, when, again or not, who is to blame, when to stop.
+"""Every decision about chunks: when, again or not, who is to blame, when to stop.
 
 A pure state machine: `step(event)` returns the actions to take. No clock, no thread, no input or output; times come with
-the events. So the same code runs real jobs, the simulation of faults, and the plan for 10,000 workers.
-
-    Slots       the engine has so many workers now          Take     take the next items, then say Taken
-    Taken       so many items were taken, or none are left  Submit   run the items [start, start + count)
-    Finished    a ticket ended; these items failed          Settle   this item's failure is final
-    Unstarted   a ticket ended before it did anything       Cancel   end these tickets
-    Unreadable  a ticket could not cross the boundary       Stop     no more: nothing is left to wait for
-    Died        a worker died with a ticket, or idle
-    GraceOver   stopping has taken long enough
+the events. So the same code runs real jobs, the simulation of faults, and the plan for 10,000 workers. Events and actions
+are in events.py, sizes in sizes.py.
 
 A position numbers an item in the order in which it is handed out. At any step each position below `taken` is in exactly
-one state: waiting in `_again`, in flight, or settled (checked by `validate`).
+one state: waiting in `_again` or `_alone`, in flight, or settled (checked by `validate`).
 """
 
 import heapq
-import itertools
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
+from fourfold.distribute.admission import OOM_ALLOWED, Admission
+from fourfold.distribute.events import (
+    Action,
+    Cancel,
+    Died,
+    Event,
+    Finished,
+    GraceOver,
+    MemoryRoom,
+    Settle,
+    Slots,
+    Stop,
+    Submit,
+    Take,
+    Taken,
+    Unreadable,
+    Unstarted,
+)
+from fourfold.distribute.sizes import Sizes
 from fourfold.errors import Bug
-
-SERVICE_S = 0.05
-"""Seconds that a chunk should take. Smaller: more messages (about MESSAGE_S of the driver's time each). Larger: a longer
-tail, later first results. At 50 ms two busy workers cost the driver 0.6 % of a core (benchmarks/constants.py)."""
-
-MESSAGE_S = 150e-6
-"""Seconds of the driver's time per chunk, out and back (benchmarks/constants.py). It bounds how many workers one driver can
-feed: a chunk must last long enough for the driver to serve all the others, twice over."""
-
-FLOOR_S = 0.002
-"""Seconds below which no chunk is cut smaller at the end. Smaller: messages eat the gain. Larger: a worse tail."""
-
-TAIL = 3
-"""At the end a chunk is at most 1 / (TAIL * workers) of what is left. Smaller: a worker may be left alone with a large last
-chunk. Larger: more messages."""
-
-GROWTH = 16
-"""A chunk has at most so many times the items of the largest one that came back. Smaller: more rounds until chunks have the
-right size. Larger: one lucky fast item can make a huge chunk of slow ones."""
-
-PREFETCH_BELOW_S = 0.1
-"""Each worker has a second chunk waiting when chunks are expected to take less than this. Smaller: workers idle for a
-message's round trip between chunks. Larger: a chunk may wait behind a slow one while other workers idle."""
-
-CHUNK_BYTES = 16 << 20
-"""Bytes that a chunk should have at most, in or out. Larger: more memory in flight, and out of the processor's cache."""
-
-CHUNK_ITEMS = 1 << 16
-"""Items that a chunk should have at most. Smaller: more messages for items that take next to no time. Larger: more memory in
-flight, since small objects take ten times the bytes of their pickle: over 10 M no-op items the driver grew by 34 MB, and by
-67 MB with twice as many items per chunk (benchmarks/p9_driver_memory.py)."""
 
 AHEAD = 4
 """How many windows of chunks an ordered, bounded run may be ahead of its slowest chunk."""
@@ -64,100 +43,6 @@ start end the run. More: a function that always fails is run more often."""
 
 CRASHES_ALLOWED = 2
 """An item is blamed when its worker died this often while it ran the item alone. Once could be an outsider's kill."""
-
-
-class Slots(NamedTuple):
-    """The engine has `n_slots` workers now. `prefetch`: a chunk more for each may wait near it. Chunks aim at `target_s`."""
-
-    n_slots: int
-    prefetch: bool = True
-    target_s: float = SERVICE_S
-
-
-class Taken(NamedTuple):
-    """`n_items` items were taken, which took `elapsed_s`; no more are there when `exhausted`."""
-
-    n_items: int
-    exhausted: bool
-    elapsed_s: float = 0.0
-
-
-class Finished(NamedTuple):
-    """A ticket ended: its first `done` items ran. `failed` has (offset, may be tried again) of those without a value."""
-
-    id: int
-    done: int
-    failed: Sequence[tuple[int, bool]] = ()
-    elapsed_s: float = 0.0
-    size_bytes: int = 0
-
-
-class Unstarted(NamedTuple):
-    """A ticket ended before any of its items started."""
-
-    id: int
-
-
-class Unreadable(NamedTuple):
-    """A ticket or its result could not be read at the other side; one of its items is to blame."""
-
-    id: int
-
-
-class Died(NamedTuple):
-    """A worker died. With a ticket: it was running the items [first, first + n_items) of it, those before had ended.
-
-    `expired`: it was ended, because one of these items ran longer than the run allows.
-    """
-
-    id: int | None = None
-    first: int = 0
-    n_items: int = 0
-    expired: bool = False
-
-
-class GraceOver(NamedTuple):
-    """The time that a stopping run waits for the tickets before the failed one is over."""
-
-
-Event = Slots | Taken | Finished | Unstarted | Unreadable | Died | GraceOver
-
-
-class Take(NamedTuple):
-    """Take up to `n_items` items from the source, then step with Taken at once."""
-
-    n_items: int
-
-
-class Submit(NamedTuple):
-    """Run the items [start, start + n_items) as ticket `id`."""
-
-    id: int
-    start: int
-    n_items: int
-
-
-class Settle(NamedTuple):
-    """The failure that the item last had, in its attempt number `attempts`, is final."""
-
-    position: int
-    attempts: int
-
-
-class Cancel(NamedTuple):
-    """End these tickets."""
-
-    ids: tuple[int, ...]
-    hard: bool
-
-
-class Stop(NamedTuple):
-    """All is settled, or the run was stopped and nothing is in flight: `reason` is "", "failed", "too many" or "dying"."""
-
-    reason: str
-
-
-Action = Take | Submit | Settle | Cancel | Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +76,7 @@ class _Flight:
 
     start: int
     count: int
+    alone: bool = False
 
 
 @dataclass(slots=True)
@@ -204,6 +90,9 @@ class Tally:
     deaths: int = 0
     busy_s: float = 0.0
     deaths_in_a_row: int = 0
+    memory_deaths: int = 0
+    memory_slots: int | None = None
+    """The fewest workers that had something to do for want of memory; None when all had."""
 
 
 @dataclass(slots=True)
@@ -211,37 +100,32 @@ class Schedule:
     """The state machine of one run. `step` is its only way in."""
 
     rules: Rules
-    target_s: float = SERVICE_S
     slots: int = 0
     most_slots: int = 0
-    prefetch: bool = True
     taken: int = 0
     exhausted: bool = False
     tally: Tally = field(default_factory=Tally)
     stopping: str = ""
+    _sizes: Sizes = field(init=False)
     _next_id: int = 0
     _asked: int = 0
     _flights: dict[int, _Flight] = field(default_factory=dict)
-    _costs_left: list[float] = field(default_factory=list)
     _open: set[int] = field(default_factory=set)
     _starts: list[int] = field(default_factory=list)
     _again: deque[tuple[int, int]] = field(default_factory=deque)
+    _alone: deque[int] = field(default_factory=deque)
+    _admission: Admission = field(default_factory=Admission)
+    _evicted: set[int] = field(default_factory=set)
     _raised: dict[int, int] = field(default_factory=dict)
     _crashed: dict[int, int] = field(default_factory=dict)
-    _take_s: float = 0.0
-    _took: int = 0
-    _item_s: float | None = None
-    _learned_from: int = 0
-    _cost_s: float | None = None
-    _item_bytes: float = 0.0
-    _largest: int = 0
+    _starved: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Deaths of memory by position: all, and those while the item ran alone."""
     _failed_at: int | None = None
     _cancelled: bool = False
     _ended: bool = False
 
     def __post_init__(self) -> None:
-        if self.rules.costs is not None:
-            self._costs_left = [*itertools.accumulate(reversed(self.rules.costs), initial=0.0)][::-1]
+        self._sizes = Sizes(self.rules.chunk, self.rules.costs)
 
     def step(self, event: Event) -> list[Action]:
         """Take one event into the state and return what to do now."""
@@ -250,19 +134,21 @@ class Schedule:
         actions: list[Action] = []
         match event:
             case Slots(count, prefetch, target_s):
-                self.slots, self.prefetch, self.target_s = count, prefetch, target_s
+                self.slots = self._sizes.slots = count
+                self._sizes.prefetch, self._sizes.target_s = prefetch, target_s
                 self.most_slots = max(count, self.most_slots)
             case Taken():
                 self._take(event, actions)
             case Finished():
                 self._finish(event, actions)
             case Unstarted(id):
-                flight = self._land(id)
-                self._repeat(flight.start, flight.count)
+                self._put_back(self._land(id))
             case Unreadable(id):
                 self._split(id, actions)
             case Died():
                 self._bury(event, actions)
+            case MemoryRoom():
+                self._look_at_memory(event, actions)
             case GraceOver():
                 self._failed_at = -1
                 self._cancelled = False
@@ -275,10 +161,7 @@ class Schedule:
         self._asked = 0
         self.exhausted = self.exhausted or event.exhausted
         if event.n_items:
-            each = event.elapsed_s / event.n_items
-            newest = _share(event.n_items, self._took)
-            self._took = event.n_items
-            self._take_s = max(each, self._take_s + newest * (each - self._take_s))
+            self._sizes.learn_taking(event.n_items, event.elapsed_s)
             self._submit(self.taken, event.n_items, actions)
             self.taken += event.n_items
 
@@ -286,13 +169,17 @@ class Schedule:
         flight = self._land(event.id)
         done = event.done
         if done:
-            self._learn(flight.start, done, event.elapsed_s)
+            self._sizes.learn(flight.start, done, event.elapsed_s)
             if event.size_bytes:
-                self._learn_bytes(event.size_bytes / done)
+                self._sizes.learn_bytes(event.size_bytes / done)
             self.tally.chunks += 1
             self.tally.busy_s += event.elapsed_s
             self.tally.finished += done
             self.tally.deaths_in_a_row = 0
+            self._admission.calm(self.slots)
+        elif flight.alone:
+            self._put_back(flight)
+            return
         if done < flight.count:
             self._repeat(flight.start + done, flight.count - done)
         for offset, may_retry in event.failed:
@@ -323,6 +210,9 @@ class Schedule:
             self._count_failure(flight.start)
 
     def _bury(self, event: Died, actions: list[Action]) -> None:
+        if event.id in self._evicted:
+            self._put_back(self._land(event.id))
+            return
         if not event.expired:
             self.tally.deaths += 1
             # Items that ended before the one it died on are work that got done.
@@ -331,6 +221,9 @@ class Schedule:
             flight = self._land(event.id)
             if self._failed_at == -1:
                 return  # the run is given up, and its workers with it: no item is to blame
+            if event.out_of_memory:
+                self._starve(flight, event, actions)
+                return
             first, count = flight.start + event.first, event.n_items
             behind = first + count
             self._repeat(behind, flight.start + flight.count - behind)
@@ -361,8 +254,56 @@ class Schedule:
                     again.append((position, 1))
             # Suspects are tried at once: many of them later, one after the other, would look like workers that always die.
             self._again.extendleft(reversed(again))
+        self._stop_if_dying()
+
+    def _stop_if_dying(self) -> None:
         if self.tally.deaths_in_a_row > max(3, 2 * self.most_slots):
             self._stop("dying", -1)
+
+    def _starve(self, flight: _Flight, event: Died, actions: list[Action]) -> None:
+        """Memory ran out on one of these items, or on a neighbour: each of them runs again, with all memory to itself."""
+        self.tally.memory_deaths += 1
+        if not flight.alone and not self._alone:  # what dies together with others is one lesson
+            self._admission.halve(min(len(self._flights) + 1, self._admission.limit(self.slots)))
+        first, behind = flight.start + event.first, flight.start + event.first + event.n_items
+        self._repeat(behind, flight.start + flight.count - behind)
+        if self.rules.rerun_after_loss:
+            self._repeat(flight.start, event.first)
+        again = []
+        for position in range(first if self.rules.rerun_after_loss else flight.start, behind):
+            deaths, alone = self._starved.pop(position, (0, 0))
+            deaths, alone = deaths + 1, alone + flight.alone
+            if not self.rules.rerun_after_loss or alone >= OOM_ALLOWED:
+                actions.append(Settle(position, deaths))
+                self.tally.finished += 1
+                self.tally.deaths_in_a_row = 0
+                self._count_failure(position)
+            else:
+                self._starved[position] = deaths, alone
+                again.append(position)
+        self._alone.extendleft(reversed(again))
+        self._recall(0 if again else self._limit(), actions)
+        self._stop_if_dying()
+
+    def _look_at_memory(self, event: MemoryRoom, actions: list[Action]) -> None:
+        before, running = self._limit(), len(self._flights)
+        self._admission.look(min(event.n_items, running - 1) if event.short else event.n_items, self.slots)
+        if self.stopping:
+            return
+        if self._limit() < before:
+            self._recall(self._limit(), actions)
+        if event.short and 1 < running <= before and self.rules.rerun_after_loss:
+            # The youngest has done the least. It comes back as a ticket that never started, whatever its engine says of it.
+            youngest = max(self._flights)
+            if youngest not in self._evicted:
+                self._evicted.add(youngest)
+                actions.append(Cancel((youngest,), hard=True))
+
+    def _recall(self, n_left: int, actions: list[Action]) -> None:
+        """Ask all flights to end early, between items, but the oldest `n_left`."""
+        surplus = tuple(sorted(self._flights)[n_left:])
+        if surplus and not self.stopping:
+            actions.append(Cancel(surplus, hard=False))
 
     def _count_failure(self, position: int) -> None:
         self.tally.failures += 1
@@ -394,6 +335,8 @@ class Schedule:
         if self.stopping:
             self._wind_down(actions)
             return
+        if self._runs_alone(actions):
+            return
         while self.slots and not self._asked and len(self._flights) < self._window():
             if self._again:
                 start, count = self._again.popleft()
@@ -412,27 +355,33 @@ class Schedule:
     def _wind_down(self, actions: list[Action]) -> None:
         assert self._failed_at is not None
         before = self._failed_at
-        if before >= 0:
-            earlier = [(start, count) for start, count in self._again if start < before]
-            self._again.clear()
-            for start, count in earlier:
-                self._submit(start, min(count, before - start), actions)
-        else:
-            self._again.clear()
+        self._again = deque((start, min(count, before - start)) for start, count in self._again if start < before)
+        self._alone = deque(position for position in self._alone if position < before)
+        if not self._runs_alone(actions):
+            limit = self._limit()
+            while self._again and (limit >= self.slots or len(self._flights) < limit):
+                self._submit(*self._again.popleft(), actions)
         if not self._cancelled:
             self._cancelled = True
             late = tuple(id for id, flight in self._flights.items() if flight.start >= before)
             if late:
                 actions.append(Cancel(late, hard=before < 0))
-        if not self._flights:
+        if not self._flights and not self._alone and not self._again:
             self._end(self.stopping, actions)
+
+    def _runs_alone(self, actions: list[Action]) -> bool:
+        """Whether nothing may be handed out, since an item runs alone or is about to."""
+        if self._alone and self.slots and not self._flights and not self._asked:
+            self._submit(self._alone.popleft(), 1, actions, alone=True)
+            return True
+        return bool(self._alone) or any(flight.alone for flight in self._flights.values())
 
     def _end(self, reason: str, actions: list[Action]) -> None:
         self._ended = True
         actions.append(Stop(reason))
 
-    def _submit(self, start: int, count: int, actions: list[Action]) -> None:
-        self._flights[self._next_id] = _Flight(start, count)
+    def _submit(self, start: int, count: int, actions: list[Action], alone: bool = False) -> None:
+        self._flights[self._next_id] = _Flight(start, count, alone)
         if self.rules.bounded:
             self._open.add(start)
             heapq.heappush(self._starts, start)
@@ -442,94 +391,41 @@ class Schedule:
     def _land(self, id: int) -> _Flight:
         flight = self._flights.pop(id)
         self._open.discard(flight.start)
+        self._evicted.discard(id)
         return flight
+
+    def _put_back(self, flight: _Flight) -> None:
+        """It did nothing, and that is no attempt."""
+        if flight.alone:
+            self._alone.appendleft(flight.start)
+        else:
+            self._repeat(flight.start, flight.count)
 
     def _repeat(self, start: int, count: int) -> None:
         if count > 0:
             self._again.appendleft((start, count))
 
-    # ---- sizes -------------------------------------------------------------------------------------------------------
+    def _limit(self) -> int:
+        """How many workers may have something to do, as memory allows."""
+        limit = self._admission.limit(self.slots)
+        if limit < self.slots:
+            least = self.tally.memory_slots
+            self.tally.memory_slots = limit if least is None else min(least, limit)
+        return limit
 
     def _window(self) -> int:
-        """How many tickets to have in flight."""
-        expected = self._expected_s() if self.prefetch else None
-        if expected is None or expected > max(PREFETCH_BELOW_S, 4 * self.slots * MESSAGE_S):
-            return self.slots
-        left = self._left()
-        if left is not None and left < self.slots * self._largest and self._largest > 1 and expected > FLOOR_S:
-            return self.slots
-        return 2 * self.slots
-
-    def _expected_s(self) -> float | None:
-        """Seconds that the next chunk of usual size will take."""
-        if self._item_s is None:
-            return None
-        if self.rules.chunk is not None:
-            return self._item_s * self.rules.chunk
-        return max(self._item_s, min(self.target_s, self._item_s * self._largest))
+        """How many tickets to have in flight. Where not all workers may run, none waits beside one."""
+        limit = self._limit()
+        return limit if limit < self.slots else self._sizes.window(self._left())
 
     def _left(self) -> int | None:
         """Items that are not handed out yet, when the total is known."""
         if self.exhausted:
-            return sum(count for _, count in self._again)
+            return sum(count for _, count in self._again) + len(self._alone)
         return None if self.rules.total is None else max(0, self.rules.total - self.taken)
 
     def _size(self, start: int, count: int | None) -> int:
-        """How many items the chunk at `start` should have."""
-        if self.rules.chunk is not None:
-            return self.rules.chunk
-        if self._item_s is None:
-            return 1
-        if self.rules.costs is not None:
-            return self._size_by_cost(start, count)
-        floor_s = max(FLOOR_S, self.slots * MESSAGE_S)
-        target_s = max(self.target_s, 2 * floor_s)
-        size = target_s / max(self._item_s, 1e-9)
-        left = count if count is not None else self._left()
-        if left is not None and self.prefetch:  # one who works alone leaves nobody waiting at the end
-            size = min(size, max(left / (TAIL * self.slots), floor_s / max(self._item_s, 1e-9)))
-        if self._item_bytes:
-            size = min(size, CHUNK_BYTES / self._item_bytes)
-        if count is None and self._take_s:
-            # While a slow source is read for a window of chunks nothing is given out, and workers may wait.
-            size = min(size, max(FLOOR_S, self.target_s / (2 * self.slots)) / self._take_s)
-        return max(1, min(int(size), GROWTH * self._largest, CHUNK_ITEMS))
-
-    def _size_by_cost(self, start: int, count: int | None) -> int:
-        costs = self.rules.costs
-        assert costs is not None
-        target_s = max(self.target_s, 2 * self.slots * MESSAGE_S)
-        if count is not None:
-            target_s /= TAIL
-        else:
-            left_s = self._costs_left[start] * (self._cost_s or 0.0)
-            target_s = min(target_s, max(left_s / (TAIL * self.slots), FLOOR_S, self.slots * MESSAGE_S))
-        end = len(costs) if count is None else start + count
-        size, sum_s = 0, 0.0
-        limit = max(1, min(GROWTH * self._largest, CHUNK_ITEMS))
-        if self._item_bytes:
-            limit = max(1, min(limit, int(CHUNK_BYTES / self._item_bytes)))
-        while start + size < end and size < limit:
-            sum_s += costs[start + size] * (self._cost_s or 0.0)
-            if size and sum_s > target_s:
-                break
-            size += 1
-        return max(1, size)
-
-    def _learn(self, start: int, done: int, elapsed_s: float) -> None:
-        newest = _share(done, self._learned_from)
-        self._learned_from = done
-        self._largest = max(self._largest, done)
-        each = elapsed_s / done
-        self._item_s = each if self._item_s is None else self._item_s + newest * (each - self._item_s)
-        if self.rules.costs is not None:
-            cost = sum(self.rules.costs[start : start + done])
-            if cost > 0:
-                rate = elapsed_s / cost
-                self._cost_s = rate if self._cost_s is None else self._cost_s + newest * (rate - self._cost_s)
-
-    def _learn_bytes(self, each: float) -> None:
-        self._item_bytes = max(each, (self._item_bytes + each) / 2)
+        return self._sizes.size(start, count, self._left() if count is None else None)
 
     def _too_far_ahead(self) -> bool:
         if not self.rules.bounded:
@@ -542,6 +438,8 @@ class Schedule:
         lowest = self._starts[0]
         if self._again:
             lowest = min(lowest, min(start for start, _ in self._again))
+        if self._alone:
+            lowest = min(lowest, *self._alone)
         return self.taken - lowest > AHEAD * 2 * self.slots * max(1, self._size(self.taken, None))
 
     # ---- for tests ---------------------------------------------------------------------------------------------------
@@ -552,7 +450,7 @@ class Schedule:
         Raises:
             Bug: An invariant is broken.
         """
-        held = sorted([(f.start, f.count) for f in self._flights.values()] + list(self._again))
+        held = sorted([(f.start, f.count) for f in self._flights.values()] + list(self._again) + [(p, 1) for p in self._alone])
         end = 0
         for start, count in held:
             if start < end or count < 1:
@@ -567,13 +465,9 @@ class Schedule:
             raise Bug(f"an item has more attempts than it may: {self._raised}")
         if self.rules.bounded and self._open != {flight.start for flight in self._flights.values()}:
             raise Bug(f"the starts in flight are {self._open}, not those of {self._flights}")
-        if self._ended and (self._flights or (self._again and not self.stopping)):
+        if len(self._flights) > 1 and any(flight.alone for flight in self._flights.values()):
+            raise Bug(f"an item that must run alone does not: {self._flights}")
+        if any(alone >= OOM_ALLOWED for _, alone in self._starved.values()):
+            raise Bug(f"an item that died of memory while it ran alone is not settled: {self._starved}")
+        if self._ended and (self._flights or self._alone or (self._again and not self.stopping)):
             raise Bug("the run ended with items open")
-
-
-def _share(newest: int, before: int) -> float:
-    """The weight of a new average, by its items over those before.
-
-    The first chunks are small and slow, since nothing is in the cache yet, and each is much larger than the one before.
-    """
-    return max(0.5, newest / (newest + before))

@@ -93,3 +93,11 @@ def seconds(value: float) -> str:
         if value < limit:
             return f"{value * scale:.3g} {unit}"
     return f"{value / 3600:.3g} h"
+
+
+def size(n_bytes: float) -> str:
+    """Bytes for people: "300 MB", "1.2 GB"."""
+    for limit, scale, unit in ((1e3, 1, "bytes"), (1e6, 1e3, "kB"), (1e9, 1e6, "MB"), (1e12, 1e9, "GB")):
+        if n_bytes < limit:
+            return f"{n_bytes / scale:.3g} {unit}"
+    return f"{n_bytes / 1e12:.3g} TB"

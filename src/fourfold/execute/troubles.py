@@ -1,5 +1,6 @@
 """An exception becomes a Trouble: what a person reads, and the exception itself when it can travel."""
 
+import contextlib
 import pickle
 import traceback
 from typing import Any
@@ -23,6 +24,8 @@ def describe(error: BaseException, offset: int, item: Any, *, kind: str = "raise
         kind: "raised", or what else went wrong with the item ("unpicklable").
         travels: The trouble goes to another process: pickle the exception, or leave it out when that fails.
     """
+    if isinstance(error, MemoryError):
+        _note_peak(error)
     return Trouble(
         offset=offset,
         kind=kind,
@@ -32,6 +35,15 @@ def describe(error: BaseException, offset: int, item: Any, *, kind: str = "raise
         traceback=format_traceback(error),
         item=safe_repr(item),
     )
+
+
+def _note_peak(error: MemoryError) -> None:
+    """Say in a note how much memory this process had at most: the error itself knows only what it asked for."""
+    with contextlib.suppress(Exception):
+        import resource
+
+        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        error.add_note(f"fourfold: the memory of the process that ran it peaked at {peak_bytes / 1e6:.0f} MB")
 
 
 def pickled(error: BaseException) -> bytes | None:

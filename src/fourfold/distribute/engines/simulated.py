@@ -48,6 +48,7 @@ class _Flight:
     done: int
     dies_at: int | None
     expired: bool = False
+    out_of_memory: bool = False
 
 
 class Simulated:
@@ -62,6 +63,8 @@ class Simulated:
         death_rate: Probability that a worker dies during a ticket, at a random item.
         kills: Whether an item always kills its worker.
         timeout_s: None, or the virtual seconds that an item may run.
+        item_bytes: Maps an item to the memory that it takes while it runs.
+        memory_bytes: All the memory there is: when items that run at once take more, one of their workers is killed.
         evenly: All items last as long as the first of their chunk: saves time in large plans.
 
     Attributes:
@@ -83,6 +86,8 @@ class Simulated:
         death_rate: float = 0.0,
         kills: Callable[[Any], bool] | None = None,
         timeout_s: float | None = None,
+        item_bytes: Callable[[Any], int] = lambda item: 0,
+        memory_bytes: int | None = None,
         evenly: bool = False,
     ) -> None:
         self.now = 0.0
@@ -91,6 +96,7 @@ class Simulated:
         self._seconds, self._evenly = seconds, evenly
         self._message_s, self._boot_s = message_s, boot_s
         self._death_rate, self._kills, self._timeout_s = death_rate, kills, timeout_s
+        self._item_bytes, self._memory_bytes = item_bytes, memory_bytes
         self._random = random.Random(seed)
         self._programs: dict[str, Any] = {}
         self._prepared: dict[str, Runnable] = {}
@@ -159,6 +165,19 @@ class Simulated:
         flight = _Flight(ticket, worker, begin, begin + lasts, len(chunk.items), dies_at)
         self._flights[ticket.id] = flight
         self._at(flight.end, flight)
+        while self._memory_bytes is not None and sum(map(self._needs, self._flights.values())) > self._memory_bytes:
+            self._kill_for_memory(self._random.choice(list(self._flights.values())))
+
+    def _needs(self, flight: _Flight) -> int:
+        return 0 if flight.out_of_memory else max(map(self._item_bytes, flight.ticket.payload.items))
+
+    def _kill_for_memory(self, flight: _Flight) -> None:
+        """End it now, on its largest item."""
+        items = flight.ticket.payload.items
+        flight.dies_at = max(range(len(items)), key=lambda offset: self._item_bytes(items[offset]))
+        flight.out_of_memory, flight.expired = True, False
+        flight.end = max(self.now, flight.begin)
+        self._at(flight.end, flight)
 
     def _death(self, chunk: Chunk) -> int | None:
         if self._kills is not None:
@@ -207,7 +226,8 @@ class Simulated:
         if flight.dies_at is not None:
             self._die(worker)
             kind, reason = (Kind.EXPIRED, "took too long") if flight.expired else (Kind.LOST, "a simulated death")
-            self._outcomes.append(Outcome(ticket.id, kind, running=(flight.dies_at, 1), reason=reason))
+            running, starved = (flight.dies_at, 1), flight.out_of_memory
+            self._outcomes.append(Outcome(ticket.id, kind, running=running, reason=reason, out_of_memory=starved))
             return
         kind, data = self._run(ticket, flight.done)
         if isinstance(data, ChunkResult):
@@ -260,6 +280,8 @@ class Simulated:
 
     def _shorten(self, flight: _Flight) -> None:
         """End a flight at the boundary after the item that it is on now."""
+        if flight.out_of_memory:
+            return  # it is dead, and that is all that there is to hear of it
         end = flight.begin
         for offset, item in enumerate(flight.ticket.payload.items):
             if end >= self.now or offset == flight.dies_at:

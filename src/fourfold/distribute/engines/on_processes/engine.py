@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from fourfold.distribute.engine import EngineInfo
+from fourfold.distribute.engine import EngineInfo, MemoryUse
 from fourfold.distribute.engines.on_processes.handle import SharedProgram, Worker
 from fourfold.distribute.engines.on_processes.pool import POOL
 from fourfold.errors import EngineError, WorkerStartFailed
@@ -17,6 +17,10 @@ DEPTH = 2
 
 CLOSE_S = 1.0
 """Seconds that running items get to end when a run is given up; after that their workers are killed. Not measured."""
+
+WATCH_S = 0.05
+"""Seconds between looks at how large workers are, under `memory=`. A look takes 6 µs per worker. Smaller: more of the driver's
+time. Larger: code that takes memory past its limit (at most some GB per second) gets further before it is stopped."""
 
 START_TRIES = 3
 """Workers that may die before they are ready, with none ready at all, before the engine gives up."""
@@ -29,15 +33,23 @@ class Processes:
         workers: How many.
         hear: Gets what workers print, log and warn.
         timeout: None, or the seconds that an item may run.
+        memory: None, or the private bytes that a worker may have.
     """
 
     info = EngineInfo(
         name="processes",
         takes_objects=False,
-        honours=frozenset({"idempotent", "threads_per_worker", "timeout"}),
+        honours=frozenset({"idempotent", "threads_per_worker", "timeout", "memory"}),
+        measures_memory=True,
     )
 
-    def __init__(self, workers: int, hear: Callable[[tuple[Any, ...]], None], timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        workers: int,
+        hear: Callable[[tuple[Any, ...]], None],
+        timeout: float | None = None,
+        memory: int | None = None,
+    ) -> None:
         self._wanted, self._hear_record, self._timeout = workers, hear, timeout
         self._workers: list[Worker] = []
         self._queue: deque[Ticket] = deque()
@@ -46,6 +58,9 @@ class Processes:
         self._poll = select.poll()
         self._by_fd: dict[int, Worker] = {}
         self._failed_starts = 0
+        self._memory, self._fails_in_worker = memory, True
+        self._watch_at = 0.0
+        self._top_bytes = self._n_recycled = 0
 
     def open(self) -> None:
         """Borrow the workers from the pool; those that are not warm start in the background."""
@@ -98,12 +113,13 @@ class Processes:
 
     def _assign(self) -> None:
         while self._queue:
-            ready = [worker for worker in self._workers if worker.ready and not worker.hung_up]
+            ready = [worker for worker in self._workers if worker.ready and not worker.hung_up and not worker.outgrown_bytes]
             worker = min(ready, key=lambda each: len(each.flights), default=None)
             if worker is None or len(worker.flights) >= DEPTH:
                 return
             ticket = self._queue.popleft()
             try:
+                worker.limit(self._memory if self._memory and self._fails_in_worker else 0)
                 worker.give(ticket, self._programs[ticket.program])
             except OSError as error:
                 if not any(each.flights for each in self._workers):
@@ -124,6 +140,9 @@ class Processes:
             if self._timeout is not None:
                 look = min((worker.expire(self._timeout) for worker in self._workers if worker.flights), default=self._timeout)
                 patience = look if patience is None else min(patience, look)
+            if self._memory is not None:
+                look = self._watch_sizes(self._memory)
+                patience = look if patience is None else min(patience, look)
             events = [(fd, self._by_fd.get(fd)) for fd, _ in self._poll.poll(None if patience is None else patience * 1000)]
             for fd, worker in events:
                 # While earlier events were attended to, its number may have become that of another worker's file.
@@ -133,6 +152,15 @@ class Processes:
             if self._outcomes or self.slots() != slots or not self._workers or (left is not None and left <= 0):
                 outcomes, self._outcomes = self._outcomes, []
                 return outcomes
+
+    def _watch_sizes(self, memory: int) -> float:
+        """Kill workers that are too large; returns the seconds until the next look."""
+        now = time.monotonic()
+        if now >= self._watch_at:
+            self._watch_at = now + WATCH_S
+            for worker in self._workers:
+                worker.kill_when_larger(memory)
+        return self._watch_at - now
 
     def _hear_late_words(self) -> None:
         """Workers whose words had no room may have stood still while the driver was elsewhere: their items are not late."""
@@ -152,24 +180,56 @@ class Processes:
         self._pass_on(worker)
         if worker.hung_up or fd == worker.pidfd:
             self._replace(worker)
+        elif worker.outgrown_bytes and not worker.flights:
+            self._recycle(worker)
 
     def _pass_on(self, worker: Worker) -> None:
         said, worker.said = worker.said, []
         for record in said:
             self._hear_record(record)
 
-    def _replace(self, worker: Worker) -> None:
-        """Bury a dead worker and order another one."""
+    def _recycle(self, worker: Worker) -> None:
+        """Exchange a worker that has grown too large, and that has nothing to do, for a new one."""
+        try:
+            successor = POOL.lend(1)
+        except WorkerStartFailed:
+            worker.stay()
+            return
+        self._n_recycled += 1
+        self._part_with(worker)
+        worker.kill()
+        worker.close()
+        POOL.take_back(worker)
+        self._adopt(*successor)
+
+    def _part_with(self, worker: Worker) -> None:
         for fd in [fd for fd, each in self._by_fd.items() if each is worker]:
             del self._by_fd[fd]
             self._poll.unregister(fd)
         self._workers.remove(worker)
+        self._top_bytes = max(self._top_bytes, worker.top_bytes)
+
+    def memory(self, live: bool) -> MemoryUse:
+        """What workers take beyond new ones, from what they publish; `live`: also what they have at this moment."""
+        workers = [worker for worker in self._workers if worker.ready]
+        held = [worker.private_bytes(live) for worker in workers]
+        item = max([*held, *(worker.peak_bytes for worker in workers)], default=0)
+        self._top_bytes = max(self._top_bytes, item, *(worker.top_bytes for worker in workers))
+        return MemoryUse(item, self._top_bytes, sum(held), self._n_recycled)
+
+    def _replace(self, worker: Worker) -> None:
+        """Bury a dead worker and order another one."""
+        self._part_with(worker)
         ready, name = worker.ready, worker.name
         reason, was_running = "", False
         for outcome in worker.bury():
             self._outcomes.append(outcome)
             reason = outcome.reason or reason
             was_running = was_running or outcome.kind in (Kind.LOST, Kind.EXPIRED)
+            if self._memory is not None and outcome.kind is Kind.LOST and not outcome.out_of_memory:
+                # It may be code that does not look whether it got its memory: without the limit inside the worker, and killed
+                # from here when it is too large, the same death says whether it was memory.
+                self._fails_in_worker = False
         self._pass_on(worker)
         POOL.take_back(worker)
         if not ready:
@@ -200,7 +260,7 @@ class Processes:
             for id in worker.flights:
                 if ids is None or id in ids:
                     worker.stop_ticket(id)
-                    if hard:
+                    if hard and not worker.runs_another_than(id):
                         worker.kill()
 
     def close(self) -> None:

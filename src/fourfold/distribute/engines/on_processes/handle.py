@@ -13,19 +13,24 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from fourfold.distribute.engines.on_processes import channel, segments
+from fourfold.distribute.engines.on_processes.gauge import private_bytes
 from fourfold.distribute.engines.on_processes.page import (
     BEGAN_NS,
     COUNT,
     ERRNO,
     FIRST,
     PAGE_BYTES,
+    PEAK_BYTES,
+    PRIVATE_BYTES,
     STATUS,
     STOP,
     STOPS,
     TICKET,
+    TOP_BYTES,
     Page,
 )
 from fourfold.distribute.engines.on_processes.segments import Owner, Place
+from fourfold.distribute.verdict import size
 from fourfold.errors import EngineError
 from fourfold.records import Kind, Outcome, Parcel, Ticket
 
@@ -39,6 +44,10 @@ mappings and descriptors. Larger: more copies into fresh memory. Not measured fo
 
 HANDOVERS = max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
 """Mapped results that may live at once: each holds a descriptor of this process. Those beyond are copied."""
+
+OVERSIZE = 1.05
+"""Times `memory=` that a worker may have before it is killed. Smaller: an allocation that would have failed in the worker,
+with a MemoryError of its own, ends it instead. Larger: the limit is less of one."""
 
 _handovers: set[int] = set()
 """A key for each mapped result that lives."""
@@ -110,6 +119,13 @@ class Worker:
         self.hung_up = False
         self.heard_at = 0.0
         """When the driver, back from elsewhere, found words of this worker: until then it may have waited to be heard."""
+        self.outgrown_bytes = 0
+        """What it has grown by for good, when that is too much: it is to be replaced."""
+        self._served = False
+        self.base_bytes = 0
+        """Its private memory when it was new."""
+        self._limit_bytes = 0
+        self._oversize = ""
         self._expired: tuple[int, ...] | None = None
         self._expired_reason = ""
         self._programs: dict[str, SharedProgram] = {}
@@ -143,6 +159,7 @@ class Worker:
             self._items.release(place.segment)
             raise
         self.flights[ticket.id] = place.segment
+        self._served = True
 
     def drop(self, key: str) -> None:
         """The worker may forget this program."""
@@ -151,8 +168,20 @@ class Worker:
             self._dropped[program.number] = program
             self._send(("drop", key, program.number))
 
+    def limit(self, limit_bytes: int) -> None:
+        """The private bytes that it may have from now on while it loads programs and runs items; 0: as many as there are."""
+        if limit_bytes != self._limit_bytes:
+            self._limit_bytes = limit_bytes
+            self._send(("limit", limit_bytes))
+
+    def stay(self) -> None:
+        """There is nobody to replace it, although it has grown."""
+        self.outgrown_bytes = 0
+        self._send(("stay",))
+
     def rest(self, keep_bytes: int = 0) -> None:
         """No run holds this worker now. It keeps memory for the items of the next one, up to `keep_bytes`."""
+        self._served = False
         self._items.trim(keep_bytes)
         self._send_freed()
         self._send(("rest",))
@@ -221,11 +250,14 @@ class Worker:
                 case "ready":
                     self.pid = rest[0]
                     self.ready = True
+                    self.base_bytes = self.page.fields[PRIVATE_BYTES]
                     if hasattr(os, "pidfd_open"):
                         with contextlib.suppress(OSError):  # dead already, or no open file is left: its channel tells too
                             self.pidfd = os.pidfd_open(self.pid)
                 case "dropped":
                     self._dropped.pop(rest[0]).returned(self, rest[1])
+                case "outgrown":
+                    self.outgrown_bytes = rest[0]
                 case "say":
                     self.said.append(rest[0])
         return outcomes
@@ -289,11 +321,37 @@ class Worker:
         self.kill()
         return timeout_s
 
+    def private_bytes(self, live: bool) -> int:
+        """Its private memory beyond that of a new worker: between its last chunks, or now."""
+        private = private_bytes(self.pid)[0] if live and self.pid else self.page.fields[PRIVATE_BYTES]
+        return max(0, private - self.base_bytes)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that it has had lately beyond that, in the chunks of this run."""
+        return max(0, self.page.fields[PEAK_BYTES] - self.base_bytes) if self._served else 0
+
+    @property
+    def top_bytes(self) -> int:
+        """The most that it has had in this run beyond that."""
+        return max(0, self.page.fields[TOP_BYTES] - self.base_bytes) if self._served else 0
+
+    def kill_when_larger(self, memory: int) -> None:
+        """Kill it, with all that it started, when it runs items and has clearly more private memory than `memory`."""
+        has = private_bytes(self.pid)[0] if self._running() and not self._oversize else 0
+        if has > OVERSIZE * memory:
+            self._oversize = f"{self.name} had {size(has)} of private memory, more than memory={memory}, and was stopped"
+            self.kill()
+
     def _running(self) -> tuple[int, ...] | None:
         """The ticket, block and beginning of what it runs now, or None."""
         fields = self.page.fields
         on = tuple(int(fields[number]) for number in (TICKET, FIRST, COUNT, BEGAN_NS))
         return on if on[0] else None
+
+    def runs_another_than(self, id: int) -> bool:
+        """Whether it is on another ticket now."""
+        return int(self.page.fields[TICKET]) not in (0, id + 1)
 
     def is_dead(self) -> bool:
         """Whether it has ended, by the template's note or the kernel's word."""
@@ -322,7 +380,9 @@ class Worker:
                         kind, reason = Kind.EXPIRED, self._expired_reason
                     else:
                         reason = f"{self.name} was stopped: the item before this one {self._expired_reason}"
-                outcomes.append(Outcome(id, kind, running=running, reason=reason, worker=self.name))
+                starved = bool(self._oversize) and kind is Kind.LOST
+                reason = self._oversize if starved else reason
+                outcomes.append(Outcome(id, kind, running=running, reason=reason, worker=self.name, out_of_memory=starved))
             else:
                 stopped = id + 1 in fields[STOP : STOP + STOPS].tolist()
                 outcomes.append(Outcome(id, Kind.CANCELLED if stopped else Kind.COLLATERAL, worker=self.name))

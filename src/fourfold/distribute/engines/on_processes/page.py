@@ -27,6 +27,9 @@ STOPS = 4
 BEGAN_NS = 7
 """Written by the worker: when that block began, by the monotonic clock that all processes share."""
 
+PRIVATE_BYTES, PEAK_BYTES, TOP_BYTES = 11, 12, 13
+"""Written by the worker (gauge.py): its private memory between chunks, the most that it had lately, and in this run."""
+
 STATUS, ERRNO = 8, 9
 """Written by the template: 1 + the wait status of the worker when it is dead; the errno when it could not be forked."""
 

@@ -72,7 +72,7 @@ class Pool:
             while self._idle and len(workers) < count:
                 worker = self._idle.pop()
                 worker.hear()
-                if worker.hung_up or not worker.flush():
+                if worker.hung_up or worker.outgrown_bytes or not worker.flush():
                     worker.kill()
                     worker.close()
                 else:

@@ -1,7 +1,9 @@
 """The loop of one worker: receive, run, reply.
 
 Messages in:   ("program", key, place) ("drop", key, number) ("ticket", id, key, place) ("freed", [ids]) ("rest",)
+               ("limit", memory_bytes) ("stay",)
 Messages out:  ("ready", pid) ("done", id, kind, place, kept) ("dropped", number, kept) ("say", record)
+               ("outgrown", bytes)
 
 A message whose place is in a segment brings the segment's descriptor. The driver's segment is free again with the ticket's
 reply, unless something that the function keeps still looks into it (`kept`): then it is never written again. The worker's is
@@ -19,6 +21,8 @@ from typing import Any
 
 from fourfold.distribute.engine import Runnable
 from fourfold.distribute.engines.on_processes import channel, segments
+from fourfold.distribute.engines.on_processes.gauge import Gauge
+from fourfold.distribute.engines.on_processes.limit import MemoryLimit
 from fourfold.distribute.engines.on_processes.page import Page, PageCell
 from fourfold.distribute.engines.on_processes.segments import Owner, Place
 from fourfold.records import Kind, Parcel
@@ -66,13 +70,15 @@ class WorkerLoop:
         describe: Callable[[BaseException], Parcel],
         flush: Callable[[], None],
     ) -> None:
-        self._end, self._cell = end, PageCell(page)
+        self._end, self._cell, self._page = end, PageCell(page), page
         self._load, self._describe, self._flush = load, describe, flush
         self._programs: dict[str, tuple[Runnable | None, Parcel | None]] = {}
         self._mappings: dict[str, mmap.mmap] = {}
         self._results = Owner()
         self._send_lock = threading.Lock()
         self._pid = os.getpid()
+        self._limit = MemoryLimit(0)
+        self._outgrown = False
 
     def send(self, *message: Any, fds: tuple[int, ...] = ()) -> None:
         """Send one message; threads of the user's code may print at the same time."""
@@ -84,6 +90,7 @@ class WorkerLoop:
 
     def serve(self) -> None:
         """Serve until the driver says stop or is gone."""
+        self._gauge = Gauge(self._page, self._retire)
         self.send("ready", os.getpid())
         patience: float | None = None
         while True:
@@ -102,9 +109,14 @@ class WorkerLoop:
                 return
             (what, *rest), fds = received
             patience = LET_GO_S if what == "rest" else None
+            if what == "rest":
+                if self._outgrown:
+                    return  # the next run wants another one
+                self._gauge.new_run()
             match what:
                 case "ticket":
                     self._ticket(fds, *rest)
+                    self._gauge.between_chunks()
                 case "program":
                     self._program(fds, *rest)
                 case "drop":
@@ -112,15 +124,29 @@ class WorkerLoop:
                 case "freed":
                     for id in rest[0]:
                         self._results.release(id)
+                case "stay":
+                    self._outgrown = False
+                    self._gauge.new_run()
+                case "limit":
+                    self._gauge.limit_bytes = rest[0]
+                    self._limit = MemoryLimit(rest[0])
 
     def _program(self, fds: list[int], key: str, place: tuple[Any, ...]) -> None:
         try:
             parcel, mapping = segments.open_readonly(Place(*place), *fds)
             if mapping is not None:
                 self._mappings[key] = mapping
-            self._programs[key] = (self._load(parcel), None)
+            self._gauge.new_run()
+            run = self._load(parcel)
+            self._limit.check()
+            self._programs[key] = (run, None)
         except BaseException as error:
             self._programs[key] = (None, self._describe(error))
+
+    def _retire(self, grown_bytes: int) -> None:
+        """Ask to be replaced, and start nothing any more until the driver has decided."""
+        self._outgrown = True
+        self.send("outgrown", grown_bytes)
 
     def _drop(self, key: str, number: int) -> None:
         self._programs.pop(key, None)
@@ -130,13 +156,14 @@ class WorkerLoop:
     def _ticket(self, fds: list[int], id: int, key: str, place: tuple[Any, ...]) -> None:
         parcel, mapping = segments.open_shared(Place(*place), *fds)
         self._cell.begin(id)
-        if self._cell.stopped():
+        if self._cell.stopped() or self._outgrown:
             self._cell.end()
             self.send("done", id, int(Kind.CANCELLED), None, False)
             return
         run, broken = self._programs[key]
         kind, data = (Kind.BAD_PROGRAM, broken) if run is None else self._run(run, parcel)
         assert data is not None
+        self._gauge.end_of_chunk()
         self._flush()
         answer, fd = self._results.write(data, channel.INLINE_BYTES)
         if os.getpid() != self._pid:
@@ -148,6 +175,7 @@ class WorkerLoop:
 
     def _run(self, run: Runnable, parcel: Parcel) -> tuple[Kind, Parcel]:
         try:
-            return run(parcel, self._cell)
+            with self._limit:
+                return run(parcel, self._cell)
         except BaseException as error:
             return Kind.BAD_PROGRAM, self._describe(error)

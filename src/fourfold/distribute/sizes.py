@@ -1,0 +1,166 @@
+"""How many items a chunk has, and how many chunks are in flight: learned from what chunks took."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+SERVICE_S = 0.05
+"""Seconds that a chunk should take. Smaller: more messages (about MESSAGE_S of the driver's time each). Larger: a longer
+tail, later first results. At 50 ms two busy workers cost the driver 0.6 % of a core (benchmarks/constants.py)."""
+
+MESSAGE_S = 150e-6
+"""Seconds of the driver's time per chunk, out and back (benchmarks/constants.py). It bounds how many workers one driver can
+feed: a chunk must last long enough for the driver to serve all the others, twice over."""
+
+FLOOR_S = 0.002
+"""Seconds below which no chunk is cut smaller at the end. Smaller: messages eat the gain. Larger: a worse tail."""
+
+TAIL = 3
+"""At the end a chunk is at most 1 / (TAIL * workers) of what is left. Smaller: a worker may be left alone with a large last
+chunk. Larger: more messages."""
+
+GROWTH = 16
+"""A chunk has at most so many times the items of the largest one that came back. Smaller: more rounds until chunks have the
+right size. Larger: one lucky fast item can make a huge chunk of slow ones."""
+
+PREFETCH_BELOW_S = 0.1
+"""Each worker has a second chunk waiting when chunks are expected to take less than this. Smaller: workers idle for a
+message's round trip between chunks. Larger: a chunk may wait behind a slow one while other workers idle."""
+
+CHUNK_BYTES = 16 << 20
+"""Bytes that a chunk should have at most, in or out. Larger: more memory in flight, and out of the processor's cache."""
+
+CHUNK_ITEMS = 1 << 16
+"""Items that a chunk should have at most. Smaller: more messages for items that take next to no time. Larger: more memory in
+flight, since small objects take ten times the bytes of their pickle: over 10 M no-op items the driver grew by 34 MB, and by
+67 MB with twice as many items per chunk (benchmarks/p9_driver_memory.py)."""
+
+
+@dataclass(slots=True)
+class Sizes:
+    """What has been learned of items, and the sizes that follow from it.
+
+    Attributes:
+        chunk: Items per chunk, or None to measure.
+        costs: Relative cost by position, or None.
+        slots: The workers that there are now.
+        prefetch: A chunk more for each may wait near it.
+        target_s: Seconds that a chunk should take.
+    """
+
+    chunk: int | None = None
+    costs: Sequence[float] | None = None
+    slots: int = 0
+    prefetch: bool = True
+    target_s: float = SERVICE_S
+    _costs_left: list[float] = field(default_factory=list)
+    _take_s: float = 0.0
+    _took: int = 0
+    _item_s: float | None = None
+    _learned_from: int = 0
+    _cost_s: float | None = None
+    _item_bytes: float = 0.0
+    _largest: int = 0
+
+    def __post_init__(self) -> None:
+        if self.costs is not None:
+            self._costs_left = [*itertools.accumulate(reversed(self.costs), initial=0.0)][::-1]
+
+    # ---- what was seen -----------------------------------------------------------------------------------------------
+
+    def learn_taking(self, n_items: int, elapsed_s: float) -> None:
+        """To take so many items from the source took so long."""
+        each = elapsed_s / n_items
+        newest = _share(n_items, self._took)
+        self._took = n_items
+        self._take_s = max(each, self._take_s + newest * (each - self._take_s))
+
+    def learn(self, start: int, done: int, elapsed_s: float) -> None:
+        """The `done` items from `start` on took so long."""
+        newest = _share(done, self._learned_from)
+        self._learned_from = done
+        self._largest = max(self._largest, done)
+        each = elapsed_s / done
+        self._item_s = each if self._item_s is None else self._item_s + newest * (each - self._item_s)
+        if self.costs is not None:
+            cost = sum(self.costs[start : start + done])
+            if cost > 0:
+                rate = elapsed_s / cost
+                self._cost_s = rate if self._cost_s is None else self._cost_s + newest * (rate - self._cost_s)
+
+    def learn_bytes(self, each: float) -> None:
+        """An item has so many bytes, in or out."""
+        self._item_bytes = max(each, (self._item_bytes + each) / 2)
+
+    # ---- what follows ------------------------------------------------------------------------------------------------
+
+    def window(self, left: int | None) -> int:
+        """How many tickets to have in flight; `left`: items not handed out yet, when known."""
+        expected = self._expected_s() if self.prefetch else None
+        if expected is None or expected > max(PREFETCH_BELOW_S, 4 * self.slots * MESSAGE_S):
+            return self.slots
+        if left is not None and left < self.slots * self._largest and self._largest > 1 and expected > FLOOR_S:
+            return self.slots
+        return 2 * self.slots
+
+    def _expected_s(self) -> float | None:
+        """Seconds that the next chunk of usual size will take."""
+        if self._item_s is None:
+            return None
+        if self.chunk is not None:
+            return self._item_s * self.chunk
+        return max(self._item_s, min(self.target_s, self._item_s * self._largest))
+
+    def size(self, start: int, count: int | None, left: int | None) -> int:
+        """How many items the chunk at `start` should have.
+
+        Args:
+            start: Its first position.
+            count: None for new items; or how many that came back lie there.
+            left: Items not handed out yet, when known.
+        """
+        if self.chunk is not None:
+            return self.chunk
+        if self._item_s is None:
+            return 1
+        if self.costs is not None:
+            return self._size_by_cost(self.costs, start, count)
+        floor_s = max(FLOOR_S, self.slots * MESSAGE_S)
+        target_s = max(self.target_s, 2 * floor_s)
+        size = target_s / max(self._item_s, 1e-9)
+        left = count if count is not None else left
+        if left is not None and self.prefetch:  # one who works alone leaves nobody waiting at the end
+            size = min(size, max(left / (TAIL * self.slots), floor_s / max(self._item_s, 1e-9)))
+        if self._item_bytes:
+            size = min(size, CHUNK_BYTES / self._item_bytes)
+        if count is None and self._take_s:
+            # While a slow source is read for a window of chunks nothing is given out, and workers may wait.
+            size = min(size, max(FLOOR_S, self.target_s / (2 * self.slots)) / self._take_s)
+        return max(1, min(int(size), GROWTH * self._largest, CHUNK_ITEMS))
+
+    def _size_by_cost(self, costs: Sequence[float], start: int, count: int | None) -> int:
+        target_s = max(self.target_s, 2 * self.slots * MESSAGE_S)
+        if count is not None:
+            target_s /= TAIL
+        else:
+            left_s = self._costs_left[start] * (self._cost_s or 0.0)
+            target_s = min(target_s, max(left_s / (TAIL * self.slots), FLOOR_S, self.slots * MESSAGE_S))
+        end = len(costs) if count is None else start + count
+        size, sum_s = 0, 0.0
+        limit = max(1, min(GROWTH * self._largest, CHUNK_ITEMS))
+        if self._item_bytes:
+            limit = max(1, min(limit, int(CHUNK_BYTES / self._item_bytes)))
+        while start + size < end and size < limit:
+            sum_s += costs[start + size] * (self._cost_s or 0.0)
+            if size and sum_s > target_s:
+                break
+            size += 1
+        return max(1, size)
+
+
+def _share(newest: int, before: int) -> float:
+    """The weight of a new average, by its items over those before.
+
+    The first chunks are small and slow, since nothing is in the cache yet, and each is much larger than the one before.
+    """
+    return max(0.5, newest / (newest + before))
