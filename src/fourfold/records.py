@@ -112,6 +112,10 @@ class Outcome:
     running: tuple[int, int] | None = None
     reason: str = ""
     worker: str = ""
+    evidence: str = ""
+    """What a person may want to see besides the reason, in several lines: the stack of a worker that died, its last words."""
+    out_of_memory: bool = False
+    """The kernel ended the worker because memory ran out."""
 
 
 @dataclass(frozen=True, slots=True)

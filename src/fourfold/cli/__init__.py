@@ -4,6 +4,7 @@
     doctor.py      fourfold doctor
     demo.py        fourfold demo      (demo_flights.py its function, demo_data.py its items)
     bench.py       fourfold bench
+    status.py      fourfold status PID
     target.py      MODULE:FUNCTION -> the function
     exits.py       exit codes; a known error is one line
 
@@ -26,6 +27,7 @@ from fourfold.cli.demo import demo_command
 from fourfold.cli.doctor import doctor_command
 from fourfold.cli.exits import INTERRUPTED, TERMINATED, Terminated
 from fourfold.cli.map import map_command
+from fourfold.cli.status import status_command
 
 RETRY_S = 0.01
 """Seconds until a signal is sent again that came while a destructor ran. Not measured."""
@@ -42,6 +44,7 @@ app = typer.Typer(
 )
 app.command("map")(map_command)
 app.command("doctor")(doctor_command)
+app.command("status")(status_command)
 app.command("demo")(demo_command)
 app.command("bench", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench_command)
 

@@ -65,7 +65,7 @@ class Codec(Protocol):
     def misfit(self, chunk: Chunk, error: BaseException) -> Trouble:
         """The trouble of a chunk of one item, which raised `error` when it was packed or its result was unpacked."""
 
-    def killed(self, chunk: Chunk, reason: str, expired: bool = False) -> Trouble:
+    def killed(self, chunk: Chunk, reason: str, expired: bool = False, evidence: str = "") -> Trouble:
         """The trouble of a chunk of one item, whose worker died while it ran it, or was ended when its time had `expired`."""
 
     def unloaded(self, chunk: Chunk, payload: Any) -> Trouble:
@@ -193,7 +193,7 @@ class Driver:
         self._end: Stop | None = None
         self._give_up_at: float | None = None
         self._since_choice: tuple[Chunk, ChunkResult] | None = None
-        self.last_loss = ""
+        self.last_loss = self.last_evidence = ""
         self.most_slots = 0
         self.sent_bytes = self.returned_bytes = 0
         self.n_looped = 0
@@ -231,6 +231,11 @@ class Driver:
     def reason(self) -> str:
         """Why the run ended: "" when all is done."""
         return self._end.reason if self._end is not None else ""
+
+    def index_of(self, ticket: int, offset: int) -> int | None:
+        """The input index of the item at an offset of a ticket; None when the ticket has ended."""
+        chunk = self._flying.get(ticket)
+        return chunk.index_of(offset) if chunk is not None and offset < len(chunk.items) else None
 
     # ---- which lane, and how wide ------------------------------------------------------------------------------------
 
@@ -425,7 +430,8 @@ class Driver:
 
     def _lost(self, outcome: Outcome) -> None:
         expired = outcome.kind is Kind.EXPIRED
-        self.last_loss = outcome.reason
+        if not self.schedule.stopping:  # after that, workers die of our own hand
+            self.last_loss, self.last_evidence = outcome.reason, outcome.evidence
         if outcome.id not in self._flying:
             self._events.append(Died())
             return
@@ -433,7 +439,7 @@ class Driver:
         first, count = outcome.running or (0, len(chunk.items))
         count = min(count, len(chunk.items) - first)  # it may have died between noting the one and the other
         for offset in range(first, first + count):
-            trouble = self.lane.codec.killed(cut(chunk, offset, 1), outcome.reason, expired)
+            trouble = self.lane.codec.killed(cut(chunk, offset, 1), outcome.reason, expired, outcome.evidence)
             self._last[chunk.start + offset] = (chunk.index_of(offset), trouble, outcome.worker)
         self._returned.put(chunk)
         self._events.append(Died(outcome.id, first, count, expired))

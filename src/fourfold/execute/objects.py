@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fourfold.errors import ItemTimeout, WorkerLost
+from fourfold.errors import ItemTimeout, RemoteTraceback, WorkerLost
 from fourfold.execute.troubles import describe
 from fourfold.records import Chunk, ChunkResult, Trouble
 
@@ -22,9 +22,9 @@ class ObjectCodec:
         """Describes the item of a chunk of one."""
         return describe(error, 0, chunk.items[0])
 
-    def killed(self, chunk: Chunk, reason: str, expired: bool = False) -> Trouble:
+    def killed(self, chunk: Chunk, reason: str, expired: bool = False, evidence: str = "") -> Trouble:
         """Names the item of a chunk of one that killed its worker, or ran too long."""
-        return killed(chunk, reason, expired)
+        return killed(chunk, reason, expired, evidence)
 
     def unloaded(self, chunk: Chunk, payload: Any) -> Trouble:
         """Never called: objects are not loaded."""
@@ -36,7 +36,9 @@ class ObjectCodec:
         return trouble
 
 
-def killed(chunk: Chunk, reason: str, expired: bool) -> Trouble:
-    if expired:
-        return describe(ItemTimeout(reason), 0, chunk.items[0], kind="timed out")
-    return describe(WorkerLost(f"the item killed its worker: {reason}"), 0, chunk.items[0], kind="crashed")
+def killed(chunk: Chunk, reason: str, expired: bool, evidence: str = "") -> Trouble:
+    kind = "timed out" if expired else "crashed"
+    error = ItemTimeout(reason) if expired else WorkerLost(f"the item killed its worker: {reason}")
+    if evidence:
+        error.__cause__ = RemoteTraceback(evidence)
+    return describe(error, 0, chunk.items[0], kind=kind)

@@ -9,16 +9,19 @@ import socket
 import time
 import weakref
 from collections import deque
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 from fourfold.distribute.engines.on_processes import channel, segments
+from fourfold.distribute.engines.on_processes import obituary as obituaries
+from fourfold.distribute.engines.on_processes.obituary import Obituary, OutOfMemoryKills
 from fourfold.distribute.engines.on_processes.page import (
     BEGAN_NS,
     COUNT,
-    ERRNO,
     FIRST,
     PAGE_BYTES,
+    STACK_AT,
     STATUS,
     STOP,
     STOPS,
@@ -26,12 +29,9 @@ from fourfold.distribute.engines.on_processes.page import (
     Page,
 )
 from fourfold.distribute.engines.on_processes.segments import Owner, Place
+from fourfold.distribute.watch import Doing, Work
 from fourfold.errors import EngineError
 from fourfold.records import Kind, Outcome, Parcel, Ticket
-
-OBITUARY_S = 1.0
-"""Seconds to wait for the template to note how a worker died. Smaller: a cause may be missing from the message."""
-
 
 HANDOVER_BYTES = 1 << 20
 """Results from this size on stay in the memory that the worker wrote, mapped; smaller ones are copied out of it. Smaller: more
@@ -110,6 +110,13 @@ class Worker:
         self.hung_up = False
         self.heard_at = 0.0
         """When the driver, back from elsewhere, found words of this worker: until then it may have waited to be heard."""
+        self.obituary: Obituary | None = None
+        """How it died, once it is buried."""
+        self.longest_s = 0.0
+        """Seconds of the longest ticket that ended since somebody set this to 0."""
+        self._since = 0.0
+        self._has_begun = False
+        """It has ended a ticket of the program that it got last."""
         self._expired: tuple[int, ...] | None = None
         self._expired_reason = ""
         self._programs: dict[str, SharedProgram] = {}
@@ -121,7 +128,7 @@ class Worker:
     @property
     def name(self) -> str:
         """For messages: "worker 3 (pid 4711)"."""
-        return f"worker {self.number} (pid {self.pid})"
+        return f"worker {self.number} (pid {self.pid})" if self.pid else f"worker {self.number}"
 
     # ---- to the worker -----------------------------------------------------------------------------------------------
 
@@ -135,6 +142,7 @@ class Worker:
             self._send(("program", ticket.program, tuple(program.place)), program.fd)
             self._programs[ticket.program] = program
             program.given(self)
+            self._has_begun = False
         self._send_freed()
         place, fd = self._items.write(ticket.payload, channel.INLINE_BYTES)
         try:
@@ -142,6 +150,8 @@ class Worker:
         except OSError:
             self._items.release(place.segment)
             raise
+        if not self.flights:
+            self._since = time.monotonic()
         self.flights[ticket.id] = place.segment
 
     def drop(self, key: str) -> None:
@@ -232,6 +242,9 @@ class Worker:
 
     def _done(self, fds: list[int], ticket: int, kind: int, answer: tuple[Any, ...] | None, kept: bool) -> Outcome:
         used = self.flights.pop(ticket)
+        self._has_begun = True
+        began, self._since = self._since, time.monotonic()
+        self.longest_s = max(self.longest_s, self._since - began)
         if kept:
             self._items.abandon(used)
         else:
@@ -295,6 +308,22 @@ class Worker:
         on = tuple(int(fields[number]) for number in (TICKET, FIRST, COUNT, BEGAN_NS))
         return on if on[0] else None
 
+    def look(self) -> Work | None:
+        """What it is doing now; None when it has nothing to do, or is not ready."""
+        if not self.flights or not self.ready:
+            return None
+        fields = self.page.fields
+        id, first, count, began = (int(fields[number]) for number in (TICKET, FIRST, COUNT, BEGAN_NS))
+        if self.is_loading():
+            return Work(self.name, Doing.LOADS_FUNCTION, self._since)
+        if not id:  # it is between two tickets
+            return None
+        return Work(self.name, Doing.RUNS if count else Doing.LOADS_ITEMS, began / 1e9, id - 1, first, count)
+
+    def is_loading(self) -> bool:
+        """Whether it has tickets, and has not begun with the first one since it has the function."""
+        return bool(self.flights) and not self.page.fields[TICKET] and not self._has_begun
+
     def is_dead(self) -> bool:
         """Whether it has ended, by the template's note or the kernel's word."""
         if self.page.fields[STATUS]:
@@ -305,11 +334,17 @@ class Worker:
         poll.register(self.pidfd, select.POLLIN)
         return bool(poll.poll(0))
 
-    def bury(self) -> list[Outcome]:
-        """It is dead: hear its last words, and say what became of its tickets. Frees everything."""
+    def bury(self, kills: OutOfMemoryKills | None, is_watched: Callable[[], bool]) -> list[Outcome]:
+        """It is dead: hear its last words, and say what became of its tickets. Frees everything but `obituary`."""
         outcomes = self.hear()
         self.kill()  # when only its channel is broken
-        reason = self._cause()
+        when = obituaries.BEFORE_READY if not self.ready else obituaries.LOADING if self.is_loading() else ""
+        if self.ready and not self.flights:
+            when = obituaries.BETWEEN_ITEMS
+        self.obituary = obituary = obituaries.write(
+            self.name, self.page, when, kills if self._expired is None else None, is_watched
+        )
+        reason = obituary.reason
         fields = self.page.fields
         for id in self.flights:
             if fields[TICKET] == id + 1:
@@ -322,30 +357,23 @@ class Worker:
                         kind, reason = Kind.EXPIRED, self._expired_reason
                     else:
                         reason = f"{self.name} was stopped: the item before this one {self._expired_reason}"
-                outcomes.append(Outcome(id, kind, running=running, reason=reason, worker=self.name))
+                outcomes.append(
+                    Outcome(
+                        id,
+                        kind,
+                        running=running,
+                        reason=reason,
+                        worker=self.name,
+                        evidence=obituary.evidence,
+                        out_of_memory=obituary.out_of_memory,
+                    )
+                )
             else:
                 stopped = id + 1 in fields[STOP : STOP + STOPS].tolist()
                 outcomes.append(Outcome(id, Kind.CANCELLED if stopped else Kind.COLLATERAL, worker=self.name))
         self.flights.clear()
         self.close()
         return outcomes
-
-    def _cause(self) -> str:
-        """How it died, in words. Waits for the template's note."""
-        deadline = time.monotonic() + OBITUARY_S
-        fields = self.page.fields
-        while not fields[STATUS] and not fields[ERRNO] and time.monotonic() < deadline:
-            time.sleep(0.001)
-        if fields[ERRNO]:
-            return f"could not be forked: {os.strerror(int(fields[ERRNO]))}"
-        if not fields[STATUS]:
-            return f"{self.name} vanished without a trace"
-        status = int(fields[STATUS]) - 1
-        if os.WIFSIGNALED(status):
-            number = os.WTERMSIG(status)
-            hint = ", often the kernel's answer to too little memory" if number == signal.SIGKILL else ""
-            return f"{self.name} was killed by {_signal_name(number)}{hint}"
-        return f"{self.name} exited with code {os.waitstatus_to_exitcode(status)}"
 
     def close(self) -> None:
         """Free the driver's side."""
@@ -358,10 +386,11 @@ class Worker:
             for _, fd in self._outbox:
                 if fd >= 0:
                     os.close(fd)
+            self.page.close_texts()
             self._items.close()
             for program in [*self._programs.values(), *self._dropped.values()]:
                 program.returned(self, kept=False)
-            # The page goes with this object: at the exit of the driver another thread may still read it.
+            # The fields go with this object: at the exit of the driver another thread may still read it.
 
 
 def new_worker(number: int) -> tuple[Worker, socket.socket, int]:
@@ -375,6 +404,7 @@ def new_worker(number: int) -> tuple[Worker, socket.socket, int]:
     try:
         page_fd = segments.new_file(PAGE_BYTES)
         os.ftruncate(page_fd, PAGE_BYTES)
+        os.lseek(page_fd, STACK_AT, os.SEEK_SET)
         return Worker(number, ours, Page(page_fd)), theirs, page_fd
     except OSError:
         ours.close()
@@ -382,13 +412,6 @@ def new_worker(number: int) -> tuple[Worker, socket.socket, int]:
         if page_fd >= 0:
             os.close(page_fd)
         raise
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time signal
-        return f"signal {number}"
 
 
 def _let_go(key: int, freed: "deque[int]", segment: int) -> None:
