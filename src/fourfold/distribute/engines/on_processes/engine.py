@@ -10,6 +10,7 @@ from fourfold.distribute.engine import EngineInfo
 from fourfold.distribute.engines.on_processes import stacks
 from fourfold.distribute.engines.on_processes.handle import SharedProgram, Worker
 from fourfold.distribute.engines.on_processes.obituary import OutOfMemoryKills
+from fourfold.distribute.engines.on_processes.page import LONGEST_NS
 from fourfold.distribute.engines.on_processes.pool import POOL
 from fourfold.distribute.watch import Watch, Work
 from fourfold.errors import EngineError, WorkerStartFailed
@@ -26,7 +27,7 @@ STALL_S = 60.0
 item that hangs is told later. Not measured."""
 
 STALL_TIMES = 20
-"""... and so many times as long as the longest ticket so far. Smaller: items of very different length are told of."""
+"""... and so many times as long as the longest block so far. Smaller: items of very different length are told of."""
 
 START_TRIES = 3
 """Workers that may die before they are ready, with none ready at all, before the engine gives up."""
@@ -77,7 +78,6 @@ class Processes:
                 self._adopt(worker)
 
     def _adopt(self, worker: Worker) -> None:
-        worker.longest_s = 0.0
         self._workers.append(worker)
         self._by_fd[worker.end.fileno()] = worker
         self._poll.register(worker.end, select.POLLIN)
@@ -166,7 +166,9 @@ class Processes:
         if now < self._look_at:
             return
         self._look_at = now + STALL_S / 10
-        self._longest_s = max([self._longest_s, *(worker.longest_s for worker in self._workers)])
+        # Of the others the page tells what was before this run.
+        longest_ns = max((int(worker.page.fields[LONGEST_NS]) for worker in self._workers if worker.has_begun), default=0)
+        self._longest_s = max(self._longest_s, longest_ns / 1e9)
         limit_s = max(STALL_S, STALL_TIMES * self._longest_s)
         for worker in self._workers:
             work = worker.look()
@@ -212,11 +214,10 @@ class Processes:
             del self._by_fd[fd]
             self._poll.unregister(fd)
         self._workers.remove(worker)
-        self._longest_s = max(self._longest_s, worker.longest_s)
         self._seen.pop(worker, None)
         ready = worker.ready
         reason, was_running = "", False
-        for outcome in worker.bury(self._kills, POOL.has_template):
+        for outcome in worker.bury(self._kills):
             self._outcomes.append(outcome)
             reason = outcome.reason or reason
             was_running = was_running or outcome.kind in (Kind.LOST, Kind.EXPIRED)

@@ -95,10 +95,11 @@ class Worker:
         number: For names in messages.
         end: The driver's end of the channel.
         page: The control page.
+        is_watched: Whether the template that forked it lives: it notes how the worker dies, and reads its fd 2.
     """
 
-    def __init__(self, number: int, end: socket.socket, page: Page) -> None:
-        self.number, self.end, self.page = number, end, page
+    def __init__(self, number: int, end: socket.socket, page: Page, is_watched: Callable[[], bool]) -> None:
+        self.number, self.end, self.page, self.is_watched = number, end, page, is_watched
         self.pid = 0
         self.pidfd = -1
         self.ready = False
@@ -108,14 +109,15 @@ class Worker:
         self.said: list[tuple[Any, ...]] = []
         """What it printed, logged and warned, until somebody reads it."""
         self.hung_up = False
+        self.garbled = False
+        """It said what is no message."""
         self.heard_at = 0.0
         """When the driver, back from elsewhere, found words of this worker: until then it may have waited to be heard."""
         self.obituary: Obituary | None = None
         """How it died, once it is buried."""
-        self.longest_s = 0.0
-        """Seconds of the longest ticket that ended since somebody set this to 0."""
         self._since = 0.0
-        self._has_begun = False
+        """When it got its oldest ticket, or ended one."""
+        self.has_begun = False
         """It has ended a ticket of the program that it got last."""
         self._expired: tuple[int, ...] | None = None
         self._expired_reason = ""
@@ -142,7 +144,6 @@ class Worker:
             self._send(("program", ticket.program, tuple(program.place)), program.fd)
             self._programs[ticket.program] = program
             program.given(self)
-            self._has_begun = False
         self._send_freed()
         place, fd = self._items.write(ticket.payload, channel.INLINE_BYTES)
         try:
@@ -157,6 +158,7 @@ class Worker:
     def drop(self, key: str) -> None:
         """The worker may forget this program."""
         program = self._programs.pop(key, None)
+        self.has_begun = False
         if program is not None:
             self._dropped[program.number] = program
             self._send(("drop", key, program.number))
@@ -219,6 +221,8 @@ class Worker:
                 received = channel.receive(self.end, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 break
+            except channel.Garbled:
+                self.garbled, received = True, None
             except OSError:
                 received = None
             if received is None:
@@ -242,9 +246,8 @@ class Worker:
 
     def _done(self, fds: list[int], ticket: int, kind: int, answer: tuple[Any, ...] | None, kept: bool) -> Outcome:
         used = self.flights.pop(ticket)
-        self._has_begun = True
-        began, self._since = self._since, time.monotonic()
-        self.longest_s = max(self.longest_s, self._since - began)
+        self.has_begun = True
+        self._since = time.monotonic()
         if kept:
             self._items.abandon(used)
         else:
@@ -322,7 +325,7 @@ class Worker:
 
     def is_loading(self) -> bool:
         """Whether it has tickets, and has not begun with the first one since it has the function."""
-        return bool(self.flights) and not self.page.fields[TICKET] and not self._has_begun
+        return bool(self.flights) and not self.page.fields[TICKET] and not self.has_begun
 
     def is_dead(self) -> bool:
         """Whether it has ended, by the template's note or the kernel's word."""
@@ -334,7 +337,7 @@ class Worker:
         poll.register(self.pidfd, select.POLLIN)
         return bool(poll.poll(0))
 
-    def bury(self, kills: OutOfMemoryKills | None, is_watched: Callable[[], bool]) -> list[Outcome]:
+    def bury(self, kills: OutOfMemoryKills | None) -> list[Outcome]:
         """It is dead: hear its last words, and say what became of its tickets. Frees everything but `obituary`."""
         outcomes = self.hear()
         self.kill()  # when only its channel is broken
@@ -342,9 +345,11 @@ class Worker:
         if self.ready and not self.flights:
             when = obituaries.BETWEEN_ITEMS
         self.obituary = obituary = obituaries.write(
-            self.name, self.page, when, kills if self._expired is None else None, is_watched
+            self.name, self.page, when, kills if self._expired is None else None, self.is_watched
         )
         reason = obituary.reason
+        if self.garbled:
+            reason = f"{self.name} was stopped, since something in it wrote into the socket on which it talks to this process"
         fields = self.page.fields
         for id in self.flights:
             if fields[TICKET] == id + 1:
@@ -393,7 +398,7 @@ class Worker:
             # The fields go with this object: at the exit of the driver another thread may still read it.
 
 
-def new_worker(number: int) -> tuple[Worker, socket.socket, int]:
+def new_worker(number: int, is_watched: Callable[[], bool]) -> tuple[Worker, socket.socket, int]:
     """Make the driver's side of a worker; returns it with the channel end and page descriptor for the other side.
 
     Raises:
@@ -405,7 +410,7 @@ def new_worker(number: int) -> tuple[Worker, socket.socket, int]:
         page_fd = segments.new_file(PAGE_BYTES)
         os.ftruncate(page_fd, PAGE_BYTES)
         os.lseek(page_fd, STACK_AT, os.SEEK_SET)
-        return Worker(number, ours, Page(page_fd)), theirs, page_fd
+        return Worker(number, ours, Page(page_fd), is_watched), theirs, page_fd
     except OSError:
         ours.close()
         theirs.close()

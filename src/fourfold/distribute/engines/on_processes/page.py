@@ -47,6 +47,9 @@ STATUS, ERRNO = 8, 9
 PEAK_KB = 10
 """Written by the template before STATUS: the most memory that the dead worker had, in KiB."""
 
+LONGEST_NS = 14
+"""Written by the worker: how long the longest block took since it got its newest program."""
+
 
 class Page:
     """The fields as a list of numbers, and the texts behind them. The caller keeps `fd`."""
@@ -99,12 +102,13 @@ class PageCell:
     def __init__(self, page: Page) -> None:
         self._fields = page.fields
         self._id = 0
-        self._began = self._until = 0.0
+        self._began = self._until = self._marked = 0.0
+        self._longest = 0.0
 
     def begin(self, id: int) -> None:
         """The ticket `id` starts."""
         self._id = id + 1
-        self._until = 0.0
+        self._until = self._marked = 0.0
         self._began = time.monotonic()
         self._fields[FIRST], self._fields[COUNT] = 0, 0
         self._fields[BEGAN_NS] = int(self._began * 1e9)
@@ -114,12 +118,21 @@ class PageCell:
         """No ticket runs."""
         self._fields[TICKET] = 0
 
+    def begin_program(self) -> None:
+        """A program came: how long blocks take begins anew."""
+        self._longest = 0.0
+        self._fields[LONGEST_NS] = 0
+
     def mark(self, offset: int, count: int) -> None:
         """The items `[offset, offset + count)` start."""
         fields = self._fields
         now = time.monotonic()
         if not self._until:
             self._until = now + max(SLICE_S, LOADS * (now - self._began))
+        if self._marked and now - self._marked > self._longest:
+            self._longest = now - self._marked
+            fields[LONGEST_NS] = int(self._longest * 1e9)
+        self._marked = now
         # The driver may look in between: a block that looks younger than it is does no harm, one that looks older would.
         fields[BEGAN_NS] = int(now * 1e9)
         fields[FIRST] = offset

@@ -73,12 +73,10 @@ class Pool:
         """
         with self._lock:
             workers: list[Worker] = []
-            if not self.has_template():
-                self._retire_idle()
             while self._idle and len(workers) < count:
                 worker = self._idle.pop()
                 worker.hear()
-                if worker.hung_up or not worker.flush():
+                if worker.hung_up or not worker.is_watched() or not worker.flush():
                     worker.kill()
                     worker.close()
                 else:
@@ -129,7 +127,7 @@ class Pool:
                 worker.hear()
             for worker in [each for each in self._idle if each.hung_up]:
                 self._idle.remove(worker)
-                worker.bury(None, self.has_template)
+                worker.bury(None)
             return sum(worker.ready for worker in self._idle)
 
     def take_back(self, worker: Worker) -> None:
@@ -138,19 +136,12 @@ class Pool:
             self._lent.discard(worker)
             if worker.gone:
                 return
-            if worker.flights or worker.hung_up:
+            if worker.flights or worker.hung_up or not worker.is_watched():
                 worker.kill()
                 worker.close()
                 return
             worker.rest(KEEP_ITEMS_BYTES // max(1, len(self._idle) + len(self._lent)))
             self._idle.append(worker)
-
-    def _retire_idle(self) -> None:
-        """Nobody would note how they die, or read what they write to fd 2: the template that forked them is dead."""
-        for worker in self._idle:
-            worker.kill()
-            worker.close()
-        self._idle.clear()
 
     def _has_room_beside(self, n_new: int) -> bool:
         """Whether one more worker leaves enough open files for all of them, and some for the user."""
@@ -168,11 +159,12 @@ class Pool:
         Raises:
             OSError: There are no descriptors or processes left.
         """
-        if not self.has_template():
-            self._start_template()
+        template = self._template
+        if template is None or template.poll() is not None:
+            template = self._start_template()
         assert self._control is not None
         self._count += 1
-        worker, end, page_fd = new_worker(self._count)
+        worker, end, page_fd = new_worker(self._count, lambda: template.poll() is None)
         try:
             channel.send(self._control, (self._count,), (end.fileno(), page_fd))
         except OSError:
@@ -183,7 +175,7 @@ class Pool:
             os.close(page_fd)
         return worker
 
-    def _start_template(self) -> None:
+    def _start_template(self) -> "subprocess.Popen[bytes]":
         self._end_template()
         with contextlib.ExitStack() as stack:
             stderr_fd = -1
@@ -199,7 +191,7 @@ class Pool:
             )
             flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
             try:
-                self._template = subprocess.Popen(
+                self._template = template = subprocess.Popen(
                     [sys.executable, *flags, "-c", code],
                     stdin=subprocess.DEVNULL,
                     stderr=self._template_log,
@@ -211,6 +203,7 @@ class Pool:
                 ours.close()
                 raise
         self._control = ours
+        return template
 
     def _end_template(self) -> None:
         if self._control is not None:
@@ -227,15 +220,10 @@ class Pool:
         if log >= 0:
             os.close(log)
 
-    def has_template(self) -> bool:
-        """Whether somebody starts workers now, and notes how they die."""
-        with self._lock:
-            return self._template is not None and self._template.poll() is None
-
     def why_no_template(self) -> str:
         """What the template said when it could not start; "" when it could, or said nothing."""
         with self._lock:
-            if self._template is None or self.has_template():
+            if self._template is None or self._template.poll() is None:
                 return ""
             return os.pread(self._template_log, LOG_BYTES, 0).decode("utf-8", "replace").strip("\0\n")
 
