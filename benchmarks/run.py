@@ -5,6 +5,7 @@ pN_*.py     one promise each: its cases, its contestants, its bar
 peers.py    the other libraries, opened and warmed       fourfolds.py  ours
 measure.py  turns, laps, ratios of the same round        rows.py       how a race is judged
 fresh.py    calls in a fresh interpreter (cold figures)  work.py       what the items do
+recovery.py what the death of a worker costs
 report.py   the tables and the JSON                      scale.py      P15, on simulated workers
 """
 
@@ -32,6 +33,7 @@ PROMISES = {
     "P8": "p8_import",
     "P9": "p9_driver_memory",
     "P15": "p15_scale",
+    "RECOVERY": "recovery",
 }
 
 # Seconds one promise may take before it is ended. Smaller: slow machines fail; larger: a hang costs more.

@@ -117,7 +117,8 @@ class WarmPool(NamedTuple):
             fds=frozenset(
                 [worker.end.fileno() for worker in pool._idle]
                 + [worker.pidfd for worker in pool._idle]
-                + ([pool._control.fileno()] if pool._control is not None else [])
+                + [worker.page.fd for worker in pool._idle]
+                + ([pool._control.fileno(), pool._template_log] if pool._control is not None else [])
                 + [segment.fd for owner in owners for segment in [*owner._free, *owner._busy.values()]]
             ),
         )

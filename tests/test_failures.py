@@ -304,6 +304,7 @@ def test_a_huge_item_is_shown_shortly(way):
 
 
 @pytest.mark.parametrize("error", ENDS, ids=repr)
+@pytest.mark.fault("F2")
 def test_whatever_an_item_raises_is_its_failure(way, error):
     def raise_at_two(item):
         if item == 2:
@@ -328,6 +329,7 @@ def test_whatever_an_item_raises_keeps_its_type(way, error):
 
 
 @pytest.mark.parametrize("error", [*ENDS, KeyboardInterrupt()], ids=repr)
+@pytest.mark.fault("F2")
 def test_the_worker_lives_on_after_it(error):
     def pid_or_end(item):
         if item == 1:

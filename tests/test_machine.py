@@ -1,6 +1,7 @@
 """What the machine gives: affinity and cgroup limits in both layouts, read from files made here, and the real ones."""
 
 import os
+import signal
 
 import pytest
 
@@ -154,6 +155,47 @@ def test_the_tightest_memory_limit_counts_in_both_layouts(cgroups, monkeypatch, 
     else:
         assert found.limit_bytes == expected
         assert str(root) in found.source
+
+
+# ---- deaths for want of memory -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "expected"),
+    [
+        (V2, {"user/job/memory.events": "low 0\nhigh 7\nmax 2\noom 1\noom_kill 4\noom_group_kill 9\n"}, 4),
+        (V2, {"user/job/memory.events": "oom_kill 4\n", "user/memory.events": "oom_kill 6\n"}, 4),
+        (V2, {"memory.events": "oom_kill 0\n"}, 0),
+        (V1, {"memory/user/job/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"}, 3),
+        (V1, {"memory/user/job/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\n"}, None),
+        (V2, {"user/job/memory.events": "oom_kill many\n"}, None),
+        (V2, {}, None),
+    ],
+)
+def test_the_kernels_kills_are_counted_in_both_layouts(cgroups, membership, files, expected):
+    root, member = cgroups(membership, files)
+    assert machine.oom_kills(str(root), str(member)) == expected
+
+
+def test_without_a_cgroup_file_system_nobody_counts(tmp_path):
+    assert machine.oom_kills(str(tmp_path / "none"), str(tmp_path / "none")) is None
+
+
+# ---- who listens to a signal ---------------------------------------------------------------------------------------------------
+
+
+def test_a_process_with_a_handler_catches_the_signal_and_others_do_not():
+    assert not machine.catches(os.getpid(), signal.SIGUSR2)
+    before = signal.signal(signal.SIGUSR2, lambda *_: None)
+    try:
+        assert machine.catches(os.getpid(), signal.SIGUSR2)
+        assert not machine.catches(os.getpid(), signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
+def test_a_process_that_is_not_there_catches_nothing():
+    assert not machine.catches(999_999_999, signal.SIGUSR1)
 
 
 # ---- the rest -----------------------------------------------------------------------------------------------------------------------

@@ -378,6 +378,7 @@ def test_a_class_with_inherited_call_is_built_too(way):
     assert ff.map(Derived, [1, 2], init=(3,), **way) == [3, 6]
 
 
+@pytest.mark.fault("F17")
 def test_a_class_that_cannot_be_built_names_itself_its_arguments_and_why(way):
     class Model:
         def __init__(self, path):

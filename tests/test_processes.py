@@ -59,6 +59,7 @@ def workers_of_the_pool() -> list[int]:
 
 
 @pytest.mark.parametrize("chunk", [1, 50, "auto"])
+@pytest.mark.fault("F14")
 def test_a_worker_that_is_killed_costs_no_item(tmp_path: Path, chunk: Any) -> None:
     die = die_once(tmp_path / "died", lambda: os.kill(os.getpid(), signal.SIGKILL))
 
@@ -72,6 +73,7 @@ def test_a_worker_that_is_killed_costs_no_item(tmp_path: Path, chunk: Any) -> No
     assert results.report.n_workers_lost == 1
 
 
+@pytest.mark.fault("F14")
 def test_every_worker_may_be_killed_once(tmp_path: Path) -> None:
     deaths = [die_once(tmp_path / f"died-{number}", lambda: os.kill(os.getpid(), signal.SIGKILL)) for number in range(5)]
 
@@ -95,6 +97,7 @@ WAYS_TO_DIE = {
 
 
 @pytest.mark.parametrize("said", WAYS_TO_DIE)
+@pytest.mark.fault("F13")
 def test_an_item_that_always_kills_its_worker_costs_one_item(said: str) -> None:
     die = WAYS_TO_DIE[said]
 
@@ -113,6 +116,7 @@ def test_an_item_that_always_kills_its_worker_costs_one_item(said: str) -> None:
 
 @pytest.mark.parametrize("chunk", [1, 50])
 @pytest.mark.parametrize("deadly", [(0, 11, 99), tuple(range(35, 55))], ids=["3 items", "20 items in a row"])
+@pytest.mark.fault("F13")
 def test_items_that_kill_their_workers_cost_themselves_only(deadly: tuple[int, ...], chunk: int) -> None:
     def square(x: int) -> int:
         if x in deadly:
@@ -124,11 +128,13 @@ def test_items_that_kill_their_workers_cost_themselves_only(deadly: tuple[int, .
     assert [failure.index for failure in results.failures] == list(deadly)
 
 
+@pytest.mark.fault("F15")
 def test_a_run_ends_though_every_item_kills_its_worker() -> None:
     results = on_processes(lambda x: os._exit(3), range(6), on_error="collect")
     assert [failure.kind for failure in results] == ["crashed"] * 6
 
 
+@pytest.mark.fault("F3")
 def test_an_item_that_kills_its_worker_is_raised_as_worker_lost() -> None:
     def fail(x: int) -> int:
         return os._exit(7) if x == 3 else x
@@ -151,6 +157,7 @@ def test_an_item_that_is_not_idempotent_never_runs_again_after_its_worker_died(t
     assert sorted(Path(log).read_text().split()) == list("012345")
 
 
+@pytest.mark.fault("F10")
 def test_a_death_between_items_is_nobodys_fault(tmp_path: Path) -> None:
     die = die_once(tmp_path / "died", lambda: threading.Timer(0.01, os._exit, (9,)).start())
 
@@ -162,6 +169,7 @@ def test_a_death_between_items_is_nobodys_fault(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["__getstate__", "__setstate__"])
+@pytest.mark.fault("F9")
 def test_a_result_that_kills_the_process_which_pickles_it_costs_its_item(method: str) -> None:
     class Deadly:
         def __getstate__(self) -> object:
@@ -178,6 +186,7 @@ def test_a_result_that_kills_the_process_which_pickles_it_costs_its_item(method:
     assert results[30].kind == ("crashed" if method == "__getstate__" else "unpicklable")
 
 
+@pytest.mark.fault("F9")
 def test_an_item_that_kills_the_process_which_unpickles_it_costs_itself() -> None:
     class Deadly:
         def __reduce__(self) -> Any:
@@ -189,6 +198,7 @@ def test_an_item_that_kills_the_process_which_unpickles_it_costs_itself() -> Non
     assert [(failure.index, failure.kind) for failure in results.failures] == [(30, "crashed")]
 
 
+@pytest.mark.fault("F23")
 def test_an_item_that_closes_all_descriptors_costs_itself() -> None:
     def close_all(x: int) -> int:
         if x == 5:
@@ -199,6 +209,7 @@ def test_an_item_that_closes_all_descriptors_costs_itself() -> None:
     assert results == [x for x in range(20) if x != 5]
 
 
+@pytest.mark.fault("F25")
 def test_an_item_that_forks_and_returns_twice_has_one_result() -> None:
     def fork(x: int) -> int:
         if x == 5:
@@ -209,6 +220,7 @@ def test_an_item_that_forks_and_returns_twice_has_one_result() -> None:
 
 
 @pytest.mark.parametrize("ends", ["crashes", "returns"])
+@pytest.mark.fault("F20")
 def test_what_an_item_started_dies_with_its_worker(ends: str) -> None:
     def start(x: int) -> int:
         process = subprocess.Popen(["sleep", "60"])
@@ -244,6 +256,7 @@ def test_workers_stay_warm_between_calls(warm_pool: Any) -> None:
 
 
 @pytest.mark.parametrize("how_many", ["one", "all"])
+@pytest.mark.fault("F12")
 def test_the_next_call_works_after_idle_workers_were_killed(warm_pool: Any, how_many: str) -> None:
     pids = workers_of_the_pool()
     killed = pids[:1] if how_many == "one" else pids
@@ -255,17 +268,20 @@ def test_the_next_call_works_after_idle_workers_were_killed(warm_pool: Any, how_
     assert results.report.n_workers_lost == 0
 
 
+@pytest.mark.fault("F50")
 def test_the_next_call_works_after_the_template_was_killed(warm_pool: Any) -> None:
     kill(warm_pool._template.pid)
     assert on_processes(abs, range(100), workers=4) == list(range(100))
 
 
+@pytest.mark.fault("F50")
 def test_the_next_call_works_after_everybody_was_killed(warm_pool: Any) -> None:
     kill(warm_pool._template.pid, *workers_of_the_pool())
     assert on_processes(abs, range(100)) == list(range(100))
 
 
 @pytest.mark.slow
+@pytest.mark.fault("F50")
 def test_a_crash_without_a_template_is_told_all_the_same(warm_pool: Any) -> None:
     kill(warm_pool._template.pid)
     results = on_processes(lambda x: os._exit(7) if x == 3 else x, range(10), on_error="skip")
@@ -306,6 +322,7 @@ def test_idle_workers_end_by_themselves_and_the_next_call_starts_others(tmp_path
     [("os:abort", "could not start|before they were ready"), ("fourfold.nowhere:main", "before they were ready")],
     ids=["the worker dies", "the template dies"],
 )
+@pytest.mark.fault("F16")
 def test_workers_that_cannot_start_are_one_error_and_no_endless_restart(tmp_path: Path, main: str, said: str) -> None:
     text = f"""
         import fourfold as ff
@@ -322,6 +339,7 @@ def test_workers_that_cannot_start_are_one_error_and_no_endless_restart(tmp_path
     assert re.search(said, ended.stdout)
 
 
+@pytest.mark.fault("F49")
 def test_interrupted_system_calls_do_no_harm(tmp_path: Path) -> None:
     text = """
         import signal
@@ -730,6 +748,7 @@ def test_64_open_files_are_enough(tmp_path: Path) -> None:
     assert ended == (0, f"{EVEN} 2\n", "", [])
 
 
+@pytest.mark.fault("F16")
 def test_more_workers_than_64_open_files_allow_are_fewer_workers(tmp_path: Path) -> None:
     text = "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
     ended = run_script(text + textwrap.dedent(SMALL_SCRIPT.format(workers=40)), folder=tmp_path)
@@ -739,6 +758,7 @@ def test_more_workers_than_64_open_files_allow_are_fewer_workers(tmp_path: Path)
     assert 1 <= int(workers) < 40
 
 
+@pytest.mark.fault("F16")
 def test_no_open_files_at_all_is_one_clear_error(tmp_path: Path) -> None:
     text = """
         import os, resource

@@ -370,7 +370,7 @@ def test_the_driver_reads_where_the_worker_is(two_pages: tuple[Page, Page]) -> N
 @pytest.fixture
 def worker_and_cell():
     """The driver's side of a worker that has tickets, and the cell on the other side. No process is needed for this."""
-    worker, end, page_fd = new_worker(1)
+    worker, end, page_fd = new_worker(1, lambda: True)
     page = Page(page_fd)
     os.close(page_fd)
     yield worker, PageCell(page)

@@ -54,6 +54,7 @@ def spin():
 
 @pytest.mark.parametrize("chunk", [1, 20, "auto"])
 @pytest.mark.parametrize("hang", [sleep_forever, ignore_sigterm, hold_the_gil, block_in_c, freeze, spin])
+@pytest.mark.fault("F18")
 def test_only_the_item_that_takes_too_long_fails(hang, chunk):
     def fn(item):
         if item == HANGS:

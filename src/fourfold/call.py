@@ -23,11 +23,13 @@ from fourfold.distribute.engine import Engine
 from fourfold.distribute.engines.on_this_thread import ThisThread
 from fourfold.distribute.schedule import Rules, Schedule
 from fourfold.distribute.verdict import seconds, size
+from fourfold.distribute.watch import Watch
 from fourfold.divide.source import Source
 from fourfold.errors import (
     NotPicklable,
     OptionError,
     OptionTypeError,
+    RemoteTraceback,
     RunError,
     TooManyFailures,
     UnsupportedOption,
@@ -342,10 +344,12 @@ class Call:
     def _raise(self, reason: str) -> NoReturn:
         failures = self.failures.sorted()
         if reason == "dying":
+            evidence = self._driver.last_evidence
+            last_line = f"; the last that it left: {evidence.splitlines()[-1].strip()}" if evidence else ""
             raise WorkersKeepDying(
-                f"{self._schedule.tally.deaths} workers died with nothing finished in between; the last one: "
-                f'{self._driver.last_loss}. Run a few items with engine="serial" to see what they do'
-            )
+                f"{self._schedule.tally.deaths} workers of {self._name} died with nothing finished in between; the last one: "
+                f'{self._driver.last_loss}{last_line}. Run a few items with engine="serial" to see what they do'
+            ) from (RemoteTraceback(evidence) if evidence else None)
         first = failures[0]
         assert first.error is not None
         if reason == "failed":
@@ -392,7 +396,9 @@ class Call:
         from fourfold.distribute.engines.on_processes.engine import Processes
         from fourfold.execute.forward import Replay
 
-        return self._with_parcels(Processes(self.workers, Replay(), self._settings.timeout, self._settings.memory))
+        watch = Watch(self._name, is_worker_class(self._fn), lambda ticket, offset: self._driver.index_of(ticket, offset))
+        settings = self._settings
+        return self._with_parcels(Processes(self.workers, Replay(), settings.timeout, settings.memory, watch))
 
     def _with_parcels(self, engine: Engine) -> Lane:
         from fourfold.execute.parcels import ParcelCodec

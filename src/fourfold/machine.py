@@ -155,6 +155,26 @@ def _number_after(text: bytes, name: bytes) -> int | None:
     return int(digits[0]) if digits and digits[0].isdigit() else None
 
 
+def oom_kills(root: str = CGROUPS, membership: str = MEMBERSHIP) -> int | None:
+    """Return how many processes of this one's cgroup the kernel has killed for want of memory, or None when nobody counts."""
+    for folder in _cgroup_folders(root, membership, "memory"):
+        for name in ("memory.events", "memory.oom_control"):
+            for line in (_read(os.path.join(folder, name)) or "").splitlines():
+                key, _, value = line.partition(" ")
+                if key == "oom_kill" and value.isdigit():
+                    return int(value)
+    return None
+
+
+def catches(pid: int, signal_number: int) -> bool:
+    """Whether the process has a handler for the signal; False when nobody can tell."""
+    for line in (_read(f"/proc/{pid}/status") or "").splitlines():
+        key, _, mask = line.partition(":")
+        if key == "SigCgt":
+            return bool(int(mask, 16) >> (signal_number - 1) & 1)
+    return False
+
+
 def _cgroup_folders(mount: str, membership: str, controller: str) -> list[str]:
     """The cgroup folders that bind this process for `controller`, innermost first, for v2 and v1 layouts."""
     folders = []

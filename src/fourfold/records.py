@@ -115,6 +115,8 @@ class Outcome:
     running: tuple[int, int] | None = None
     reason: str = ""
     worker: str = ""
+    evidence: str = ""
+    """What a person may want to see besides the reason, in several lines: the stack of a worker that died, its last words."""
     out_of_memory: bool = False
     """With LOST: it was killed because memory ran out, by the kernel or by the engine."""
 

@@ -9,6 +9,7 @@ import socket
 import sys
 from typing import Any
 
+from fourfold.distribute.engines.on_processes import stacks
 from fourfold.distribute.engines.on_processes.page import Page
 from fourfold.distribute.engines.on_processes.worker_loop import WorkerLoop, watch_driver
 from fourfold.execute import current, forward
@@ -21,6 +22,7 @@ from fourfold.records import Parcel
 
 def main(end: socket.socket, page: Page, number: int, driver_pidfd: int) -> None:
     """Serve the driver at the other end of the channel until it says stop."""
+    stacks.write_into(page)
     watch_driver(end, driver_pidfd)
     current.enter_worker_process()
     loop = WorkerLoop(end, page, load=_load, describe=dump_trouble, flush=forward.flush)

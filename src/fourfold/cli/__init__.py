@@ -7,6 +7,7 @@
     doctor.py      fourfold doctor
     demo.py        fourfold demo      (demo_flights.py its function, demo_data.py its items)
     bench.py       fourfold bench
+    status.py      fourfold status PID
     target.py      MODULE:FUNCTION -> the function
     exits.py       exit codes; a known error is one line
 
@@ -34,6 +35,7 @@ from fourfold.cli.replay import replay_command
 from fourfold.cli.resume import rerun_command, resume_command
 from fourfold.cli.runs import runs_command
 from fourfold.cli.show import show_command
+from fourfold.cli.status import status_command
 
 RETRY_S = 0.01
 """Seconds until a signal is sent again that came while a destructor ran. Not measured."""
@@ -56,6 +58,7 @@ app.command("rerun")(rerun_command)
 app.command("replay")(replay_command)
 app.command("clean")(clean_command)
 app.command("doctor")(doctor_command)
+app.command("status")(status_command)
 app.command("demo")(demo_command)
 app.command("bench", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench_command)
 

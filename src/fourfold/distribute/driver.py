@@ -10,6 +10,7 @@ It runs in the caller's thread, as a generator: items are pulled, and results gi
 import contextlib
 import time
 from bisect import bisect_right, insort
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -71,7 +72,9 @@ class Codec(Protocol):
     def misfit(self, chunk: Chunk, error: BaseException) -> Trouble:
         """The trouble of a chunk of one item, which raised `error` when it was packed or its result was unpacked."""
 
-    def killed(self, chunk: Chunk, reason: str, expired: bool = False, out_of_memory: bool = False) -> Trouble:
+    def killed(
+        self, chunk: Chunk, reason: str, expired: bool = False, out_of_memory: bool = False, evidence: str = ""
+    ) -> Trouble:
         """The trouble of a chunk of one item, whose worker died while it ran it.
 
         `expired`: it was ended when its time was over; `out_of_memory`: it was killed because memory ran out.
@@ -206,12 +209,12 @@ class Driver:
         self._returned = _Returned()
         self._last: dict[int, tuple[int, Any, Trouble, str]] = {}
         self._events: list[Event] = []
-        self._ready: list[Segment] = []
+        self._ready: deque[Segment] = deque()
         self._slots = 0
         self._end: Stop | None = None
         self._give_up_at: float | None = None
         self._since_choice: tuple[Chunk, ChunkResult] | None = None
-        self.last_loss = ""
+        self.last_loss = self.last_evidence = ""
         self.most_slots = 0
         self.sent_bytes = self.returned_bytes = 0
         self.n_looped = 0
@@ -234,13 +237,14 @@ class Driver:
                     self._events.append(room)
                 self._settle_events()
                 if self._ready:
-                    ready, self._ready = self._ready, []
-                    yield from ready
+                    while self._ready:
+                        yield self._ready.popleft()
                 elif self._end is None:
                     self._await()
                 if self._beat is not None:
                     self._beat()
-            yield from self._ready
+            while self._ready:
+                yield self._ready.popleft()
             if self._source_error is not None and not self.reason:
                 raise self._source_error
         except BaseException as error:
@@ -260,7 +264,8 @@ class Driver:
                 with deaf_for(ECHO_S), contextlib.suppress(Exception):  # what ended the run is the one to tell
                     self._await_the_running()
         finally:
-            self.leftover, self._ready = self._ready, []
+            self.leftover = [*self._ready]
+            self._ready.clear()
             if isinstance(error, KeyboardInterrupt) and self._flying and self._keep:
                 engine.cancel(hard=True)
 
@@ -277,6 +282,11 @@ class Driver:
     def reason(self) -> str:
         """Why the run ended: "" when all is done."""
         return self._end.reason if self._end is not None else ""
+
+    def index_of(self, ticket: int, offset: int) -> int | None:
+        """The input index of the item at an offset of a ticket; None when the ticket has ended."""
+        chunk = self._flying.get(ticket)
+        return chunk.index_of(offset) if chunk is not None and offset < len(chunk.items) else None
 
     # ---- which lane, and how wide ------------------------------------------------------------------------------------
 
@@ -475,7 +485,9 @@ class Driver:
 
     def _lost(self, outcome: Outcome) -> None:
         expired = outcome.kind is Kind.EXPIRED
-        self.last_loss = reason = outcome.reason
+        reason = outcome.reason
+        if not self.schedule.stopping:  # after that, workers die of our own hand
+            self.last_loss, self.last_evidence = reason, outcome.evidence
         if outcome.out_of_memory:
             reason += self.memory.what_is_known()
         if outcome.id not in self._flying:
@@ -485,7 +497,8 @@ class Driver:
         first, count = outcome.running or (0, len(chunk.items))
         count = min(count, len(chunk.items) - first)  # it may have died between noting the one and the other
         for offset in range(first, first + count):
-            trouble = self.lane.codec.killed(cut(chunk, offset, 1), reason, expired, outcome.out_of_memory)
-            self._last[chunk.start + offset] = (chunk.index_of(offset), chunk.items[offset], trouble, outcome.worker)
+            one = cut(chunk, offset, 1)
+            trouble = self.lane.codec.killed(one, reason, expired, outcome.out_of_memory, outcome.evidence)
+            self._last[chunk.start + offset] = (chunk.index_of(offset), one.items[0], trouble, outcome.worker)
         self._returned.put(chunk)
         self._events.append(Died(outcome.id, first, count, expired, outcome.out_of_memory))

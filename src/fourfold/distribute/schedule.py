@@ -44,6 +44,10 @@ start end the run. More: a function that always fails is run more often."""
 CRASHES_ALLOWED = 2
 """An item is blamed when its worker died this often while it ran the item alone. Once could be an outsider's kill."""
 
+HOPELESS = 50
+"""Workers that may die while not one item has ever ended; each item dies twice. Smaller: fewer bad items at the beginning end
+a run that could go on. Larger: a function that never works is tried for longer, at some 5 ms for each death."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:
@@ -122,6 +126,7 @@ class Schedule:
     """Deaths of memory by position: all, and those while the item ran alone."""
     _failed_at: int | None = None
     _cancelled: bool = False
+    _any_ended: bool = False
     _ended: bool = False
 
     def __post_init__(self) -> None:
@@ -169,6 +174,7 @@ class Schedule:
         flight = self._land(event.id)
         done = event.done
         if done:
+            self._any_ended = True
             self._sizes.learn(flight.start, done, event.elapsed_s)
             if event.size_bytes:
                 self._sizes.learn_bytes(event.size_bytes / done)
@@ -217,6 +223,7 @@ class Schedule:
             self.tally.deaths += 1
             # Items that ended before the one it died on are work that got done.
             self.tally.deaths_in_a_row = 1 if event.first else self.tally.deaths_in_a_row + 1
+            self._any_ended = self._any_ended or event.first > 0
         if event.id is not None:
             flight = self._land(event.id)
             if self._failed_at == -1:
@@ -257,7 +264,8 @@ class Schedule:
         self._stop_if_dying()
 
     def _stop_if_dying(self) -> None:
-        if self.tally.deaths_in_a_row > max(3, 2 * self.most_slots):
+        is_hopeless = not self._any_ended and self.tally.deaths > max(HOPELESS, 4 * self.most_slots)
+        if is_hopeless or self.tally.deaths_in_a_row > max(3, 2 * self.most_slots):
             self._stop("dying", -1)
 
     def _starve(self, flight: _Flight, event: Died, actions: list[Action]) -> None:

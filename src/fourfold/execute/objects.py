@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fourfold.errors import ItemTimeout, OutOfMemory, WorkerLost
+from fourfold.errors import FourfoldError, ItemTimeout, OutOfMemory, RemoteTraceback, WorkerLost
 from fourfold.execute.troubles import describe
 from fourfold.records import Chunk, ChunkResult, Trouble
 
@@ -22,9 +22,11 @@ class ObjectCodec:
         """Describes the item of a chunk of one."""
         return describe(error, 0, chunk.items[0])
 
-    def killed(self, chunk: Chunk, reason: str, expired: bool = False, out_of_memory: bool = False) -> Trouble:
+    def killed(
+        self, chunk: Chunk, reason: str, expired: bool = False, out_of_memory: bool = False, evidence: str = ""
+    ) -> Trouble:
         """Names the item of a chunk of one that killed its worker, or ran too long."""
-        return killed(chunk, reason, expired, out_of_memory)
+        return killed(chunk, reason, expired, out_of_memory, evidence)
 
     def unloaded(self, chunk: Chunk, payload: Any) -> Trouble:
         """Never called: objects are not loaded."""
@@ -36,12 +38,15 @@ class ObjectCodec:
         return trouble
 
 
-def killed(chunk: Chunk, reason: str, expired: bool, out_of_memory: bool) -> Trouble:
+def killed(chunk: Chunk, reason: str, expired: bool, out_of_memory: bool, evidence: str) -> Trouble:
+    error: FourfoldError
     if out_of_memory:
         advice = "Make items smaller, use fewer workers, or raise memory= where it is set"
-        return describe(
-            OutOfMemory(f"memory ran out on this item: {reason}. {advice}"), 0, chunk.items[0], kind="out of memory"
-        )
-    if expired:
-        return describe(ItemTimeout(reason), 0, chunk.items[0], kind="timed out")
-    return describe(WorkerLost(f"the item killed its worker: {reason}"), 0, chunk.items[0], kind="crashed")
+        kind, error = "out of memory", OutOfMemory(f"memory ran out on this item: {reason}. {advice}")
+    elif expired:
+        kind, error = "timed out", ItemTimeout(reason)
+    else:
+        kind, error = "crashed", WorkerLost(f"the item killed its worker: {reason}")
+    if evidence:
+        error.__cause__ = RemoteTraceback(evidence)
+    return describe(error, 0, chunk.items[0], kind=kind)

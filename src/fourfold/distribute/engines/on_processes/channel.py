@@ -7,6 +7,7 @@ few are in flight.
 
 import array
 import marshal
+import os
 import socket
 from typing import Any
 
@@ -19,6 +20,10 @@ INLINE_BYTES = 32768
 _MAX_FDS = 4
 
 Message = tuple[Any, ...]
+
+
+class Garbled(Exception):
+    """What came through a channel is no message."""
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -47,6 +52,7 @@ def receive(end: socket.socket, flags: int = 0) -> tuple[Message, list[int]] | N
 
     Raises:
         BlockingIOError: `flags` has MSG_DONTWAIT and there is no message.
+        Garbled: What came is no message: something else has written into the channel.
     """
     room = socket.CMSG_SPACE(4 * _MAX_FDS)
     try:
@@ -60,4 +66,12 @@ def receive(end: socket.socket, flags: int = 0) -> tuple[Message, list[int]] | N
     for level, kind, content in rights:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
-    return marshal.loads(data), list(fds)
+    try:
+        message = marshal.loads(data)
+        if isinstance(message, tuple):
+            return message, list(fds)
+    except (EOFError, TypeError, ValueError):
+        pass
+    for fd in fds:
+        os.close(fd)
+    raise Garbled

@@ -7,8 +7,12 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from fourfold.distribute.engine import EngineInfo, MemoryUse
+from fourfold.distribute.engines.on_processes import stacks
 from fourfold.distribute.engines.on_processes.handle import SharedProgram, Worker
+from fourfold.distribute.engines.on_processes.obituary import OutOfMemoryKills
+from fourfold.distribute.engines.on_processes.page import LONGEST_NS
 from fourfold.distribute.engines.on_processes.pool import POOL
+from fourfold.distribute.watch import Watch, Work
 from fourfold.errors import EngineError, WorkerStartFailed
 from fourfold.records import Kind, Outcome, Parcel, Ticket
 
@@ -21,6 +25,12 @@ CLOSE_S = 1.0
 WATCH_S = 0.05
 """Seconds between looks at how large workers are, under `memory=`. A look takes 6 µs per worker. Smaller: more of the driver's
 time. Larger: code that takes memory past its limit (at most some GB per second) gets further before it is stopped."""
+STALL_S = 60.0
+"""Seconds of one block, from which on it is told that it may hang. Smaller: long items are told of. Larger: who waits for an
+item that hangs is told later. Not measured."""
+
+STALL_TIMES = 20
+"""... and so many times as long as the longest block so far. Smaller: items of very different length are told of."""
 
 START_TRIES = 3
 """Workers that may die before they are ready, with none ready at all, before the engine gives up."""
@@ -34,6 +44,7 @@ class Processes:
         hear: Gets what workers print, log and warn.
         timeout: None, or the seconds that an item may run.
         memory: None, or the private bytes that a worker may have.
+        watch: None, or what says where workers are, when they take very long or somebody asks.
     """
 
     info = EngineInfo(
@@ -49,8 +60,9 @@ class Processes:
         hear: Callable[[tuple[Any, ...]], None],
         timeout: float | None = None,
         memory: int | None = None,
+        watch: Watch | None = None,
     ) -> None:
-        self._wanted, self._hear_record, self._timeout = workers, hear, timeout
+        self._wanted, self._hear_record, self._timeout, self._watcher = workers, hear, timeout, watch
         self._workers: list[Worker] = []
         self._queue: deque[Ticket] = deque()
         self._programs: dict[str, SharedProgram] = {}
@@ -61,10 +73,16 @@ class Processes:
         self._memory, self._fails_in_worker = memory, True
         self._watch_at = 0.0
         self._top_bytes = self._n_recycled = 0
+        self._kills: OutOfMemoryKills | None = None
+        self._longest_s = self._look_at = 0.0
+        self._seen: dict[Worker, Work] = {}
 
     def open(self) -> None:
         """Borrow the workers from the pool; those that are not warm start in the background."""
         if not self._workers:
+            self._kills = OutOfMemoryKills()
+            if self._watcher is not None:
+                self._watcher.open(self._where)
             for worker in POOL.lend(self._wanted):
                 self._adopt(worker)
 
@@ -131,6 +149,8 @@ class Processes:
     def wait(self, timeout: float | None) -> list[Outcome]:
         """Take in what workers say; replaces workers that died."""
         slots = self.slots()
+        if self._watcher is not None:
+            self._notice_stalls(self._watcher)
         if self._timeout is not None:
             self._hear_late_words()
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -161,6 +181,30 @@ class Processes:
             for worker in self._workers:
                 worker.kill_when_larger(memory)
         return self._watch_at - now
+
+    def _notice_stalls(self, watch: Watch) -> None:
+        """Tell of workers that have been at the same block for much longer than any before, once of each block."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + STALL_S / 10
+        # Of the others the page tells what was before this run.
+        longest_ns = max((int(worker.page.fields[LONGEST_NS]) for worker in self._workers if worker.has_begun), default=0)
+        self._longest_s = max(self._longest_s, longest_ns / 1e9)
+        limit_s = max(STALL_S, STALL_TIMES * self._longest_s)
+        for worker in self._workers:
+            work = worker.look()
+            if work is not None and now - work.began_s > limit_s and self._seen.get(worker) != work:
+                self._seen[worker] = work
+                (stack,) = stacks.ask([(worker.pid, worker.pidfd, worker.page)])
+                watch.stalled(work, now - work.began_s, self._longest_s, stack)
+
+    def _where(self) -> list[tuple[str, Work | None, str]]:
+        """Each worker's name, what it does, and the stack of those that do something."""
+        found = [(worker, worker.look()) for worker in self._workers if worker.ready and not worker.gone]
+        busy = [worker for worker, work in found if work is not None]
+        said = dict(zip(busy, stacks.ask([(each.pid, each.pidfd, each.page) for each in busy]), strict=True))
+        return [(worker.name, work, said.get(worker, "")) for worker, work in found]
 
     def _hear_late_words(self) -> None:
         """Workers whose words had no room may have stood still while the driver was elsewhere: their items are not late."""
@@ -207,6 +251,7 @@ class Processes:
             del self._by_fd[fd]
             self._poll.unregister(fd)
         self._workers.remove(worker)
+        self._seen.pop(worker, None)
         self._top_bytes = max(self._top_bytes, worker.top_bytes)
 
     def memory(self, live: bool) -> MemoryUse:
@@ -220,9 +265,9 @@ class Processes:
     def _replace(self, worker: Worker) -> None:
         """Bury a dead worker and order another one."""
         self._part_with(worker)
-        ready, name = worker.ready, worker.name
+        ready = worker.ready
         reason, was_running = "", False
-        for outcome in worker.bury():
+        for outcome in worker.bury(self._kills):
             self._outcomes.append(outcome)
             reason = outcome.reason or reason
             was_running = was_running or outcome.kind in (Kind.LOST, Kind.EXPIRED)
@@ -232,18 +277,25 @@ class Processes:
                 self._fails_in_worker = False
         self._pass_on(worker)
         POOL.take_back(worker)
+        obituary = worker.obituary
+        assert obituary is not None
         if not ready:
             self._failed_starts += 1
+            reason = f"workers died before they were ready; the last one: {obituary.reason}"
+            if obituary.evidence:
+                reason += f"; the last that it said: {_last_line(obituary.evidence)}"
         elif not was_running:
-            reason = f"{name} died between items, or while it loaded the function"
-            self._outcomes.append(Outcome(-1, Kind.LOST, reason=reason))
+            self._outcomes.append(Outcome(-1, Kind.LOST, reason=obituary.reason, evidence=obituary.evidence))
         try:
             if self._failed_starts < START_TRIES:
                 self._adopt(*POOL.lend(1))
         except WorkerStartFailed as error:
             reason = str(error)
         if not self._workers:
-            self._go_down(reason or "workers died before they were ready; run `fourfold doctor`")
+            said = POOL.why_no_template()
+            if said:
+                reason = f"the process that starts workers could not start itself; the last that it said: {_last_line(said)}"
+            self._go_down(f"{reason}. Run `fourfold doctor`")
 
     def _go_down(self, reason: str) -> None:
         open_ids = [ticket.id for ticket in self._queue] or [-1]
@@ -279,6 +331,13 @@ class Processes:
             for worker in self._workers:
                 POOL.take_back(worker)
             self._workers.clear()
+            self._seen.clear()
+            if self._watcher is not None:
+                self._watcher.close()
         self._outcomes.clear()
         self._by_fd.clear()
         self._poll = select.poll()
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")

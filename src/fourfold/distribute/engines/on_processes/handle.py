@@ -9,19 +9,22 @@ import socket
 import time
 import weakref
 from collections import deque
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 from fourfold.distribute.engines.on_processes import channel, segments
+from fourfold.distribute.engines.on_processes import obituary as obituaries
 from fourfold.distribute.engines.on_processes.gauge import private_bytes
+from fourfold.distribute.engines.on_processes.obituary import Obituary, OutOfMemoryKills
 from fourfold.distribute.engines.on_processes.page import (
     BEGAN_NS,
     COUNT,
-    ERRNO,
     FIRST,
     PAGE_BYTES,
     PEAK_BYTES,
     PRIVATE_BYTES,
+    STACK_AT,
     STATUS,
     STOP,
     STOPS,
@@ -31,12 +34,9 @@ from fourfold.distribute.engines.on_processes.page import (
 )
 from fourfold.distribute.engines.on_processes.segments import Owner, Place
 from fourfold.distribute.verdict import size
+from fourfold.distribute.watch import Doing, Work
 from fourfold.errors import EngineError
 from fourfold.records import Kind, Outcome, Parcel, Ticket
-
-OBITUARY_S = 1.0
-"""Seconds to wait for the template to note how a worker died. Smaller: a cause may be missing from the message."""
-
 
 HANDOVER_BYTES = 1 << 20
 """Results from this size on stay in the memory that the worker wrote, mapped; smaller ones are copied out of it. Smaller: more
@@ -104,10 +104,11 @@ class Worker:
         number: For names in messages.
         end: The driver's end of the channel.
         page: The control page.
+        is_watched: Whether the template that forked it lives: it notes how the worker dies, and reads its fd 2.
     """
 
-    def __init__(self, number: int, end: socket.socket, page: Page) -> None:
-        self.number, self.end, self.page = number, end, page
+    def __init__(self, number: int, end: socket.socket, page: Page, is_watched: Callable[[], bool]) -> None:
+        self.number, self.end, self.page, self.is_watched = number, end, page, is_watched
         self.pid = 0
         self.pidfd = -1
         self.ready = False
@@ -117,6 +118,8 @@ class Worker:
         self.said: list[tuple[Any, ...]] = []
         """What it printed, logged and warned, until somebody reads it."""
         self.hung_up = False
+        self.garbled = False
+        """It said what is no message."""
         self.heard_at = 0.0
         """When the driver, back from elsewhere, found words of this worker: until then it may have waited to be heard."""
         self.outgrown_bytes = 0
@@ -126,6 +129,12 @@ class Worker:
         """Its private memory when it was new."""
         self._limit_bytes = 0
         self._oversize = ""
+        self.obituary: Obituary | None = None
+        """How it died, once it is buried."""
+        self._since = 0.0
+        """When it got its oldest ticket, or ended one."""
+        self.has_begun = False
+        """It has ended a ticket of the program that it got last."""
         self._expired: tuple[int, ...] | None = None
         self._expired_reason = ""
         self._programs: dict[str, SharedProgram] = {}
@@ -137,7 +146,7 @@ class Worker:
     @property
     def name(self) -> str:
         """For messages: "worker 3 (pid 4711)"."""
-        return f"worker {self.number} (pid {self.pid})"
+        return f"worker {self.number} (pid {self.pid})" if self.pid else f"worker {self.number}"
 
     # ---- to the worker -----------------------------------------------------------------------------------------------
 
@@ -158,12 +167,15 @@ class Worker:
         except OSError:
             self._items.release(place.segment)
             raise
+        if not self.flights:
+            self._since = time.monotonic()
         self.flights[ticket.id] = place.segment
         self._served = True
 
     def drop(self, key: str) -> None:
         """The worker may forget this program."""
         program = self._programs.pop(key, None)
+        self.has_begun = False
         if program is not None:
             self._dropped[program.number] = program
             self._send(("drop", key, program.number))
@@ -238,6 +250,8 @@ class Worker:
                 received = channel.receive(self.end, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 break
+            except channel.Garbled:
+                self.garbled, received = True, None
             except OSError:
                 received = None
             if received is None:
@@ -264,6 +278,8 @@ class Worker:
 
     def _done(self, fds: list[int], ticket: int, kind: int, answer: tuple[Any, ...] | None, kept: bool) -> Outcome:
         used = self.flights.pop(ticket)
+        self.has_begun = True
+        self._since = time.monotonic()
         if kept:
             self._items.abandon(used)
         else:
@@ -353,6 +369,22 @@ class Worker:
         """Whether it is on another ticket now."""
         return int(self.page.fields[TICKET]) not in (0, id + 1)
 
+    def look(self) -> Work | None:
+        """What it is doing now; None when it has nothing to do, or is not ready."""
+        if not self.flights or not self.ready:
+            return None
+        fields = self.page.fields
+        id, first, count, began = (int(fields[number]) for number in (TICKET, FIRST, COUNT, BEGAN_NS))
+        if self.is_loading():
+            return Work(self.name, Doing.LOADS_FUNCTION, self._since)
+        if not id:  # it is between two tickets
+            return None
+        return Work(self.name, Doing.RUNS if count else Doing.LOADS_ITEMS, began / 1e9, id - 1, first, count)
+
+    def is_loading(self) -> bool:
+        """Whether it has tickets, and has not begun with the first one since it has the function."""
+        return bool(self.flights) and not self.page.fields[TICKET] and not self.has_begun
+
     def is_dead(self) -> bool:
         """Whether it has ended, by the template's note or the kernel's word."""
         if self.page.fields[STATUS]:
@@ -363,11 +395,19 @@ class Worker:
         poll.register(self.pidfd, select.POLLIN)
         return bool(poll.poll(0))
 
-    def bury(self) -> list[Outcome]:
-        """It is dead: hear its last words, and say what became of its tickets. Frees everything."""
+    def bury(self, kills: OutOfMemoryKills | None) -> list[Outcome]:
+        """It is dead: hear its last words, and say what became of its tickets. Frees everything but `obituary`."""
         outcomes = self.hear()
         self.kill()  # when only its channel is broken
-        reason = self._cause()
+        when = obituaries.BEFORE_READY if not self.ready else obituaries.LOADING if self.is_loading() else ""
+        if self.ready and not self.flights:
+            when = obituaries.BETWEEN_ITEMS
+        self.obituary = obituary = obituaries.write(
+            self.name, self.page, when, kills if self._expired is None else None, self.is_watched
+        )
+        reason = obituary.reason
+        if self.garbled:
+            reason = f"{self.name} was stopped, since something in it wrote into the socket on which it talks to this process"
         fields = self.page.fields
         for id in self.flights:
             if fields[TICKET] == id + 1:
@@ -381,31 +421,23 @@ class Worker:
                     else:
                         reason = f"{self.name} was stopped: the item before this one {self._expired_reason}"
                 starved = bool(self._oversize) and kind is Kind.LOST
-                reason = self._oversize if starved else reason
-                outcomes.append(Outcome(id, kind, running=running, reason=reason, worker=self.name, out_of_memory=starved))
+                outcomes.append(
+                    Outcome(
+                        id,
+                        kind,
+                        running=running,
+                        reason=self._oversize if starved else reason,
+                        worker=self.name,
+                        evidence=obituary.evidence,
+                        out_of_memory=starved or obituary.out_of_memory,
+                    )
+                )
             else:
                 stopped = id + 1 in fields[STOP : STOP + STOPS].tolist()
                 outcomes.append(Outcome(id, Kind.CANCELLED if stopped else Kind.COLLATERAL, worker=self.name))
         self.flights.clear()
         self.close()
         return outcomes
-
-    def _cause(self) -> str:
-        """How it died, in words. Waits for the template's note."""
-        deadline = time.monotonic() + OBITUARY_S
-        fields = self.page.fields
-        while not fields[STATUS] and not fields[ERRNO] and time.monotonic() < deadline:
-            time.sleep(0.001)
-        if fields[ERRNO]:
-            return f"could not be forked: {os.strerror(int(fields[ERRNO]))}"
-        if not fields[STATUS]:
-            return f"{self.name} vanished without a trace"
-        status = int(fields[STATUS]) - 1
-        if os.WIFSIGNALED(status):
-            number = os.WTERMSIG(status)
-            hint = ", often the kernel's answer to too little memory" if number == signal.SIGKILL else ""
-            return f"{self.name} was killed by {_signal_name(number)}{hint}"
-        return f"{self.name} exited with code {os.waitstatus_to_exitcode(status)}"
 
     def close(self) -> None:
         """Free the driver's side."""
@@ -418,13 +450,14 @@ class Worker:
             for _, fd in self._outbox:
                 if fd >= 0:
                     os.close(fd)
+            self.page.close_texts()
             self._items.close()
             for program in [*self._programs.values(), *self._dropped.values()]:
                 program.returned(self, kept=False)
-            # The page goes with this object: at the exit of the driver another thread may still read it.
+            # The fields go with this object: at the exit of the driver another thread may still read it.
 
 
-def new_worker(number: int) -> tuple[Worker, socket.socket, int]:
+def new_worker(number: int, is_watched: Callable[[], bool]) -> tuple[Worker, socket.socket, int]:
     """Make the driver's side of a worker; returns it with the channel end and page descriptor for the other side.
 
     Raises:
@@ -435,20 +468,14 @@ def new_worker(number: int) -> tuple[Worker, socket.socket, int]:
     try:
         page_fd = segments.new_file(PAGE_BYTES)
         os.ftruncate(page_fd, PAGE_BYTES)
-        return Worker(number, ours, Page(page_fd)), theirs, page_fd
+        os.lseek(page_fd, STACK_AT, os.SEEK_SET)
+        return Worker(number, ours, Page(page_fd), is_watched), theirs, page_fd
     except OSError:
         ours.close()
         theirs.close()
         if page_fd >= 0:
             os.close(page_fd)
         raise
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time signal
-        return f"signal {number}"
 
 
 def _let_go(key: int, freed: "deque[int]", segment: int) -> None:

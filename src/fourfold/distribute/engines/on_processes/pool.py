@@ -10,7 +10,7 @@ import threading
 import time
 from socket import socket
 
-from fourfold.distribute.engines.on_processes import channel
+from fourfold.distribute.engines.on_processes import channel, segments
 from fourfold.distribute.engines.on_processes.handle import SharedProgram, Worker, new_worker
 from fourfold.distribute.engines.on_processes.segments import Owner
 from fourfold.errors import WorkerStartFailed
@@ -38,10 +38,13 @@ LET_GO_S = 10.0
 """A program of at least LARGE_BYTES leaves its memory to the next one for LET_GO_S. Shorter: the next call pays for
 fresh memory, four times the time of used memory. Longer: memory is held."""
 
-WORKER_FDS = 12
-"""Open files that this process may need for one worker: channel, pidfd, control page, and the segments of both directions
-(before Python 3.13 a mapping holds a descriptor). Fewer: under a low `ulimit -n` no file may be left for a segment. More:
-fewer workers under it."""
+WORKER_FDS = 13
+"""Open files that this process may need for one worker: channel, pidfd, control page twice, and the segments of both
+directions (before Python 3.13 a mapping holds a descriptor). Fewer: under a low `ulimit -n` no file may be left for a segment.
+More: fewer workers under it."""
+
+LOG_BYTES = 1 << 16
+"""Bytes that are read of what a template says before it can start workers. Not measured: a traceback is a tenth of it."""
 
 SPARE_FDS = 16
 """Open files left to the user's program when workers are limited by `ulimit -n`. Not measured."""
@@ -55,6 +58,7 @@ class Pool:
         self._idle: list[Worker] = []
         self._lent: set[Worker] = set()
         self._template: subprocess.Popen[bytes] | None = None
+        self._template_log = -1
         self._control: socket | None = None
         self._count = 0
         self._program_memory = Owner()
@@ -72,7 +76,7 @@ class Pool:
             while self._idle and len(workers) < count:
                 worker = self._idle.pop()
                 worker.hear()
-                if worker.hung_up or worker.outgrown_bytes or not worker.flush():
+                if worker.hung_up or worker.outgrown_bytes or not worker.is_watched() or not worker.flush():
                     worker.kill()
                     worker.close()
                 else:
@@ -123,7 +127,7 @@ class Pool:
                 worker.hear()
             for worker in [each for each in self._idle if each.hung_up]:
                 self._idle.remove(worker)
-                worker.bury()
+                worker.bury(None)
             return sum(worker.ready for worker in self._idle)
 
     def take_back(self, worker: Worker) -> None:
@@ -132,7 +136,7 @@ class Pool:
             self._lent.discard(worker)
             if worker.gone:
                 return
-            if worker.flights or worker.hung_up:
+            if worker.flights or worker.hung_up or not worker.is_watched():
                 worker.kill()
                 worker.close()
                 return
@@ -144,10 +148,10 @@ class Pool:
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         n_workers = n_new + len(self._lent) + len(self._idle)
         try:
-            n_open = len(os.listdir("/dev/fd"))  # a worker that has run nothing yet has three of them
+            n_open = len(os.listdir("/dev/fd"))  # a worker that has run nothing yet has four of them
         except OSError:
             return True  # nobody can tell: opening what is too much will
-        return n_open + (WORKER_FDS - 3) * n_workers + WORKER_FDS + SPARE_FDS <= limit
+        return n_open + (WORKER_FDS - 4) * n_workers + WORKER_FDS + SPARE_FDS <= limit
 
     def _spawn(self) -> Worker:
         """Order one worker from the template.
@@ -155,11 +159,12 @@ class Pool:
         Raises:
             OSError: There are no descriptors or processes left.
         """
-        if self._template is None or self._template.poll() is not None:
-            self._start_template()
+        template = self._template
+        if template is None or template.poll() is not None:
+            template = self._start_template()
         assert self._control is not None
         self._count += 1
-        worker, end, page_fd = new_worker(self._count)
+        worker, end, page_fd = new_worker(self._count, lambda: template.poll() is None)
         try:
             channel.send(self._control, (self._count,), (end.fileno(), page_fd))
         except OSError:
@@ -170,29 +175,35 @@ class Pool:
             os.close(page_fd)
         return worker
 
-    def _start_template(self) -> None:
+    def _start_template(self) -> "subprocess.Popen[bytes]":
         self._end_template()
-        ours, theirs = channel.pair()
-        code = (
-            f"import sys; sys.path[:] = {[entry for entry in sys.path if isinstance(entry, str)]!r}\n"
-            f"from {_TEMPLATE} import main; main({theirs.fileno()}, {os.getpid()}, {WORKER_MAIN!r})"
-        )
-        flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-        environment = {**KEEP_MEMORY, **os.environ, "FOURFOLD_ROLE": "worker"}
-        try:
-            self._template = subprocess.Popen(
-                [sys.executable, *flags, "-c", code],
-                stdin=subprocess.DEVNULL,
-                process_group=0,  # Ctrl-C in the terminal goes to the driver only
-                pass_fds=[theirs.fileno()],
-                env=environment,
+        with contextlib.ExitStack() as stack:
+            stderr_fd = -1
+            with contextlib.suppress(OSError):  # it may be closed
+                stderr_fd = os.dup(2)
+                stack.callback(os.close, stderr_fd)
+            self._template_log = segments.new_file(1)
+            ours, theirs = channel.pair()
+            stack.callback(theirs.close)
+            code = (
+                f"import sys; sys.path[:] = {[entry for entry in sys.path if isinstance(entry, str)]!r}\n"
+                f"from {_TEMPLATE} import main; main({theirs.fileno()}, {os.getpid()}, {WORKER_MAIN!r}, {stderr_fd})"
             )
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
+            flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+            try:
+                self._template = template = subprocess.Popen(
+                    [sys.executable, *flags, "-c", code],
+                    stdin=subprocess.DEVNULL,
+                    stderr=self._template_log,
+                    process_group=0,  # Ctrl-C in the terminal goes to the driver only
+                    pass_fds=[fd for fd in (theirs.fileno(), stderr_fd) if fd >= 0],
+                    env={**KEEP_MEMORY, **os.environ, "FOURFOLD_ROLE": "worker"},
+                )
+            except OSError:
+                ours.close()
+                raise
         self._control = ours
+        return template
 
     def _end_template(self) -> None:
         if self._control is not None:
@@ -205,6 +216,16 @@ class Pool:
                 self._template.kill()
                 self._template.wait()
             self._template = None
+        log, self._template_log = self._template_log, -1
+        if log >= 0:
+            os.close(log)
+
+    def why_no_template(self) -> str:
+        """What the template said when it could not start; "" when it could, or said nothing."""
+        with self._lock:
+            if self._template is None or self._template.poll() is None:
+                return ""
+            return os.pread(self._template_log, LOG_BYTES, 0).decode("utf-8", "replace").strip("\0\n")
 
     def close(self) -> None:
         """End all workers and the template, also those that are lent. The next call starts anew."""
@@ -241,6 +262,9 @@ class Pool:
         if self._control is not None:
             self._control.close()
         self._template = self._control = None
+        if self._template_log >= 0:
+            os.close(self._template_log)
+            self._template_log = -1
         for worker in [*self._idle, *self._lent]:
             worker.close()
         self._idle.clear()

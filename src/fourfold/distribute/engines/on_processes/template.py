@@ -12,23 +12,37 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from typing import NamedTuple
 
 from fourfold.distribute.engines.on_processes import channel
-from fourfold.distribute.engines.on_processes.page import ERRNO, STATUS, Page
+from fourfold.distribute.engines.on_processes.page import ERRNO, PEAK_KB, STATUS, Page
+from fourfold.distribute.engines.on_processes.tee import Stream, Tee
 
 WorkerMain = Callable[[socket.socket, Page, int, int], None]
 
 
-def main(control_fd: int, driver_pid: int, worker_main: str) -> None:
+class Child(NamedTuple):
+    """A worker, as the template knows it."""
+
+    page: Page
+    stream: Stream
+
+
+def main(control_fd: int, driver_pid: int, worker_main: str, stderr_fd: int) -> None:
     """Serve spawn orders until the driver is gone.
 
     Args:
         control_fd: The template's end of the socket to the driver.
         driver_pid: The driver's process id.
         worker_main: "module:function" to call in each fork, as `function(channel, page, number, driver_pidfd)`.
+        stderr_fd: The driver's own fd 2, or -1 when it has none. Up to here, fd 2 was a file that the driver reads.
     """
     module, _, name = worker_main.partition(":")
     run_worker: WorkerMain = getattr(importlib.import_module(module), name)
+    if stderr_fd >= 0:
+        os.write(stderr_fd, os.pread(2, 1 << 20, 0).replace(b"\0", b""))
+        os.dup2(stderr_fd, 2)
+        os.close(stderr_fd)
     control = socket.socket(fileno=control_fd)
     signal.signal(signal.SIGINT, _ignore)
     wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -40,25 +54,29 @@ def main(control_fd: int, driver_pid: int, worker_main: str) -> None:
         driver_pidfd = os.pidfd_open(driver_pid) if hasattr(os, "pidfd_open") else -1
     except ProcessLookupError:  # it died just now
         return
-    pages: dict[int, Page] = {}
+    children: dict[int, Child] = {}
     poll = select.poll()
+    tee = Tee(2 if stderr_fd >= 0 else -1, poll)
     poll.register(control, select.POLLIN)
     poll.register(wake_read, select.POLLIN)
     while True:
         for fd, _ in poll.poll():
             if fd == wake_read:
                 os.read(wake_read, 4096)
-                _reap(pages)
+                _reap(children, tee)
+            if fd != control_fd:
+                tee.attend(fd)
                 continue
             order = channel.receive(control)
             if order is None:
-                _reap(pages)
-                for pid in pages:  # their own watcher cannot, while an item holds the interpreter in C code
+                _reap(children, tee)
+                for pid in children:  # their own watcher cannot, while an item holds the interpreter in C code
                     _kill_group(pid)
+                tee.finish()
                 os._exit(0)  # nothing of ours waits to be tidied, and the driver waits for this
             (number,), fds = order
             inherited = (control, wake_read, wake_write)
-            _fork(run_worker, number, fds, pages, inherited, driver_pidfd)
+            _fork(run_worker, number, fds, children, inherited, driver_pidfd, tee)
 
 
 def _ignore(signum: int, frame: object) -> None:
@@ -69,24 +87,30 @@ def _fork(
     run_worker: WorkerMain,
     number: int,
     fds: list[int],
-    pages: dict[int, Page],
+    children: dict[int, Child],
     inherited: tuple[socket.socket, int, int],
     driver_pidfd: int,
+    tee: Tee,
 ) -> None:
     end, page = socket.socket(fileno=fds[0]), Page(fds[1])
     os.close(fds[1])
+    stderr_fd = -1
     try:
+        stream, stderr_fd = tee.open()
         pid = os.fork()
     except OSError as error:
         page.fields[ERRNO] = error.errno or -1
         page.close()
         end.close()
+        if stderr_fd >= 0:
+            os.close(stderr_fd)
         return
     if pid:
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)  # it does so itself, but we may have to kill the group before that
-        pages[pid] = page
+        children[pid] = Child(page, stream)
         end.close()
+        os.close(stderr_fd)
         return
     status = 1
     try:
@@ -96,8 +120,11 @@ def _fork(
         control.close()
         for fd in pipes:
             os.close(fd)
-        for sibling in pages.values():
-            sibling.close()
+        tee.leave()
+        for sibling in children.values():
+            sibling.page.close()
+        os.dup2(stderr_fd, 2)
+        os.close(stderr_fd)
         # A group of its own: Ctrl-C in the terminal goes to the driver only, and the worker ends with all it started.
         os.setpgid(0, 0)
         run_worker(end, page, number, driver_pidfd)
@@ -113,7 +140,7 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def _reap(pages: dict[int, Page]) -> None:
+def _reap(children: dict[int, Child], tee: Tee) -> None:
     while True:
         try:
             dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -123,8 +150,12 @@ def _reap(pages: dict[int, Page]) -> None:
             return
         # Until it is reaped, its number is nobody else's: what is left of its group is what its items have started.
         _kill_group(dead.si_pid)
-        pid, status = os.waitpid(dead.si_pid, 0)
-        page = pages.pop(pid, None)
-        if page is not None:
+        pid, status, usage = os.wait4(dead.si_pid, 0)
+        child = children.pop(pid, None)
+        if child is not None:
+            page = child.page
+            with contextlib.suppress(OSError):  # no memory is left for its words
+                page.keep_words(tee.drain(child.stream))
+            page.fields[PEAK_KB] = usage.ru_maxrss
             page.fields[STATUS] = status + 1
             page.close()

@@ -132,6 +132,7 @@ class WorkerLoop:
                     self._limit = MemoryLimit(rest[0])
 
     def _program(self, fds: list[int], key: str, place: tuple[Any, ...]) -> None:
+        self._cell.begin_program()
         try:
             parcel, mapping = segments.open_readonly(Place(*place), *fds)
             if mapping is not None:
