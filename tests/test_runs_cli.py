@@ -1,0 +1,283 @@
+"""The commands for recorded runs: runs, show, resume, rerun, replay, clean."""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+import fourfold as ff
+
+SCRIPT = """
+    import os, sys
+    import fourfold as ff
+
+    def score(item):
+        if item % 10 == 7 and not os.path.exists("mended"):
+            raise ValueError(f"no price for {item}")
+        if item == 3 and not os.path.exists("mended"):
+            return {}["rate"]
+        with open("ran", "a") as file:
+            print(item, file=file)
+        return int(item * ff.rng().integers(10))
+
+    if __name__ == "__main__":
+        results = ff.map(score, range(30), run="run", seed=4, on_error=sys.argv[1], engine="serial", chunk=1)
+        print(sum(results))
+"""
+
+
+def fourfold(folder, *arguments, stdin=""):
+    command = [sys.executable, "-m", "fourfold", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, input=stdin)
+
+
+@pytest.fixture
+def scored(tmp_path):
+    """A folder with a run in it: 30 items, of which four have failed."""
+    (tmp_path / "script.py").write_text(textwrap.dedent(SCRIPT))
+    done = subprocess.run([sys.executable, "script.py", "skip"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout
+    return tmp_path
+
+
+@pytest.fixture
+def failed(tmp_path):
+    """A folder with a run in it that the fourth item ended."""
+    (tmp_path / "script.py").write_text(textwrap.dedent(SCRIPT))
+    done = subprocess.run([sys.executable, "script.py", "raise"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "See it again: fourfold replay run --item 3" in done.stderr
+    return tmp_path
+
+
+def test_runs_lists_what_is_there(scored):
+    ff.map(abs, [-1], run=scored / "deep" / "er")
+    assert [line.split() for line in fourfold(scored, "runs").stdout.splitlines()] == [
+        ["deep/er", "done", "1", "of", "1", "items", "abs"],
+        ["run", "done", "30", "of", "30", "items,", "4", "failed", "score"],
+    ]
+    listed = json.loads(fourfold(scored, "runs", "--json").stdout)
+    assert [(each["folder"], each["n_done"], each["n_failed"]) for each in listed] == [("deep/er", 1, 0), ("run", 26, 4)]
+
+
+def test_runs_in_an_empty_folder_and_in_none(tmp_path):
+    assert fourfold(tmp_path, "runs").stdout == "no runs in .\n"
+    done = fourfold(tmp_path, "runs", "nowhere")
+    assert (done.returncode, done.stderr) == (2, "fourfold: nowhere is no folder\n")
+
+
+def test_show_groups_failures_by_type_and_line(scored):
+    said = fourfold(scored, "show", "run").stdout
+    assert "score: done, 30 of 30 items, 4 failed" in said
+    assert "3 items: ValueError at script.py:7 in score; the first is item 7: no price for 7" in said
+    assert "1 item: KeyError at script.py:9 in score; item 3: 'rate'" in said
+    assert "fourfold replay run --item 7" in said
+    assert "fourfold rerun run --failed" in said
+    assert said.index("ValueError") < said.index("KeyError")
+
+
+def test_show_as_json_has_everything_that_can_be_read(scored):
+    told = json.loads(fourfold(scored, "show", "run", "--json").stdout)
+    assert [failure["item"] for failure in told["failures"]] == [3, 7, 17, 27]
+    assert told["failures"][1]["traceback"].endswith("ValueError: no price for 7\n")
+    assert told["options"]["seed"] == "4"
+    assert [event["kind"] for event in told["events"]] == ["opened", "done"]
+
+
+def test_show_of_what_is_no_run_says_where_runs_are(scored):
+    done = fourfold(scored, "show", ".")
+    assert (done.returncode, done.stderr) == (2, "fourfold: . is no run; there are runs in run\n")
+    done = fourfold(scored, "show", "nothing")
+    assert "`fourfold runs` lists those below this folder" in done.stderr
+
+
+def test_resume_types_the_command_again(failed):
+    done = fourfold(failed, "resume", "run")
+    assert done.returncode == 1
+    assert "KeyError" in done.stderr
+    (failed / "mended").touch()
+    before = (failed / "ran").read_text()
+    done = fourfold(failed, "resume", "run")
+    assert (done.returncode, done.stderr.count("script.py raise")) == (0, 1)
+    ran = (failed / "ran").read_text()
+    assert ran.startswith(before)
+    assert sorted(map(int, ran.split())) == list(range(30))
+    whole = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(SCRIPT).replace('run="run", ', "").replace("sys.argv[1]", "'raise'")],
+        cwd=failed,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == whole.stdout
+
+
+def test_a_run_that_is_done_is_not_resumed(scored):
+    done = fourfold(scored, "resume", "run")
+    assert (done.returncode, "is done" in done.stderr, "rerun run --failed" in done.stderr) == (2, True, True)
+
+
+def test_resume_takes_changes_only_when_it_is_told_to(failed):
+    script = failed / "script.py"
+    script.write_text(script.read_text().replace("item % 10 == 7", "item % 10 == 8").replace('return {}["rate"]', "return 0"))
+    done = fourfold(failed, "resume", "run")
+    assert done.returncode == 1
+    assert "__main__.score has other" in done.stderr
+    assert "fourfold resume run --accept-changes" in done.stderr
+    done = fourfold(failed, "resume", "run", "--accept-changes")
+    assert "no price for 8" in done.stderr
+    assert "RunChanged" not in done.stderr
+
+
+def test_rerun_runs_the_failed_items_and_no_others(scored):
+    before = (scored / "ran").read_text()
+    (scored / "mended").touch()
+    done = fourfold(scored, "rerun", "run", "--failed")
+    assert (done.returncode, "4 failed items of run run again" in done.stderr) == (0, True)
+    assert (scored / "ran").read_text() == before + "3\n7\n17\n27\n"
+    done = fourfold(scored, "rerun", "run", "--failed")
+    assert (done.returncode, done.stderr) == (2, "fourfold: no item of run has failed\n")
+    assert fourfold(scored, "rerun", "run").stderr == "fourfold: say which items: --failed\n"
+
+
+def test_a_run_of_an_interactive_session_says_what_to_do(tmp_path):
+    text = "import fourfold as ff\nff.map(int, ['1', 'x'], run='run')\n"
+    subprocess.run([sys.executable, "-"], cwd=tmp_path, input=text, text=True, capture_output=True, check=False)
+    done = fourfold(tmp_path, "resume", "run")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "fourfold: run was made in an interactive session: make the same call again with run='run'\n",
+    )
+
+
+def test_replay_raises_what_was_raised_at_the_same_line(scored):
+    done = fourfold(scored, "replay", "run", "--item", "17")
+    assert done.returncode == 1
+    assert done.stderr.startswith("fourfold: item 17 is 17; it failed with ValueError: no price for 17\n")
+    assert 'script.py", line 7, in score\n' in done.stderr
+    assert done.stderr.endswith("ValueError: no price for 17\n")
+    assert "site-packages" not in done.stderr
+    assert "fourfold/replay.py" not in done.stderr
+
+
+def test_replay_has_the_seed_of_the_item(scored):
+    (scored / "mended").touch()
+    done = fourfold(scored, "replay", "run", "--item", "17")
+    expected = ff.map(lambda item: int(item * ff.rng().integers(10)), range(30), seed=4)[17]
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (0, f"fourfold: this time it returned {expected}")
+
+
+def test_replay_stops_in_the_debugger_where_it_raised(scored):
+    done = fourfold(scored, "replay", "run", "--item", "7", "--pdb", stdin="p item * 100\nq\n")
+    assert "700" in done.stdout
+    assert "score()" in done.stdout
+
+
+def test_replay_of_another_item_names_those_that_failed(scored):
+    done = fourfold(scored, "replay", "run", "--item", "5")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "fourfold: item 5 of run has no recorded failure; items are kept when they fail: 3, 7, 17, 27\n",
+    )
+
+
+def test_replay_of_a_class_builds_it_and_of_a_crash_shows_the_stack(tmp_path):
+    text = """
+        import faulthandler, os
+        import fourfold as ff
+
+        class Model:
+            def __init__(self, scale):
+                self.scale = scale
+            def __call__(self, item):
+                if item == 2:
+                    os.abort()
+                return 1 / (item * self.scale)
+
+        if __name__ == "__main__":
+            print(len(ff.map(Model, [1, 0, 2], init=(3,), run="run", engine="processes", on_error="collect").failures))
+    """
+    (tmp_path / "script.py").write_text(textwrap.dedent(text))
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout == "2\n", done.stderr
+    assert "ZeroDivisionError" in fourfold(tmp_path, "replay", "run", "--item", "1").stderr
+    crashed = fourfold(tmp_path, "replay", "run", "--item", "2")
+    assert crashed.returncode < 0
+    assert "in __call__" in crashed.stderr
+
+
+def test_clean_removes_what_dead_drivers_left_and_nothing_else(scored):
+    orphan = scored / "run" / "values-0042.part"
+    orphan.touch(mode=0o600)
+    dead, living = (scored / f".out.jsonl.{letter * 16}.part" for letter in "ab")
+    dead.touch()
+    (scored / ".hidden.part").touch()
+    before = sorted(os.listdir(scored / "run"))
+    with open(living, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        done = fourfold(scored, "clean")
+    assert sorted(done.stdout.split()) == [dead.name, "run/values-0042.part"]
+    assert living.exists()
+    assert (scored / ".hidden.part").exists()
+    assert sorted(os.listdir(scored / "run")) == [name for name in before if name != orphan.name]
+    assert fourfold(scored, "clean").stderr == "fourfold: 1 files removed\n"
+    assert "nothing to clean" in fourfold(scored, "clean").stderr
+
+
+def test_clean_leaves_a_living_run_alone(tmp_path):
+    stream = ff.imap(abs, range(10), run=tmp_path / "run", engine="serial")
+    next(stream)
+    (tmp_path / "run" / "values-0042.part").touch(mode=0o600)
+    assert "nothing to clean" in fourfold(tmp_path, "clean").stderr
+    stream.close()
+
+
+def test_a_killed_command_leaves_a_part_that_clean_removes(tmp_path):
+    (tmp_path / "kill.py").write_text(
+        "import os\n\ndef fn(row):\n    if row == '5':\n        os.kill(os.getpid(), 9)\n    return row\n"
+    )
+    (tmp_path / "rows.txt").write_text("1\n5\n")
+    fourfold(tmp_path, "map", "kill:fn", "rows.txt", "-o", "out.jsonl", "--engine", "serial")
+    assert len(list(tmp_path.glob(".out.jsonl.*.part"))) == 2  # values, and failures
+    assert "2 files removed" in fourfold(tmp_path, "clean").stderr
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_map_goes_on_where_it_failed_and_writes_all(tmp_path):
+    (tmp_path / "functions.py").write_text(
+        "import os\n\ndef fn(row):\n    if row == '77' and not os.path.exists('mended'):\n        raise ValueError('no 77')\n    return int(row)\n"
+    )
+    (tmp_path / "rows.txt").write_text("".join(f"{number}\n" for number in range(200)))
+    command = ["map", "functions:fn", "rows.txt", "-o", "out.jsonl", "--run", "run", "--on-error"]
+    assert fourfold(tmp_path, *command, "raise").returncode == 1
+    (tmp_path / "mended").touch()
+    done = fourfold(tmp_path, "resume", "run")
+    assert (done.returncode, "recorded before" in done.stderr) == (0, True)
+    assert [int(line) for line in (tmp_path / "out.jsonl").read_text().split()] == list(range(200))
+
+
+def test_rerun_of_map_replaces_its_output(tmp_path):
+    (tmp_path / "functions.py").write_text(
+        "import os\n\ndef fn(row):\n    if row == '7' and not os.path.exists('mended'):\n        raise ValueError('no 7')\n    return int(row)\n"
+    )
+    (tmp_path / "rows.txt").write_text("".join(f"{number}\n" for number in range(20)))
+    assert fourfold(tmp_path, "map", "functions:fn", "rows.txt", "-o", "out.jsonl", "--run", "run").returncode == 3
+    (tmp_path / "mended").touch()
+    done = fourfold(tmp_path, "rerun", "run", "--failed")
+    assert (done.returncode, done.stderr.count("20 of 20 items written")) == (0, 1)
+    assert [int(line) for line in (tmp_path / "out.jsonl").read_text().split()] == list(range(20))
+    assert not (tmp_path / "out.jsonl.failures.jsonl").exists()
+
+
+def test_failures_of_a_command_are_told_by_kind(tmp_path):
+    (tmp_path / "functions.py").write_text(
+        "def fn(row):\n    if row in '12':\n        raise ValueError('small')\n    return {}[row]\n"
+    )
+    (tmp_path / "rows.txt").write_text("1\n2\n3\n4\n5\n")
+    done = fourfold(tmp_path, "map", "functions:fn", "rows.txt", "-o", "out.jsonl")
+    assert done.returncode == 3
+    assert "  3 x rows.txt:3: KeyError: '3'" in done.stderr
+    assert "  2 x rows.txt:1: ValueError: small" in done.stderr
