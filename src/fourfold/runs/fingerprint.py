@@ -13,6 +13,7 @@ import pickle
 import sys
 import sysconfig
 import types
+import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -92,18 +93,24 @@ def _hash(*pieces: Any) -> bytes:
 
 
 class _Pickler(pickle.Pickler):
-    """Pickles for a digest: functions and classes of the user by what they are, arrays beside the stream."""
+    """Pickles for a digest: arrays by their digest, functions and classes of the user by what they are.
 
-    def __init__(self, file: io.BytesIO, buffers: list[Any], walk: "_Walk | None") -> None:
-        super().__init__(file, 5, buffer_callback=lambda buffer: buffers.append(buffer.raw()))
+    Protocol 3, which names sets by their class: those of later protocols are single bytes that could be anything.
+    """
+
+    def __init__(self, file: io.BytesIO, walk: "_Walk | None") -> None:
+        super().__init__(file, 3)
+        # Without the memo two equal strings pickle the same whether they are one object or two.
+        self.fast = True
         self._walk = walk
 
     def reducer_override(self, obj: Any) -> Any:
         numpy = sys.modules.get("numpy")
-        if numpy is not None and type(obj) is numpy.ndarray and not obj.flags.forc and not obj.dtype.hasobject:
-            return numpy.ascontiguousarray(obj).__reduce_ex__(5)
+        if numpy is not None and type(obj) is numpy.ndarray and not obj.dtype.hasobject:
+            array = numpy.ascontiguousarray(obj)
+            return str, (obj.dtype.str, obj.shape, _hash(array.view(numpy.uint8).reshape(-1) if array.size else b""))
         if isinstance(obj, types.FunctionType | type) and _is_users(obj):
-            return str, (_name_of(obj) if self._walk is None else self._walk.visit(_name_of(obj), obj),)
+            return str, (_text_of(obj) if self._walk is None else self._walk.visit(_name_of(obj), obj),)
         if isinstance(obj, types.ModuleType):
             return str, (obj.__name__,)
         return NotImplemented
@@ -114,28 +121,40 @@ class _Canonical(_Pickler):
 
     def persistent_id(self, obj: Any) -> Any:
         if type(obj) in (set, frozenset):
-            return type(obj).__name__, sorted(_digest(each, self._walk) for each in obj)
+            return f"{type(obj).__name__} {sorted(_digest(each, self._walk).hex() for each in obj)}"
         return None
 
 
 def _digest(obj: Any, walk: "_Walk | None" = None) -> bytes:
-    data, buffers = _pickled(_Pickler, obj, walk)
-    if b"\x8f" in data or b"\x91" in data:  # EMPTY_SET and FROZENSET; where they are only bytes, nothing is lost
-        data, buffers = _pickled(_Canonical, obj, walk)
-    return _hash(data, *buffers)
+    data = _pickled(_Pickler, obj, walk)
+    if b"cbuiltins\nset\n" in data or b"cbuiltins\nfrozenset\n" in data:
+        data = _pickled(_Canonical, obj, walk)
+    return _hash(data)
 
 
-def _pickled(kind: type[_Pickler], obj: Any, walk: "_Walk | None") -> tuple[bytes, list[Any]]:
-    file, buffers = io.BytesIO(), []  # type: tuple[io.BytesIO, list[Any]]
-    pickler = kind(file, buffers, walk)
-    # Without the memo two equal strings pickle the same whether they are one object or two.
-    pickler.fast = True
+def _pickled(kind: type[_Pickler], obj: Any, walk: "_Walk | None") -> bytes:
+    file = io.BytesIO()
+    pickler = kind(file, walk)
     try:
         pickler.dump(obj)
-    except ValueError:  # it contains itself
-        file, buffers = io.BytesIO(), []
-        kind(file, buffers, walk).dump(obj)
-    return file.getvalue(), buffers
+    except ValueError:  # it contains itself: then the memo is needed
+        file = io.BytesIO()
+        pickler = kind(file, walk)
+        pickler.fast = False
+        pickler.dump(obj)
+    return file.getvalue()
+
+
+_texts: "weakref.WeakKeyDictionary[Any, str]" = weakref.WeakKeyDictionary()
+"""What functions and classes inside of items are: each is looked at once."""
+
+
+def _text_of(obj: Any) -> str:
+    text = _texts.get(obj)
+    if text is None:
+        _texts[obj] = _name_of(obj)  # it may be in itself
+        _texts[obj] = text = repr(program_parts({_name_of(obj): obj}))
+    return text
 
 
 class _Walk:

@@ -30,6 +30,10 @@ VERSION = 1
 COMMIT_S = 0.1
 """Seconds of finished work that a killed driver may lose. Smaller: more commits (0.2 ms each). Larger: more runs again."""
 
+COMMIT_SHARE = 0.01
+"""Share of the driver's time that commits may take: on a slow disk they come less often. Smaller: more runs again after a
+kill. Larger: the loop, which waits for each commit, is slowed down by more."""
+
 SYNC_S = 5.0
 """Seconds between two writes to the disk itself, for the case that the machine loses its power. Smaller: the driver waits
 for the disk more often (1 to 30 ms each time). Larger: more runs again after that. Not measured on a spinning disk."""
@@ -93,6 +97,7 @@ class Journal:
         self._values: ValueWriter | None = None
         self._rows: list[tuple[str, tuple[Any, ...]]] = []
         self._committed_at = self._synced_at = time.monotonic()
+        self._took_s = 0.0
         self._database: sqlite3.Connection | None = None
         with self._one_error("opened"):
             seams.hit("journal.open")
@@ -214,7 +219,7 @@ class Journal:
         Raises:
             JournalError: There is no room.
         """
-        if self._rows and time.monotonic() - self._committed_at >= patience_s:
+        if self._rows and time.monotonic() - self._committed_at >= max(patience_s, self._took_s / COMMIT_SHARE):
             self.commit()
 
     def commit(self) -> None:
@@ -225,6 +230,7 @@ class Journal:
         """
         if not self._rows:
             return
+        begin = time.monotonic()
         with self._one_error("written"):
             if self._values is not None:
                 if time.monotonic() - self._synced_at > SYNC_S:
@@ -232,6 +238,7 @@ class Journal:
                 self._values.flush()
             self._commit_rows()
         self._committed_at = time.monotonic()
+        self._took_s = self._committed_at - begin
 
     def _commit_rows(self) -> None:
         seams.hit("journal.commit")

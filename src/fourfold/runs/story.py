@@ -97,7 +97,7 @@ def story_of(folder: Path) -> Story:
         n_failed=n_failed,
         total=facts.get("total"),
         created_at=facts.get("created_at", 0.0),
-        updated_at=facts.get("updated_at", 0.0),
+        updated_at=max([facts.get("updated_at", 0.0), *(path.stat().st_mtime for path in folder.glob(f"{JOURNAL}*"))]),
         options=facts.get("options", {}),
         command=facts.get("command", []),
         working_folder=facts.get("folder", ""),
