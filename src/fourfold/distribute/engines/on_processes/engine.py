@@ -234,9 +234,9 @@ class Processes:
         POOL.take_back(worker)
         if not ready:
             self._failed_starts += 1
-        elif not was_running:
-            reason = f"{name} died between items, or while it loaded the function"
-            self._outcomes.append(Outcome(-1, Kind.LOST, reason=reason))
+        elif not was_running and not worker.is_given_up:
+            reason = worker.oversize or f"{name} died between items, or while it loaded the function"
+            self._outcomes.append(Outcome(-1, Kind.LOST, reason=reason, out_of_memory=bool(worker.oversize)))
         try:
             if self._failed_starts < START_TRIES:
                 self._adopt(*POOL.lend(1))
@@ -261,6 +261,7 @@ class Processes:
                 if ids is None or id in ids:
                     worker.stop_ticket(id)
                     if hard and not worker.runs_another_than(id):
+                        worker.is_given_up = True
                         worker.kill()
 
     def close(self) -> None:
