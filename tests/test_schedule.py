@@ -428,6 +428,13 @@ def test_when_memory_is_nearly_gone_the_youngest_is_stopped_and_nobody_is_blamed
     assert step(schedule, Died(4, 0, 1)) == [Submit(5, 3, 1)], "its first death"
 
 
+def test_one_after_the_other_is_stopped_while_memory_is_nearly_gone_and_the_oldest_never() -> None:
+    schedule = four_in_flight()
+    step(schedule, MemoryRoom(1))
+    stopped = [step(schedule, MemoryRoom(1, short=True)) for _ in range(5)]
+    assert stopped == [[Cancel((id,), hard=True)] for id in (3, 2, 1)] + [[], []]
+
+
 def test_nothing_is_stopped_for_memory_that_must_not_run_twice_or_runs_alone() -> None:
     schedule = four_in_flight(rerun_after_loss=False)
     assert not any(action.hard for action in step(schedule, MemoryRoom(4, short=True)))

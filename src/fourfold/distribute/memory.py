@@ -102,7 +102,7 @@ class MemoryWatch:
         reserve = min(RESERVE * free.limit_bytes, RESERVE_BYTES)
         room_bytes = free.free_bytes - min(reserve, RESERVE_OF_FREE * free.free_bytes)
         self.use = engine.memory(live=False)
-        if not self.use.top_bytes or room_bytes < (slots + 1) * self.use.item_bytes:
+        if not self.use.item_bytes or room_bytes < (slots + 1) * self.use.item_bytes:
             self.use = engine.memory(live=True)
         item = max(1, self.use.item_bytes)
         n_items = int((room_bytes + self.use.held_bytes) // item)

@@ -294,18 +294,17 @@ class Schedule:
         self._stop_if_dying()
 
     def _look_at_memory(self, event: MemoryRoom, actions: list[Action]) -> None:
-        before, running = self._limit(), len(self._flights)
+        before, running = self._limit(), len(self._flights) - len(self._evicted)
         self._admission.look(min(event.n_items, running - 1) if event.short else event.n_items, self.slots)
         if self.stopping:
             return
         if self._limit() < before:
             self._recall(self._limit(), actions)
-        if event.short and 1 < running <= before and self.rules.rerun_after_loss:
+        if event.short and running > 1 and self.rules.rerun_after_loss:
             # The youngest has done the least. It comes back as a ticket that never started, whatever its engine says of it.
-            youngest = max(self._flights)
-            if youngest not in self._evicted:
-                self._evicted.add(youngest)
-                actions.append(Cancel((youngest,), hard=True))
+            youngest = max(self._flights.keys() - self._evicted)
+            self._evicted.add(youngest)
+            actions.append(Cancel((youngest,), hard=True))
 
     def _recall(self, n_left: int, actions: list[Action]) -> None:
         """Ask all flights to end early, between items, but the oldest `n_left`."""

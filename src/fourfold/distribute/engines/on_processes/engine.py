@@ -284,8 +284,10 @@ class Processes:
             reason = f"workers died before they were ready; the last one: {obituary.reason}"
             if obituary.evidence:
                 reason += f"; the last that it said: {_last_line(obituary.evidence)}"
-        elif not was_running:
-            self._outcomes.append(Outcome(-1, Kind.LOST, reason=obituary.reason, evidence=obituary.evidence))
+        elif not was_running and not worker.is_given_up:
+            reason = worker.oversize or obituary.reason
+            starved = bool(worker.oversize)
+            self._outcomes.append(Outcome(-1, Kind.LOST, reason=reason, evidence=obituary.evidence, out_of_memory=starved))
         try:
             if self._failed_starts < START_TRIES:
                 self._adopt(*POOL.lend(1))
@@ -313,6 +315,7 @@ class Processes:
                 if ids is None or id in ids:
                     worker.stop_ticket(id)
                     if hard and not worker.runs_another_than(id):
+                        worker.is_given_up = True
                         worker.kill()
 
     def close(self) -> None:

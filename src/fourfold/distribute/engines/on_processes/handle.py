@@ -127,8 +127,11 @@ class Worker:
         self._served = False
         self.base_bytes = 0
         """Its private memory when it was new."""
+        self.is_given_up = False
+        """It was killed because its tickets were to end at once: nobody is to hear that it has died."""
         self._limit_bytes = 0
-        self._oversize = ""
+        self.oversize = ""
+        """Why it was killed, when that was for its size."""
         self.obituary: Obituary | None = None
         """How it died, once it is buried."""
         self._since = 0.0
@@ -354,9 +357,9 @@ class Worker:
 
     def kill_when_larger(self, memory: int) -> None:
         """Kill it, with all that it started, when it runs items and has clearly more private memory than `memory`."""
-        has = private_bytes(self.pid)[0] if self._running() and not self._oversize else 0
+        has = private_bytes(self.pid)[0] if self._running() and not self.oversize else 0
         if has > OVERSIZE * memory:
-            self._oversize = f"{self.name} had {size(has)} of private memory, more than memory={memory}, and was stopped"
+            self.oversize = f"{self.name} had {size(has)} of private memory, more than memory={memory}, and was stopped"
             self.kill()
 
     def _running(self) -> tuple[int, ...] | None:
@@ -420,13 +423,13 @@ class Worker:
                         kind, reason = Kind.EXPIRED, self._expired_reason
                     else:
                         reason = f"{self.name} was stopped: the item before this one {self._expired_reason}"
-                starved = bool(self._oversize) and kind is Kind.LOST
+                starved = bool(self.oversize) and kind is Kind.LOST
                 outcomes.append(
                     Outcome(
                         id,
                         kind,
                         running=running,
-                        reason=self._oversize if starved else reason,
+                        reason=self.oversize if starved else reason,
                         worker=self.name,
                         evidence=obituary.evidence,
                         out_of_memory=starved or obituary.out_of_memory,
