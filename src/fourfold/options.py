@@ -53,7 +53,8 @@ class Settings:
         max_failures: Stop when more items than this count (int) or fraction of all (float) failed.
         retries: How often an item whose function raised is run again.
         retry_on: Only exceptions of these classes are run again.
-        timeout: Seconds per item, the pickling of its value included. `retries` are not for items that take longer.
+        timeout: Seconds per item, the pickling of its value included. `retries` are not for items that take longer. The
+            building of a class is no item: when that hangs, a warning says so and where.
         memory: Bytes per worker.
         idempotent: False: an item that may have had effects is never run twice.
         seed: Root of every item's random numbers; None means that nothing is seeded.
