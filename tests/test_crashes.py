@@ -26,7 +26,7 @@ from running import SCALE, run_script, started, until
 import fourfold as ff
 from fourfold import machine
 from fourfold.distribute.engines.on_processes import engine as processes
-from fourfold.distribute.engines.on_processes import obituary
+from fourfold.distribute.engines.on_processes import handle, obituary
 from fourfold.errors import WorkerLost, WorkersKeepDying
 
 BOUND_S = 5.0 * SCALE
@@ -167,6 +167,21 @@ def test_a_crash_of_a_process_that_an_item_forked_is_not_told_of_its_worker():
     assert "string_at" not in failure.traceback
 
 
+@fault("F6")
+@pytest.mark.parametrize("how", ["is killed", "crashes"])
+def test_what_a_worker_answered_before_is_not_told_as_its_end(how):
+    def answer():
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    def die(x):
+        answer()
+        ctypes.string_at(0) if how == "crashes" else os.kill(os.getpid(), signal.SIGKILL)
+
+    (failure,) = on_processes(die, [1], on_error="collect").failures
+    assert "in answer" not in failure.traceback
+    assert ("in die" in failure.traceback) == (how == "crashes")
+
+
 @fault("F7")
 @pytest.mark.parametrize("chunk", [1, 50])
 def test_too_deep_a_recursion_in_python_is_the_items_failure_and_no_crash(chunk):
@@ -265,6 +280,17 @@ def test_a_stderr_that_nobody_reads_stops_only_those_who_write_to_it(tmp_path):
         ended = script.end()
     assert sorted(map(int, [*lines, *ended.stdout.split()])) == [x for x in range(12) if x != 5]
     assert (ended.code, ended.stderr.count("x"), ended.survivors) == (0, 1_000_000, [])
+
+
+def test_words_that_wait_when_the_driver_ends_are_passed_on(tmp_path):
+    text = """
+        import os, fourfold as ff
+        ff.map(lambda x: os.write(2, b"x" * 100_000), [1], engine="processes", workers=1, progress=False)
+        os._exit(0)
+    """
+    with started(text, folder=tmp_path) as script:
+        script.process.wait(20)  # stderr, a pipe, was not read so far, and holds less than that
+        assert script.end().stderr == "x" * 100_000
 
 
 def test_words_of_a_worker_that_was_asked_nothing_are_not_lost_at_the_end(tmp_path):
@@ -579,7 +605,8 @@ def test_a_template_that_cannot_start_is_one_error_with_its_last_words(tmp_path)
         except ff.errors.EngineError as error:
             print(error)
     """
-    ended = within(10 * SCALE, lambda: run_script(text, folder=tmp_path))
+    # Nobody waits for a note of how workers died: whoever writes it is dead.
+    ended = within(3 * SCALE, lambda: run_script(text, folder=tmp_path))
     assert ended == (
         0,
         "the process that starts workers could not start itself; the last that it said: ModuleNotFoundError: "
@@ -607,14 +634,24 @@ WAITS = {
 hang_until = WAITS["in Python"]
 
 
-def stall(caplog, tmp_path, fn, items, **options):
+@pytest.fixture
+def stall(soon, caplog, tmp_path, monkeypatch):
+    return lambda fn, items, **options: _stall(caplog, tmp_path, monkeypatch, fn, items, **options)
+
+
+def _stall(caplog, tmp_path, monkeypatch, fn, items, **options):
     """Run until a stall was told of, and then on to the end; returns the warnings."""
     caplog.set_level(logging.WARNING, "fourfold")
-    release = tmp_path / "release"
+    release, looks = tmp_path / "release", []
 
     def let_go():
         until(lambda: caplog.messages, "a stall is told of")
+        n_looks = len(looks)
+        until(lambda: len(looks) > n_looks + 2, "the engine looks again, and could tell of it again")
         release.touch()
+
+    look = handle.Worker.look
+    monkeypatch.setattr(handle.Worker, "look", lambda worker: (looks.append(worker), look(worker))[1])
 
     helper = threading.Thread(target=let_go)
     helper.start()
@@ -629,7 +666,7 @@ def stall(caplog, tmp_path, fn, items, **options):
 @fault("F18")
 @pytest.mark.parametrize("chunk", [1, 20])
 @pytest.mark.parametrize("where", WAITS)
-def test_an_item_that_hangs_is_told_with_its_stack(soon, caplog, tmp_path, where, chunk):
+def test_an_item_that_hangs_is_told_with_its_stack(stall, where, chunk):
     hang = WAITS[where]
 
     def make(release):
@@ -640,7 +677,7 @@ def test_an_item_that_hangs_is_told_with_its_stack(soon, caplog, tmp_path, where
 
         return wait_long
 
-    results, (message,) = stall(caplog, tmp_path, make, range(20), chunk=chunk)
+    results, (message,) = stall(make, range(20), chunk=chunk)
     assert results == list(range(20))
     assert re.match(r"worker \d+ \(pid \d+\) has run item \d+ (or one of the \d+ behind it )?of wait_long for \d+ s", message)
     first, behind = re.search(r"item (\d+) (?:or one of the (\d+))?", message).groups()
@@ -651,9 +688,9 @@ def test_an_item_that_hangs_is_told_with_its_stack(soon, caplog, tmp_path, where
 
 
 @fault("F18")
-def test_under_cost_the_index_of_what_hangs_is_the_inputs(soon, caplog, tmp_path):
+def test_under_cost_the_index_of_what_hangs_is_the_inputs(stall):
     make = lambda release: lambda x: hang_until(release) if x == 17 else x  # noqa: E731
-    _, (message,) = stall(caplog, tmp_path, make, range(20), cost=lambda x: x, chunk=1)
+    _, (message,) = stall(make, range(20), cost=lambda x: x, chunk=1)
     assert "has run item 17 of" in message
 
 
@@ -675,7 +712,7 @@ def test_a_frozen_worker_is_told_without_a_stack(soon, caplog):
 
 
 @fault("F17")
-def test_a_class_that_hangs_while_it_is_built_is_told(soon, caplog, tmp_path):
+def test_a_class_that_hangs_while_it_is_built_is_told(stall):
     def make(release):
         class Model:
             def __init__(self):
@@ -686,11 +723,11 @@ def test_a_class_that_hangs_while_it_is_built_is_told(soon, caplog, tmp_path):
 
         return Model
 
-    results, messages = stall(caplog, tmp_path, make, range(20), workers=1)
+    results, (message,) = stall(make, range(20), workers=1)
     assert results == list(range(20))
-    assert re.match(r"worker \d+ \(pid \d+\) has been building .*Model\(\.\.\.\) for \d+ s", messages[0])
-    assert "timeout= is for items and does not stop this" in messages[0]
-    assert "in __init__" in messages[0]
+    assert re.match(r"worker \d+ \(pid \d+\) has been building .*Model\(\.\.\.\) for \d+ s", message)
+    assert "timeout= is for items and does not stop this" in message
+    assert "in __init__" in message
 
 
 def test_items_that_take_as_long_as_those_before_are_not_told_of(monkeypatch, caplog):
@@ -700,7 +737,7 @@ def test_items_that_take_as_long_as_those_before_are_not_told_of(monkeypatch, ca
     assert caplog.messages == []
 
 
-def test_an_item_that_wants_no_signal_is_told_of_and_lives(soon, caplog, tmp_path):
+def test_an_item_that_wants_no_signal_is_told_of_and_lives(stall):
     def make(release):
         def wait_long(x):
             signal.signal(signal.SIGUSR1, signal.SIG_DFL)
@@ -709,8 +746,8 @@ def test_an_item_that_wants_no_signal_is_told_of_and_lives(soon, caplog, tmp_pat
 
         return wait_long
 
-    results, (message,) = stall(caplog, tmp_path, make, [5])
-    assert results == [5]
+    results, (message,) = stall(make, [5])
+    assert (results, results.report.n_workers_lost) == ([5], 0)
     assert "It does not say where it is" in message
     the_pool().close()
 
@@ -761,7 +798,7 @@ def test_a_driver_that_is_asked_says_where_all_are(tmp_path, how):
     assert (ended.code, ended.stdout, ended.survivors) == (0, "[0, 1]\n", [])
     for index in range(2):
         assert re.search(
-            rf'worker \d \(pid \d+\) has run item {index} of hang for [\d.]+ s:\n  File "\S+script.py", line \d+ in hang\n',
+            rf'worker \d \(pid \d+\) has run item {index} of hang for [\d.]+ s:\n(  File .+\n)*  File "\S+script.py", line \d+ in hang\n',
             text,
         )
     assert re.search(r"this process, most recent call first:\n(?s:.*) in wait\n(?s:.*)in <module>\n", text)

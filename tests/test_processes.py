@@ -313,30 +313,7 @@ def test_idle_workers_end_by_themselves_and_the_next_call_starts_others(tmp_path
     assert run_script(text, folder=tmp_path) == (0, "[0, 1, 2]\nTrue\nTrue\n[0, 1, 2]\n", "", [])
 
 
-# ---- workers that cannot start
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("main", "said"),
-    [("os:abort", "could not start|before they were ready"), ("fourfold.nowhere:main", "before they were ready")],
-    ids=["the worker dies", "the template dies"],
-)
-@pytest.mark.fault("F16")
-def test_workers_that_cannot_start_are_one_error_and_no_endless_restart(tmp_path: Path, main: str, said: str) -> None:
-    text = f"""
-        import fourfold as ff
-        from fourfold.distribute.engines.on_processes import pool
-
-        pool.WORKER_MAIN = "{main}"
-        try:
-            ff.map(abs, range(100), engine="processes", workers=2)
-        except ff.errors.EngineError as error:
-            print(error)
-    """
-    ended = run_script(text, folder=tmp_path)
-    assert (ended.code, ended.survivors) == (0, [])
-    assert re.search(said, ended.stdout)
+# ---- signals
 
 
 @pytest.mark.fault("F49")
@@ -409,7 +386,6 @@ def private_growth(fn: Callable[[], object]) -> int:
     """By how many bytes the private memory of a worker grows while it runs `fn`; the most of all workers."""
 
     def measure(_: int) -> int:
-        import re
         from pathlib import Path
 
         def private_bytes() -> int:

@@ -304,11 +304,43 @@ def test_workers_that_die_again_and_again_end_the_run() -> None:
     schedule = Schedule(Rules(total=1))
     step(schedule, Slots(1), Taken(1, False))
     ends: list[Any] = []
-    for _ in range(10):
+    for _ in range(20):
         if ends:
             break
         ends = [action for action in step(schedule, Died()) if isinstance(action, Cancel)]
     assert schedule.stopping == "dying"
+
+
+@pytest.mark.fault("F13")
+@pytest.mark.parametrize("chunk", [1, 7, 50])
+@pytest.mark.parametrize("workers", [1, 2, 3, 5, 8])
+def test_deadly_items_in_a_row_are_found_one_by_one_whoever_dies_first(workers: int, chunk: int) -> None:
+    deadly = range(35, 55)
+    for seed in range(20):
+        pick = random.Random(seed)
+        schedule = Schedule(Rules(total=400, chunk=chunk, stop_at_failure=False))
+        events: list[Any] = [Slots(workers)]
+        flying: dict[int, range] = {}
+        settled: list[int] = []
+        reason = None
+        while reason is None:
+            for action in schedule.step(events.pop(0)):
+                match action:
+                    case Take(count):
+                        taken = min(count, 400 - schedule.taken)
+                        events.insert(0, Taken(taken, exhausted=not taken))
+                    case Submit(id, start, count):
+                        flying[id] = range(start, start + count)
+                    case Settle(position, _):
+                        settled.append(position)
+                    case Stop(why):
+                        reason = why
+            if not events and reason is None:
+                id = pick.choice(sorted(flying)[:workers])  # the others wait behind these
+                items = flying.pop(id)
+                first = next((offset for offset, item in enumerate(items) if item in deadly), None)
+                events.append(Finished(id, len(items), (), 0.001 * len(items)) if first is None else Died(id, first, 1))
+        assert (reason, sorted(settled)) == ("", list(deadly))
 
 
 def test_an_unreadable_chunk_is_halved_until_one_item_is_left() -> None:

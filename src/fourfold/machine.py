@@ -1,6 +1,7 @@
 """What this machine gives to this process, and where each figure comes from."""
 
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -157,12 +158,26 @@ def _number_after(text: bytes, name: bytes) -> int | None:
 
 def oom_kills(root: str = CGROUPS, membership: str = MEMBERSHIP) -> int | None:
     """Return how many processes of this one's cgroup the kernel has killed for want of memory, or None when nobody counts."""
+    path = _oom_counter(root, membership)
+    return _oom_count(path) if path is not None else None
+
+
+@functools.cache
+def _oom_counter(root: str, membership: str) -> str | None:
+    """The file that counts. Looked for once: a process that moves to another cgroup later is not seen."""
     for folder in _cgroup_folders(root, membership, "memory"):
         for name in ("memory.events", "memory.oom_control"):
-            for line in (_read(os.path.join(folder, name)) or "").splitlines():
-                key, _, value = line.partition(" ")
-                if key == "oom_kill" and value.isdigit():
-                    return int(value)
+            path = os.path.join(folder, name)
+            if _oom_count(path) is not None:
+                return path
+    return None
+
+
+def _oom_count(path: str) -> int | None:
+    for line in (_read(path) or "").splitlines():
+        key, _, value = line.partition(" ")
+        if key == "oom_kill" and value.isdigit():
+            return int(value)
     return None
 
 

@@ -54,7 +54,8 @@ class Settings:
         max_failures: Stop when more items than this count (int) or fraction of all (float) failed.
         retries: How often an item whose function raised is run again.
         retry_on: Only exceptions of these classes are run again.
-        timeout: Seconds per item, the pickling of its value included. `retries` are not for items that take longer.
+        timeout: Seconds per item, the pickling of its value included. `retries` are not for items that take longer. The
+            building of a class is no item: when that hangs, a warning says so and where.
         memory: Bytes of its own that a worker process may have, with the function and what it has imported. What an item
             allocates beyond is a MemoryError in it, an ordinary failure. Code that gets past that (it took other ways to its
             memory, or did not look whether it got any) is killed with its worker, and the item runs once more, alone: then

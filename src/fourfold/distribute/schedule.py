@@ -48,6 +48,11 @@ HOPELESS = 50
 """Workers that may die while not one item has ever ended; each item dies twice. Smaller: fewer bad items at the beginning end
 a run that could go on. Larger: a function that never works is tried for longer, at some 5 ms for each death."""
 
+IN_A_ROW = 10
+"""Workers that may die in a row with nothing settled in between, for runs on few workers; for others it is 4 each. Smaller:
+deadly items that are neighbours end a run, though each would be found: they took up to 8 deaths on two workers, and 10 on
+five (simulated, in random order). Larger: workers that die before they have run anything are started more often."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:
@@ -265,7 +270,7 @@ class Schedule:
 
     def _stop_if_dying(self) -> None:
         is_hopeless = not self._any_ended and self.tally.deaths > max(HOPELESS, 4 * self.most_slots)
-        if is_hopeless or self.tally.deaths_in_a_row > max(3, 2 * self.most_slots):
+        if is_hopeless or self.tally.deaths_in_a_row > max(IN_A_ROW, 4 * self.most_slots):
             self._stop("dying", -1)
 
     def _starve(self, flight: _Flight, event: Died, actions: list[Action]) -> None:

@@ -5,7 +5,8 @@
     │ engine.py   tickets        │ ───────────────────────►│ template.py    │ ────────►│ worker_loop.py               │
     │ pool.py     warm workers   │                         │ one thread,    │          │   recv, run, reply           │
     │ handle.py   one worker     │                         │ reaps, notes   │          │   watcher thread: dies with  │
-    └───────────┬────────────────┘                         │ exit statuses  │          │   the driver                 │
+    │ obituary.py how it died    │        its stderr       │ exit statuses  │   fd 2   │   the driver                 │
+    └───────────┬────────────────┘ ◄───────────────────────│ tee.py         │ ◄────────│ stacks.py    where it is     │
                 │                                          └───────┬────────┘          └───────┬──────────────────────┘
                 │  one private socket per worker (channel.py): small messages, in order        │
                 ├──────────────────────────────────────────────────────────────────────────────┤

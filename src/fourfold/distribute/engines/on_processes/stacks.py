@@ -85,7 +85,9 @@ def _read(workers: Sequence[tuple[int, int, Page]], asked: Sequence[bool]) -> li
 
 def _trimmed(text: str) -> str:
     """The frames of a stack down to the user's first one: ours below it help nobody, nor do those of an import."""
-    frames = [line for line in text.splitlines() if line.startswith("  ") and '"<frozen importlib' not in line]
+    frames = [
+        line for line in text.splitlines() if line.startswith(('  File "', "  ...")) and '"<frozen importlib' not in line
+    ]
     end = len(frames)
     while end and _is_ours(frames[end - 1]):
         end -= 1
