@@ -16,14 +16,16 @@ from fourfold.errors import OptionError, RunInUse
 if TYPE_CHECKING:
     from fourfold.runs.story import Story
 
+AcceptOption = Annotated[
+    bool, typer.Option("--accept-changes", help="Keep what was recorded, although the function has changed since.")
+]
+
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run's folder.", show_default=False)]
 
 
 def resume_command(
     run: RunArgument,
-    accept_changes: Annotated[
-        bool, typer.Option("--accept-changes", help="Keep what was recorded, although the function has changed since.")
-    ] = False,
+    accept_changes: AcceptOption = False,
     show_traceback: TracebackOption = False,
 ) -> None:
     """Go on with a run that was interrupted, failed or died: type its command again, in its folder.
@@ -50,6 +52,7 @@ def resume_command(
 def rerun_command(
     run: RunArgument,
     failed: Annotated[bool, typer.Option("--failed", help="The failed items, which are forgotten first.")] = False,
+    accept_changes: AcceptOption = False,
     show_traceback: TracebackOption = False,
 ) -> None:
     """Run the failed items of a run again. The others keep their values."""
@@ -64,7 +67,7 @@ def rerun_command(
         if not story.n_failed:
             raise OptionError(f"no item of {run} has failed")
         check_command(story)
-        say(f"{change(folder, forget_failures=True)} failed items of {run} run again")
+        say(f"{change(folder, accept_changes=accept_changes, forget_failures=True)} failed items of {run} run again")
         _type_again(story)
 
 

@@ -278,6 +278,7 @@ class Recording:
                 f"the run {self.folder} has recorded {self.n_recorded} items, and the input has only {n_items}: use another "
                 "folder for the new input"
             )
+        self.tell_total(n_items)
 
     # ---- what has happened -------------------------------------------------------------------------------------------
 
