@@ -28,6 +28,7 @@ from leaks import descendants, living_descendants, the_pool
 from running import run_script, until
 
 import fourfold as ff
+from fourfold.errors import Indeterminate
 from fourfold.machine import cores
 
 
@@ -155,6 +156,9 @@ def test_an_item_that_is_not_idempotent_never_runs_again_after_its_worker_died(t
     results = on_processes(charge, range(6), idempotent=False, on_error="skip")
     assert results == [0, 1, 2, 4, 5]
     assert sorted(Path(log).read_text().split()) == list("012345")
+    (failure,) = results.failures
+    assert (failure.index, failure.kind, failure.attempts, type(failure.error)) == (3, "indeterminate", 1, Indeterminate)
+    assert "exited with code 7" in failure.message
 
 
 @pytest.mark.fault("F10")
@@ -303,7 +307,9 @@ def test_idle_workers_end_by_themselves_and_the_next_call_starts_others(tmp_path
         print(ff.map(abs, range(3), engine="processes", workers=2))
         poll = select.poll()
         for worker in pool.POOL._idle:
-            worker.hear()
+            while not worker.ready:  # the other one may have done all the items
+                select.select([worker.end], [], [], 20)
+                worker.hear()
             poll.register(worker.pidfd, select.POLLIN)
             poll.poll(20_000)
             poll.unregister(worker.pidfd)

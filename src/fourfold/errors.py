@@ -12,14 +12,14 @@ FourfoldError                      catch this to catch them all
 ├── InitFailed (RuntimeError)      a class function could not be built in a worker
 ├── NotPicklable (TypeError)       something cannot travel to or from a worker; names the path inside it
 ├── WorkerLost (RuntimeError)      the item killed the worker that ran it, also when it ran alone
-│   └── OutOfMemory (MemoryError)      ... because it took more memory than there was, or than `memory=` allows
+│   ├── OutOfMemory (MemoryError)      ... because it took more memory than there was, or than `memory=` allows
+│   └── Indeterminate                  ... or died with its driver, and `idempotent=False` forbids to run it again
 ├── ItemTimeout (TimeoutError)     the item ran longer than `timeout=`, and its worker was stopped
 ├── RemoteError (RuntimeError)     stands for an exception that could not travel back from a worker
 ├── UnsafeRandomness (RuntimeError)    items drew from a random state that all threads share
 ├── UnreadableInput (ValueError)   a file has no items in it that can be read; opens with the file and the line
 ├── UnwritableValue (TypeError)    a result cannot be written in the format of the output
 ├── TooManyFailures (RuntimeError) more items failed than `max_failures` allows
-├── Indeterminate (RuntimeError)   the item may have had effects, and `idempotent=False` forbids to run it again
 ├── RunError (RuntimeError)        the folder of `run=` cannot be used
 │   ├── RunChanged                     it was recorded by another function, or for other items; the message says which
 │   ├── RunInUse                       another driver works on it right now
@@ -90,6 +90,10 @@ class OutOfMemory(WorkerLost, MemoryError):
     """The item's worker was killed because memory ran out, also when nothing else of the run was in flight."""
 
 
+class Indeterminate(WorkerLost):
+    """Nobody knows how the item ended: it may have had effects, and `idempotent=False` forbids to run it again."""
+
+
 class ItemTimeout(FourfoldError, TimeoutError):
     """The item ran longer than `timeout=`, and its worker was stopped with all that it had started."""
 
@@ -112,10 +116,6 @@ class UnwritableValue(FourfoldError, TypeError):
 
 class TooManyFailures(FourfoldError, RuntimeError):
     """More items failed than `max_failures` allows. The failures are in `.failures`."""
-
-
-class Indeterminate(FourfoldError, RuntimeError):
-    """Nobody knows how the item ended: it may have had effects, and `idempotent=False` forbids to run it again."""
 
 
 class RunError(FourfoldError, RuntimeError):

@@ -72,12 +72,11 @@ class Codec(Protocol):
     def misfit(self, chunk: Chunk, error: BaseException) -> Trouble:
         """The trouble of a chunk of one item, which raised `error` when it was packed or its result was unpacked."""
 
-    def killed(
-        self, chunk: Chunk, reason: str, expired: bool = False, out_of_memory: bool = False, evidence: str = ""
-    ) -> Trouble:
+    def killed(self, chunk: Chunk, kind: str, reason: str, evidence: str) -> Trouble:
         """The trouble of a chunk of one item, whose worker died while it ran it.
 
-        `expired`: it was ended when its time was over; `out_of_memory`: it was killed because memory ran out.
+        `kind`: "crashed"; "timed out", when it was ended for that; "out of memory"; or "indeterminate", when it must not run
+        again to see whether it is to blame.
         """
 
     def unloaded(self, chunk: Chunk, payload: Any) -> Trouble:
@@ -494,11 +493,13 @@ class Driver:
             self._events.append(Died(out_of_memory=outcome.out_of_memory))
             return
         chunk = self._flying.pop(outcome.id)
+        kind = "crashed" if self.schedule.rules.rerun_after_loss else "indeterminate"
+        kind = "timed out" if expired else "out of memory" if outcome.out_of_memory else kind
         first, count = outcome.running or (0, len(chunk.items))
         count = min(count, len(chunk.items) - first)  # it may have died between noting the one and the other
         for offset in range(first, first + count):
             one = cut(chunk, offset, 1)
-            trouble = self.lane.codec.killed(one, reason, expired, outcome.out_of_memory, outcome.evidence)
+            trouble = self.lane.codec.killed(one, kind, reason, outcome.evidence)
             self._last[chunk.start + offset] = (chunk.index_of(offset), one.items[0], trouble, outcome.worker)
         self._returned.put(chunk)
         self._events.append(Died(outcome.id, first, count, expired, outcome.out_of_memory))

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fourfold.errors import FourfoldError, ItemTimeout, OutOfMemory, RemoteTraceback, WorkerLost
+from fourfold.errors import FourfoldError, Indeterminate, ItemTimeout, OutOfMemory, RemoteTraceback, WorkerLost
 from fourfold.execute.troubles import describe
 from fourfold.records import Chunk, ChunkResult, Trouble
 
@@ -22,11 +22,9 @@ class ObjectCodec:
         """Describes the item of a chunk of one."""
         return describe(error, 0, chunk.items[0])
 
-    def killed(
-        self, chunk: Chunk, reason: str, expired: bool = False, out_of_memory: bool = False, evidence: str = ""
-    ) -> Trouble:
-        """Names the item of a chunk of one that killed its worker, or ran too long."""
-        return killed(chunk, reason, expired, out_of_memory, evidence)
+    def killed(self, chunk: Chunk, kind: str, reason: str, evidence: str) -> Trouble:
+        """Names the item of a chunk of one that its worker died on, and why."""
+        return killed(chunk, kind, reason, evidence)
 
     def unloaded(self, chunk: Chunk, payload: Any) -> Trouble:
         """Never called: objects are not loaded."""
@@ -38,15 +36,19 @@ class ObjectCodec:
         return trouble
 
 
-def killed(chunk: Chunk, reason: str, expired: bool, out_of_memory: bool, evidence: str) -> Trouble:
+def killed(chunk: Chunk, kind: str, reason: str, evidence: str) -> Trouble:
     error: FourfoldError
-    if out_of_memory:
+    if kind == "out of memory":
         advice = "Make items smaller, use fewer workers, or raise memory= where it is set"
-        kind, error = "out of memory", OutOfMemory(f"memory ran out on this item: {reason}. {advice}")
-    elif expired:
-        kind, error = "timed out", ItemTimeout(reason)
+        error = OutOfMemory(f"memory ran out on this item: {reason}. {advice}")
+    elif kind == "timed out":
+        error = ItemTimeout(reason)
+    elif kind == "indeterminate":
+        error = Indeterminate(
+            f"the item may have had effects before its worker died, and idempotent=False forbids to run it again: {reason}"
+        )
     else:
-        kind, error = "crashed", WorkerLost(f"the item killed its worker: {reason}")
+        error = WorkerLost(f"the item killed its worker: {reason}")
     if evidence:
         error.__cause__ = RemoteTraceback(evidence)
     return describe(error, 0, chunk.items[0], kind=kind)

@@ -32,11 +32,9 @@ class ParcelCodec:
             why.__cause__ = cause
         return describe(why, 0, item, kind="unpicklable")
 
-    def killed(
-        self, chunk: Chunk, reason: str, expired: bool = False, out_of_memory: bool = False, evidence: str = ""
-    ) -> Trouble:
-        """Names the item of a chunk of one that killed its worker, or ran too long."""
-        return killed(chunk, reason, expired, out_of_memory, evidence)
+    def killed(self, chunk: Chunk, kind: str, reason: str, evidence: str) -> Trouble:
+        """Names the item of a chunk of one that its worker died on, and why."""
+        return killed(chunk, kind, reason, evidence)
 
     def unloaded(self, chunk: Chunk, payload: Parcel) -> Trouble:
         """What the worker says, and the item, which it never saw."""

@@ -99,18 +99,18 @@ class Journal:
         self._committed_at = self._synced_at = time.monotonic()
         self._took_s = 0.0
         self._database: sqlite3.Connection | None = None
-        with self._one_error("opened"):
-            seams.hit("journal.open")
-            if not (folder / JOURNAL).exists():
-                os.close(create_private(folder / JOURNAL))
-            self._database = _connect(folder / JOURNAL)
-            self._set_up()
         try:
-            self._next_value: int = self._one("select coalesce(max(id), 0) + 1 from value")
-            self._has_loose_items = bool(self.count("failure") or self.started())
-            self._forget_torn_values()
+            with self._one_error("opened"):
+                seams.hit("journal.open")
+                if not (folder / JOURNAL).exists():
+                    os.close(create_private(folder / JOURNAL))
+                self._database = _connect(folder / JOURNAL)
+                self._set_up()
+                self._next_value: int = self._one("select coalesce(max(id), 0) + 1 from value")
+                self._has_loose_items = bool(self.count("failure") or self.started())
+                self._forget_torn_values()
         except BaseException:
-            self.close()
+            self.close(last_words=False)
             raise
 
     def _set_up(self) -> None:
@@ -357,24 +357,21 @@ class Journal:
 
     def _forget_torn_values(self) -> None:
         """Forget the items whose values did not reach the disk before the machine lost its power."""
-        with self._one_error("opened"):
-            for number, synced in self.database.execute("select number, synced_bytes from part").fetchall():
-                path = part_path(self.folder, number)
-                size = path.stat().st_size if path.exists() else 0
-                if size < synced:
-                    raise JournalCorrupt(
-                        f"{path} has {size} bytes and had {synced}: it was cut or replaced. Bring it back from a copy, or "
-                        "begin again in another folder"
-                    )
-                young = (
-                    "select id, part, offset, length_bytes, checksum from value where part = ? and offset + length_bytes > ?"
+        for number, synced in self.database.execute("select number, synced_bytes from part").fetchall():
+            path = part_path(self.folder, number)
+            size = path.stat().st_size if path.exists() else 0
+            if size < synced:
+                raise JournalCorrupt(
+                    f"{path} has {size} bytes and had {synced}: it was cut or replaced. Bring it back from a copy, or "
+                    "begin again in another folder"
                 )
-                for id, *where in self.database.execute(young, (number, synced)).fetchall():
-                    try:
-                        read_parcel(self.folder, Where(*where), "")
-                    except JournalCorrupt:
-                        self._rows += [(f"delete from {table} where value = ?", (id,)) for table in ("done", "failure")]
-                        self._rows.append(("delete from value where id = ?", (id,)))
+            young = "select id, part, offset, length_bytes, checksum from value where part = ? and offset + length_bytes > ?"
+            for id, *where in self.database.execute(young, (number, synced)).fetchall():
+                try:
+                    read_parcel(self.folder, Where(*where), "")
+                except JournalCorrupt:
+                    self._rows += [(f"delete from {table} where value = ?", (id,)) for table in ("done", "failure")]
+                    self._rows.append(("delete from value where id = ?", (id,)))
         if self._rows:
             self.note("torn", rows=len(self._rows))
             self.commit()
