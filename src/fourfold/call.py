@@ -23,7 +23,6 @@ from fourfold.distribute.engine import Engine
 from fourfold.distribute.engines.on_this_thread import ThisThread
 from fourfold.distribute.schedule import Rules, Schedule
 from fourfold.distribute.verdict import seconds, size
-from fourfold.distribute.watch import Watch
 from fourfold.divide.source import Source
 from fourfold.errors import (
     NotPicklable,
@@ -394,6 +393,7 @@ class Call:
 
     def _on_processes(self) -> Lane:
         from fourfold.distribute.engines.on_processes.engine import Processes
+        from fourfold.distribute.watch import Watch
         from fourfold.execute.forward import Replay
 
         watch = Watch(self._name, is_worker_class(self._fn), lambda ticket, offset: self._driver.index_of(ticket, offset))

@@ -3,15 +3,15 @@
 import contextlib
 import functools
 import os
-import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     import threadpoolctl
 
 CGROUPS, MEMBERSHIP = "/sys/fs/cgroup", "/proc/self/cgroup"
@@ -252,13 +252,15 @@ def deaf_for(seconds: float) -> Iterator[None]:
 
     A handler that Python does not know (of C code) is left alone.
     """
+    import signal  # a millisecond, and only runs that were interrupted need it
+
     usual = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(usual):
         yield
         return
     until = time.monotonic() + seconds
 
-    def hear(number: int, frame: FrameType | None) -> None:
+    def hear(number: int, frame: "FrameType | None") -> None:
         if time.monotonic() > until:
             usual(number, frame)
 

@@ -42,7 +42,7 @@ class Options(TypedDict, total=False):
     gpus: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Settings:
     """Options after validation: every one has a value of the right type.
 

@@ -105,8 +105,7 @@ class Ticket(NamedTuple):
     n_items: int
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What an engine says of one ticket: exactly one per ticket, in the order of completion."""
 
     id: int
@@ -121,7 +120,7 @@ class Outcome:
     """With LOST: it was killed because memory ran out, by the kernel or by the engine."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Failure:
     """An item that has no value, and why. Stands in the item's place under `on_error="collect"`.
 
@@ -144,7 +143,7 @@ class Failure:
     """Where in the user's code it was raised: "features.py:12 in score"; "" when nobody knows."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Report:
     """What one call did: figures, and the verdict in a sentence.
 

@@ -1,14 +1,11 @@
 """The items that have no value, and the exceptions that say why."""
 
 import os
-import re
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 from fourfold.errors import RemoteError, RemoteTraceback
 from fourfold.records import Failure, Trouble
-
-Group = TypeVar("Group", bound="Alike")
 
 NOTE = "fourfold: item "
 """How our note on an exception starts; an exception object that several items raise has one note only."""
@@ -89,36 +86,15 @@ class Failures:
         return error
 
 
-_FRAME = re.compile(r'^  File "(?P<file>.+)", line (?P<line>\d+), in (?P<name>.+)$', re.MULTILINE)
-
-
 def place_of(traceback: str) -> str:
     """Where a traceback ends: "features.py:12 in score"; "" when it has no frame."""
-    frames = _FRAME.findall(traceback)
+    import re  # only who has failures needs it
+
+    frames = re.findall(r'^  File "(.+)", line (\d+), in (.+)$', traceback, re.MULTILINE)
     if not frames:
         return ""
     file, line, name = frames[-1]
     return f"{os.path.basename(file)}:{line} in {name}"
-
-
-class Alike(Protocol):
-    """What failures have that are grouped."""
-
-    @property
-    def error_type(self) -> str:
-        """The name of the exception's class."""
-
-    @property
-    def place(self) -> str:
-        """Where it was raised."""
-
-
-def groups(failures: Iterable[Group]) -> list[list[Group]]:
-    """Failures of one type and from one line together, the most frequent first."""
-    found: dict[tuple[str, str], list[Group]] = {}
-    for failure in failures:
-        found.setdefault((failure.error_type, failure.place), []).append(failure)
-    return sorted(found.values(), key=len, reverse=True)
 
 
 _set = BaseException.__setattr__

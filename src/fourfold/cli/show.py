@@ -26,7 +26,7 @@ def show_command(
     with one_line_errors(show_traceback):
         from dataclasses import asdict
 
-        from fourfold.aggregate.failures import groups
+        from fourfold.aggregate.kinds import groups
         from fourfold.runs.story import events_of, failures_of, open_run, story_of
 
         folder = open_run(run)

@@ -15,7 +15,7 @@ RISE = 2
 look. Larger: workers idle that could run."""
 
 
-@dataclass(slots=True)
+@dataclass
 class Admission:
     """What memory allows now.
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 from fourfold.records import Cell, Kind, Outcome, Ticket
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class EngineInfo:
     """What an engine is and can do.
 

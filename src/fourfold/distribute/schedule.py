@@ -54,7 +54,7 @@ deadly items that are neighbours end a run, though each would be found: they too
 five (simulated, in random order). Larger: workers that die before they have run anything are started more often."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rules:
     """What the user asked for, as far as the schedule must know.
 
@@ -79,7 +79,7 @@ class Rules:
     rerun_after_loss: bool = True
 
 
-@dataclass(slots=True)
+@dataclass
 class _Flight:
     """A ticket in flight."""
 
@@ -88,7 +88,7 @@ class _Flight:
     alone: bool = False
 
 
-@dataclass(slots=True)
+@dataclass
 class Tally:
     """What has happened so far, for the report and for progress."""
 
@@ -104,7 +104,7 @@ class Tally:
     """The fewest workers that had something to do for want of memory; None when all had."""
 
 
-@dataclass(slots=True)
+@dataclass
 class Schedule:
     """The state machine of one run. `step` is its only way in."""
 

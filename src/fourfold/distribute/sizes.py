@@ -36,7 +36,7 @@ flight, since small objects take ten times the bytes of their pickle: over 10 M 
 67 MB with twice as many items per chunk (benchmarks/p9_driver_memory.py)."""
 
 
-@dataclass(slots=True)
+@dataclass
 class Sizes:
     """What has been learned of items, and the sizes that follow from it.
 
