@@ -231,5 +231,135 @@ def test_an_item_that_contains_itself_has_a_digest():
     assert item_digest(item) not in (b"", item_digest([1]))
 
 
-def test_an_item_that_cannot_be_pickled_has_none():
-    assert item_digest(each for each in ()) == b""
+class Locked:
+    """Cannot be pickled: a lock is in it."""
+
+    def __init__(self, k):
+        import threading
+
+        self.k, self.lock = k, threading.Lock()
+
+    def score(self, x):
+        return x * self.k
+
+
+def test_what_cannot_be_pickled_is_taken_apart():
+    Row = type("Row", (tuple,), {"__module__": "nowhere"})
+    assert item_digest(Row((1, 2))) == item_digest(Row((1, 2)))
+    assert item_digest(Row((1, 2))) != item_digest(Row((1, 3)))
+    assert item_digest(Locked(1)) == item_digest(Locked(1))
+    assert item_digest(Locked(1)) != item_digest(Locked(2))
+    assert differences(program_parts({"function": Locked(2).score}), program_parts({"function": Locked(3).score}))
+    assert item_digest(each for each in ()) == item_digest(each for each in (1,))
+
+
+def test_things_of_one_name_are_told_apart():
+    def parts(*functions):
+        return program_parts(dict(zip("abcdef", functions, strict=False)))
+
+    assert differences(parts(lambda x: x * 2, lambda a, b: a + b), parts(lambda x: x * 3, lambda a, b: a + b))
+    assert differences(parts(lambda x: x * 2, lambda a, b: a + b), parts(lambda x: x * 2, lambda a, b: a - b))
+    one = {"a": lambda x: x + 1, "b": lambda x: x + 2}
+    two = {"a": lambda x: x + 1, "b": lambda x: x + 3}
+    assert differences(parts(lambda x: one[x]), parts(lambda x: two[x]))
+
+
+WRAPPED = """
+import functools
+
+def log(fn):
+    @functools.wraps(fn)
+    def inner(x):
+        return fn(x)
+    return inner
+
+@log
+def decorated(x):
+    return x + 1
+
+@functools.cache
+def cached(x):
+    return x + 2
+
+@functools.singledispatch
+def dispatched(x):
+    return x + 3
+
+@dispatched.register
+def of_str(x: str):
+    return x + "4"
+
+class Model:
+    @functools.cached_property
+    def scale(self):
+        return 5
+
+    @property
+    def rate(self):
+        return 6
+
+    @rate.setter
+    def rate(self, value):
+        self._rate = value + 7
+
+    @staticmethod
+    def fixed(x):
+        return x + 8
+
+def late(x):
+    from later import helper
+    return helper(x)
+
+def score(x):
+    m = Model()
+    m.rate = 1
+    return decorated(x) + cached(x) + dispatched(x) + m.scale + late(x)
+"""
+
+
+@pytest.mark.parametrize("number", ["+ 1", "+ 2", "+ 3", '"4"', "return 5", "return 6", "value + 7", "+ 8", "+ 9"])
+def test_what_is_wrapped_registered_computed_or_imported_late_counts(tmp_path, monkeypatch, number):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    other = number.replace(number.strip('"')[-1], "0")
+
+    def parts(edit):
+        from fourfold.runs import fingerprint
+
+        fingerprint._source_of.cache_clear()
+        (tmp_path / "wrapped.py").write_text(edit(WRAPPED))
+        (tmp_path / "later.py").write_text(edit("def helper(x):\n    # a comment\n    return x + 9\n"))
+        importlib.invalidate_caches()
+        sys.modules.pop("wrapped", None)
+        module = importlib.import_module("wrapped")
+        module.score.__globals__["cached"](1)
+        return program_parts({"function": module.score})
+
+    same, edited = (
+        parts(lambda text: text.replace("# a comment", "# another")),
+        parts(lambda text: text.replace(number, other)),
+    )
+    original = parts(lambda text: text)
+    sys.modules.pop("wrapped")
+    assert differences(original, same) == []
+    assert differences(original, edited) != []
+
+
+def test_only_what_is_asked_of_an_object_counts():
+    class Arguments:
+        def __init__(self, **values):
+            self.__dict__.update(values)
+
+    def of(arguments):
+        space = {"arguments": arguments, "__name__": "script", "__builtins__": {}}
+        exec("def fn(x): return x * arguments.scale", space)
+        return program_parts({"function": space["fn"]})
+
+    assert differences(of(Arguments(scale=2, workers=1)), of(Arguments(scale=2, workers=9))) == []
+    assert differences(of(Arguments(scale=2)), of(Arguments(scale=3))) == ["script.arguments.scale was 2 and is 3"]
+
+
+def test_a_long_way_of_functions_ends():
+    space = {"__name__": "script"}
+    exec("\n".join(f"def f{n}(x): return f{n + 1}(x)" for n in range(2000)), space)
+    assert len(program_parts({"function": space["f0"]})) > 1999

@@ -1,6 +1,7 @@
 """The memory of a run: what `run=FOLDER` keeps, so that nothing that finished is lost with the driver.
 
 Rooms:
+    digest.py        a few bytes that are the same for an equal object in another process
     fingerprint.py   what a function and an item are, so that a later call can tell whether they are still the same
     place.py         the folder: private, ours, and one driver's at a time
     values.py        files of values, checksummed

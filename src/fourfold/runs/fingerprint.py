@@ -4,21 +4,23 @@ A function is its instructions, its constants, what it closes over and the globa
 them that are the user's own. Comments, line numbers and docstrings do not count. Installed packages count by their version.
 """
 
+import ast
 import dis
 import functools
 import hashlib
-import io
+import importlib.metadata
+import importlib.util
 import os
 import pickle
 import sys
 import sysconfig
 import types
 import weakref
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-DIGEST_BYTES = 8
-"""Bytes of an item's digest. Fewer: a changed item may look the same (now once in 10^19). More: a larger journal."""
+from fourfold.runs.digest import PLAIN, apart, digest_of, hash_of, name_of
 
 CONSTANT_CHARS = 60
 """Characters of a constant that a message can show. Not measured."""
@@ -39,7 +41,7 @@ def program_parts(named: Mapping[str, Any]) -> Parts:
     walk = _Walk()
     walk.parts["Python"] = "{}.{}".format(*sys.version_info)
     for name, obj in named.items():
-        walk.visit(_name_of(obj) if isinstance(obj, types.FunctionType | types.BuiltinFunctionType | type) else name, obj)
+        walk.visit_all(name, obj)
     return walk.parts
 
 
@@ -73,185 +75,196 @@ def _code_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 
 def item_digest(item: Any) -> bytes:
-    """Return DIGEST_BYTES that are the same for an equal item in another process; b"" for what cannot be pickled."""
+    """Return the digest of an item. Of what cannot be pickled, the parts that can be count."""
     try:
-        if type(item) in _PLAIN:
-            return _hash(pickle.dumps(item, 5))
-        return _digest(item)
+        if type(item) in PLAIN:
+            return hash_of(pickle.dumps(item, 5))
+        met: list[Any] = []
+        digest = digest_of(item, met, _is_users)
     except Exception:
-        return b""
-
-
-_PLAIN = frozenset({int, float, str, bytes, bool, type(None)})
-
-
-def _hash(*pieces: Any) -> bytes:
-    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    for piece in pieces:
-        digest.update(piece)
-    return digest.digest()
-
-
-class _Pickler(pickle.Pickler):
-    """Pickles for a digest: arrays by their digest, functions and classes of the user by what they are.
-
-    Protocol 3, which names sets by their class: those of later protocols are single bytes that could be anything.
-    """
-
-    def __init__(self, file: io.BytesIO, walk: "_Walk | None") -> None:
-        super().__init__(file, 3)
-        # Without the memo two equal strings pickle the same whether they are one object or two.
-        self.fast = True
-        self._walk = walk
-
-    def reducer_override(self, obj: Any) -> Any:
-        numpy = sys.modules.get("numpy")
-        if numpy is not None and type(obj) is numpy.ndarray and not obj.dtype.hasobject:
-            array = numpy.ascontiguousarray(obj)
-            return str, (obj.dtype.str, obj.shape, _hash(array.view(numpy.uint8).reshape(-1) if array.size else b""))
-        if isinstance(obj, types.FunctionType | type) and _is_users(obj):
-            return str, (_text_of(obj) if self._walk is None else self._walk.visit(_name_of(obj), obj),)
-        if isinstance(obj, types.ModuleType):
-            return str, (obj.__name__,)
-        return NotImplemented
-
-
-class _Canonical(_Pickler):
-    """The same, with sets in an order of their own: theirs changes from process to process."""
-
-    def persistent_id(self, obj: Any) -> Any:
-        if type(obj) in (set, frozenset):
-            return f"{type(obj).__name__} {sorted(_digest(each, self._walk).hex() for each in obj)}"
-        return None
-
-
-def _digest(obj: Any, walk: "_Walk | None" = None) -> bytes:
-    data = _pickled(_Pickler, obj, walk)
-    if b"cbuiltins\nset\n" in data or b"cbuiltins\nfrozenset\n" in data:
-        data = _pickled(_Canonical, obj, walk)
-    return _hash(data)
-
-
-def _pickled(kind: type[_Pickler], obj: Any, walk: "_Walk | None") -> bytes:
-    file = io.BytesIO()
-    pickler = kind(file, walk)
-    try:
-        pickler.dump(obj)
-    except ValueError:  # it contains itself: then the memo is needed
-        file = io.BytesIO()
-        pickler = kind(file, walk)
-        pickler.fast = False
-        pickler.dump(obj)
-    return file.getvalue()
+        walk = _Walk()
+        walk.visit_all("item", item)
+        return hash_of(repr(walk.parts).encode())
+    functions = [_text_of(each).encode() for each in met if isinstance(each, types.FunctionType)]
+    return hash_of(digest, *functions) if functions else digest
 
 
 _texts: "weakref.WeakKeyDictionary[Any, str]" = weakref.WeakKeyDictionary()
-"""What functions and classes inside of items are: each is looked at once."""
+"""What functions inside of items are: each is looked at once."""
 
 
-def _text_of(obj: Any) -> str:
-    text = _texts.get(obj)
+def _text_of(function: Any) -> str:
+    text = _texts.get(function)
     if text is None:
-        _texts[obj] = _name_of(obj)  # it may be in itself
-        _texts[obj] = text = repr(program_parts({_name_of(obj): obj}))
+        _texts[function] = text = repr(program_parts({"": function}))
     return text
 
 
 class _Walk:
-    """Visits what a program is made of, each part once."""
+    """Visits what a program is made of, each part once, the nearest first."""
 
     def __init__(self) -> None:
         self.parts: Parts = {}
-        self._seen: dict[int, str] = {}
-        self._kept: list[Any] = []  # an id is somebody else's when its object is gone
+        self._seen: dict[int, Any] = {}  # with the objects: an id is somebody else's when its object is gone
+        self._work: deque[tuple[str, Any]] = deque()
 
-    def visit(self, name: str, obj: Any) -> str:
-        """Add an object and all it stands on; returns the name it has here."""
-        known = self._seen.get(id(obj))
-        if known is not None:
-            return known
-        if isinstance(obj, types.FunctionType | types.MethodType | type | functools.partial | types.ModuleType):
-            self._seen[id(obj)] = name
-            self._kept.append(obj)
+    def visit_all(self, name: str, obj: Any) -> None:
+        """Add an object and all it stands on."""
+        self._work.append((name, obj))
+        while self._work:
+            self._visit(*self._work.popleft())
+
+    def _visit(self, name: str, obj: Any) -> None:
+        if type(obj) in PLAIN:
+            self._value(name, obj)
+            return
+        if id(obj) in self._seen:
+            return
+        self._seen[id(obj)] = obj
+        wrapped = getattr(obj, "__wrapped__", None)
         match obj:
             case functools.partial():
-                self.visit(_name_of(obj.func), obj.func)
-                self._value(f"arguments of {_name_of(obj.func)}", (obj.args, obj.keywords))
+                self._work.append((name, obj.func))
+                self._work.append((f"the arguments of {name_of(obj.func)}", (obj.args, obj.keywords)))
             case types.MethodType():
-                self.visit(_name_of(obj.__func__), obj.__func__)
-                self._value(f"the object of {_name_of(obj)}", obj.__self__)
+                self._work.append((name, obj.__func__))
+                self._work.append((f"the object of {name_of(obj.__func__)}", obj.__self__))
             case types.FunctionType():
-                self._function(name, obj)
+                self._function(obj)
+            case types.BuiltinFunctionType():
+                self._put(name_of(obj), "builtin")
             case type():
-                self._class(name, obj)
+                self._class(obj)
             case types.ModuleType():
-                self.parts[name] = _version_of(obj)
+                self._module(obj)
+            case _ if isinstance(wrapped, types.FunctionType):  # functools.cache, and what is made like it
+                self._work.append((name, wrapped))
             case _:
                 self._value(name, obj)
-        return name
 
-    def _function(self, name: str, function: types.FunctionType) -> None:
+    def _put(self, name: str, part: Any) -> None:
+        """Add a part; different things of the same name, such as lambdas, are told apart by a number."""
+        number, unique = 1, name
+        while self.parts.get(unique, part) != part:
+            number += 1
+            unique = f"{name} #{number}"
+        self.parts[unique] = part
+
+    def _function(self, function: types.FunctionType) -> None:
+        name = name_of(function)
         if not _is_users(function):
-            self.parts[name] = f"{function.__module__} {_version_of(_module_of(function))}"
+            self._put(name, f"{function.__module__} {_version_of(_module_of(function))}")
             return
         code = function.__code__
-        self.parts[name] = {"code": _code_digest(code), "constants": [*_constants(code)]}
+        self._put(name, {"code": _code_digest(code), "constants": [*_constants(code)]})
         if function.__defaults__ or function.__kwdefaults__:
             self._value(f"the defaults of {name}", (function.__defaults__, function.__kwdefaults__))
         for variable, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             try:
-                self._named(f"{variable} in {name}", cell.cell_contents)
+                self._work.append((f"{variable} in {name}", cell.cell_contents))
             except ValueError:  # not bound yet
                 continue
+        registry = getattr(function, "registry", None)
+        if isinstance(registry, types.MappingProxyType):  # functools.singledispatch
+            self._work.append((f"the registry of {name}", [*registry.values()]))
         self._globals(code, function.__globals__)
+        for module in _imported_by(code):
+            self._put(f"the module {module}", _source_digest(module))
 
     def _globals(self, code: types.CodeType, known: dict[str, Any]) -> None:
         module = known.get("__name__", "")
-        for chain in sorted(_global_names(code)):
-            first, *attributes = chain
+        for first, *attributes in sorted(_global_names(code)):
             if first not in known:
                 continue  # a builtin, or an error of its own
             name, obj = f"{module}.{first}", known[first]
-            while isinstance(obj, types.ModuleType) and _is_users(obj) and attributes and hasattr(obj, attributes[0]):
-                name, obj = f"{obj.__name__}.{attributes[0]}", getattr(obj, attributes.pop(0))
-            self._named(name, obj)
+            # Of a module of the user and of an object with plain attributes, only what is asked for counts.
+            while attributes and _has_plain(obj, attributes[0]):
+                name = f"{obj.__name__ if isinstance(obj, types.ModuleType) else name}.{attributes[0]}"
+                obj = getattr(obj, attributes.pop(0))
+            self._work.append((name, obj))
 
-    def _named(self, name: str, obj: Any) -> None:
-        """A function keeps its own name, whatever the variable is called; of a foreign module only the version counts."""
-        if isinstance(obj, types.ModuleType):
-            package = obj.__name__.partition(".")[0]
-            if not _is_users(obj) and package not in sys.stdlib_module_names:
-                self.parts[f"the package {package}"] = _version_of(obj)
-        elif isinstance(obj, types.FunctionType | type):
-            self.visit(_name_of(obj), obj)
-        else:
-            self.visit(name, obj)
+    def _module(self, module: types.ModuleType) -> None:
+        package = module.__name__.partition(".")[0]
+        if not _is_users(module) and package not in sys.stdlib_module_names:
+            self._put(f"the package {package}", _version_of(module))
 
-    def _class(self, name: str, cls: type) -> None:
+    def _class(self, cls: type) -> None:
+        name = name_of(cls)
         if not _is_users(cls):
-            self.parts[name] = f"{cls.__module__} {_version_of(_module_of(cls))}"
+            self._put(name, f"{cls.__module__} {_version_of(_module_of(cls))}")
             return
-        self.parts[name] = "class"
-        for base in cls.__bases__:
-            self.visit(_name_of(base), base)
+        self._put(name, "class")
+        self._work.extend((name_of(base), base) for base in cls.__bases__)
         for key, value in sorted(vars(cls).items()):
-            inner = getattr(value, "__func__", getattr(value, "fget", value))
-            if isinstance(inner, types.FunctionType):
-                self.visit(f"{name}.{key}", inner)
-            elif not key.startswith("__") or key in ("__slots__", "__call__"):
-                self._value(f"{name}.{key}", value)
+            functions = [each for each in (value, *_functions_in(value)) if isinstance(each, types.FunctionType)]
+            self._work.extend((f"{name}.{key}", each) for each in functions)
+            if not functions and (not key.startswith("__") or key == "__slots__"):
+                self._work.append((f"{name}.{key}", value))
 
     def _value(self, name: str, value: Any) -> None:
-        cls = type(value)
-        if id(cls) not in self._seen and _is_users(cls):
-            self.visit(_name_of(cls), cls)
-        if type(value) in _PLAIN and len(repr(value)) <= CONSTANT_CHARS:
-            self.parts[name] = repr(value)
+        if type(value) in PLAIN:
+            text = repr(value)
+            self._put(name, text if len(text) <= CONSTANT_CHARS else f"{_DIGEST}{hash_of(text.encode()).hex()}")
             return
+        met: list[Any] = [type(value)] if _is_users(type(value)) else []
         try:
-            self.parts[name] = f"{_DIGEST}{_digest(value, self).hex()}"
-        except Exception:  # a lock, an open file: there is nothing to compare
-            self.parts[name] = f"<{cls.__qualname__}>"
+            found: list[Any] = []
+            self._put(name, f"{_DIGEST}{digest_of(value, found, _is_users).hex()}")
+            met += found
+        except Exception:
+            self._put(name, f"<{type(value).__qualname__}>")  # a lock, an open file: there is nothing to compare
+            self._work.extend((piece, part) for piece, part in apart(name, value) if part is not None)
+        self._work.extend((name_of(each), each) for each in met)
+
+
+def _functions_in(value: Any) -> Iterator[Any]:
+    """What classmethod, property, cached_property, partialmethod and their like hold."""
+    for attribute in ("__func__", "fget", "fset", "fdel", "func", "__wrapped__"):
+        inner = getattr(value, attribute, None)
+        if isinstance(inner, types.FunctionType):
+            yield inner
+
+
+def _has_plain(obj: Any, attribute: str) -> bool:
+    if isinstance(obj, types.ModuleType):
+        return _is_users(obj) and hasattr(obj, attribute)
+    return not isinstance(obj, types.FunctionType | type) and attribute in getattr(obj, "__dict__", {})
+
+
+def _imported_by(code: types.CodeType) -> Iterator[str]:
+    """Modules of the user that the code imports when it runs: they may not be there yet, so their source is looked at."""
+    for each in _all_codes(code):
+        for step in dis.get_instructions(each):
+            if step.opname == "IMPORT_NAME" and _source_of(step.argval) is not None:
+                yield step.argval
+
+
+@functools.lru_cache(maxsize=1000)
+def _source_of(module: str) -> str | None:
+    if module.partition(".")[0] in sys.stdlib_module_names or ("." in module and module.rpartition(".")[0] not in sys.modules):
+        return None
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    file = spec.origin if spec is not None else None
+    return file if file is not None and file.endswith(".py") and not _is_installed(file) else None
+
+
+def _source_digest(module: str) -> str:
+    """The source of a module without comments and docstrings."""
+    file = _source_of(module)
+    assert file is not None
+    try:
+        with open(file, "rb") as source:
+            tree = ast.parse(source.read())
+    except (OSError, SyntaxError):
+        return "unreadable"
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+            del body[0]
+    return f"{_DIGEST}{hash_of(ast.dump(tree).encode()).hex()}"
 
 
 def _code_digest(code: types.CodeType) -> str:
@@ -276,7 +289,7 @@ def _constants(code: types.CodeType) -> Iterable[str]:
         for step in dis.get_instructions(each):
             if step.opname.endswith("CONST") and not isinstance(step.argval, types.CodeType):
                 text = _ordered_repr(step.argval)
-                yield text if len(text) <= CONSTANT_CHARS else f"{text[:20]}... ({_hash(text.encode()).hex()})"
+                yield text if len(text) <= CONSTANT_CHARS else f"{text[:20]}... ({hash_of(text.encode()).hex()})"
 
 
 def _ordered_repr(constant: Any) -> str:
@@ -308,11 +321,6 @@ def _global_names(code: types.CodeType) -> set[tuple[str, ...]]:
     return found
 
 
-def _name_of(obj: Any) -> str:
-    name = getattr(obj, "__qualname__", type(obj).__qualname__).replace("<locals>.", "")
-    return f"{getattr(obj, '__module__', None) or '?'}.{name}"
-
-
 def _module_of(obj: Any) -> types.ModuleType | None:
     return sys.modules.get(getattr(obj, "__module__", None) or "")
 
@@ -320,6 +328,11 @@ def _module_of(obj: Any) -> types.ModuleType | None:
 def _version_of(module: types.ModuleType | None) -> str:
     package = sys.modules.get(module.__name__.partition(".")[0]) if module is not None else None
     version = getattr(package, "__version__", None)
+    if package is not None and not isinstance(version, str):
+        try:
+            version = importlib.metadata.version(package.__name__)
+        except importlib.metadata.PackageNotFoundError:
+            version = None
     return version if isinstance(version, str) else "without a version"
 
 

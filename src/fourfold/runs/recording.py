@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 from fourfold.errors import Indeterminate, JournalError, RemoteError, RunChanged
 from fourfold.records import Failure, Parcel
-from fourfold.runs.fingerprint import DIGEST_BYTES, differences, item_digest, program_parts
+from fourfold.runs.digest import DIGEST_BYTES
+from fourfold.runs.fingerprint import differences, item_digest, program_parts
 from fourfold.runs.journal import COMMIT_S, PAGE, Done, FailedItem, Journal
 from fourfold.runs.place import Lock, create_private, prepare
 
