@@ -1,17 +1,25 @@
 """`run=FOLDER`: the same call goes on where the last one ended, and gives what an uninterrupted one gives."""
 
+import contextlib
 import itertools
+import os
 import pickle
 import sys
+import time
 import tracemalloc
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 import ways
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from running import run_script
 
 import fourfold as ff
-from fourfold.errors import Indeterminate, OptionError, OptionTypeError, RunChanged, RunInUse
+from fourfold.errors import Indeterminate, OptionError, OptionTypeError, RunChanged, RunInUse, TooManyFailures
+from fourfold.runs.upkeep import change
 
 way = ways.way
 
@@ -418,3 +426,215 @@ def test_a_recorded_stream_holds_no_values_that_nobody_asked_for(run):
     tracemalloc.stop()
     assert peak < 30 << 20, f"{peak >> 20} MiB"
     assert sys.getrefcount(stream) <= 3
+
+
+# ---- what a second pair of eyes found
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    n_items=st.integers(0, 60),
+    chunk=st.sampled_from([None, 1, 3, 20]),
+    by_cost=st.booleans(),
+    stops=st.lists(st.integers(0, 60), max_size=3),
+    kind=st.sampled_from(["map", "imap", "reduce"]),
+)
+def test_any_sessions_give_what_one_gives(tmp_path_factory, n_items, chunk, by_cost, stops, kind):
+    """A law: however often a run is stopped, and wherever, its answer is that of the plain loop."""
+    folder = tmp_path_factory.mktemp("law")
+    options = {"run": folder / "run", "engine": "serial", "cost": _cost if by_cost else None, "chunk": chunk or "auto"}
+    fn = Stops(folder / "stop")
+    for stop in stops:
+        (folder / "stop").write_text(str(stop))
+        with contextlib.suppress(ValueError):
+            ff.map(fn, range(n_items), **options) if kind != "reduce" else ff.reduce(join, range(n_items), fn=fn, **options)
+    (folder / "stop").unlink(missing_ok=True)
+    for _ in range(2):
+        if kind == "map":
+            assert ff.map(fn, range(n_items), **options) == [(item,) for item in range(n_items)]
+        elif kind == "imap":
+            assert list(ff.imap(fn, range(n_items), **options)) == [(item,) for item in range(n_items)]
+        elif n_items:
+            assert ff.reduce(join, range(n_items), fn=fn, **options) == tuple(range(n_items))
+
+
+def _cost(item):
+    return item * 7 % 11
+
+
+def join(a, b):
+    return a + b
+
+
+class Stops:
+    """Raises for the item that a file names."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __call__(self, item):
+        if self.path.exists() and int(self.path.read_text()) == item:
+            raise ValueError("stop")
+        return (item,)
+
+
+def test_the_loop_records_what_ended_before_a_slow_item_of_the_same_chunk(tmp_path, run):
+    seen = []
+
+    def fn(item):
+        if item == 3000:
+            from fourfold.runs.story import story_of
+
+            seen.append(story_of(Path(run)).n_done)
+        return item
+
+    def items():
+        for item in range(6000):
+            if item == 2900:
+                time.sleep(0.1)  # one chunk cannot hold all of them
+            yield item
+
+    ff.map(fn, items(), run=run, engine="serial")
+    assert seen[0] > 0
+
+
+def test_classes_of_a_script_come_back_as_its_own(tmp_path):
+    text = """
+        import fourfold as ff
+
+        class Point:
+            def __init__(self, x):
+                self.x = x
+            def __eq__(self, other):
+                return type(other) is Point and other.x == self.x
+
+        if __name__ == "__main__":
+            for engine in ("processes", "serial"):
+                points = ff.map(Point, [1, 2], run="run", engine=engine)
+                print(points == [Point(1), Point(2)])
+    """
+    for _ in range(2):
+        assert run_script(text, folder=tmp_path) == (0, "True\nTrue\n", "", [])
+
+
+def test_an_unordered_stream_raises_what_it_must_not_run_again(tmp_path, run):
+    from fourfold.runs.journal import Journal
+
+    options = {"run": run, "idempotent": False, "engine": "serial"}
+    ff.map(abs, range(5), **options)
+    journal = Journal(Path(run))
+    journal.database.execute("delete from done where first = 3")
+    journal.start([3])
+    journal.close()
+    with pytest.raises(Indeterminate):
+        list(ff.imap(abs, range(5), ordered=False, **options))
+
+
+def test_half_a_letter_in_a_message_is_recorded(run):
+    def fn(item):
+        raise ValueError("caf\udce9.txt")
+
+    for _ in range(2):
+        results = ff.map(fn, range(3), run=run, on_error="collect", engine="serial")
+        assert [failure.index for failure in results.failures] == [0, 1, 2]
+        assert "caf" in results[0].message
+
+
+def test_a_forked_child_leaves_the_run_to_its_parent(tmp_path):
+    text = """
+        import os, sys
+        import fourfold as ff
+
+        stream = ff.imap(abs, range(100), run="run", engine="serial", chunk=1)
+        for value in stream:
+            if value == 5:
+                pid = os.fork()
+                if not pid:
+                    sys.exit(0)
+                os.waitpid(pid, 0)
+                try:
+                    ff.map(abs, range(100), run="run", engine="serial")
+                except RuntimeError as error:
+                    print(type(error).__name__)
+        print(ff.map(abs, range(100), run="run").report.n_recorded)
+    """
+    ended = run_script(text, folder=tmp_path, python=("-W", "ignore"))
+    assert (ended.code, ended.stdout) == (0, "RunInUse\n100\n")
+
+
+def test_a_stream_that_is_closed_before_its_first_value_lets_go(run):
+    stream = ff.imap(abs, [1], run=run)
+    stream.close()
+    assert ff.map(abs, [1], run=run) == [1]
+
+
+def test_recorded_items_come_before_the_error_of_the_input(run):
+    def items():
+        yield from range(5)
+        raise KeyError("the input broke")
+
+    for _ in range(2):
+        stream = ff.imap(abs, items(), run=run, engine="serial")
+        assert list(itertools.islice(stream, 5)) == [0, 1, 2, 3, 4]
+        with pytest.raises(KeyError, match="the input broke"):
+            next(stream)
+
+
+def test_max_failures_counts_over_all_sessions(tmp_path, run):
+    def fn(item):
+        if item % 10 == 0:
+            raise ValueError
+        if item == 55 and not (tmp_path / "mended").exists():
+            raise KeyboardInterrupt
+        return item
+
+    options = {"run": run, "on_error": "skip", "engine": "serial", "chunk": 1}
+    with pytest.raises(KeyboardInterrupt):
+        ff.map(fn, range(100), max_failures=0.1, **options)
+    (tmp_path / "mended").touch()
+    assert len(ff.map(fn, range(100), max_failures=0.1, **options)) == 90
+    with pytest.raises(TooManyFailures, match="10 of 100 items failed"):
+        ff.map(fn, range(100), max_failures=9, **options)
+
+
+def test_a_class_of_items_may_change_when_that_is_accepted(tmp_path, run):
+    def items(body):
+        space = {"__name__": "shop", "__file__": "shop.py"}
+        exec(f"class Item:\n    def __init__(self, x): self.x = x\n    def price(self): return {body}", space)
+        sys.modules["shop"] = types.SimpleNamespace(**space)
+        return [space["Item"](x) for x in (1, 2)]
+
+    try:
+        ff.map(price, items("self.x"), run=run, engine="serial")
+        assert ff.map(price, items("self.x"), run=run, engine="serial").report.n_recorded == 2
+        with pytest.raises(RunChanged, match=r"shop.Item.price has other code"):
+            ff.map(price, items("-self.x"), run=run, engine="serial")
+        change(Path(run), accept_changes=True)
+        assert ff.map(price, items("-self.x"), run=run, engine="serial") == [1, 2]
+    finally:
+        del sys.modules["shop"]
+
+
+def price(item):
+    return item.price()
+
+
+def test_a_value_that_cannot_come_back_is_one_error_of_ours(run, monkeypatch):
+    ff.map(fragile, [1], run=run, engine="serial")
+    monkeypatch.setenv("FRAGILE", "1")
+    with pytest.raises(RunChanged, match=r"the values of items 0 to 0 .* cannot be unpickled: RuntimeError: gone"):
+        ff.map(fragile, [1], run=run, engine="serial", on_error="collect")
+
+
+def fragile(x):
+    return Fragile(x)
+
+
+class Fragile:
+    def __init__(self, x):
+        self.x = x
+
+    def __setstate__(self, state):
+        if os.environ.get("FRAGILE"):
+            raise RuntimeError("gone")
+        self.__dict__.update(state)

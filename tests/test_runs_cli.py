@@ -146,11 +146,16 @@ def test_rerun_runs_the_failed_items_and_no_others(scored):
 def test_a_run_of_an_interactive_session_says_what_to_do(tmp_path):
     text = "import fourfold as ff\nff.map(int, ['1', 'x'], run='run')\n"
     subprocess.run([sys.executable, "-"], cwd=tmp_path, input=text, text=True, capture_output=True, check=False)
+    told = "fourfold: run was made in an interactive session: now make the same call again, with run='run'\n"
     done = fourfold(tmp_path, "resume", "run")
-    assert (done.returncode, done.stderr) == (
-        2,
-        "fourfold: run was made in an interactive session: make the same call again with run='run'\n",
-    )
+    assert (done.returncode, done.stderr) == (0, told)
+    other = text.replace("int", "lambda x: int(x) if x != 'x' else 0")
+    again = [sys.executable, "-"]
+    refused = subprocess.run(again, cwd=tmp_path, input=other, text=True, capture_output=True, check=False)
+    assert "RunChanged" in refused.stderr
+    assert fourfold(tmp_path, "resume", "run", "--accept-changes").returncode == 0
+    accepted = subprocess.run(again, cwd=tmp_path, input=other, text=True, capture_output=True, check=False)
+    assert (accepted.returncode, accepted.stderr) == (0, "")
 
 
 def test_replay_raises_what_was_raised_at_the_same_line(scored):

@@ -67,6 +67,11 @@ NOT_FOR_THE_LOOP = frozenset({"timeout", "memory", "gpus", "threads_per_worker"}
 """Options that a plain loop cannot keep: with them, `engine="auto"` means processes from the first item."""
 
 
+SLICE_S = 0.01
+"""Seconds after which the loop of a recorded run stops to record what has ended. Smaller: more chunks, of 30 µs each. Larger:
+a killed driver loses more."""
+
+
 class Call:
     """One call, checked here and run when its segments are asked for.
 
@@ -105,7 +110,7 @@ class Call:
         self._lane = self._first_lane()
         _check_honoured(settings, self._lane.engine)
         self._recording = self._open_recording()
-        self._has_begun = False
+        self._has_begun = self._orders = False
         self._n_recalled = 0
         self._failed_now: set[int] = set()
         try:
@@ -134,6 +139,8 @@ class Call:
             retries=settings.retries,
             stop_at_failure=self._stops_at_failure,
             max_failures=settings.max_failures,
+            n_before=recording.n_recorded + recording.n_failed if recording is not None else 0,
+            failures_before=recording.n_failed if recording is not None else 0,
             bounded=bounded,
             rerun_after_loss=settings.idempotent,
         )
@@ -159,7 +166,7 @@ class Call:
 
     def in_order(self) -> Iterator[Segment]:
         """The settled segments in input order; up to the first failure, when that ends the run."""
-        order = InOrder()
+        order, self._orders = InOrder(), True
         with closing(self.segments()) as segments:
             for segment in segments:
                 for ready in order.push(segment):
@@ -226,7 +233,7 @@ class Call:
             path = None if current.inside_item() else path.of_next_call()
         if path is None:
             return None
-        from fourfold.execute.pickling import dump, load
+        from fourfold.execute.pickling import dump, dump_by_name, load
         from fourfold.execute.troubles import pickled
         from fourfold.runs.recording import Carriage, Recording, Subject
 
@@ -244,16 +251,22 @@ class Call:
             repeatable=settings.idempotent,
             failures_stand=settings.on_error != "raise",
         )
-        return Recording(path, subject, Carriage(dump, load, pickled, unpickled))
+        return Recording(path, subject, Carriage(dump, dump_by_name, load, pickled, unpickled))
 
     def _recorded(self, raw: Generator[Segment], recording: "Recording") -> Iterator[Segment]:
         """What was recorded before and what comes now, which is recorded first."""
         state = "stopped"
         try:
-            for segment in raw:
-                yield from self._recall(recording)
-                self._record(segment, recording)
-                yield from self._by_index(segment)
+            recording.begin()
+            try:
+                for segment in raw:
+                    yield from self._recall(recording)
+                    self._record(segment, recording)
+                    yield from self._by_index(segment)
+            except Exception as error:
+                if not isinstance(error, RunError):  # the items before an input that raises come first, as in the loop
+                    yield from self._recall(recording)
+                raise
             yield from self._recall(recording)
             if not self._driver.reason:
                 recording.check_end(self._source.n_read)
@@ -266,9 +279,15 @@ class Call:
             state = "failed"
             raise
         finally:
-            state = "failed" if self._stopped_by_failure else state
+            self._end_recording(raw, recording, "failed" if self._stopped_by_failure else state)
+
+    def _end_recording(self, raw: Generator[Segment], recording: "Recording", state: str) -> None:
+        """Record what ended while the call was stopped. Whatever happens here, the folder is free afterwards."""
+        try:
             raw.close()
-            with suppress(RunError) if state != "done" else nullcontext():
+        finally:
+            # What ended the call is to be told, not what came of it here.
+            with suppress(Exception) if state != "done" else nullcontext():
                 try:
                     for segment in self._driver.leftover:
                         self._record(segment, recording)
@@ -279,12 +298,16 @@ class Call:
         if segment.n_items == 1 and not segment.holes and (index := self._source.index_of(segment.start)) in self._failed_now:
             self._failed_now.discard(index)
             return
+        if self._tree is None:
+            for each in self._by_index(segment):
+                recording.add(each.start, each.values)
+            return
         ranges, begin = [], segment.start
         for hole in (*segment.holes, segment.n_items + len(segment.holes)):
             ranges += self._source.ranges(begin, segment.start + hole - begin)
             begin = segment.start + hole + 1
         if ranges:
-            recording.add(ranges, segment.values)
+            recording.add_partial(ranges, segment.values)
 
     def _keep_failure(self, failure: Failure, item: Any) -> None:
         assert self._recording is not None
@@ -303,9 +326,9 @@ class Call:
             self._n_recalled += 1
             failure = recording.failure_of(row)
             values = self.failures.add(failure)
+            if self._stops_at_failure and not self._orders and failure.error is not None:
+                raise failure.error
             if self._tree is not None:
-                if self._stops_at_failure and failure.error is not None:
-                    raise failure.error
                 values = [self._tree.absent(row.item)]
             yield Segment(row.item, 1, values)
 
@@ -326,8 +349,7 @@ class Call:
     def give_up(self) -> None:
         """When nobody has asked for segments, nobody will: let go of the folder of the run."""
         if self._recording is not None and not self._has_begun:
-            with suppress(RunError):
-                self._recording.close("stopped")
+            self._recording.close("")
 
     def _set_process_state(self, stack: ExitStack) -> None:
         """Make this process what items need that run in it, until the stack unwinds."""
@@ -354,7 +376,7 @@ class Call:
         if reason == "failed":
             raise first.error
         raise TooManyFailures(
-            f"{len(failures)} of {self._schedule.tally.finished} items failed, more than max_failures="
+            f"{len(failures)} of {self._schedule.tally.finished + self._n_recalled} items failed, more than max_failures="
             f"{self._settings.max_failures!r} allows; the first is item {first.index}: {first.error_type}: {first.message}",
             failures=failures,
         ) from first.error
@@ -382,7 +404,9 @@ class Call:
         if engine == "processes":
             return self._on_processes()
         if engine == "serial":
-            return Lane(ThisThread(_describe), ObjectCodec(), lambda: self._program(into=self._into))
+            # An hour may lie in the middle of a chunk of items that took no time so far.
+            slice_s = None if self._settings.run is None else SLICE_S
+            return Lane(ThisThread(_describe, slice_s), ObjectCodec(), lambda: self._program(into=self._into))
         if engine == "threads":
             from fourfold.distribute.engines.on_threads import Threads
 

@@ -78,7 +78,7 @@ def imap(fn: Callable[[Any], Any], items: Iterable[Any], ordered: bool = True, *
     if not isinstance(ordered, bool):
         raise OptionTypeError(f"ordered={ordered!r} must be True or False")
     call = Call(fn, items, resolve(options), bounded=True)
-    stream = Stream(_values(call, ordered), call.failures.sorted, call.report)
+    stream = Stream(_values(call, ordered), call.failures.sorted, call.report, call.give_up)
     if call.is_recorded:
         weakref.finalize(stream, call.give_up)  # when nobody ever asks for a value
     return stream

@@ -18,6 +18,13 @@ CGROUPS, MEMBERSHIP = "/sys/fs/cgroup", "/proc/self/cgroup"
 """Where Linux keeps control groups, and which ones this process is in."""
 
 
+try:
+    STARTED_IN = os.getcwd()
+except FileNotFoundError:
+    STARTED_IN = os.path.expanduser("~")
+"""The folder that this process was in when fourfold was imported: a script may go elsewhere later."""
+
+
 class Cores(NamedTuple):
     """How many cores this process may use, and who says so."""
 

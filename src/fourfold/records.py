@@ -173,6 +173,8 @@ class Report:
 class Cell(Protocol):
     """What a running chunk shares with its engine: where it is, and whether it should stop."""
 
+    whole: bool
+    """True where nothing is to be done between blocks: a chunk is one."""
     inline: bool
     """True in the caller's own thread: nobody looks while it runs, and a KeyboardInterrupt is not the item's failure."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fourfold.errors import JournalError, OptionError
+from fourfold.errors import JournalCorrupt, JournalError, OptionError
 from fourfold.execute import current
 from fourfold.execute.chunk import is_worker_class
 from fourfold.execute.pickling import load
@@ -44,7 +44,7 @@ def prepare_replay(run: str, item: int) -> tuple[Callable[[], Any], FailedItem]:
     if os.path.isdir(story.working_folder):
         os.chdir(story.working_folder)
     parts = _load_program(folder)
-    _, value = load(read_value(folder, failed[item].value, f"item {item}"))
+    value = load(read_value(folder, failed[item].value, f"item {item}"))
     return lambda: _run(parts, item, value), failed[item]
 
 
@@ -55,8 +55,11 @@ def _load_program(folder: Path) -> dict[str, Any]:
         raise OptionError(f"the function of {folder} could not be pickled, or was too large, so it was not kept") from None
     except OSError as error:
         raise JournalError(f"{folder / PROGRAM} cannot be read: {error.strerror}") from error
-    head, buffers = pickle.loads(data)
-    parts: dict[str, Any] = load(Parcel(head, tuple(buffers)))
+    try:
+        head, buffers = pickle.loads(data)
+        parts: dict[str, Any] = load(Parcel(head, tuple(buffers)))
+    except Exception as error:
+        raise JournalCorrupt(f"{folder / PROGRAM} cannot be unpickled: {type(error).__name__}: {error}") from error
     return parts
 
 

@@ -43,7 +43,7 @@ class Failures:
         notes = [note for note in getattr(error, "__notes__", []) if not note.startswith(NOTE)]
         note = f"{NOTE}{index} of {self._function}: {trouble.item} (attempt {attempts}, {worker or 'driver'})"
         if self.run is not None:
-            note += f". See it again: fourfold replay {self.run} --item {index}"
+            note += f". See it again: fourfold replay {_quoted(self.run)} --item {index}"
         _set(error, "__notes__", [*notes, note])
         if self._on_error != "raise":
             # Its frames would keep every item of the chunk alive; the text of the traceback stays.
@@ -84,6 +84,12 @@ class Failures:
         cause.__cause__ = error.__cause__
         _set(error, "__cause__", cause)
         return error
+
+
+def _quoted(path: str) -> str:
+    import shlex  # a regular expression: only who has failures needs it
+
+    return shlex.quote(path)
 
 
 def place_of(traceback: str) -> str:

@@ -40,8 +40,14 @@ class Stream(Iterator[Any]):
         ([1, 3], [1])
     """
 
-    def __init__(self, values: Iterator[Any], failures: Callable[[], list[Failure]], report: Callable[[], Report]) -> None:
-        self._values, self._failures, self._report = values, failures, report
+    def __init__(
+        self,
+        values: Iterator[Any],
+        failures: Callable[[], list[Failure]],
+        report: Callable[[], Report],
+        give_up: Callable[[], None],
+    ) -> None:
+        self._values, self._failures, self._report, self._give_up = values, failures, report, give_up
 
     def __next__(self) -> Any:
         return next(self._values)
@@ -49,6 +55,7 @@ class Stream(Iterator[Any]):
     def close(self) -> None:
         """Stop: no more items are taken, and those that run end. Leaving a `for` loop early does the same, later."""
         self._values.close()  # type: ignore[attr-defined]
+        self._give_up()  # when nobody has asked for a value, there was nothing to close
 
     @property
     def failures(self) -> list[Failure]:

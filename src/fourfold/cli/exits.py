@@ -90,3 +90,8 @@ def one_line(error: BaseException) -> str:
 def say(line: str) -> None:
     """Print one line on stderr, under the name of the program."""
     print(f"fourfold: {line}", file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """The text without what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

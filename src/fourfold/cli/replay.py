@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fourfold.cli.exits import ERROR, TracebackOption, one_line_errors, say
+from fourfold.cli.exits import ERROR, TracebackOption, one_line_errors, printable, say
 
 
 def replay_command(
@@ -26,7 +26,8 @@ def replay_command(
         from fourfold.replay import prepare_replay
 
         run_item, failed = prepare_replay(run, item)
-        say(f"item {item} is {failed.shown}; it failed with {failed.error_type}: {' '.join(failed.message.split())[:200]}")
+        message = printable(" ".join(failed.message.split())[:200])
+        say(f"item {item} is {printable(failed.shown)}; it failed with {failed.error_type}: {message}")
         faulthandler.enable()
         try:
             value = run_item()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -43,9 +44,9 @@ def resume_command(
             raise OptionError(
                 f"{run} is done: there is nothing to go on with (`fourfold rerun {run} --failed` runs failed items)"
             )
-        check_command(story)
         if accept_changes:
             change(folder, accept_changes=True)
+            say(f"{run}: what was recorded is kept, whatever has changed")
         _type_again(story)
 
 
@@ -66,7 +67,6 @@ def rerun_command(
         story = _idle(folder)
         if not story.n_failed:
             raise OptionError(f"no item of {run} has failed")
-        check_command(story)
         say(f"{change(folder, accept_changes=accept_changes, forget_failures=True)} failed items of {run} run again")
         _type_again(story)
 
@@ -82,20 +82,23 @@ def _idle(folder: Path) -> Story:
     return story
 
 
-def check_command(story: Story) -> None:
-    """Whether the command of a run makes the same call again.
+def why_not_again(story: Story) -> str:
+    """Why the command of a run cannot be typed again; "" when it can."""
+    command = story.command[1:]
+    interpreter = list(itertools.takewhile(lambda word: word.startswith("-") and word not in ("-c", "-m", "-"), command))
+    rest = command[len(interpreter) :]
+    if not rest or rest[0] == "-" or "-i" in interpreter or any("ipykernel" in word for word in rest[:2]):
+        return "in an interactive session"
+    if is_map_command(story.command) and "-" in rest:
+        return "from standard input, which is gone"
+    return "" if os.path.isdir(story.working_folder) else f"in {story.working_folder}, which is gone"
 
-    Raises:
-        OptionError: It was no script.
-    """
-    arguments = story.command[1:]
-    interactive = not arguments or arguments[0] == "-" or "-i" in arguments or any("ipykernel" in each for each in arguments)
-    if interactive or not os.path.isdir(story.working_folder):
-        where = "in an interactive session" if interactive else f"in {story.working_folder}, which is gone"
-        raise OptionError(f"{story.folder} was made {where}: make the same call again with run={story.folder!r}")
 
-
-def _type_again(story: Story) -> NoReturn:
+def _type_again(story: Story) -> None:
+    why_not = why_not_again(story)
+    if why_not:
+        say(f"{story.folder} was made {why_not}: now make the same call again, with run={story.folder!r}")
+        return
     command = [*story.command]
     if is_map_command(command) and story.state == "done" and "--overwrite" not in command:
         command.append("--overwrite")  # its output is there, and is to be replaced by one with the failed items in it

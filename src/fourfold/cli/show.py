@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fourfold.cli.exits import TracebackOption, one_line_errors
+from fourfold.cli.exits import TracebackOption, one_line_errors, printable
 
 GROUPS_SHOWN = 10
 """Groups of failures that are printed. More: the reader scrolls. --json has all."""
@@ -42,7 +42,7 @@ def show_command(
         from fourfold.cli.runs import progress_of
 
         who = f" (process {story.driver_pid})" if story.driver_pid else ""
-        print(f"{story.name}: {story.state}{who}, {progress_of(story)}")
+        print(f"{printable(story.name)}: {story.state}{who}, {progress_of(story)}")
         print(f"began {_when(story.created_at)}, last seen {_when(story.updated_at)}")
         if story.options:
             print("options: " + ", ".join(f"{name}={value}" for name, value in story.options.items()))
@@ -50,7 +50,7 @@ def show_command(
             print(f"command: {shlex.join(story.command)}")
         for group in grouped[:GROUPS_SHOWN]:
             print(f"\n{describe_group(group)}")
-            print(f"  see it again: fourfold replay {run} --item {group[0].item}")
+            print(f"  see it again: fourfold replay {shlex.quote(run)} --item {group[0].item}")
         if len(grouped) > GROUPS_SHOWN:
             print(f"\nand {len(grouped) - GROUPS_SHOWN} other kinds of failures (--json has all)")
         if events:
@@ -59,9 +59,9 @@ def show_command(
             more = ", ".join(f"{key} {value}" for key, value in data.items())
             print(f"{_when(at)}  {kind}" + (f" ({more})" if more else ""))
         if story.state in ("died", "interrupted", "stopped", "failed"):
-            print(f"\ngo on: fourfold resume {run}")
+            print(f"\ngo on: fourfold resume {shlex.quote(run)}")
         if failures and story.state == "done":
-            print(f"\nrun the failed items again: fourfold rerun {run} --failed")
+            print(f"\nrun the failed items again: fourfold rerun {shlex.quote(run)} --failed")
 
 
 def describe_group(group: list[Any]) -> str:
@@ -71,7 +71,7 @@ def describe_group(group: list[Any]) -> str:
     count = f"{len(group):,} items" if len(group) > 1 else "1 item"
     place = f" at {first.place}" if first.place else ""
     which = f"the first is item {index}" if len(group) > 1 else f"item {index}"
-    return f"{count}: {first.error_type}{place}; {which}: {' '.join(first.message.split())[:200]}"
+    return f"{count}: {first.error_type}{place}; {which}: {printable(' '.join(first.message.split())[:200])}"
 
 
 def _when(at: float) -> str:

@@ -259,7 +259,7 @@ class Driver:
         """The run is ended from outside. A second Ctrl-C ends at once what still runs."""
         engine = self.lane.engine
         try:
-            if self._keep:
+            if self._keep and not engine.info.inline:
                 with deaf_for(ECHO_S), contextlib.suppress(Exception):  # what ended the run is the one to tell
                     self._await_the_running()
         finally:

@@ -67,6 +67,8 @@ class Rules:
         max_failures: Past this count (int) or fraction of `total` (float) the run ends.
         bounded: Do not run ahead of the slowest chunk by more than AHEAD windows (ordered streaming).
         rerun_after_loss: False: what may have had effects in a dead worker is blamed, not run again.
+        n_before: Items that an earlier call has done, or that failed there.
+        failures_before: Those of them that failed.
     """
 
     total: int | None = None
@@ -77,6 +79,8 @@ class Rules:
     max_failures: int | float | None = None
     bounded: bool = False
     rerun_after_loss: bool = True
+    n_before: int = 0
+    failures_before: int = 0
 
 
 @dataclass
@@ -327,8 +331,9 @@ class Schedule:
     def _too_many(self) -> bool:
         limit = self.rules.max_failures
         if isinstance(limit, float):
-            limit *= self.taken if self.exhausted else max(self.taken, self.rules.total or FRACTION_OF)
-        return limit is not None and self.tally.failures > limit
+            n_items = self.taken if self.exhausted else max(self.taken, self.rules.total or FRACTION_OF)
+            limit *= n_items + self.rules.n_before
+        return limit is not None and self.tally.failures + self.rules.failures_before > limit
 
     def _stop(self, reason: str, position: int) -> None:
         """Stop handing out.

@@ -140,7 +140,7 @@ def _run_blocks(
     walk = iter(items)  # goes on behind an item that raised
     at = 0
     while at < total and not cell.stopped():
-        count = total - at if cell.inline else min(pace.block, total - at)
+        count = total - at if cell.whole else min(pace.block, total - at)
         cell.mark(at, count)
         begin = clock()
         try:

@@ -24,13 +24,18 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """
 
     def reducer_override(self, obj: Any) -> Any:
-        numpy = sys.modules.get("numpy")
-        if numpy is not None and type(obj) is numpy.ndarray and not obj.dtype.hasobject:
-            if obj.dtype.kind in "mM":  # dates have no buffer protocol: they travel as the integers that they are
-                return numpy.ndarray.view, (obj.view("i8"), obj.dtype)
-            if not obj.flags.forc:
-                return numpy.ascontiguousarray(obj).__reduce_ex__(5)
-        return super().reducer_override(obj)
+        reduced = _array_reduction(obj)
+        return super().reducer_override(obj) if reduced is NotImplemented else reduced
+
+
+def _array_reduction(obj: Any) -> Any:
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and type(obj) is numpy.ndarray and not obj.dtype.hasobject:
+        if obj.dtype.kind in "mM":  # dates have no buffer protocol: they travel as the integers that they are
+            return numpy.ndarray.view, (obj.view("i8"), obj.dtype)
+        if not obj.flags.forc:
+            return numpy.ascontiguousarray(obj).__reduce_ex__(5)
+    return NotImplemented
 
 
 def dump(obj: Any) -> Parcel:
@@ -42,6 +47,28 @@ def dump(obj: Any) -> Parcel:
     buffers: list[Buffer] = []
     file = io.BytesIO()
     _Pickler(file, protocol=5, buffer_callback=lambda buffer: buffers.append(buffer.raw())).dump(obj)
+    return Parcel(file.getvalue(), tuple(buffers))
+
+
+class _NamingPickler(pickle.Pickler):
+    """Functions and classes by name, also those of `__main__`: for the same program, later."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        return _array_reduction(obj)
+
+
+def dump_by_name(obj: Any) -> Parcel:
+    """Pickle one object for this very program: what has no name that can be imported is taken along, as by `dump`.
+
+    Raises:
+        Exception: Whatever the object's own pickling raises.
+    """
+    buffers: list[Buffer] = []
+    file = io.BytesIO()
+    try:
+        _NamingPickler(file, protocol=5, buffer_callback=lambda buffer: buffers.append(buffer.raw())).dump(obj)
+    except Exception:
+        return dump(obj)
     return Parcel(file.getvalue(), tuple(buffers))
 
 

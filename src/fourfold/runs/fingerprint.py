@@ -70,7 +70,8 @@ def _code_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     if len(before) == len(after):
         changed = [(was, now) for was, now in zip(before, after, strict=True) if was != now]
         if changed and old["code"] == new["code"]:
-            return "has other constants: " + ", ".join(f"{was} is now {now}" for was, now in changed[:3])
+            told = [f"{was} is now {now}" if was[:1] != "a" else "a text or collection changed" for was, now in changed[:3]]
+            return "has other constants: " + ", ".join(told)
     return "has other code"
 
 
@@ -203,8 +204,7 @@ class _Walk:
 
     def _value(self, name: str, value: Any) -> None:
         if type(value) in PLAIN:
-            text = repr(value)
-            self._put(name, text if len(text) <= CONSTANT_CHARS else f"{_DIGEST}{hash_of(text.encode()).hex()}")
+            self._put(name, _shown(value) or f"{_DIGEST}{hash_of(repr(value).encode()).hex()}")
             return
         met: list[Any] = [type(value)] if _is_users(type(value)) else []
         try:
@@ -215,6 +215,11 @@ class _Walk:
             self._put(name, f"<{type(value).__qualname__}>")  # a lock, an open file: there is nothing to compare
             self._work.extend((piece, part) for piece, part in apart(name, value) if part is not None)
         self._work.extend((name_of(each), each) for each in met)
+
+
+def _shown(value: Any) -> str:
+    """How a message shows a value; "" for what it does not show: a text may be a password, and the journal is a file."""
+    return repr(value) if isinstance(value, int | float | complex | None) and len(repr(value)) <= CONSTANT_CHARS else ""
 
 
 def _functions_in(value: Any) -> Iterator[Any]:
@@ -288,8 +293,7 @@ def _constants(code: types.CodeType) -> Iterable[str]:
     for each in _all_codes(code):
         for step in dis.get_instructions(each):
             if step.opname.endswith("CONST") and not isinstance(step.argval, types.CodeType):
-                text = _ordered_repr(step.argval)
-                yield text if len(text) <= CONSTANT_CHARS else f"{text[:20]}... ({hash_of(text.encode()).hex()})"
+                yield _shown(step.argval) or f"a text or collection ({hash_of(_ordered_repr(step.argval).encode()).hex()})"
 
 
 def _ordered_repr(constant: Any) -> str:

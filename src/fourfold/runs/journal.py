@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import fourfold.seams as seams
-from fourfold.errors import JournalCorrupt, JournalError
+from fourfold.errors import JournalCorrupt, JournalError, RunError
 from fourfold.records import Parcel
 from fourfold.runs.place import JOURNAL, WITHOUT_SHARED_MEMORY, create_private, file_system_of
 from fourfold.runs.values import ValueWriter, Where, part_path, read_parcel
@@ -49,7 +49,7 @@ create table run (name text primary key, value text not null) without rowid;
 create table value (id integer primary key, part integer, offset integer, length_bytes integer, checksum integer);
 create table done (first integer primary key, n_items integer, value integer, digests blob, checksum integer);
 create table failure (item integer primary key, kind text, error_type text, message text, traceback text, place text,
-                      shown text, attempts integer, worker text, digest blob, value integer);
+                      shown text, attempts integer, worker text, digest blob, error integer, value integer);
 create table started (item integer primary key) without rowid;
 create table part (number integer primary key, synced_bytes integer);
 create table event (at real, kind text, data text);
@@ -66,7 +66,7 @@ class Done(NamedTuple):
 
 
 class FailedItem(NamedTuple):
-    """An item that has no value, and why. `value` is the parcel with its exception and the item itself."""
+    """An item that has no value, and why. `error` is the parcel with its exception and `value` that with the item; 0: none."""
 
     item: int
     kind: str
@@ -78,6 +78,7 @@ class FailedItem(NamedTuple):
     attempts: int
     worker: str
     digest: bytes
+    error: int
     value: int
 
 
@@ -98,6 +99,8 @@ class Journal:
         self._rows: list[tuple[str, tuple[Any, ...]]] = []
         self._committed_at = self._synced_at = time.monotonic()
         self._took_s = 0.0
+        self._pid = os.getpid()
+        self._is_full = False
         self._database: sqlite3.Connection | None = None
         try:
             with self._one_error("opened"):
@@ -149,10 +152,10 @@ class Journal:
         """A full disk, a folder that is gone, a file that is too large: one error, that says what is safe."""
         try:
             yield
-        except (OSError, sqlite3.Error) as error:
-            if isinstance(error, JournalError):
+        except (OSError, sqlite3.Error, ValueError, TypeError, KeyError) as error:
+            if isinstance(error, RunError):
                 raise
-            if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+            if (what != "written" and not isinstance(error, OSError)) or isinstance(error, sqlite3.IntegrityError):
                 raise JournalCorrupt(
                     f"{self.folder / JOURNAL} is damaged: {error}. Bring it back from a copy, or begin again in another folder"
                 ) from error
@@ -191,15 +194,19 @@ class Journal:
     def add_failure(self, failed: FailedItem) -> None:
         """An item has no value."""
         self._has_loose_items = True
-        self._rows.append((f"insert or replace into failure values ({', '.join('?' * len(failed))})", failed))
+        plain = [storable(field) if isinstance(field, str) else field for field in failed]
+        self._rows.append((f"insert or replace into failure values ({', '.join('?' * len(failed))})", (*plain,)))
         self._rows.append(("delete from started where item = ?", (failed.item,)))
 
     def start(self, items: list[int]) -> None:
-        """Items are about to run, and must never run twice: committed at once.
+        """Items are about to run, and must never run twice: committed at once, to the disk itself.
 
         Raises:
             JournalError: There is no room.
         """
+        if not self._is_full:
+            self._is_full = True
+            self.database.execute("pragma synchronous = full")
         self._has_loose_items = True
         self._rows += [("insert or replace into started values (?)", (item,)) for item in items]
         self.commit()
@@ -228,6 +235,8 @@ class Journal:
         Raises:
             JournalError: There is no room.
         """
+        if os.getpid() != self._pid:  # a fork of the driver: the journal is not this process's
+            self._rows.clear()
         if not self._rows:
             return
         begin = time.monotonic()
@@ -244,8 +253,8 @@ class Journal:
         seams.hit("journal.commit")
         os.stat(self.folder / JOURNAL)  # what is written to a file that was removed is lost in silence
         database = self.database
-        database.execute("begin immediate")
         try:
+            database.execute("begin immediate")
             for query, values in self._rows:
                 database.execute(query, values)
             database.execute("commit")
@@ -292,16 +301,13 @@ class Journal:
     def facts(self) -> dict[str, Any]:
         """What `tell` was told, in this session and before it."""
         with self._one_error("read"):
-            try:
-                return {name: json.loads(value) for name, value in self.database.execute("select name, value from run")}
-            except ValueError as error:
-                raise sqlite3.DatabaseError(f"a fact about the run cannot be read, {error}") from error
+            return {name: json.loads(value) for name, value in self.database.execute("select name, value from run")}
 
     def count(self, table: str) -> int:
         """How many items are in "done" or "failure"."""
         what = "coalesce(sum(n_items), 0)" if table == "done" else "count(*)"
-        count: int = self._one(f"select {what} from {table}")
-        return count
+        with self._one_error("read"):
+            return int(self._one(f"select {what} from {table}"))
 
     def done_from(self, first: int) -> list[Done]:
         """The next PAGE rows of done items that reach beyond `first`, in order.
@@ -309,31 +315,33 @@ class Journal:
         Raises:
             JournalCorrupt: A row is not what was written.
         """
-        begin = self._one("select coalesce(max(first), 0) from done where first <= ?", first)
-        rows = self.database.execute("select * from done where first >= ? order by first limit ?", (begin, PAGE)).fetchall()
-        found = []
-        for *fields, checksum in rows:
-            row = Done(*fields)
-            if checksum != _checksum(row):
-                raise JournalCorrupt(
-                    f"{self.folder / JOURNAL} is damaged: the row of items {row.first} to {row.first + row.n_items - 1} has a "
-                    "wrong checksum. Bring it back from a copy, or begin again in another folder"
-                )
-            found.append(row)
-        return found
+        with self._one_error("read"):
+            begin = self._one("select coalesce(max(first), 0) from done where first <= ?", first)
+            query = "select * from done where first >= ? order by first limit ?"
+            found = [(Done(*fields), checksum) for *fields, checksum in self.database.execute(query, (begin, PAGE))]
+            for row, checksum in found:
+                if checksum != _checksum(row):
+                    raise JournalCorrupt(
+                        f"{self.folder / JOURNAL} is damaged: the row of items {row.first} to {row.first + row.n_items - 1} "
+                        "has a wrong checksum. Bring it back from a copy, or begin again in another folder"
+                    )
+        return [row for row, _ in found]
 
     def failures(self) -> list[FailedItem]:
         """The failed items, by index."""
-        return [FailedItem(*row) for row in self.database.execute("select * from failure order by item")]
+        with self._one_error("read"):
+            return [FailedItem(*row) for row in self.database.execute("select * from failure order by item")]
 
     def started(self) -> list[int]:
         """Items that started, and of which nobody knows how they ended."""
-        return [item for (item,) in self.database.execute("select item from started order by item")]
+        with self._one_error("read"):
+            return [item for (item,) in self.database.execute("select item from started order by item")]
 
     def where_is(self, value: int) -> Where:
         """Where a parcel lies."""
         query = "select part, offset, length_bytes, checksum from value where id = ?"
-        return Where(*self.database.execute(query, (value,)).fetchone())
+        with self._one_error("read"):
+            return Where(*self.database.execute(query, (value,)).fetchone())
 
     def read(self, value: int, what: str) -> Parcel:
         """Read a parcel; `what` names it in an error.
@@ -370,11 +378,25 @@ class Journal:
                 try:
                     read_parcel(self.folder, Where(*where), "")
                 except JournalCorrupt:
-                    self._rows += [(f"delete from {table} where value = ?", (id,)) for table in ("done", "failure")]
-                    self._rows.append(("delete from value where id = ?", (id,)))
+                    self._forget_value(id)
         if self._rows:
             self.note("torn", rows=len(self._rows))
             self.commit()
+
+    def _forget_value(self, id: int) -> None:
+        for first, n_items in self.database.execute("select first, n_items from done where value = ?", (id,)):
+            # They have run, whatever is left of them: where nothing may run twice they are known as started.
+            again = "insert or replace into started values (?)"
+            self._rows += [(again, (item,)) for item in range(first, first + n_items)]
+            self._has_loose_items = True
+        self._rows.append(("delete from done where value = ?", (id,)))
+        self._rows.append(("delete from failure where error = ? or value = ?", (id, id)))
+        self._rows.append(("delete from value where id = ?", (id,)))
+
+
+def storable(text: str) -> str:
+    """The text without halves of letters, as names of files in another encoding have them: SQLite stores UTF-8 only."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _checksum(done: Done) -> int:
@@ -400,7 +422,7 @@ def reading(folder: Path) -> Iterator[sqlite3.Connection | None]:
     database = _connect(folder / JOURNAL, "ro")
     try:
         yield database if database.execute("pragma user_version").fetchone()[0] else None
-    except sqlite3.Error as error:
+    except (sqlite3.Error, ValueError, TypeError, KeyError) as error:
         raise JournalError(f"{folder / JOURNAL} cannot be read: {error}") from error
     finally:
         database.close()

@@ -121,16 +121,42 @@ class Lock:
         except OSError as error:
             os.close(self._fd)
             if isinstance(error, BlockingIOError):
-                holder = holder_of(folder)
+                holder = holder_of(folder) or {}
                 who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
-                raise RunInUse(f"{who} works on the run {folder} right now: wait for its end, or use another folder") from None
+                what = "wait for its end, or use another folder"
+                if holder.get("pid") == os.getpid():
+                    who, what = "an earlier call of this process", "close its stream (`stream.close()`) first"
+                raise RunInUse(f"{who} works on the run {folder} right now: {what}") from None
             raise JournalError(f"{path} cannot be locked: {error.strerror}") from error
+        self._pid = os.getpid()
+        _held.add(self)
 
     def release(self) -> None:
-        """Let another driver go on. A process that this one forked does not hold it any longer either."""
-        with contextlib.suppress(OSError):
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
+        """Let another driver go on; without effect in a process that this one forked."""
+        _held.discard(self)
+        if self._fd >= 0 and self._pid == os.getpid():
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
+            os.close(self._fd)
+        self._fd = -1
+
+    def forget(self) -> None:
+        """This process is a fork of the one that holds the lock: it must not hold it when that one is dead."""
         os.close(self._fd)
+        self._fd = -1
+
+
+_held: set[Lock] = set()
+"""The locks of this process."""
+
+
+def _forget_all() -> None:
+    for lock in _held:
+        lock.forget()
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_forget_all)
 
 
 def holder_of(folder: Path) -> dict[str, Any] | None:
@@ -157,7 +183,10 @@ def is_held(folder: Path) -> bool:
     return False
 
 
-WITHOUT_SHARED_MEMORY = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "lustre", "gpfs", "beegfs", "ceph"})
+WITHOUT_SHARED_MEMORY = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "lustre", "gpfs", "beegfs", "ceph", "cephfs", "glusterfs"}
+    | {"sshfs", "s3fs", "gcsfuse", "rclone", "blobfuse", "blobfuse2", "juicefs"}
+)
 """File systems between machines: SQLite's write-ahead log needs memory that all who open it share, which they do not have."""
 
 

@@ -7,16 +7,17 @@ source ──item──> seen? ── yes: its recorded values come back, when t
 import contextlib
 import logging
 import os
+import shlex
 import socket
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from fourfold.errors import Indeterminate, JournalError, RemoteError, RunChanged
+from fourfold.errors import Indeterminate, JournalCorrupt, JournalError, RemoteError, RunChanged
+from fourfold.machine import STARTED_IN
 from fourfold.records import Failure, Parcel
 from fourfold.runs.digest import DIGEST_BYTES
 from fourfold.runs.fingerprint import differences, item_digest, program_parts
@@ -39,9 +40,13 @@ PROGRAM_BYTES = 64 << 20
 
 
 class Carriage(NamedTuple):
-    """How values and exceptions become bytes and come back."""
+    """How values and exceptions become bytes and come back.
+
+    `dump` takes the user's functions and classes along; `dump_here` names them, for values that come back to the same program.
+    """
 
     dump: Callable[[Any], Parcel]
+    dump_here: Callable[[Any], Parcel]
     load: Callable[[Parcel], Any]
     pickled: Callable[[BaseException], bytes | None]
     unpickled: Callable[[Any], BaseException | None]
@@ -113,9 +118,8 @@ class Recording:
     def _meet(self) -> None:
         """Introduce a new call, or recognise the one that was here before."""
         journal, subject = self.journal, self._subject
-        facts = journal.facts()
+        self._facts = facts = journal.facts()
         parts = program_parts(subject.parts)
-        accepted = facts.get("accept_changes", False)
         if "parts" not in facts:  # new, or its driver died before its first commit
             journal.tell(kind=subject.kind, parts=parts, created_at=time.time())
             self._keep_program()
@@ -124,22 +128,23 @@ class Recording:
                 f"the run {self.folder} was recorded by {facts['kind']}, and this is {subject.kind}: use another folder"
             )
         elif found := differences(facts["parts"], parts):
-            if not accepted:
-                told = "; ".join(found[:DIFFERENCES_TOLD]) + ("; and more" if len(found) > DIFFERENCES_TOLD else "")
-                raise RunChanged(
-                    f"the run {self.folder} was recorded by something else: {told}. To keep what it has and go on with what "
-                    f"you have now, type: fourfold resume {self.path} --accept-changes. To begin again, use another folder",
-                    differences=found,
-                )
+            self._refuse_unless_accepted(found)
             journal.tell(parts=parts)
-            journal.note("accepted changes", differences=found[:DIFFERENCES_TOLD])
             self._keep_program()
+
+    def begin(self) -> None:
+        """The call is in order, and runs from now on.
+
+        Raises:
+            JournalError: There is no room.
+        """
+        journal, subject = self.journal, self._subject
         journal.tell(
             name=subject.name,
             state="running",
             options=dict(subject.options),
             command=[sys.executable, *sys.orig_argv[1:]],
-            folder=_current_folder(),
+            folder=STARTED_IN,
             path=[entry for entry in sys.path if isinstance(entry, str)],
             pid=os.getpid(),
             host=socket.gethostname(),
@@ -148,6 +153,27 @@ class Recording:
         )
         journal.note("opened" if journal.is_new else "resumed", pid=os.getpid())
         journal.commit()
+
+    def _meet_items(self, item: Any) -> None:
+        """The first item's class is part of the program: its methods may be what the function calls."""
+        parts = program_parts({"items": type(item)})
+        recorded = self._facts.get("items")
+        if recorded is None:
+            self.journal.tell(items=parts)
+        elif found := differences(recorded, parts):
+            self._refuse_unless_accepted(found)
+            self.journal.tell(items=parts)
+
+    def _refuse_unless_accepted(self, found: list[str]) -> None:
+        if not self._facts.get("accept_changes", False):
+            told = "; ".join(found[:DIFFERENCES_TOLD]) + ("; and more" if len(found) > DIFFERENCES_TOLD else "")
+            raise RunChanged(
+                f"the run {self.folder} was recorded by something else: {told}. To keep what it has and go on with what "
+                f"you have now, type: fourfold resume {shlex.quote(self.path)} --accept-changes. To begin again, use another "
+                "folder",
+                differences=found,
+            )
+        self.journal.note("accepted changes", differences=found[:DIFFERENCES_TOLD])
 
     def _keep_program(self) -> None:
         """Keep what runs, for `fourfold replay`; a function that cannot be pickled can be run but not replayed."""
@@ -168,6 +194,11 @@ class Recording:
 
     # ---- what need not run -------------------------------------------------------------------------------------------
 
+    @property
+    def n_failed(self) -> int:
+        """Recorded failures that stand."""
+        return len(self._failed) if self._subject.failures_stand else 0
+
     def seen(self, index: int, item: Any) -> bool:
         """Whether the item at `index` need not run. Called for every item, in input order.
 
@@ -175,7 +206,9 @@ class Recording:
             RunChanged: Another item was recorded at this index.
             JournalCorrupt: The journal is damaged.
         """
-        digest = item_digest(item) or UNKNOWN
+        if not index:
+            self._meet_items(item)
+        digest = item_digest(item)
         row = self._row_of(index)
         if row is not None:
             at = (index - row.first) * DIGEST_BYTES
@@ -219,10 +252,10 @@ class Recording:
     def _of_unknown_end(self, index: int, item: Any, digest: bytes) -> FailedItem:
         message = (
             "the driver died while the item ran or was about to: it may have had effects, and idempotent=False forbids to "
-            f"run it again. When you know that it had none, type: fourfold rerun {self.path} --failed"
+            f"run it again. When you know that it had none, type: fourfold rerun {shlex.quote(self.path)} --failed"
         )
-        failed = FailedItem(index, "indeterminate", "fourfold.errors.Indeterminate", message, "", "", "", 1, "", digest, 0)
-        failed = failed._replace(value=self._keep_item(None, item))
+        failed = FailedItem(index, "indeterminate", "fourfold.errors.Indeterminate", message, "", "", "", 1, "", digest, 0, 0)
+        failed = failed._replace(value=self._keep(item))
         self.journal.add_failure(failed)
         return failed
 
@@ -244,15 +277,27 @@ class Recording:
 
     def _load(self, done: Done) -> list[Any]:
         what = f"the values of items {done.first} to {done.first + done.n_items - 1}"
-        values: list[Any] = self._carriage.load(self.journal.read(done.value, what))
+        values: list[Any] = self._bring_back(done.value, what)
+        if self._subject.kind == "map" and len(values) != done.n_items:
+            raise JournalCorrupt(f"{self.folder} has {len(values)} values where {what} should be")
         return values
+
+    def _bring_back(self, value: int, what: str) -> Any:
+        parcel = self.journal.read(value, what)
+        try:
+            return self._carriage.load(parcel)
+        except Exception as error:
+            raise RunChanged(
+                f"{what} in {self.folder} cannot be unpickled: {type(error).__name__}: {error}. Is a class gone that was "
+                "there when they were recorded? Bring it back, or use another folder"
+            ) from error
 
     def failure_of(self, failed: FailedItem) -> Failure:
         """A recorded failure as it was, with its exception where that can be brought back."""
         error: BaseException | None = None
-        if failed.value:
-            data, _ = self._carriage.load(self.journal.read(failed.value, f"the failure of item {failed.item}"))
-            error = self._carriage.unpickled(data) if data is not None else None
+        if failed.error:
+            data = self._bring_back(failed.error, f"the failure of item {failed.item}")
+            error = self._carriage.unpickled(data)
         if failed.kind == "indeterminate":
             error = Indeterminate(failed.message)
         return Failure(
@@ -283,29 +328,65 @@ class Recording:
 
     # ---- what has happened -------------------------------------------------------------------------------------------
 
-    def add(self, ranges: Sequence[tuple[int, int]], values: Sequence[Any]) -> None:
-        """The items of these (first, count) ranges have `values`, which may be partial results of a reduction.
+    def add(self, first: int, values: Sequence[Any]) -> None:
+        """The items from `first` on have these values.
 
         Raises:
             JournalError: There is no room.
         """
-        digests = [[self._digests.pop(index, UNKNOWN) for index in range(first, first + count)] for first, count in ranges]
         try:
-            parcel = self._carriage.dump(list(values))
+            parcel = self._dump(values)
         except Exception as error:
-            if not self._warned:
-                self._warned = True
-                logging.getLogger("fourfold").warning(
-                    "%s: the values of items from %d on cannot be pickled (%s): they are not recorded, and would be computed "
-                    "again",
-                    self.path,
-                    ranges[0][0],
-                    error,
-                )
+            if len(values) > 1:
+                for offset in range(len(values)):
+                    self.add(first + offset, values[offset : offset + 1])
+            else:
+                self._not_kept(first, error)
             return
         value = self.journal.keep(parcel)
-        for (first, count), each in zip(ranges, digests, strict=True):
-            self.journal.add(Done(first, count, value, b"".join(each)))
+        self.journal.add(Done(first, len(values), value, self._digests_of(first, len(values))))
+
+    def add_partial(self, ranges: Sequence[tuple[int, int]], results: Sequence[Any]) -> None:
+        """The items of these (first, count) ranges are in partial results of a reduction.
+
+        Raises:
+            JournalError: There is no room.
+        """
+        try:
+            value = self.journal.keep(self._carriage.dump_here(list(results)))
+        except Exception as error:
+            if isinstance(error, JournalError):
+                raise
+            for first, count in ranges:
+                for item in range(first, first + count):
+                    self._not_kept(item, error)
+            return
+        for first, count in ranges:
+            self.journal.add(Done(first, count, value, self._digests_of(first, count)))
+
+    def _dump(self, values: Sequence[Any]) -> Parcel:
+        if any(isinstance(value, BaseException) and self._carriage.pickled(value) is None for value in values):
+            raise TypeError("an exception among them could not be unpickled again")
+        return self._carriage.dump_here(list(values))
+
+    def _digests_of(self, first: int, count: int) -> bytes:
+        return b"".join(self._digests.pop(index, UNKNOWN) for index in range(first, first + count))
+
+    def _not_kept(self, item: int, error: Exception) -> None:
+        """A value cannot be recorded: it would be computed again, unless that is forbidden."""
+        digest = self._digests.pop(item, UNKNOWN)
+        if not self._subject.repeatable:
+            message = f"the item ended, and its value could not be recorded: {error}. idempotent=False forbids to run it again"
+            name = "fourfold.errors.Indeterminate"
+            self.journal.add_failure(FailedItem(item, "indeterminate", name, message, "", "", "", 1, "", digest, 0, 0))
+        if not self._warned:
+            self._warned = True
+            logging.getLogger("fourfold").warning(
+                "%s: the value of item %d cannot be pickled (%s): such values are not recorded, and would be computed again",
+                self.path,
+                item,
+                error,
+            )
 
     def fail(self, failure: Failure, item: Any) -> None:
         """An item has failed for good.
@@ -325,14 +406,17 @@ class Recording:
                 failure.attempts,
                 failure.worker,
                 self._digests.pop(failure.index, UNKNOWN),
-                self._keep_item(failure.error, item),
+                self._keep(self._carriage.pickled(failure.error)) if failure.error is not None else 0,
+                self._keep(item),
             )
         )
 
-    def _keep_item(self, error: BaseException | None, item: Any) -> int:
-        """Keep the item and its exception for a replay; 0 when the item cannot be pickled."""
+    def _keep(self, obj: Any) -> int:
+        """Keep something for later; 0 when it is nothing, or cannot be pickled."""
+        if obj is None:
+            return 0
         try:
-            parcel = self._carriage.dump((self._carriage.pickled(error) if error is not None else None, item))
+            parcel = self._carriage.dump(obj)
         except Exception:
             return 0
         return self.journal.keep(parcel)
@@ -400,10 +484,3 @@ class RecordedValues(Sequence[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._all())
-
-
-def _current_folder() -> str:
-    try:
-        return os.getcwd()
-    except FileNotFoundError:
-        return str(Path.home())

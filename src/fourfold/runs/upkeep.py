@@ -3,7 +3,6 @@
 import fcntl
 import os
 import re
-from contextlib import suppress
 from pathlib import Path
 
 from fourfold.runs.journal import Journal
@@ -77,9 +76,11 @@ def _sweep_run(run: Path) -> list[str]:
 
 
 def _is_locked(path: Path) -> bool:
-    with suppress(OSError), open(path, "rb") as file:
-        try:
+    try:
+        with open(path, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    except FileNotFoundError:
+        return False
+    except OSError:  # also where locks do not work: then nobody knows, and it stays
+        return True
     return False

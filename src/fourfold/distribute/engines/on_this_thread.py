@@ -1,5 +1,6 @@
 """The loop, as an engine: tickets run in the caller's thread, one per `wait`."""
 
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -9,16 +10,30 @@ from fourfold.records import Kind, Outcome, Ticket
 
 
 class _OwnCell:
-    """Nobody else can look, and nobody else can stop it."""
+    """Nobody else can look, and nobody else can stop it.
+
+    Args:
+        slice_s: None, or the seconds after which a chunk ends at the next boundary between blocks.
+    """
 
     inline = True
 
+    def __init__(self, slice_s: float | None) -> None:
+        self.whole = slice_s is None
+        self._slice_s, self._until, self._has_run = slice_s or 0.0, 0.0, False
+
+    def begin(self) -> None:
+        """A chunk starts."""
+        if not self.whole:
+            self._until, self._has_run = time.monotonic() + self._slice_s, False
+
     def mark(self, offset: int, count: int) -> None:
-        """Nobody reads it."""
+        """Nobody reads it; but each chunk gets something done."""
+        self._has_run = True
 
     def stopped(self) -> bool:
-        """Only the caller could stop it, and the caller is busy running it."""
-        return False
+        """Only the caller could stop it, and the caller is busy running it; but its time may be over."""
+        return not self.whole and self._has_run and time.monotonic() > self._until
 
 
 class ThisThread:
@@ -26,6 +41,7 @@ class ThisThread:
 
     Args:
         describe: Makes a payload of an exception that escaped from a program.
+        slice_s: None, or the seconds after which a chunk gives back what has not begun, so that what ended can be recorded.
     """
 
     info = EngineInfo(
@@ -35,12 +51,12 @@ class ThisThread:
         inline=True,
     )
 
-    def __init__(self, describe: Callable[[BaseException], Any]) -> None:
+    def __init__(self, describe: Callable[[BaseException], Any], slice_s: float | None = None) -> None:
         self._describe = describe
         self._queue: deque[Ticket] = deque()
         self._programs: dict[str, Any] = {}
         self._prepared: dict[str, Runnable] = {}
-        self._cell = _OwnCell()
+        self._cell = _OwnCell(slice_s)
         self._cancelled: list[Outcome] = []
 
     def open(self) -> None:
@@ -75,6 +91,7 @@ class ThisThread:
             run = self._prepared.get(ticket.program)
             if run is None:
                 run = self._prepared[ticket.program] = self._programs[ticket.program].prepare()
+            self._cell.begin()
             kind, data = run(ticket.payload, self._cell)
         except Exception as error:
             kind, data = Kind.BAD_PROGRAM, self._describe(error)

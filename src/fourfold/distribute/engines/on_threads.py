@@ -19,7 +19,7 @@ from fourfold.records import Kind, Outcome, Ticket
 class _Cell:
     """Tells one running ticket to stop."""
 
-    inline = False
+    inline = whole = False
 
     def __init__(self) -> None:
         self.stop = False

@@ -22,7 +22,7 @@ from fourfold.records import Chunk, ChunkResult, Kind, Outcome, Ticket, Trouble
 class _Cell:
     """Nobody looks and nobody stops it: a chunk is cut before it runs to what there was time for."""
 
-    inline = False
+    inline = whole = False
 
     def mark(self, offset: int, count: int) -> None:
         """The items `[offset, offset + count)` start."""

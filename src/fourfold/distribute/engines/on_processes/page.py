@@ -100,7 +100,7 @@ def _text(data: bytes) -> str:
 class PageCell:
     """The worker's side of the page while it runs a ticket: what execute/ calls a cell."""
 
-    inline = False
+    inline = whole = False
 
     def __init__(self, page: Page) -> None:
         self._fields = page.fields
