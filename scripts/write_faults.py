@@ -1,7 +1,7 @@
 """Run all tests that are for rows of the fault matrix, and write docs/faults.md from what became of them.
 
-    python scripts/write_faults.py                           run, and write
-    python scripts/write_faults.py -m "fault and not slow"   arguments go to pytest; the page then has those tests only
+python scripts/write_faults.py                           run, and write
+python scripts/write_faults.py -m "fault and not slow"   arguments go to pytest; the page then has those tests only
 """
 
 import os
