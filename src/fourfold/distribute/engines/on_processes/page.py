@@ -122,7 +122,7 @@ class PageCell:
         self._fields[TICKET] = 0
 
     def leave(self) -> None:
-        """This process is the child of an item that forked: when it comes back, it ends its ticket without a mark on the page."""
+        """In the child of an item that forked: when the child comes back, it ends its ticket without a mark on the page."""
         self._fields = memoryview(bytearray(self._fields)).cast("q")
         self._until = 1e-9  # for as long as a ticket may run
 
