@@ -92,11 +92,10 @@ def test_during_a_run_no_shared_memory_and_no_temporary_file_has_a_name():
 WATCHED = """
     import sys
 
-    seen = []
-    NETWORK = {"socket.connect", "socket.bind", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "urllib.Request"}
+    seen, words = [], "socket.connect socket.bind socket.getaddrinfo socket.gethostbyname socket.sendto urllib.Request".split()
 
     def hook(event, arguments):
-        if event in NETWORK or event.startswith(("http.", "ftplib.", "smtplib.")):
+        if event in words or event.startswith(("http.", "ftplib.", "smtplib.")):
             seen.append((event, repr(arguments)))
 
     sys.addaudithook(hook)
@@ -108,17 +107,17 @@ WATCHED = """
         ff.map(abs, range(50), engine=engine, workers=2, run="run-" + engine)
     in_workers = ff.map(lambda x: (sys.addaudithook(hook), list(seen)) and list(seen), range(4), engine="processes", workers=2)
     print(seen, any(in_workers))
-    {more}
+    MORE
 """
 
 
 def test_neither_import_nor_runs_use_the_network(tmp_path):
-    assert run_script(WATCHED.format(more=""), folder=tmp_path) == (0, "[] False\n", "", [])
+    assert run_script(WATCHED.replace("MORE", ""), folder=tmp_path) == (0, "[] False\n", "", [])
 
 
 def test_the_network_would_be_seen(tmp_path):
     more = 'import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect(("127.0.0.1", 9)); print(len(seen))'
-    ended = run_script(WATCHED.format(more=more), folder=tmp_path)
+    ended = run_script(WATCHED.replace("MORE", more), folder=tmp_path)
     assert ended.stdout == "[] False\n1\n"
 
 
@@ -143,7 +142,7 @@ HOLDS_A_SECRET = """
         open("runs", "w").close()
         while not os.path.exists("go"):
             pass
-        if login.word != secret:
+        if login.word.endswith("?"):
             raise ValueError("no")
         return len(login.word)
 

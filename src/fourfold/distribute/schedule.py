@@ -45,9 +45,9 @@ CRASHES_ALLOWED = 2
 """An item is blamed when its worker died this often while it ran the item alone. Once could be an outsider's kill."""
 
 TRIES_IN_A_STORM = 12
-"""The most deaths alone that an item is given when others have died of an outsider. Smaller: more innocent items are blamed while
-somebody kills workers all the time. Larger: a bad item takes more workers along in such a run. With 20 random kills per second
-on 2 workers, an attempt of 20 ms dies with a probability of about 0.3 (tests/test_storm.py)."""
+"""The most deaths alone that an item is given when an outsider kills workers. Smaller: more innocent items are blamed while that
+goes on. Larger: a bad item takes more workers along in such a run. With 20 random kills per second on 2 workers, an attempt
+of 20 ms dies about one time in four (tests/test_storm.py)."""
 
 HOPELESS = 50
 """Workers that may die while not one item has ever ended; each item dies twice. Smaller: fewer bad items at the beginning end
@@ -277,7 +277,7 @@ class Schedule:
         self._stop_if_dying()
 
     def _crashes_allowed(self) -> int:
-        """Deaths alone after which an item is blamed: more where an outsider is at work, as far as deaths were nobody's fault."""
+        """Deaths alone after which an item is blamed: one more for each death in this run that was nobody's fault."""
         return min(CRASHES_ALLOWED + self._absolved, TRIES_IN_A_STORM)
 
     def _stop_if_dying(self) -> None:
