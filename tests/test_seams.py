@@ -131,24 +131,11 @@ def test_each_call_that_writes_an_output_fails_once(tmp_path, seam, action, outp
         "def same(row):\n    if row['n'] == 'x': raise ValueError\n    return {'n': row['n']}\n"
     )
     (tmp_path / "in.csv").write_text("n\n1\nx\n3\n")
-    command = [
-        sys.executable,
-        "-B",
-        "-m",
-        "fourfold",
-        "map",
-        "functions:same",
-        "in.csv",
-        "-o",
-        output,
-        "--on-error",
-        "collect",
-    ]
+    arguments = ["functions:same", "in.csv", "-o", output, "--overwrite", "--on-error", "collect", "--engine", "serial"]
+    command = [sys.executable, "-B", "-m", "fourfold", "map", *arguments]
     for number in itertools.count(1):
         env = {**os.environ, "FOURFOLD_FAULT": f"{seam}:{number}:{action}"}
-        done = subprocess.run(
-            [*command, "--engine", "serial"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
         left = sorted(path.name for path in tmp_path.iterdir())
         if f"fourfold: {output}" in done.stderr and "cannot be written" in done.stderr:
             assert done.returncode == 1, done

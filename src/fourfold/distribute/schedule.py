@@ -45,8 +45,8 @@ CRASHES_ALLOWED = 2
 """An item is blamed when its worker died this often while it ran the item alone. Once could be an outsider's kill."""
 
 TRIES_IN_A_STORM = 12
-"""The most deaths alone that an item is given when an outsider kills workers. Smaller: more innocent items are blamed while that
-goes on. Larger: a bad item takes more workers along in such a run. With 20 random kills per second on 2 workers, an attempt
+"""The most deaths alone that an item is given when an outsider kills workers. Smaller: more innocent items are blamed then.
+Larger: a bad item takes more workers along in such a run. With 20 random kills per second on 2 workers, an attempt
 of 20 ms dies about one time in four (tests/test_storm.py)."""
 
 HOPELESS = 50
