@@ -8,6 +8,7 @@ import gc
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -20,6 +21,9 @@ SETTLE_S = 5.0
 WATCHDOG_S = 150.0
 """Seconds of one test until stacks are dumped and all ends. Longer than pytest's own timeout, which says more but needs the
 main thread to listen: C code that never returns does not."""
+
+ASK_AHEAD_S = 5.0
+"""Seconds before that in which workers are asked where they are: the end itself is in C, and knows nothing of workers."""
 
 _stderr = pytest.StashKey[int]()
 
@@ -38,8 +42,13 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     faulthandler.dump_traceback_later(WATCHDOG_S, exit=True, file=request.config.stash[_stderr])
+    asker = threading.Timer(WATCHDOG_S - ASK_AHEAD_S, write_stacks_of_workers, [request.config.stash[_stderr]])
+    asker.daemon = True
+    asker.start()
     before = Holdings.now()
     yield
+    asker.cancel()
+    asker.join()
     leaks = settled(before.leaks)
     faulthandler.cancel_dump_traceback_later()
     if leaks:
@@ -54,6 +63,19 @@ def the_pool_leaves_nothing_behind() -> Iterator[None]:
         pool.close()
     left = settled(lambda: [process.line for process in living_descendants(0)])
     assert left == []
+
+
+def write_stacks_of_workers(fd: int) -> None:
+    """Ask all workers that listen for SIGUSR1 where they are, and write what they say."""
+    pool = the_pool()
+    if pool is None:
+        return
+    from fourfold.distribute.engines.on_processes import stacks
+
+    workers = [worker for worker in [*pool._lent, *pool._idle] if worker.pid and not worker.gone]
+    said = stacks.ask([(worker.pid, worker.pidfd, worker.page) for worker in workers])
+    for worker, stack in zip(workers, said, strict=True):
+        os.write(fd, f"\n{worker.name} is here:\n{stack or '  (it does not say)'}\n".encode())
 
 
 def settled(find_leaks: Callable[[], list[str]]) -> list[str]:

@@ -98,6 +98,7 @@ def test_a_range_is_its_own_window():
     assert type(Source(range(10)).take(4, copy=False).items) is range
 
 
+@pytest.mark.fault("F35")
 def test_a_list_that_shrinks_while_it_is_read_ends_early():
     items = list(range(10))
     source = Source(items)

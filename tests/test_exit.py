@@ -59,6 +59,7 @@ def test_a_script_may_call_sys_exit(tmp_path: Path) -> None:
     assert run_script(SQUARES + "    import sys\n    sys.exit(3)\n", folder=tmp_path) == (3, "[0, 1, 4, 9]\n", "", [])
 
 
+@pytest.mark.fault("F45")
 def test_a_script_may_call_os_exit(tmp_path: Path) -> None:
     text = SQUARES.replace("print(", "print(flush=True, *") + "    import os\n    os._exit(4)\n"
     assert run_script(text, folder=tmp_path) == (4, "0 1 4 9\n", "", [])
@@ -76,6 +77,7 @@ def test_an_item_that_calls_sys_exit_ends_the_script_as_in_the_loop(tmp_path: Pa
 
 @pytest.mark.parametrize("engine", ["serial", "threads", "processes"])
 @pytest.mark.parametrize("flags", [(), ("-X", "dev")], ids=["plain", "dev"])
+@pytest.mark.fault("F45")
 def test_a_stream_may_be_unfinished_at_the_end(tmp_path: Path, engine: str, flags: tuple[str, ...]) -> None:
     text = f"""
         import fourfold as ff
@@ -86,6 +88,7 @@ def test_a_stream_may_be_unfinished_at_the_end(tmp_path: Path, engine: str, flag
     assert run_script(text, folder=tmp_path, python=flags) == (0, "0 0\n", "", [])
 
 
+@pytest.mark.fault("F45")
 def test_a_stream_may_be_held_by_a_cycle_at_the_end(tmp_path: Path) -> None:
     text = """
         import fourfold as ff
@@ -97,6 +100,7 @@ def test_a_stream_may_be_held_by_a_cycle_at_the_end(tmp_path: Path) -> None:
     assert run_script(text, folder=tmp_path) == (0, "0\n", "", [])
 
 
+@pytest.mark.fault("F45")
 def test_a_script_may_end_while_items_run_for_ever(tmp_path: Path) -> None:
     text = """
         import fourfold as ff
@@ -112,6 +116,7 @@ def test_a_script_may_end_while_items_run_for_ever(tmp_path: Path) -> None:
     assert run_script(text, folder=tmp_path) == (0, "0\n", "", [])
 
 
+@pytest.mark.fault("F45")
 def test_a_script_may_end_while_workers_are_still_starting(tmp_path: Path) -> None:
     text = """
         from fourfold.distribute.engines.on_processes.engine import Processes
@@ -123,6 +128,7 @@ def test_a_script_may_end_while_workers_are_still_starting(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("daemon", [True, False])
+@pytest.mark.fault("F45")
 def test_a_script_may_end_while_a_thread_of_it_calls(tmp_path: Path, daemon: bool) -> None:
     text = f"""
         import threading
@@ -147,6 +153,7 @@ def test_a_script_may_end_while_a_thread_of_it_calls(tmp_path: Path, daemon: boo
     assert run_script(text, folder=tmp_path) == (0, "" if daemon else "200\n", "", [])
 
 
+@pytest.mark.fault("F45")
 def test_a_pool_may_be_used_by_an_exit_handler(tmp_path: Path) -> None:
     text = """
         import atexit
@@ -158,6 +165,7 @@ def test_a_pool_may_be_used_by_an_exit_handler(tmp_path: Path) -> None:
     assert run_script(text, folder=tmp_path) == (0, "[0, 1, 2]\n", "", [])
 
 
+@pytest.mark.fault("F44")
 def test_a_forked_child_ends_quietly(tmp_path: Path) -> None:
     text = """
         import os, sys
@@ -344,6 +352,7 @@ def await_busy(folder: Path) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("what", BUSY)
+@pytest.mark.fault("F42")
 def test_nobody_survives_a_driver_that_is_killed(tmp_path: Path, what: str) -> None:
     wait = await_busy(tmp_path)
     with started(busy_script(what), folder=tmp_path) as script:
@@ -353,6 +362,7 @@ def test_nobody_survives_a_driver_that_is_killed(tmp_path: Path, what: str) -> N
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGQUIT"])
+@pytest.mark.fault("F41")
 def test_nobody_survives_a_driver_that_a_signal_ends(tmp_path: Path, name: str) -> None:
     number = getattr(signal, name)
     wait = await_busy(tmp_path)
@@ -362,6 +372,7 @@ def test_nobody_survives_a_driver_that_a_signal_ends(tmp_path: Path, name: str) 
         assert script.end() == (-number, "", "", [])
 
 
+@pytest.mark.fault("F42")
 def test_idle_workers_do_not_survive_a_driver_that_is_killed(tmp_path: Path) -> None:
     text = SQUARES.replace("print(", "print(flush=True, *") + "    import time\n    time.sleep(60)\n"
     with started(text, folder=tmp_path) as script:
@@ -370,6 +381,7 @@ def test_idle_workers_do_not_survive_a_driver_that_is_killed(tmp_path: Path) -> 
         assert script.end() == (-signal.SIGKILL, "", "", [])
 
 
+@pytest.mark.fault("F42")
 def test_nobody_survives_a_driver_that_is_killed_after_its_template(tmp_path: Path) -> None:
     wait = await_busy(tmp_path)
     text = busy_script("computing").replace(
@@ -399,6 +411,7 @@ def only_a_keyboard_interrupt(stderr: str) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", BUSY)
+@pytest.mark.fault("F40")
 def test_ctrl_c_ends_the_driver_and_leaves_nobody(tmp_path: Path, what: str) -> None:
     wait = await_busy(tmp_path)
     with started(busy_script(what), folder=tmp_path) as script:
@@ -410,6 +423,7 @@ def test_ctrl_c_ends_the_driver_and_leaves_nobody(tmp_path: Path, what: str) -> 
 
 
 @pytest.mark.parametrize("engine", ["serial", "threads"])
+@pytest.mark.fault("F40")
 def test_ctrl_c_ends_the_driver_on_other_engines(tmp_path: Path, engine: str) -> None:
     wait = await_busy(tmp_path)
     text = busy_script("sleeping", engine).replace("range(2)", "range(1)")
@@ -422,6 +436,7 @@ def test_ctrl_c_ends_the_driver_on_other_engines(tmp_path: Path, engine: str) ->
 
 
 @pytest.mark.slow
+@pytest.mark.fault("F41")
 def test_a_second_ctrl_c_ends_the_driver_at_once(tmp_path: Path) -> None:
     wait = await_busy(tmp_path)
     with started(busy_script("computing"), folder=tmp_path) as script:
@@ -433,6 +448,7 @@ def test_a_second_ctrl_c_ends_the_driver_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.fault("F40")
 def test_the_next_call_works_after_ctrl_c(tmp_path: Path) -> None:
     text = busy_script("computing").replace("ff.map(work", "try:\n    ff.map(work") + (
         "except KeyboardInterrupt:\n    print(ff.map(abs, range(3), engine='processes', workers=2))\n"
@@ -446,6 +462,7 @@ def test_the_next_call_works_after_ctrl_c(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("delay_ms", [0, 5, 15, 30, 50, 80])
+@pytest.mark.fault("F40")
 def test_ctrl_c_at_a_terminal_reaches_all_and_is_told_once(tmp_path: Path, delay_ms: int) -> None:
     # A terminal sends it to the whole group: to the driver, to the template, and to whoever is just being started.
     text = f"""

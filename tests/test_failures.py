@@ -40,6 +40,7 @@ def fail_at(*failing):
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 7, "auto"])
+@pytest.mark.fault("F1")
 def test_the_error_is_that_of_the_first_failing_item_whatever_failed_first(way, chunk):
     for failing in [(0,), (99,), (3, 4), (97, 11), range(100), range(40, 60)]:
         with pytest.raises(ValueError, match=rf"^item {min(failing)} is bad") as caught:
@@ -121,6 +122,7 @@ def test_costly_first_fails_with_the_first_item_by_index_or_one_that_ran_before(
 # ---- it is what the function raised --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("F1")
 def test_the_exception_keeps_its_type_arguments_and_attributes(way):
     class Refused(LookupError):
         pass
@@ -209,6 +211,7 @@ def test_a_cause_that_was_cut_off_stays_cut_off(way):
     assert "KeyError" not in text
 
 
+@pytest.mark.fault("F33")
 def test_an_exception_that_is_its_own_cause_ends_the_call(way):
     def circle(item):
         error = ValueError("circle")
@@ -241,6 +244,7 @@ def test_an_exception_object_that_many_items_raise_has_one_note(way):
         assert len(failure.error.__notes__) == 1
 
 
+@pytest.mark.fault("F33")
 def test_a_huge_message_arrives(way):
     def shout(item):
         raise ValueError("m" * 3_000_000)
@@ -250,6 +254,7 @@ def test_a_huge_message_arrives(way):
     assert len(failure.message) < 200_000
 
 
+@pytest.mark.fault("F33")
 def test_text_that_is_no_unicode_arrives(way):
     def shout(item):
         raise ValueError("\udcff\x00 broken")
@@ -258,6 +263,7 @@ def test_text_that_is_no_unicode_arrives(way):
     assert failure.message == "\udcff\x00 broken"
 
 
+@pytest.mark.fault("F33")
 def test_an_exception_that_cannot_be_shown_is_a_failure_like_any_other(way):
     class Mute(Exception):
         def __str__(self):
@@ -270,6 +276,7 @@ def test_an_exception_that_cannot_be_shown_is_a_failure_like_any_other(way):
     assert failure.error_type.endswith("Mute")
 
 
+@pytest.mark.fault("F33")
 def test_an_exception_that_takes_no_attributes_is_a_failure_like_any_other(way):
     @dataclass(frozen=True)
     class Frozen(Exception):
@@ -285,6 +292,7 @@ def test_an_exception_that_takes_no_attributes_is_a_failure_like_any_other(way):
     assert type(caught.value).__name__ in ("Frozen", "RemoteError")
 
 
+@pytest.mark.fault("F34")
 def test_items_that_cannot_be_shown_are_named_by_their_class(way):
     class Touchy:
         def __repr__(self):
@@ -344,6 +352,7 @@ def test_the_worker_lives_on_after_it(error):
 
 
 @pytest.mark.parametrize("engine", ["threads", "processes"])
+@pytest.mark.fault("F27")
 def test_a_keyboard_interrupt_of_an_item_in_a_worker_is_its_failure(engine):
     def interrupt(item):
         if item == 1:
@@ -380,6 +389,7 @@ def test_a_generator_that_ends_inside_the_function_does_not_end_the_map(way):
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 7, 1000, "auto"])
+@pytest.mark.fault("F1")
 def test_collected_failures_stand_in_their_places(way, chunk):
     failing = {0, 1, 7, 8, 9, 49}
     results = ff.map(fail_at(*failing), range(50), on_error="collect", chunk=chunk, **way)

@@ -90,6 +90,7 @@ def test_nothing_is_read_before_the_first_value_is_asked_for(way):
 
 @pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.parametrize("chunk", [1, 5])
+@pytest.mark.fault("F35")
 def test_an_endless_source_is_read_a_bounded_distance_ahead(way, ordered, chunk):
     read = 0
 
@@ -200,6 +201,7 @@ def growth_mb(fn, item, count, options, look=1000):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["serial", "threads", "processes", "auto"])
+@pytest.mark.fault("F35")
 def test_memory_is_flat_over_many_small_items(engine):
     options = {"engine": engine, "workers": 2, "progress": False}
     assert growth_mb("abs", "number", 300_000, options) < 50
@@ -224,6 +226,7 @@ def test_memory_is_bounded_when_results_are_large_and_the_function_is_fast(engin
 
 @pytest.mark.parametrize("chunk", [1, 3, "auto"])
 @pytest.mark.parametrize("at", [0, 1, 20])
+@pytest.mark.fault("F35")
 def test_all_values_before_a_broken_item_of_the_source_are_given_as_in_the_loop(way, at, chunk):
     error = OSError("the source broke")
 

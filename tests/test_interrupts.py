@@ -42,6 +42,7 @@ def recorded(folder: Path) -> int:
     return story_of(folder / "run").n_done
 
 
+@pytest.mark.fault("F40")
 def test_the_first_ctrl_c_keeps_what_ends_within_the_grace_and_says_how_to_go_on(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "busy")
     with started(SCRIPT, "processes", folder=tmp_path, ITEM_S="0.4") as script:
@@ -57,6 +58,7 @@ def test_the_first_ctrl_c_keeps_what_ends_within_the_grace_and_says_how_to_go_on
 
 
 @pytest.mark.parametrize("engine", ["processes", "threads"])
+@pytest.mark.fault("F40")
 def test_two_signals_of_one_key_are_one(tmp_path: Path, engine: str) -> None:
     os.mkfifo(tmp_path / "busy")
     with started(SCRIPT, engine, folder=tmp_path, ITEM_S="0.6") as script:
@@ -69,6 +71,7 @@ def test_two_signals_of_one_key_are_one(tmp_path: Path, engine: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.fault("F41")
 def test_the_second_ctrl_c_ends_all_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "busy")
     with started(SCRIPT, "processes", folder=tmp_path, ITEM_S="60") as script:
@@ -84,6 +87,7 @@ def test_the_second_ctrl_c_ends_all_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.fault("F40")
 def test_items_that_do_not_end_are_killed_after_the_grace(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "busy")
     with started(SCRIPT, "processes", folder=tmp_path, ITEM_S="60") as script:
@@ -96,6 +100,7 @@ def test_items_that_do_not_end_are_killed_after_the_grace(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("engine", ["serial", "threads", "processes"])
+@pytest.mark.fault("F40")
 def test_after_ctrl_c_the_next_call_goes_on(tmp_path: Path, engine: str) -> None:
     text = """
         import os, signal, sys
@@ -121,6 +126,7 @@ def test_after_ctrl_c_the_next_call_goes_on(tmp_path: Path, engine: str) -> None
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+@pytest.mark.fault("F40")
 def test_ctrl_c_at_any_moment_leaves_a_whole_journal_and_nobody(tmp_path: Path) -> None:
     """50 seeded moments, from the start of the interpreter to the end of the run."""
     text = """
@@ -181,6 +187,7 @@ def command(folder: Path, *arguments: str):
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+@pytest.mark.fault("F41")
 def test_a_signal_ends_the_command_with_its_code_and_one_line(rows: Path, name: str, code: int) -> None:
     with command(rows, *COMMAND) as script:
         wait_until_busy(rows)
@@ -218,6 +225,7 @@ TERMINAL = """
 """
 
 
+@pytest.mark.fault("F40")
 def test_ctrl_c_typed_at_a_terminal_ends_the_command_and_leaves_the_terminal_usable(rows: Path) -> None:
     with started(TERMINAL, *COMMAND, folder=rows) as script:
         wait_until_busy(rows)
@@ -236,6 +244,7 @@ def typed(script: Script):
     return script.end()
 
 
+@pytest.mark.fault("F41")
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
     for number in range(3):
         ff.map(abs, [-1], run=tmp_path / str(number))

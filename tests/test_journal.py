@@ -53,6 +53,7 @@ def flip(path, at):
 
 
 @pytest.mark.parametrize("at", [0, 5, 30, 60, -1])
+@pytest.mark.fault("F48")
 def test_a_bit_that_flipped_in_a_value_is_named_and_refused(run, at):
     record(run)
     flip(run / "values-0001.part", at)
@@ -62,6 +63,7 @@ def test_a_bit_that_flipped_in_a_value_is_named_and_refused(run, at):
         record(run)
 
 
+@pytest.mark.fault("F48")
 def test_a_row_that_changed_is_refused_and_not_taken_for_another_item(run):
     record(run)
     database = sqlite3.connect(run / "journal.sqlite")
@@ -73,6 +75,7 @@ def test_a_row_that_changed_is_refused_and_not_taken_for_another_item(run):
 
 
 @pytest.mark.parametrize("at", [10, 101, 4096, 8192])
+@pytest.mark.fault("F48")
 def test_a_journal_with_damaged_pages_is_refused(run, at):
     record(run, 400)
     size = (run / "journal.sqlite").stat().st_size
@@ -83,6 +86,7 @@ def test_a_journal_with_damaged_pages_is_refused(run, at):
         record(run, 400)
 
 
+@pytest.mark.fault("F48")
 def test_a_file_of_values_that_is_gone_is_named(run):
     record(run)
     (run / "values-0001.part").unlink()
@@ -90,6 +94,7 @@ def test_a_file_of_values_that_is_gone_is_named(run):
         record(run)
 
 
+@pytest.mark.fault("F48")
 def test_values_that_never_reached_the_disk_are_computed_again(run, tmp_path):
     record(run)
     journal = Journal(run)
@@ -103,6 +108,7 @@ def test_values_that_never_reached_the_disk_are_computed_again(run, tmp_path):
     assert 0 < results.report.n_recorded < 40
 
 
+@pytest.mark.fault("F48")
 def test_zeros_at_the_end_of_a_file_after_a_loss_of_power_are_computed_again(run):
     record(run)
     journal = Journal(run)
@@ -125,6 +131,7 @@ def test_a_journal_of_another_version_is_refused(run):
         record(run)
 
 
+@pytest.mark.fault("F48")
 def test_a_folder_that_is_removed_while_it_is_written_is_one_error(run):
     def fn(item):
         if item == 20:
@@ -155,6 +162,7 @@ FULL = """
 
 
 @pytest.mark.parametrize("engine", ["serial", "processes"])
+@pytest.mark.fault("F48")
 def test_a_file_that_may_not_grow_is_one_error_and_what_fits_is_kept(tmp_path, engine):
     ended = run_script(FULL, engine, "300000", folder=tmp_path)
     assert (ended.code, ended.stderr, ended.survivors) == (0, "", [])
@@ -166,6 +174,7 @@ def test_a_file_that_may_not_grow_is_one_error_and_what_fits_is_kept(tmp_path, e
     assert n_recorded >= 5
 
 
+@pytest.mark.fault("F48")
 def test_a_folder_that_cannot_be_made_is_one_error(monkeypatch):
     with pytest.raises(JournalError, match="cannot be made"):
         ff.map(square, [1], run="/proc/self/run")
@@ -177,6 +186,7 @@ SEAMS = ["journal.mkdir", "journal.lock", "journal.open", "journal.create", "jou
 @pytest.mark.parametrize("action", ["ENOSPC", "EIO"])
 @pytest.mark.parametrize("once", ["", "+"], ids=["once", "from then on"])
 @pytest.mark.parametrize("seam", SEAMS)
+@pytest.mark.fault("F53")
 def test_each_call_that_can_fail_fails_once(tmp_path, seam, once, action):
     """The N-th call fails, N = 1, 2, 3 …, until none is left to fail: each time the run ends well or in one error."""
     for number in itertools.count(1):
@@ -233,6 +243,7 @@ def recorded(folder):
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("engine", ["serial", "processes"])
+@pytest.mark.fault("F42")
 def test_a_driver_that_is_killed_at_any_moment_loses_nothing_that_was_recorded(tmp_path, engine):
     """25 moments on each engine, 50 in all: after each the recorded items are a growing set, and none of them runs again."""
     moments = random.Random(7)
@@ -260,6 +271,7 @@ def test_a_driver_that_is_killed_at_any_moment_loses_nothing_that_was_recorded(t
 
 
 @pytest.mark.parametrize("seam", ["journal.open", "journal.create", "journal.write", "journal.commit", "journal.sync"])
+@pytest.mark.fault("F42")
 def test_a_driver_that_is_killed_at_each_write_goes_on(tmp_path, seam):
     for number in (1, 2, 5):
         with started(KILLED, "60", "serial", folder=tmp_path, FOURFOLD_FAULT=f"{seam}:{number}:KILL") as script:
@@ -274,6 +286,7 @@ def test_a_driver_that_is_killed_at_each_write_goes_on(tmp_path, seam):
             path.unlink()
 
 
+@pytest.mark.fault("F42")
 def test_a_driver_that_is_killed_before_the_tables_are_made_leaves_a_run_that_can_begin(run):
     place.prepare(str(run))
     os.close(place.create_private(run / "journal.sqlite"))
@@ -281,6 +294,7 @@ def test_a_driver_that_is_killed_before_the_tables_are_made_leaves_a_run_that_ca
     record(run)
 
 
+@pytest.mark.fault("F42")
 def test_a_driver_that_is_killed_lets_go_of_the_run(tmp_path):
     text = """
         import fourfold as ff, os
@@ -293,6 +307,7 @@ def test_a_driver_that_is_killed_lets_go_of_the_run(tmp_path):
     assert ff.map(abs, range(10), run=tmp_path / "run") == list(range(10))
 
 
+@pytest.mark.fault("F48")
 def test_a_second_driver_is_told_who_holds_the_run(tmp_path):
     text = """
         import fourfold as ff, os, sys, time
@@ -381,6 +396,7 @@ def replayed(run):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.fault("F48")
 def test_links_that_somebody_planted_are_not_followed(run, tmp_path):
     record(run)
     victim = tmp_path / "victim"
@@ -432,6 +448,7 @@ def test_a_run_may_be_named_from_anywhere(tmp_path, monkeypatch):
 # ---- the journal alone
 
 
+@pytest.mark.fault("F48")
 def test_a_commit_that_was_interrupted_is_made_again(run):
     place.prepare(str(run))
     journal = Journal(run)

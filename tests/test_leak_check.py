@@ -79,3 +79,19 @@ def test_a_run_that_is_not_closed_is_seen() -> None:
     leaks = before.leaks()
     stream.close()
     assert "2 workers that a run has not given back" in leaks
+
+
+def test_the_watchdog_says_where_workers_are(tmp_path) -> None:
+    from conftest import write_stacks_of_workers
+
+    def wait(x: int) -> int:
+        threading.Event().wait(0.5)
+        return x
+
+    with open(tmp_path / "said", "wb") as file:
+        asker = threading.Timer(0.3, write_stacks_of_workers, [file.fileno()])
+        ff.map(abs, [1], engine="processes", workers=1)
+        asker.start()
+        ff.map(wait, range(2), engine="processes", workers=1, chunk=1)
+        asker.join()
+    assert "in wait\n" in (tmp_path / "said").read_text()

@@ -37,6 +37,7 @@ V2, V1 = "0::/user/job\n", "5:memory:/user/job\n3:cpu,cpuacct:/user/job\n0::/\n"
     ("text", "expected"),
     [("200000 100000\n", 2), ("150000 100000\n", 2), ("50000 100000\n", 1), ("1000 100000\n", 1), ("320000 40000\n", 8)],
 )
+@pytest.mark.fault("F52")
 def test_a_v2_quota_counts_whole_cores_rounded_up(cgroups, text, expected):
     found = cgroup_cpu_quota(*cgroups(V2, {"user/job/cpu.max": text}))
     assert found.n_cores == expected
@@ -94,6 +95,7 @@ def test_without_a_cgroup_file_system_there_is_no_quota(tmp_path):
 # ---- cores ----------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("F52")
 def test_the_least_of_affinity_and_quota_counts(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
@@ -114,6 +116,7 @@ def test_a_machine_that_does_not_know_its_cores_has_one(monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no CPU affinity")
+@pytest.mark.fault("F52")
 def test_a_real_affinity_mask_is_respected():
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
@@ -248,6 +251,7 @@ def test_limits_that_overlap_end_where_they_began():
         assert counts() == {4}
 
 
+@pytest.mark.fault("F26")
 def test_workers_limit_the_threads_of_numerical_libraries():
     def ask(item):
         import os

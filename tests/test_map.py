@@ -92,6 +92,7 @@ def test_iterators_are_read_to_their_end(way):
     assert ff.map(int, map(str, range(3)), **way) == [0, 1, 2]
 
 
+@pytest.mark.fault("F35")
 def test_an_iterable_is_iterated_once_only(way):
     class Cursor:
         opened = 0
@@ -115,6 +116,7 @@ def test_a_sequence_by_getitem_alone_is_iterated(way):
 
 
 @pytest.mark.parametrize("said", [0, 3, 10_000])
+@pytest.mark.fault("F35")
 def test_a_length_that_lies_changes_nothing(way, said):
     class Liar:
         def __iter__(self):
@@ -126,6 +128,7 @@ def test_a_length_that_lies_changes_nothing(way, said):
     assert ff.map(abs, Liar(), **way) == list(range(100))
 
 
+@pytest.mark.fault("F35")
 def test_a_length_that_raises_changes_nothing(way):
     class Raising:
         def __iter__(self):
@@ -137,6 +140,7 @@ def test_a_length_that_raises_changes_nothing(way):
     assert ff.map(abs, Raising(), **way) == list(range(100))
 
 
+@pytest.mark.fault("F34")
 def test_items_are_never_compared_shown_measured_or_asked_whether_they_are_true(way):
     class Touchy:
         def __init__(self, number):
@@ -151,6 +155,7 @@ def test_items_are_never_compared_shown_measured_or_asked_whether_they_are_true(
     assert ff.map(lambda item: item.number, items, **way) == list(range(20))
 
 
+@pytest.mark.fault("F34")
 def test_touchy_results_are_given_back_as_they_are(way):
     class Touchy:
         def _refuse(self, *_):
@@ -161,6 +166,7 @@ def test_touchy_results_are_given_back_as_they_are(way):
     assert [type(value).__name__ for value in ff.map(lambda _: Touchy(), range(20), **way)] == ["Touchy"] * 20
 
 
+@pytest.mark.fault("F37")
 def test_nan_duplicates_and_unhashable_items_are_told_apart_by_place(way):
     items = [math.nan, math.nan, [1], [1], {}, {}, 0, 0.0, False, "", None]
     assert ff.map(repr, items, **way) == [repr(item) for item in items]
@@ -182,6 +188,7 @@ def test_arrays_go_there_and_back(way):
         np.testing.assert_array_equal(back, given[::-1] if given.ndim else given)
 
 
+@pytest.mark.fault("F38")
 def test_the_items_of_the_caller_are_not_changed_by_what_processes_do():
     items = [[n] for n in range(500)]
     ff.map(lambda item: item.append(0), items, engine="processes", workers=2)
@@ -210,6 +217,7 @@ def test_the_callers_thread_alone_reads_the_items(way):
     assert readers == {(os.getpid(), threading.get_ident())}
 
 
+@pytest.mark.fault("F35")
 def test_a_generator_is_closed_when_an_item_fails(way):
     closed = []
 
@@ -238,6 +246,7 @@ def test_a_file_that_is_read_stays_open(way, tmp_path):
 
 
 @pytest.mark.parametrize("at", [0, 1, 2, 57])
+@pytest.mark.fault("F35")
 def test_an_iterator_that_raises_ends_the_call_with_that_very_exception(way, at):
     error = OSError("the source broke")
 
@@ -264,6 +273,7 @@ def test_an_item_that_fails_before_the_iterator_raises_comes_first_as_in_the_loo
         ff.map(fail_at_seven, items(), **way)
 
 
+@pytest.mark.fault("F35")
 def test_an_iterator_that_stops_twice_is_not_asked_again(way):
     class Resuming:
         def __init__(self):
@@ -404,6 +414,7 @@ def test_results_of_the_function_may_be_large(way):
 # ---- inside one another, and beside one another -----------------------------------------------------------------------------
 
 
+@pytest.mark.fault("F26")
 def test_a_call_inside_an_item_runs_as_the_loop(way):
     def outer(n):
         inner = ff.map(lambda x: x * n, range(5), engine="processes", workers=2)
@@ -412,6 +423,7 @@ def test_a_call_inside_an_item_runs_as_the_loop(way):
     assert ff.map(outer, range(3), **way) == [([0, n, 2 * n, 3 * n, 4 * n], "serial") for n in range(3)]
 
 
+@pytest.mark.fault("F46")
 def test_threads_may_call_at_the_same_time(way):
     answers = {}
 

@@ -196,6 +196,7 @@ def test_what_is_no_pickle_comes_back_as_nothing():
 # ---- results ------------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("F30")
 def test_a_result_that_cannot_travel_is_its_items_failure_with_the_path(way_to_processes):
     def make(item):
         return Result() if item == 300 else item
@@ -216,6 +217,7 @@ def test_under_raise_it_is_raised():
 
 
 @pytest.mark.parametrize("make", [threading.Lock, lambda: (n for n in [1]), Slotted, FailsToDump, FailsToLoad, ExitsAtLoad])
+@pytest.mark.fault("F31")
 def test_a_hundred_results_that_cannot_travel_do_not_hold_up_a_hundred_that_can(make):
     results = ff.map(lambda item: make() if item < 100 else item, range(200), on_error="collect", **PROCESSES)
     assert results[100:] == list(range(100, 200))
@@ -240,6 +242,7 @@ def test_a_failed_item_and_one_that_cannot_travel_are_told_apart():
     assert (results[0], results[3], results[4]) == (0, 3, 4)
 
 
+@pytest.mark.fault("F30")
 def test_a_result_that_cannot_be_loaded_by_the_driver_is_its_items_failure():
     results = ff.map(lambda item: FailsToLoad() if item == 7 else item, range(20), on_error="collect", chunk=20, **PROCESSES)
     (failure,) = results.failures
@@ -261,6 +264,7 @@ def test_a_result_that_cannot_be_loaded_is_not_computed_again_and_again(tmp_path
 # ---- items ---------------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("F30")
 def test_an_item_that_cannot_travel_is_a_failure_with_the_path(tmp_path):
     with (tmp_path / "log").open("w") as file:
         items = [1, Result(), {"a": [file]}, (n for n in []), 5]
@@ -275,6 +279,7 @@ def test_an_item_that_cannot_travel_is_a_failure_with_the_path(tmp_path):
 
 
 @pytest.mark.parametrize("cls", [FailsToLoad, ExitsAtLoad])
+@pytest.mark.fault("F30")
 def test_an_item_that_cannot_be_loaded_by_the_worker_is_a_failure_that_shows_the_item(cls):
     items = [1, 2, cls(), 4]
     results = ff.map(lambda item: item, items, on_error="collect", chunk=4, **PROCESSES)
@@ -285,6 +290,7 @@ def test_an_item_that_cannot_be_loaded_by_the_worker_is_a_failure_that_shows_the
     assert results.report.n_workers_lost == 0
 
 
+@pytest.mark.fault("F31")
 def test_a_hundred_items_that_cannot_travel_do_not_hold_up_a_hundred_that_can():
     for cls in (threading.Lock, FailsToLoad, FailsToDump):
         items = [cls() for _ in range(100)] + list(range(100))
@@ -333,6 +339,7 @@ def local_exception_classes():
 
 
 @pytest.mark.parametrize("cls", local_exception_classes(), ids=lambda cls: cls.__name__)
+@pytest.mark.fault("F33")
 def test_an_exception_that_cannot_travel_is_quoted_with_class_and_message(cls):
     def fail(item):
         raise cls(item, "five")
@@ -347,6 +354,7 @@ def test_an_exception_that_cannot_travel_is_quoted_with_class_and_message(cls):
     pickle.loads(pickle.dumps(failure))
 
 
+@pytest.mark.fault("F31")
 def test_a_hundred_of_them_do_not_hold_up_a_hundred_good_items():
     for cls in local_exception_classes():
 
@@ -375,6 +383,7 @@ def unpicklable_functions():
 
 
 @pytest.mark.parametrize("number", range(4))
+@pytest.mark.fault("F30")
 def test_a_function_that_cannot_travel_names_the_variable_and_what_to_do(number):
     fn, text = unpicklable_functions()[number]
     with pytest.raises(NotPicklable, match=text) as caught:
@@ -393,6 +402,7 @@ def test_a_function_that_cannot_travel_keeps_auto_the_loop_and_the_verdict_says_
     assert "cannot pickle '_thread.lock' object" in results.report.verdict
 
 
+@pytest.mark.fault("F30")
 def test_an_init_argument_that_cannot_travel_is_named():
     class Model:
         def __init__(self, held):
@@ -405,6 +415,7 @@ def test_an_init_argument_that_cannot_travel_is_named():
         ff.map(Model, range(5), init=(Result(),), **PROCESSES)
 
 
+@pytest.mark.fault("F30")
 def test_a_combine_that_cannot_travel_is_named():
     lock = threading.Lock()
     with pytest.raises(NotPicklable, match=r"combine\.function closure 'lock': cannot pickle '_thread.lock' object"):

@@ -491,6 +491,7 @@ def test_the_array_of_a_result_is_writable_at_every_size(size_bytes: int) -> Non
         assert array[0] == array[1] + 1
 
 
+@pytest.mark.fault("F38")
 def test_a_view_of_an_item_that_the_function_keeps_stays_as_it_was() -> None:
     class KeepsAll:
         def __init__(self) -> None:
@@ -525,6 +526,7 @@ def test_results_keep_their_values_when_later_calls_use_the_memory_again() -> No
     assert [sorted(set(array.tolist())) for array in first] == [[x] for x in range(8)]
 
 
+@pytest.mark.fault("F38")
 def test_results_are_independent_of_each_other_and_of_their_workers() -> None:
     results = on_processes(lambda x: np.full(300_000, x), range(8), chunk=4)
     results[1][:] = 100
@@ -533,6 +535,7 @@ def test_results_are_independent_of_each_other_and_of_their_workers() -> None:
     assert [int(array[-1]) for array in results] == [0, 100, 200, 3, 4, 5, 6, 7]
 
 
+@pytest.mark.fault("F44")
 def test_results_in_a_forked_child_keep_their_values_when_the_parent_lets_go_of_its_own() -> None:
     results = on_processes(lambda x: np.full(300_000, x), range(4), chunk=1)
     told_read, told_write = os.pipe()
@@ -585,6 +588,7 @@ def test_calls_with_large_items_and_results_do_not_add_up_memory() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.fault("F32")
 def test_a_result_of_500_mb_comes_whole() -> None:
     (array,) = on_processes(lambda n: np.arange(n), [500_000_000 // 8])
     assert array.nbytes == 500_000_000
@@ -619,6 +623,7 @@ def test_a_function_whose_module_the_worker_cannot_find_is_one_clear_error() -> 
             on_processes(module.double, range(5))
 
 
+@pytest.mark.fault("F32")
 def test_results_that_fill_the_channel_while_nobody_reads_come_in_the_end() -> None:
     # More prints than the channel holds, while the driver is busy elsewhere.
     stream = ff.imap(lambda x: "y" * 1000, range(2000), engine="processes", workers=2)
@@ -724,6 +729,7 @@ SMALL_SCRIPT = """
 EVEN = "[0, 2, 4, 6, 8, 10, 12, 14]"
 
 
+@pytest.mark.fault("F47")
 def test_64_open_files_are_enough(tmp_path: Path) -> None:
     text = "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
     ended = run_script(text + textwrap.dedent(SMALL_SCRIPT.format(workers=2)), folder=tmp_path)
@@ -741,6 +747,7 @@ def test_more_workers_than_64_open_files_allow_are_fewer_workers(tmp_path: Path)
 
 
 @pytest.mark.fault("F16")
+@pytest.mark.fault("F47")
 def test_no_open_files_at_all_is_one_clear_error(tmp_path: Path) -> None:
     text = """
         import os, resource
@@ -764,6 +771,7 @@ def test_no_open_files_at_all_is_one_clear_error(tmp_path: Path) -> None:
     assert (ended.code, ended.stderr, ended.survivors) == (0, "", [])
 
 
+@pytest.mark.fault("F47")
 def test_without_memfd_all_works(tmp_path: Path) -> None:
     take_away_memfd(tmp_path)
     ended = run_script(SMALL_SCRIPT.format(workers=2), folder=tmp_path, PYTHONPATH=str(tmp_path))
@@ -788,6 +796,7 @@ def _may_mount() -> bool:
 
 @pytest.mark.parametrize("memfd", [True, False], ids=["memfd", "no memfd"])
 @pytest.mark.parametrize("folder", SHARED_MEMORY_FOLDERS)
+@pytest.mark.fault("F47")
 def test_dev_shm_may_be_tiny_readonly_or_missing(tmp_path: Path, folder: str, memfd: bool) -> None:
     if not _may_mount():
         pytest.skip("this user may not mount file systems")
@@ -812,6 +821,7 @@ def test_dev_shm_may_be_tiny_readonly_or_missing(tmp_path: Path, folder: str, me
 # ---- who calls
 
 
+@pytest.mark.fault("F46")
 def test_two_threads_may_call_at_once() -> None:
     found: dict[int, list[int]] = {}
     both = threading.Barrier(2)
@@ -835,6 +845,7 @@ def test_two_streams_may_be_read_in_turn() -> None:
     assert list(zip(first, second, strict=True)) == [(x + 1, x + 2) for x in range(50)]
 
 
+@pytest.mark.fault("F44")
 def test_a_forked_child_of_a_driver_with_warm_workers_can_call(warm_pool: Any) -> None:
     read_end, write_end = os.pipe()
     pid = os.fork()
@@ -855,6 +866,7 @@ def test_a_forked_child_of_a_driver_with_warm_workers_can_call(warm_pool: Any) -
     assert on_processes(abs, range(4)) == [0, 1, 2, 3]
 
 
+@pytest.mark.fault("F26")
 def test_a_nested_call_runs_in_its_worker() -> None:
     def nested(x: int) -> tuple[list[int], str, set[bool]]:
         import fourfold

@@ -113,6 +113,7 @@ def test_no_thread_is_left_after(end: str) -> None:
     until(lambda: not our_threads(), "no thread of ours is left")
 
 
+@pytest.mark.fault("F46")
 def test_two_calls_may_run_at_once() -> None:
     meeting = threading.Barrier(2)
     found: dict[int, list[int]] = {}

@@ -87,6 +87,7 @@ def test_an_engine_that_cannot_stop_an_item_refuses(engine):
         ff.map(abs, [-1], timeout=5, engine=engine)
 
 
+@pytest.mark.fault("F20")
 def test_what_the_item_started_ends_with_it(tmp_path):
     def fn(item):
         child = subprocess.Popen(["sleep", "1000"])
@@ -170,6 +171,7 @@ def _load(seconds):
     return SlowToLoad(seconds)
 
 
+@pytest.mark.fault("F18")
 def test_an_item_that_hangs_while_it_is_loaded_times_out():
     items = [SlowToLoad(60 if number == 3 else 0) for number in range(6)]
     results = with_timeout(lambda item: item.seconds, items, chunk=6)
@@ -239,6 +241,7 @@ def test_an_item_that_waits_to_be_heard_is_not_late():
     assert values == [0, 1, 2]
 
 
+@pytest.mark.fault("F18")
 def test_an_item_that_survives_a_request_to_end_is_stopped_all_the_same():
     def fn(item):
         if item == 0:

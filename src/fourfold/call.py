@@ -485,6 +485,7 @@ class Call:
             "path": [entry for entry in sys.path if isinstance(entry, str)],
             "environment": dict(os.environ),
             "threads": threads,
+            "recursion_limit": sys.getrecursionlimit(),
             "levels": {"": logging.root.level, **{name: level for name, level in levels.items() if level}},
             "filters": pickle.dumps(plain),
         }

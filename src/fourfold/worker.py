@@ -5,8 +5,10 @@ The engine's loop (distribute/engines/on_processes/worker_loop.py) knows nothing
 
 import os
 import pickle
+import signal
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from fourfold.distribute.engines.on_processes import stacks
@@ -25,6 +27,8 @@ def main(end: socket.socket, page: Page, number: int, driver_pidfd: int) -> None
     stacks.write_into(page)
     watch_driver(end, driver_pidfd)
     current.enter_worker_process()
+    global _calm_down
+    _calm_down = _remember_signals()
     loop = WorkerLoop(end, page, load=_load, describe=dump_trouble, flush=forward.flush)
     forward.install(lambda record: loop.send("say", record))
     loop.serve()
@@ -33,6 +37,28 @@ def main(end: socket.socket, page: Page, number: int, driver_pidfd: int) -> None
 def pack_program(program: Parcel, setup: dict[str, Any]) -> Parcel:
     """The parcel of a program with what its worker must be like: called in the driver, read by `_load`."""
     return Parcel(pickle.dumps((setup, bytes(program.head))), program.buffers)
+
+
+def _remember_signals() -> Callable[[], None]:
+    """Return a function that puts signals, timers and the umask of this process back to what they are now."""
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    mask = os.umask(0)
+    os.umask(mask)
+
+    def restore() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        os.umask(mask)
+        for number, handler in handlers.items():
+            if handler is not None and signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
+
+    return restore
+
+
+_calm_down: Callable[[], None]
+"""Undoes what items of earlier calls have done to signals and the umask; set when the worker starts."""
 
 
 def _load(parcel: Parcel) -> Run:
@@ -47,10 +73,16 @@ def _become(
     path: list[str],
     environment: dict[str, str],
     threads: int | None,
+    recursion_limit: int,
     levels: dict[str, int],
     filters: bytes,
 ) -> None:
-    """Make this process like the driver: folder, import path, environment, threads, logging and warnings."""
+    """Make this process like the driver: folder, import path, environment, threads, recursion limit, logging and warnings.
+
+    Signals are as in a new worker again.
+    """
+    _calm_down()
+    sys.setrecursionlimit(recursion_limit)
     if cwd is not None:
         os.chdir(cwd)  # without a look at where we are: that folder may be gone
     sys.path[:] = path

@@ -9,6 +9,7 @@ import secrets
 from pathlib import Path
 from typing import IO
 
+import fourfold.seams as seams
 from fourfold.errors import OptionError
 
 
@@ -21,6 +22,7 @@ class PartFile:
         if not self.path.parent.is_dir():
             raise OptionError(f"the folder {path.parent} does not exist; make it first: mkdir -p {path.parent}")
         self.part = self.path.with_name(f".{self.path.name}.{secrets.token_hex(8)}.part")
+        seams.hit("sink.open")
         # "x" never follows a planted link; the mode is the user's umask, as for any new file.
         self.handle: IO[bytes] = open(self.part, "xb")  # noqa: SIM115 (closed by finish or discard)
         with contextlib.suppress(OSError):  # not every file system can
@@ -29,11 +31,13 @@ class PartFile:
 
     def finish(self) -> None:
         """Bring what was written to the disk."""
+        seams.hit("sink.write")
         self.handle.flush()
         os.fsync(self.handle.fileno())
         self.handle.close()
 
     def publish(self) -> None:
+        seams.hit("sink.publish")
         os.replace(self.part, self.path)
 
     def discard(self) -> None:

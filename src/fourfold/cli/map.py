@@ -207,7 +207,8 @@ def map_rows(function: Callable[..., Any], rows: Rows, output: str, options: dic
     with ExitStack() as stack:
         sinks = []
         for path in (output, failures_path(output)):
-            sink = open_sink(path)
+            with _said_of(path):
+                sink = open_sink(path)
             stack.callback(sink.discard)
             sinks.append(sink)
         out, failed = sinks
@@ -216,8 +217,10 @@ def map_rows(function: Callable[..., Any], rows: Rows, output: str, options: dic
         _finish(out)
         # The list of failures goes first: OUT alone must mean that everything is in it.
         if tally.n_failed:
-            failed.publish()
-        out.publish()
+            with _said_of(failures_path(output)):
+                failed.publish()
+        with _said_of(output):
+            out.publish()
         if not tally.n_failed:
             Path(failures_path(output)).unlink(missing_ok=True)
     return tally
@@ -288,22 +291,28 @@ def _telling_the_item(values: Stream, places: Places) -> Iterator[None]:
 def _write(sink: Sink, index: int, value: object, place: Place) -> None:
     """Errors of writing say where the item was read."""
     try:
-        sink.write(index, value)
+        with _said_of(sink.path):
+            sink.write(index, value)
     except UnwritableValue as exc:
         raise UnwritableValue(f"{place}: {exc}") from exc
-    except OSError as exc:
-        raise _unwritten(sink, exc) from exc
 
 
 def _finish(sink: Sink) -> None:
-    try:
+    with _said_of(sink.path):
         sink.finish()
+
+
+@contextmanager
+def _said_of(path: Path | str) -> Iterator[None]:
+    """What the system has against a file is said in one line.
+
+    Raises:
+        FourfoldError: It cannot be written.
+    """
+    try:
+        yield
     except OSError as exc:
-        raise _unwritten(sink, exc) from exc
-
-
-def _unwritten(sink: Sink, error: OSError) -> FourfoldError:
-    return FourfoldError(f"{sink.path} cannot be written: {error.strerror or error}")
+        raise FourfoldError(f"{path} cannot be written: {exc.strerror or exc}") from exc
 
 
 def _failure_row(failure: Failure, place: Place) -> dict[str, object]:

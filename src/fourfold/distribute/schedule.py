@@ -44,6 +44,11 @@ start end the run. More: a function that always fails is run more often."""
 CRASHES_ALLOWED = 2
 """An item is blamed when its worker died this often while it ran the item alone. Once could be an outsider's kill."""
 
+TRIES_IN_A_STORM = 12
+"""The most deaths alone that an item is given when an outsider kills workers. Smaller: more innocent items are blamed then.
+Larger: a bad item takes more workers along in such a run. With 20 random kills per second on 2 workers, an attempt
+of 20 ms dies about one time in four (tests/test_storm.py)."""
+
 HOPELESS = 50
 """Workers that may die while not one item has ever ended; each item dies twice. Smaller: fewer bad items at the beginning end
 a run that could go on. Larger: a function that never works is tried for longer, at some 5 ms for each death."""
@@ -133,6 +138,8 @@ class Schedule:
     _crashed: dict[int, int] = field(default_factory=dict)
     _starved: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Deaths of memory by position: all, and those while the item ran alone."""
+    _absolved: int = 0
+    """Deaths that were no item's fault: the item they hit ended well when it ran again, or none was on the worker."""
     _failed_at: int | None = None
     _cancelled: bool = False
     _any_ended: bool = False
@@ -192,6 +199,8 @@ class Schedule:
             self.tally.finished += done
             self.tally.deaths_in_a_row = 0
             self._admission.calm(self.slots)
+            for position in [each for each in self._crashed if flight.start <= each < flight.start + done]:
+                self._absolved += self._crashed.pop(position)
         elif flight.alone:
             self._put_back(flight)
             return
@@ -233,7 +242,9 @@ class Schedule:
             # Items that ended before the one it died on are work that got done.
             self.tally.deaths_in_a_row = 1 if event.first else self.tally.deaths_in_a_row + 1
             self._any_ended = self._any_ended or event.first > 0
-        if event.id is not None:
+        if event.id is None:
+            self._absolved += 1
+        else:
             flight = self._land(event.id)
             if self._failed_at == -1:
                 return  # the run is given up, and its workers with it: no item is to blame
@@ -258,7 +269,7 @@ class Schedule:
             for position in suspects:
                 crashes = self._crashed.pop(position, 0) + 1
                 alone = flight.count == 1
-                if not self.rules.rerun_after_loss or (alone and crashes >= CRASHES_ALLOWED):
+                if not self.rules.rerun_after_loss or (alone and crashes >= self._crashes_allowed()):
                     actions.append(Settle(position, crashes))
                     self.tally.finished += 1
                     self.tally.deaths_in_a_row = 0
@@ -267,10 +278,16 @@ class Schedule:
                     # A death that may be a neighbour's fault is no attempt: only deaths alone are counted.
                     if alone:
                         self._crashed[position] = crashes
+                        if crashes >= CRASHES_ALLOWED:
+                            self.tally.deaths_in_a_row = 0  # these have a limit of their own
                     again.append((position, 1))
             # Suspects are tried at once: many of them later, one after the other, would look like workers that always die.
             self._again.extendleft(reversed(again))
         self._stop_if_dying()
+
+    def _crashes_allowed(self) -> int:
+        """Deaths alone after which an item is blamed: one more for each death in this run that was nobody's fault."""
+        return min(CRASHES_ALLOWED + self._absolved, TRIES_IN_A_STORM)
 
     def _stop_if_dying(self) -> None:
         is_hopeless = not self._any_ended and self.tally.deaths > max(HOPELESS, 4 * self.most_slots)

@@ -283,7 +283,7 @@ class Simulated:
         if flight.out_of_memory:
             return  # it is dead, and that is all that there is to hear of it
         end = flight.begin
-        for offset, item in enumerate(flight.ticket.payload.items):
+        for offset, item in enumerate(flight.ticket.payload.items[: flight.done]):  # it may have been shortened before
             if end >= self.now or offset == flight.dies_at:
                 break
             end += self._seconds(item)

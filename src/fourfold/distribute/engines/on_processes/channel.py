@@ -11,6 +11,8 @@ import os
 import socket
 from typing import Any
 
+import fourfold.seams as seams
+
 MESSAGE_BYTES = 65536
 """Longest message. The kernel's default socket buffer (208 KiB) holds at least two of them."""
 
@@ -40,6 +42,7 @@ def send(end: socket.socket, message: Message, fds: tuple[int, ...] = (), flags:
         OSError: The other side is gone.
     """
     data = marshal.dumps(message)
+    seams.hit("channel.send")
     if fds:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
         end.sendmsg([data], rights, flags | socket.MSG_NOSIGNAL)

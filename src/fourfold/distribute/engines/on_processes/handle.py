@@ -228,8 +228,10 @@ class Worker:
             channel.send(self.end, message, (fd,) if fd >= 0 else (), socket.MSG_DONTWAIT)
         except BlockingIOError:
             return False
-        except OSError:
+        except OSError:  # it is gone, or the system has no room for this message: the worker would wait for it for ever
             self.hung_up = True
+            with contextlib.suppress(OSError):
+                self.end.shutdown(socket.SHUT_RDWR)  # now poll() tells that it must be replaced
         return True
 
     def flush(self) -> bool:
@@ -302,7 +304,12 @@ class Worker:
             parcel = segments.open_copy(place, fds[0])
             self._freed.append(place.segment)
             return parcel
-        parcel, mapping = segments.open_private(place, fds[0])
+        try:
+            parcel, mapping = segments.open_private(place, fds[0])
+        except OSError as error:
+            raise EngineError(
+                f"a result of {size(place.used_bytes)} could not be received: {error}. Let items return less, or use imap()"
+            ) from error
         key = id(mapping)
         _handovers.add(key)
         weakref.finalize(mapping, _let_go, key, self._freed, place.segment).atexit = False

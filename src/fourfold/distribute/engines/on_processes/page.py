@@ -121,6 +121,11 @@ class PageCell:
         """No ticket runs."""
         self._fields[TICKET] = 0
 
+    def leave(self) -> None:
+        """In the child of an item that forked: when the child comes back, it ends its ticket without a mark on the page."""
+        self._fields = memoryview(bytearray(self._fields)).cast("q")
+        self._until = 1e-9  # for as long as a ticket may run
+
     def begin_program(self) -> None:
         """A program came: how long blocks take begins anew."""
         self._longest = 0.0

@@ -10,6 +10,7 @@ import threading
 import time
 from socket import socket
 
+import fourfold.seams as seams
 from fourfold.distribute.engines.on_processes import channel, segments
 from fourfold.distribute.engines.on_processes.handle import SharedProgram, Worker, new_worker
 from fourfold.distribute.engines.on_processes.segments import Owner
@@ -164,6 +165,7 @@ class Pool:
             template = self._start_template()
         assert self._control is not None
         self._count += 1
+        seams.hit("pool.spawn")
         worker, end, page_fd = new_worker(self._count, lambda: template.poll() is None)
         try:
             channel.send(self._control, (self._count,), (end.fileno(), page_fd))
@@ -191,6 +193,7 @@ class Pool:
             )
             flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
             try:
+                seams.hit("template.start")
                 self._template = template = subprocess.Popen(
                     [sys.executable, *flags, "-c", code],
                     stdin=subprocess.DEVNULL,

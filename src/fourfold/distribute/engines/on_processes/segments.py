@@ -17,6 +17,7 @@ import struct
 import tempfile
 from typing import NamedTuple
 
+import fourfold.seams as seams
 from fourfold.records import Buffer, Parcel
 
 ALIGN = 64
@@ -134,6 +135,7 @@ def new_file(size: int) -> int:
     Raises:
         OSError: There is no descriptor, or no folder with room for `size` bytes.
     """
+    seams.hit("segments.create")
     if hasattr(os, "memfd_create"):
         try:
             return os.memfd_create("fourfold", os.MFD_CLOEXEC)
@@ -201,6 +203,7 @@ def open_copy(place: Place, fd: int) -> Parcel:
 
 def _map(fd: int, size: int, flags: int, prot: int) -> mmap.mmap:
     try:
+        seams.hit("segments.map")
         return mmap.mmap(fd, size, flags=flags, prot=prot)
     finally:
         os.close(fd)
@@ -240,6 +243,7 @@ def _write(fd: int, parcel: Parcel, lengths: list[int]) -> None:
 def _write_all(fd: int, data: memoryview, at: int) -> int:
     done = 0
     while done < len(data):
+        seams.hit("segments.write")
         done += os.pwrite(fd, data[done:], at + done)
     return at + done
 

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
+import fourfold.seams as seams
 from fourfold.distribute.engines.on_processes import channel
 from fourfold.distribute.engines.on_processes.page import ERRNO, PEAK_KB, STATUS, Page
 from fourfold.distribute.engines.on_processes.tee import Stream, Tee
@@ -97,6 +98,7 @@ def _fork(
     stderr_fd = -1
     try:
         stream, stderr_fd = tee.open()
+        seams.hit("template.fork")
         pid = os.fork()
     except OSError as error:
         page.fields[ERRNO] = error.errno or -1

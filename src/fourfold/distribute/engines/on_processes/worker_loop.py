@@ -77,6 +77,7 @@ class WorkerLoop:
         self._results = Owner()
         self._send_lock = threading.Lock()
         self._pid = os.getpid()
+        os.register_at_fork(after_in_child=self._cell.leave)
         self._limit = MemoryLimit(0)
         self._outgrown = False
 
@@ -164,11 +165,11 @@ class WorkerLoop:
         run, broken = self._programs[key]
         kind, data = (Kind.BAD_PROGRAM, broken) if run is None else self._run(run, parcel)
         assert data is not None
+        if os.getpid() != self._pid:
+            os._exit(0)  # an item forked, and this is the child that came back: the parent answers
         self._gauge.end_of_chunk()
         self._flush()
         answer, fd = self._results.write(data, channel.INLINE_BYTES)
-        if os.getpid() != self._pid:
-            os._exit(0)  # an item forked, and this is the child that came back: the parent answers
         del data, parcel
         kept = segments.is_looked_at(mapping)
         self.send("done", id, int(kind), tuple(answer), kept, fds=(fd,) if fd >= 0 else ())

@@ -1,0 +1,99 @@
+"""The fault matrix is whole: each row has tests, each mark has a row, and docs/faults.md is what the tests say."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import faults
+import pytest
+from faults import ROWS, Case, page
+
+ROOT = Path(__file__).parents[1]
+
+LIST = """
+import sys, pytest
+from faults import Recorder
+
+recorder = Recorder()
+code = pytest.main([{tests!r}, "-m", "fault", "--collect-only", "-q", "-q", "--no-summary"], plugins=[recorder])
+print(repr([tuple(case) for case in recorder.cases.values() if case.rows]))
+sys.exit(code)
+"""
+
+
+@pytest.fixture(scope="module")
+def tests_by_row():
+    """The tests that are there now, by the rows that they are marked with."""
+    tests = ROOT / "tests"
+    command = [sys.executable, "-c", LIST.format(tests=str(tests))]
+    done = subprocess.run(command, cwd=tests, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = defaultdict(set)
+    for rows, test, _, _ in ast.literal_eval(done.stdout.splitlines()[-1]):
+        for row in rows:
+            found[row].add(test)
+    return found
+
+
+@pytest.mark.slow
+def test_every_row_has_a_test_and_every_mark_a_row(tests_by_row):
+    assert sorted(tests_by_row) == sorted(ROWS)
+
+
+@pytest.mark.slow
+def test_the_page_lists_the_rows_and_the_tests_that_are_there(tests_by_row):
+    text = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| (F\d+) \| (.*?) \|", text, re.MULTILINE))
+    assert rows == {number: row.fault for number, row in ROWS.items()}, "run scripts/write_faults.py"
+    listed = {
+        row: set(re.findall(r"^\* `(.*)`$", tests, re.MULTILINE))
+        for row, tests in re.findall(r"^\*\*(F\d+)\*\*\n\n((?:\* .*\n)*)", text, re.MULTILINE)
+    }
+    assert listed == tests_by_row, "run scripts/write_faults.py"
+
+
+def test_what_the_page_says_has_passed():
+    text = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+    for row, said in re.findall(r"^\| (F\d+) \|.*\| ([^|]*) \|$", text, re.MULTILINE):
+        assert re.fullmatch(r"\d+ passed(, \d+ skipped)?, the slowest [\d.]+ s", said), f"{row}: {said}"
+
+
+def test_a_row_says_what_became_of_its_tests():
+    cases = [
+        Case(["F3"], "tests/test_x.py::test_a", "passed", 0.5),
+        Case(["F3", "F4"], "tests/test_x.py::test_b", "failed", 2.0),
+        Case(["F4"], "tests/test_x.py::test_b", "skipped", 0.0),
+    ]
+    text = page(cases)
+    assert f"| F3 | {ROWS['F3'].fault} | {ROWS['F3'].outcome} | 5 s | 1 passed, 1 failed, the slowest 2.0 s |\n" in text
+    assert "| 1 failed, 1 skipped, the slowest 2.0 s |\n" in text
+    assert "**F3**\n\n* `tests/test_x.py::test_a`\n* `tests/test_x.py::test_b`\n" in text
+
+
+def test_a_test_that_fails_at_any_stage_has_failed(outcomes):
+    assert outcomes == {"passes": "passed", "fails": "failed", "leaks": "failed", "skips": "skipped"}
+
+
+@pytest.fixture
+def outcomes(tmp_path):
+    """What the recorder makes of four tests that are really run."""
+    (tmp_path / "test_four.py").write_text(
+        "import pytest\n"
+        "@pytest.fixture\ndef leaky():\n    yield\n    pytest.fail('it leaks')\n"
+        "@pytest.mark.fault('F1')\ndef test_passes(): pass\n"
+        "@pytest.mark.fault('F1')\ndef test_fails(): assert 0\n"
+        "@pytest.mark.fault('F1')\ndef test_leaks(leaky): pass\n"
+        "@pytest.mark.fault('F1')\ndef test_skips(): pytest.skip('no')\n"
+    )
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = fault(row): a row\n")
+    code = (
+        "import pytest, sys; from faults import Recorder; recorder = Recorder()\n"
+        f"pytest.main([{str(tmp_path)!r}, '-q', '-p', 'no:cacheprovider'], plugins=[recorder])\n"
+        "print({case.test.rpartition('test_')[2]: case.outcome for case in recorder.cases.values()})"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=Path(faults.__file__).parent, capture_output=True, text=True, check=True)
+    return ast.literal_eval(done.stdout.splitlines()[-1])

@@ -1,0 +1,172 @@
+"""The N-th system call of fourfold's own fails, N = 1, 2, 3 …, until none is left: the answer is right, or it is one of its errors.
+
+Those of the journal are in test_journal.py.
+"""
+
+import itertools
+import os
+import subprocess
+import sys
+import time
+import timeit
+
+import pytest
+from running import SCALE, run_script
+
+import fourfold as ff
+from fourfold import seams
+from fourfold.distribute.engines.on_processes import channel
+from fourfold.distribute.engines.on_processes.pool import POOL
+
+pytestmark = pytest.mark.fault("F53")
+
+BOUND_S = 10.0 * SCALE
+
+IN_DRIVER = {
+    "pool.spawn": ["EMFILE", "EAGAIN"],
+    "template.start": ["EAGAIN", "ENOMEM"],
+    "segments.create": ["EMFILE", "ENOMEM"],
+    "segments.write": ["ENOSPC"],
+    "segments.map": ["ENOMEM"],
+    "channel.send": ["ENOBUFS", "EPIPE"],
+}
+CASES = [(seam, action) for seam, actions in IN_DRIVER.items() for action in actions]
+
+ITEMS = [bytes([k]) * size for k, size in enumerate([1, 60_000, 1_200_000, 60_000, 1, 60_000])]
+
+
+def outcome():
+    """Run a small map on fresh workers: its values, or the error that it ends with."""
+    POOL.close()
+    begin = time.monotonic()
+    try:
+        return ff.map(lambda data: data * 2, ITEMS, engine="processes", workers=2, chunk=1)
+    except ff.errors.FourfoldError as error:
+        return error
+    finally:
+        assert time.monotonic() - begin < BOUND_S
+
+
+def is_right(found):
+    """Whether it is the answer; an error must say something."""
+    if isinstance(found, ff.errors.FourfoldError):
+        assert str(found)
+        assert not isinstance(found, ff.errors.Bug)
+        return False
+    assert found == [data * 2 for data in ITEMS]
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("once", ["", "+"], ids=["once", "from then on"])
+@pytest.mark.parametrize(("seam", "action"), CASES)
+def test_each_call_of_the_driver_that_can_fail_fails_once(seam, action, once):
+    for number in itertools.count(1):
+        try:
+            POOL.close()
+            seams.set_faults(f"{seam}:{number}{once}:{action}")
+            found = outcome()
+            was_hit = seams.calls[seam] >= number
+        finally:
+            seams.set_faults("")
+        right = is_right(found)
+        if not was_hit:
+            break
+        assert is_right(outcome()), "the next call works"
+    assert right, "nothing failed in the last one"
+    assert number > 1, "the seam is not there"
+
+
+SCRIPT = """
+    import fourfold as ff
+
+    items = [bytes([k]) * size for k, size in enumerate([1, 60_000, 1_200_000, 60_000, 1, 60_000])]
+    try:
+        results = ff.map(lambda data: data * 2, items, engine="processes", workers=2, chunk=1)
+        print(results == [data * 2 for data in items])
+    except ff.errors.FourfoldError as error:
+        print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("once", ["", "+"], ids=["once", "from then on"])
+@pytest.mark.parametrize(
+    ("seam", "action"),
+    [
+        ("template.fork", "EAGAIN"),
+        ("segments.create", "EMFILE"),
+        ("segments.write", "ENOSPC"),
+        ("segments.map", "ENOMEM"),
+        ("channel.send", "ENOBUFS"),
+    ],
+)
+def test_each_call_of_any_process_that_can_fail_fails_once(tmp_path, seam, action, once):
+    """Driver, template and each worker count for themselves."""
+    said = set()
+    for number in range(1, 6):
+        begin = time.monotonic()
+        ended = run_script(SCRIPT, folder=tmp_path, FOURFOLD_FAULT=f"{seam}:{number}{once}:{action}")
+        assert time.monotonic() - begin < BOUND_S
+        assert (ended.code, ended.survivors) == (0, []), ended
+        assert "Bug" not in ended.stdout
+        said.add(ended.stdout)
+    assert "True\n" in said or once, said
+
+
+@pytest.mark.parametrize("seam", ["pool.spawn", "template.fork", "segments.create", "channel.send", "segments.write"])
+def test_calls_that_take_their_time_change_nothing(tmp_path, seam):
+    assert run_script(SCRIPT, folder=tmp_path, FOURFOLD_FAULT=f"{seam}:*:DELAY") == (0, "True\n", "", [])
+
+
+# ---- the command
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("action", ["ENOSPC", "EIO"])
+@pytest.mark.parametrize("seam", ["sink.open", "sink.write", "sink.publish"])
+@pytest.mark.parametrize("output", ["out.jsonl", "out.csv", "out.parquet"])
+def test_each_call_that_writes_an_output_fails_once(tmp_path, seam, action, output):
+    (tmp_path / "functions.py").write_text(
+        "def same(row):\n    if row['n'] == 'x': raise ValueError\n    return {'n': row['n']}\n"
+    )
+    (tmp_path / "in.csv").write_text("n\n1\nx\n3\n")
+    arguments = ["functions:same", "in.csv", "-o", output, "--overwrite", "--on-error", "collect", "--engine", "serial"]
+    command = [sys.executable, "-B", "-m", "fourfold", "map", *arguments]
+    for number in itertools.count(1):
+        env = {**os.environ, "FOURFOLD_FAULT": f"{seam}:{number}:{action}"}
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+        left = sorted(path.name for path in tmp_path.iterdir())
+        if f"fourfold: {output}" in done.stderr and "cannot be written" in done.stderr:
+            assert done.returncode == 1, done
+            # The list of failures is there before the output, which alone says that all is well.
+            listed = [f"{output}.failures.jsonl"] if (seam, number) == ("sink.publish", 2) else []
+            assert left == ["functions.py", "in.csv", *listed], done
+            continue
+        assert left == ["functions.py", "in.csv", output, f"{output}.failures.jsonl"], done
+        assert "Traceback" not in done.stderr
+        break
+    assert number > 1, "the seam is not there"
+
+
+# ---- what a seam costs
+
+
+def test_a_seam_that_nobody_waits_at_costs_next_to_nothing():
+    bare = min(timeit.repeat("f('channel.send')", globals={"f": lambda name: None}, number=100_000, repeat=5))
+    seam = min(timeit.repeat("f('channel.send')", globals={"f": seams.hit}, number=100_000, repeat=5))
+    assert (seam - bare) / 100_000 < 100e-9 * SCALE
+
+
+def test_a_fault_is_an_error_of_the_system_call():
+    ours, theirs = channel.pair()
+    with ours, theirs:
+        seams.set_faults("channel.send:2:ENOBUFS")
+        try:
+            channel.send(ours, ("first",))
+            with pytest.raises(OSError, match="No buffer space"):
+                channel.send(ours, ("second",))
+            channel.send(ours, ("third",))
+        finally:
+            seams.set_faults("")
+        assert [channel.receive(theirs), channel.receive(theirs)] == [(("first",), []), (("third",), [])]

@@ -1,0 +1,61 @@
+"""Workers are killed by somebody else: at a chosen moment of one item, or at random all the time. It costs no item."""
+
+import time
+
+import killer
+import pytest
+from killer import Kill, storm
+from running import SCALE
+
+import fourfold as ff
+
+N_ITEMS = 2000
+
+
+def on_processes(fn, items, **options):
+    return ff.map(fn, items, **{"engine": "processes", "workers": 2, **options})
+
+
+@pytest.mark.fault("F5")
+@pytest.mark.parametrize("phase", killer.PHASES)
+@pytest.mark.parametrize("chunk", [1, 20])
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_the_number_of_deaths_says_whether_an_item_is_blamed(tmp_path, phase, chunk, times):
+    kill = Kill(tmp_path, 61, phase, times)
+    items = [kill if x == 61 else x for x in range(100)]
+    run = killer.run
+    results = on_processes(lambda item: run(lambda x: x * x, item), items, chunk=chunk, on_error="collect")
+    rest = [value for x, value in enumerate(results) if x != 61]
+    assert rest == [x * x for x in range(100) if x != 61]
+    # A death among neighbours counts for nobody: in a chunk it takes one more until the item has died twice alone.
+    among_neighbours = chunk > 1
+    if times < 2 + among_neighbours:
+        assert (results[61], results.failures, kill.count) == (61 * 61, [], times)
+    else:
+        (failure,) = results.failures
+        assert (failure.index, failure.kind, failure.attempts) == (61, "crashed", 2)
+        assert kill.count == 2 + among_neighbours
+
+
+@pytest.mark.fault("F5")
+@pytest.mark.slow
+@pytest.mark.parametrize(("item_s", "every_s"), [(0.0, 0.05), (0.005, 0.05), (0.02, 0.2)])
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("recorded", [False, True], ids=["", "recorded"])
+def test_a_storm_of_kills_costs_no_item(tmp_path, item_s, every_s, seed, recorded):
+    def work(x):
+        time.sleep(item_s)
+        return x * x
+
+    n_items = N_ITEMS if item_s < 0.02 else N_ITEMS // 4
+    items, options = range(n_items), {"run": tmp_path / "run"} if recorded else {}
+    begin, n_killed = time.monotonic(), 0
+    while n_killed < 20:
+        with storm(seed, every_s) as killed:
+            results = on_processes(work, items, **options)
+            n_killed += len(killed)
+        assert results == [x * x for x in items]
+        assert results.failures == []
+        if recorded:
+            options = {"run": tmp_path / f"run-{n_killed}"}
+    assert time.monotonic() - begin < 90 * SCALE
