@@ -417,6 +417,8 @@ class Driver:
             self._events.append(GraceOver())
 
     def _hear(self, outcome: Outcome) -> None:
+        if outcome.id >= 0 and outcome.id not in self._flying and outcome.kind not in (Kind.BAD_PROGRAM, Kind.ENGINE_DOWN):
+            return  # its ticket has ended: the first that is told of a ticket holds
         sent_bytes = self._sizes.pop(outcome.id, 0)
         match outcome.kind:
             case Kind.DONE:
@@ -461,7 +463,8 @@ class Driver:
             if may_retry:
                 self._returned.put(chunk, trouble.offset, 1)
             failed.append((trouble.offset, may_retry))
-        self._give(chunk, result)
+        if result.done:  # it may have been cancelled before its first item
+            self._give(chunk, result)
         larger_bytes = max(sent_bytes * result.done // len(chunk.items), size_bytes)
         self._events.append(Finished(outcome.id, result.done, failed, result.elapsed_s, larger_bytes))
         if self._choose is not None:
