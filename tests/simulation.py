@@ -15,8 +15,9 @@ from unittest import mock
 from fourfold.aggregate.failures import Failures
 from fourfold.distribute import driver, schedule
 from fourfold.distribute.admission import OOM_ALLOWED
+from fourfold.distribute.driver import GRACE_S
 from fourfold.distribute.engines.simulated import Simulated
-from fourfold.distribute.events import Cancel, Died, MemoryRoom, Settle, Stop, Submit
+from fourfold.distribute.events import Cancel, Died, Finished, GraceOver, MemoryRoom, Settle, Stop, Submit, Unstarted
 from fourfold.distribute.faults import Faults
 from fourfold.distribute.schedule import CRASHES_ALLOWED
 from fourfold.divide.source import Source
@@ -30,6 +31,9 @@ STEPS = 2_000
 endless. Larger: a run that goes round in circles is found later. Of 20,000 runs see `test_simulation.py`."""
 
 STEPS_PER_ITEM = 60
+
+STOPPING_S = GRACE_S + 15.0
+"""Virtual seconds after which a stopping run must be over: the grace, what is told late (10 s), and workers that boot."""
 
 IDLE = 30
 """Waits in a row with nothing under way, after which the run would wait for ever. A stopping run needs one to be given up."""
@@ -45,41 +49,59 @@ class Parts(NamedTuple):
 class Watch:
     """Checks one schedule after each of its steps. Looks at memory now and then, on paper."""
 
-    def __init__(self, schedule: Any, n_items: int, looks: random.Random | None) -> None:
-        self.schedule, self.looks = schedule, looks
+    def __init__(self, schedule: Any, engine: Simulated, n_items: int, looks: random.Random | None) -> None:
+        self.schedule, self.engine, self.looks = schedule, engine, looks
         self.steps, self.most_steps = 0, STEPS + STEPS_PER_ITEM * n_items
         self.deaths_alone: Counter[int] = Counter()
         self.starved_alone: Counter[int] = Counter()
+        self.starved: set[int] = set()
+        """Positions that died of memory, and must run alone next."""
         self.settled: set[int] = set()
+        self.stopped_at: float | None = None
+        self.is_given_up = False
 
     def step(self, event: Any) -> list[Any]:
         """Step, and check."""
         self.steps += 1
         assert self.steps < self.most_steps, f"the run does not end: {self.steps} steps"
         was_stopping, n_flights = self.schedule.stopping, len(self.schedule._flights)
-        if isinstance(event, Died):
-            self._note_death(event)
+        self._note(event)
         actions: list[Any] = self.schedule.step(event)
         self.schedule.validate()
         self._check_blame(event, actions)
         self._check_width(actions, n_flights)
-        if self.schedule.stopping and not was_stopping:
-            self._check_wind_down(actions)
+        if self.schedule.stopping:
+            if not was_stopping:
+                self._check_wind_down(actions)
+                self.stopped_at = self.engine.now
+            took_s = self.engine.now - (self.stopped_at or 0.0)
+            assert took_s < STOPPING_S, f"the run still stops after {took_s} s"
         if self.looks is not None and self.looks.random() < 0.05 and not any(isinstance(one, Stop) for one in actions):
             looks, self.looks = self.looks, None
             actions += self.step(MemoryRoom(looks.choice([0, 1, 2, 5, 100]), short=looks.random() < 0.3))
             self.looks = looks
         return actions
 
-    def _note_death(self, event: Died) -> None:
-        flight = self.schedule._flights.get(event.id)
-        if flight is None or event.expired or event.id in self.schedule._evicted:
+    def _note(self, event: Any) -> None:
+        """Count deaths per cause, as far as they count against an item."""
+        self.is_given_up = self.is_given_up or isinstance(event, GraceOver)
+        id = getattr(event, "id", None)
+        flight = self.schedule._flights.get(id)
+        is_unstarted = isinstance(event, Unstarted) or (isinstance(event, Finished) and not event.done)
+        if flight is None or is_unstarted or id in self.schedule._evicted:
             return
+        self.starved.difference_update(range(flight.start, flight.start + flight.count))
+        if not isinstance(event, Died) or event.expired:
+            return
+        is_alone = flight.count == 1
         if event.out_of_memory:
-            if len(self.schedule._flights) == 1 and flight.count == 1:
-                self.starved_alone[flight.start] += 1
-        elif flight.count == 1:
+            first = flight.start + event.first
+            self.starved.update(range(first, first + event.n_items))
+            self.starved_alone[first] += is_alone and len(self.schedule._flights) == 1
+        elif is_alone:
             self.deaths_alone[flight.start] += 1
+            died = self.deaths_alone[flight.start]
+            assert died <= CRASHES_ALLOWED, f"{flight.start} died alone {died} times and is not blamed"
 
     def _check_blame(self, event: Any, actions: list[Any]) -> None:
         for action in actions:
@@ -97,7 +119,12 @@ class Watch:
                 assert died == CRASHES_ALLOWED, f"{position} is blamed after it died alone {died} times"
 
     def _check_width(self, actions: list[Any], n_before: int) -> None:
-        n_after = len(self.schedule._flights)
+        flights = self.schedule._flights.values()
+        n_after = len(flights)
+        for flight in flights if self.starved else ():
+            beside = n_after > 1 or flight.count > 1
+            is_starved = beside and not self.starved.isdisjoint(range(flight.start, flight.start + flight.count))
+            assert not is_starved, f"{flight} died of memory and does not run alone"
         if n_after > n_before and not self.schedule.stopping and any(isinstance(one, Submit) for one in actions):
             most = 2 * self.schedule.most_slots
             assert n_after <= most, f"{n_after} tickets are in flight, and {most} are the most"
@@ -330,7 +357,7 @@ class Ran:
         )
         self.failures = Failures("fn", case.on_error, ValueError if case.retries else (), lambda data: None)
         self.schedule = parts.schedule.Schedule(rules)
-        self.watch = Watch(self.schedule, case.n, case.looks)
+        self.watch = Watch(self.schedule, engine, case.n, case.looks)
         self.driver = parts.driver.Driver(
             self.source,
             WatchedSchedule(self.schedule, self.watch),
@@ -446,6 +473,8 @@ def _judge_end(case: Case, ran: Ran, failed: set[int]) -> None:
     if ran.reason == "failed":
         assert case.on_error == "raise"
         assert failed, "nothing failed"
+        is_in_order = case.reruns and not (case.with_cost or case.is_deadly or case.faults.tie or ran.watch.is_given_up)
+        assert not is_in_order or min(failed) == min(guilty), "the loop would have met another failure first"
     if ran.reason == "too many":
         limit = case.max_failures
         assert limit is not None
