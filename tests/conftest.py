@@ -28,6 +28,19 @@ ASK_AHEAD_S = 5.0
 _stderr = pytest.StashKey[int]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--ff-seed", type=int, help="run only the simulated cases of this seed")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With a seed only what it replays is run, alone."""
+    if config.getoption("--ff-seed") is None:
+        return
+    simulated = [item for item in items if "seeds" in getattr(item, "fixturenames", ())]
+    config.hook.pytest_deselected(items=[item for item in items if item not in simulated])
+    items[:] = simulated
+
+
 def pytest_configure(config: pytest.Config) -> None:
     pytest.register_assert_rewrite("fourfold.testing", "running")
     adopt_orphans()

@@ -1,15 +1,12 @@
-"""The schedule under the simulated engine: thousands of seeds, invariants checked at every step, the loop as the oracle."""
+"""The schedule, event by event. What it does under thousands of seeds is in test_simulation.py."""
 
 import random
 from typing import Any
 
 import pytest
 
-from fourfold.aggregate.failures import Failures
 from fourfold.aggregate.order import InOrder
 from fourfold.distribute.admission import CALM
-from fourfold.distribute.driver import Driver, Lane
-from fourfold.distribute.engines.simulated import Simulated
 from fourfold.distribute.events import (
     Cancel,
     Died,
@@ -25,174 +22,7 @@ from fourfold.distribute.events import (
     Unstarted,
 )
 from fourfold.distribute.schedule import Rules, Schedule
-from fourfold.divide.source import Source
 from fourfold.errors import Bug
-from fourfold.execute.chunk import Program
-from fourfold.execute.objects import ObjectCodec
-
-SEEDS = 2000
-
-
-class Validated(Schedule):
-    """Checks the invariants after every step, and that the run is not endless. Looks at memory now and then, on paper."""
-
-    __slots__ = ("looks", "steps")
-
-    def step(self, event: Any) -> Any:
-        actions = super().step(event)
-        self.validate()
-        looks = getattr(self, "looks", None)
-        if looks is not None and looks.random() < 0.05 and not any(isinstance(action, Stop) for action in actions):
-            actions += super().step(MemoryRoom(looks.choice([0, 1, 2, 5, 100]), short=looks.random() < 0.3))
-            self.validate()
-        self.steps = getattr(self, "steps", 0) + 1
-        assert self.steps < 100_000, "the run does not end"
-        return actions
-
-
-class Case:
-    """One random run: everything comes from the seed."""
-
-    def __init__(self, seed: int, faults: bool) -> None:
-        pick = random.Random(seed)
-        self.seed = seed
-        self.n = pick.choice([0, 1, 2, 3, 7, pick.randrange(1, 40), pick.randrange(1, 400), pick.randrange(1, 2000)])
-        self.workers = pick.choice([1, 2, 3, 8, pick.randrange(1, 50)])
-        typical = 10 ** pick.uniform(-6, 1)
-        spread = pick.choice([0.0, 0.5, 2.0])
-        self.seconds = [typical * pick.lognormvariate(0, spread) for _ in range(self.n)]
-        order = pick.choice(["given", "up", "down"])
-        if order != "given":
-            self.seconds.sort(reverse=order == "down")
-        self.chunk = pick.choice([None, None, 1, 2, 7, 1000])
-        self.with_cost = pick.random() < 0.3
-        self.sized = pick.random() < 0.7
-        self.bounded = pick.random() < 0.3
-        self.retries = pick.choice([0, 0, 1, 3]) if faults else 0
-        self.on_error = pick.choice(["collect", "skip", "raise"]) if faults else "raise"
-        some = lambda share: {i for i in range(self.n) if pick.random() < share}  # noqa: E731
-        self.fails = some(pick.choice([0, 0, 0.01, 0.3])) if faults else set()
-        self.fails_once = some(pick.choice([0, 0.05])) if faults and self.retries else set()
-        self.poison = some(pick.choice([0, 0, 0.01])) if faults else set()
-        self.death_rate = pick.choice([0.0, 0.0, 0.05, 0.2]) if faults else 0.0
-        longest = max(self.seconds, default=0.0)
-        self.timeout_s = pick.choice([None, None, longest / 2, longest * 2]) if faults else None
-        self.late = {i for i in range(self.n) if self.timeout_s is not None and self.seconds[i] > self.timeout_s}
-        self.boot_s = pick.choice([0.0, 0.1, 1.0])
-        self.message_s = pick.choice([0.0, 1e-4])
-        self.memory = pick.choice([None, None, 2, 5, 40]) if faults else None
-        large, hogs = pick.choice([0, 0.1]), pick.choice([0, 0.01])
-        self.bytes = [pick.choices([1, 2, 100], [1, large, hogs])[0] for _ in range(self.n)]
-        self.hogs = {i for i in range(self.n) if self.memory is not None and self.bytes[i] > self.memory}
-        self.looks = random.Random(seed) if faults and pick.random() < 0.3 else None
-
-    def run(self) -> "Ran":
-        tries: dict[int, int] = {}
-
-        def fn(item: int) -> int:
-            tries[item] = tries.get(item, 0) + 1
-            if item in self.fails or (item in self.fails_once and tries[item] == 1):
-                raise ValueError(item)
-            return item * item
-
-        engine = Simulated(
-            self.workers,
-            self.seconds.__getitem__,
-            seed=self.seed,
-            message_s=self.message_s,
-            boot_s=self.boot_s,
-            death_rate=self.death_rate,
-            kills=self.poison.__contains__ if self.poison else None,
-            timeout_s=self.timeout_s,
-            item_bytes=self.bytes.__getitem__,
-            memory_bytes=self.memory,
-        )
-        items: Any = list(range(self.n)) if self.sized else iter(range(self.n))
-        source = Source(items, self.seconds.__getitem__ if self.with_cost else None)
-        rules = Rules(
-            total=source.total,
-            chunk=self.chunk,
-            costs=source.costs,
-            retries=self.retries,
-            stop_at_failure=self.on_error == "raise",
-            bounded=self.bounded,
-        )
-        failures = Failures("fn", self.on_error, ValueError if self.retries else (), lambda data: None)
-        schedule = Validated(rules)
-        schedule.looks = self.looks
-        driver = Driver(source, schedule, Lane(engine, ObjectCodec(), lambda: Program(fn)), failures)
-        values: dict[int, list[Any]] = {}
-        for segment in driver.run():
-            assert segment.n_items > 0
-            if self.on_error == "collect":
-                assert len(segment.values) == segment.n_items
-            for offset in range(segment.n_items):
-                index = source.index_of(segment.start + offset)
-                assert index not in values, f"item {index} was delivered twice"
-                values[index] = segment.values[offset : offset + 1]
-        return Ran(values, failures, driver.reason, engine, schedule)
-
-
-class Ran:
-    """What came of a case."""
-
-    def __init__(self, values: Any, failures: Any, reason: str, engine: Simulated, schedule: Schedule) -> None:
-        self.values, self.failures, self.reason = values, failures, reason
-        self.engine, self.schedule = engine, schedule
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("tenth", range(10))
-def test_without_faults_every_item_comes_back_once_with_its_value(tenth: int) -> None:
-    for seed in range(tenth * SEEDS // 10, (tenth + 1) * SEEDS // 10):
-        case = Case(seed, faults=False)
-        ran = case.run()
-        assert ran.values == {i: [i * i] for i in range(case.n)}, f"seed {seed}"
-        assert ran.reason == "", f"seed {seed}"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("tenth", range(10))
-def test_with_faults_each_item_has_exactly_one_outcome_and_only_the_guilty_are_blamed(tenth: int) -> None:
-    for seed in range(tenth * SEEDS // 10, (tenth + 1) * SEEDS // 10):
-        case = Case(seed, faults=True)
-        ran = case.run()
-        failed = {failure.index: failure for failure in ran.failures.all}
-        if ran.reason == "":
-            assert set(ran.values) == set(range(case.n)), f"seed {seed}"
-        for index, value in ran.values.items():
-            if index not in failed:
-                assert value == [index * index], f"seed {seed}"
-        for index, failure in failed.items():
-            if failure.kind == "raised":
-                assert index in case.fails | case.fails_once, f"seed {seed}: item {index} did not raise"
-            elif failure.kind == "timed out":
-                assert index in case.late, f"seed {seed}: item {index} had time"
-                assert failure.attempts == 1, f"seed {seed}: item {index} was tried again"
-            elif failure.kind == "out of memory":
-                assert index in case.hogs, f"seed {seed}: item {index} died of its neighbours"
-                assert failure.attempts > 1, f"seed {seed}: item {index} never ran alone"
-            elif not case.death_rate:
-                assert index in case.poison, f"seed {seed}: item {index} is innocent"
-        if ran.reason == "":
-            assert case.poison | case.fails | case.late | case.hogs <= set(failed), f"seed {seed}"
-        if case.on_error == "raise":
-            guilty = case.fails | case.poison | case.late | case.hogs
-            assert ran.reason in ("", "failed", "dying"), f"seed {seed}"
-            assert not (guilty and ran.reason == ""), f"seed {seed}: a failure did not stop the run"
-
-
-def test_the_first_failure_in_input_order_is_the_one_that_is_reported_whatever_ends_first() -> None:
-    for seed in range(300):
-        pick = random.Random(seed)
-        case = Case(seed, faults=False)
-        case.with_cost = False
-        case.fails = {i for i in range(case.n) if pick.random() < 0.05}
-        case.seconds = [min(second, 0.01) for second in case.seconds]  # within the grace
-        if not case.fails:
-            continue
-        ran = case.run()
-        assert min(failure.index for failure in ran.failures.all) == min(case.fails), f"seed {seed}"
 
 
 def step(schedule: Schedule, *events: Any) -> list[Any]:

@@ -4,6 +4,7 @@ schedule.py    every decision about chunks, retries, blame and stopping: a pure 
 events.py      what the schedule is told and what it answers
 sizes.py       how many items a chunk has, and how many chunks are in flight: pure
 admission.py   how many may run at once, as memory allows: pure
+faults.py      what may go wrong in the simulation, as probabilities
 memory.py      looks at memory now and then, for the schedule
 verdict.py     loop or workers? decided from measurements: pure
 driver.py      the loop that does what the schedule says, with one engine or with the loop and then an engine

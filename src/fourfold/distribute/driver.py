@@ -250,10 +250,12 @@ class Driver:
             self._wind_up(error)
             raise
         finally:
-            self.memory.last_look(self.lane.engine)
-            self.lane.close()
-            if self._next_lane is not None:
-                self._next_lane.close()
+            try:
+                self.memory.last_look(self.lane.engine)
+            finally:
+                self.lane.close()
+                if self._next_lane is not None:
+                    self._next_lane.close()
 
     def _wind_up(self, error: BaseException) -> None:
         """The run is ended from outside. A second Ctrl-C ends at once what still runs."""
@@ -416,6 +418,8 @@ class Driver:
             self._events.append(GraceOver())
 
     def _hear(self, outcome: Outcome) -> None:
+        if outcome.id >= 0 and outcome.id not in self._flying and outcome.kind not in (Kind.BAD_PROGRAM, Kind.ENGINE_DOWN):
+            return  # its ticket has ended: the first that is told of a ticket holds
         sent_bytes = self._sizes.pop(outcome.id, 0)
         match outcome.kind:
             case Kind.DONE:
@@ -460,7 +464,8 @@ class Driver:
             if may_retry:
                 self._returned.put(chunk, trouble.offset, 1)
             failed.append((trouble.offset, may_retry))
-        self._give(chunk, result)
+        if result.done:  # it may have been cancelled before its first item
+            self._give(chunk, result)
         larger_bytes = max(sent_bytes * result.done // len(chunk.items), size_bytes)
         self._events.append(Finished(outcome.id, result.done, failed, result.elapsed_s, larger_bytes))
         if self._choose is not None:

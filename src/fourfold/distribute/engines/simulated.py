@@ -16,7 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fourfold.distribute.engine import EngineInfo, Runnable
+from fourfold.distribute.faults import BOOTS, Faults
 from fourfold.records import Chunk, ChunkResult, Kind, Outcome, Ticket, Trouble
+
+NO_FAULTS = Faults()
 
 
 class _Cell:
@@ -37,6 +40,7 @@ class _Worker:
     number: int
     free_at: float = 0.0
     tickets: deque[Ticket] = field(default_factory=deque)
+    failed_boots: int = 0
 
 
 @dataclass(slots=True)
@@ -60,7 +64,7 @@ class Simulated:
         seed: For the faults.
         message_s: Driver's time per ticket, out and back.
         boot_s: Time until a worker is ready, at the start and after a death.
-        death_rate: Probability that a worker dies during a ticket, at a random item.
+        faults: What goes wrong at random.
         kills: Whether an item always kills its worker.
         timeout_s: None, or the virtual seconds that an item may run.
         item_bytes: Maps an item to the memory that it takes while it runs.
@@ -71,6 +75,8 @@ class Simulated:
         now: The virtual time, in seconds.
         busy_s: Sum over workers of the time spent in items.
         deaths: How many workers have died.
+        tied: The items whose time was over in the tick in which they ended.
+        is_down: No worker is left and none can be started.
     """
 
     info = EngineInfo(name="simulated", takes_objects=True, honours=frozenset({"idempotent"}))
@@ -83,7 +89,7 @@ class Simulated:
         seed: int = 0,
         message_s: float = 0.0,
         boot_s: float = 0.0,
-        death_rate: float = 0.0,
+        faults: Faults = NO_FAULTS,
         kills: Callable[[Any], bool] | None = None,
         timeout_s: float | None = None,
         item_bytes: Callable[[Any], int] = lambda item: 0,
@@ -93,9 +99,11 @@ class Simulated:
         self.now = 0.0
         self.busy_s = 0.0
         self.deaths = 0
+        self.tied: set[Any] = set()
+        self.is_down = False
         self._seconds, self._evenly = seconds, evenly
         self._message_s, self._boot_s = message_s, boot_s
-        self._death_rate, self._kills, self._timeout_s = death_rate, kills, timeout_s
+        self._faults, self._kills, self._timeout_s = faults, kills, timeout_s
         self._item_bytes, self._memory_bytes = item_bytes, memory_bytes
         self._random = random.Random(seed)
         self._programs: dict[str, Any] = {}
@@ -132,6 +140,9 @@ class Simulated:
         """Each ticket goes to the worker with the fewest, and takes the driver half a message's time."""
         for ticket in tickets:
             self.now += self._message_s / 2
+            if self.is_down:
+                self._outcomes.append(_down(ticket.id))
+                continue
             worker = self._least_loaded()
             worker.tickets.append(ticket)
             heapq.heappush(self._by_load, (len(worker.tickets), worker.number))
@@ -143,7 +154,7 @@ class Simulated:
         while True:
             load, number = heapq.heappop(self._by_load)
             worker = self._workers[number]
-            if load == len(worker.tickets):
+            if load == len(worker.tickets) and worker.failed_boots < BOOTS:
                 return worker
 
     def _start(self, worker: _Worker) -> None:
@@ -162,7 +173,10 @@ class Simulated:
             return
         n_items = len(chunk.items) if dies_at is None else dies_at + 1
         lasts = self._seconds(chunk.items[0]) * n_items if self._evenly else sum(map(self._seconds, chunk.items[:n_items]))
-        flight = _Flight(ticket, worker, begin, begin + lasts, len(chunk.items), dies_at)
+        done = len(chunk.items)
+        if dies_at is None and done > 1 and self._happens(self._faults.cut):
+            done = self._random.randrange(1, done)
+        flight = _Flight(ticket, worker, begin, begin + lasts, done, dies_at)
         self._flights[ticket.id] = flight
         self._at(flight.end, flight)
         while self._memory_bytes is not None and sum(map(self._needs, self._flights.values())) > self._memory_bytes:
@@ -184,9 +198,12 @@ class Simulated:
             for offset, item in enumerate(chunk.items):
                 if self._kills(item):
                     return offset
-        if self._death_rate and self._random.random() < self._death_rate:
+        if self._happens(self._faults.death):
             return self._random.randrange(len(chunk.items))
         return None
+
+    def _happens(self, rate: float) -> bool:
+        return rate > 0 and self._random.random() < rate
 
     def _slow(self, chunk: Chunk, stop: int) -> int | None:
         """The first item before `stop` that takes too long."""
@@ -201,41 +218,110 @@ class Simulated:
     def wait(self, timeout: float | None) -> list[Outcome]:
         """Let virtual time pass until something happens; the timeout is virtual as well."""
         until = None if timeout is None else self.now + timeout
-        while not self._outcomes and self._events and (until is None or self._events[0][0] <= until or timeout != 0):
+        while not self._outcomes and self._events and (until is None or self._events[0][0] <= max(self.now, until)):
             when, _, what = heapq.heappop(self._events)
-            if isinstance(what, _Flight):
+            if isinstance(what, Outcome):
+                self.now = max(self.now, when)
+                self._outcomes.append(what)
+            elif isinstance(what, _Flight):
                 if self._flights.get(what.ticket.id) is not what or when < what.end:
                     continue
                 self.now = max(self.now, when) + self._message_s / 2
                 self._finish(what)
             else:
                 self.now = max(self.now, when)
-                self._booting -= 1
-                if what.tickets:
-                    self._start(what)
+                self._boot(what)
                 break
+        else:
+            if until is not None and not self._outcomes:
+                self.now = max(self.now, until)
         outcomes, self._outcomes = self._outcomes, []
         return outcomes
 
+    def _boot(self, worker: _Worker) -> None:
+        """A worker has started, or tries again, or is given up."""
+        if not self._happens(self._faults.boot):
+            worker.failed_boots = 0
+            self._booting -= 1
+            if worker.tickets:
+                self._start(worker)
+            return
+        worker.failed_boots += 1
+        for ticket in worker.tickets:
+            self._flights.pop(ticket.id, None)  # it was to begin now
+        if worker.failed_boots < BOOTS:
+            worker.free_at = self.now + self._boot_s
+            self._at(worker.free_at, worker)
+            return
+        self.is_down = all(one.failed_boots >= BOOTS for one in self._workers)
+        for ticket in worker.tickets:
+            self._outcomes.append(_down(ticket.id) if self.is_down else Outcome(ticket.id, Kind.COLLATERAL))
+        worker.tickets.clear()
+        if self.is_down and not self._outcomes:
+            self._outcomes.append(_down(-1))
+
     def _finish(self, flight: _Flight) -> None:
-        worker, ticket = flight.worker, flight.ticket
+        worker, ticket, faults = flight.worker, flight.ticket, self._faults
         del self._flights[ticket.id]
+        if flight.dies_at is None and self._happens(faults.dies_before):
+            self._die(worker)  # with this ticket among those that waited
+            self._outcomes.append(Outcome(-1, Kind.LOST, reason="a simulated death before a ticket"))
+            return
         worker.tickets.popleft()
         self.busy_s += flight.end - flight.begin
         worker.free_at = flight.end
         if flight.dies_at is not None:
+            self._run(ticket, flight.dies_at)  # these items have had their effects, and nobody hears of them
             self._die(worker)
-            kind, reason = (Kind.EXPIRED, "took too long") if flight.expired else (Kind.LOST, "a simulated death")
-            running, starved = (flight.dies_at, 1), flight.out_of_memory
-            self._outcomes.append(Outcome(ticket.id, kind, running=running, reason=reason, out_of_memory=starved))
+            self._tell(self._lost(flight, flight.dies_at))
             return
-        kind, data = self._run(ticket, flight.done)
+        outcome = self._outcome(flight)
+        if flight.done and self._happens(faults.dies_after):
+            self._die(worker)
+            self._at(self.now + self._delay(), self._lost(flight, flight.done - 1))
+        elif flight.done and self._happens(faults.tie):
+            self._die(worker)
+            self.tied.add(ticket.payload.items[flight.done - 1])
+            expired = Outcome(ticket.id, Kind.EXPIRED, running=(flight.done - 1, 1), reason="took too long, just so")
+            self._outcomes += self._random.sample([outcome, expired], 2)
+        else:
+            self._tell(outcome)
+            heapq.heappush(self._by_load, (len(worker.tickets), worker.number))
+            if worker.tickets:
+                self._start(worker)
+
+    def _outcome(self, flight: _Flight) -> Outcome:
+        """Run its items; returns what is to be told of them."""
+        kind, data = self._run(flight.ticket, flight.done)
         if isinstance(data, ChunkResult):
-            data = data._replace(elapsed_s=flight.end - flight.begin)
-        self._outcomes.append(Outcome(ticket.id, kind, data, worker=f"simulated worker {worker.number}"))
-        heapq.heappush(self._by_load, (len(worker.tickets), worker.number))
-        if worker.tickets:
-            self._start(worker)
+            elapsed_s = flight.end - flight.begin
+            if self._happens(self._faults.skewed):
+                elapsed_s = self._random.choice([0.0, 1e6])
+            data = data._replace(elapsed_s=elapsed_s)
+        return Outcome(flight.ticket.id, kind, data, worker=f"simulated worker {flight.worker.number}")
+
+    def _lost(self, flight: _Flight, at: int) -> Outcome:
+        """What is told of a worker that died on the item at the offset `at`."""
+        kind, reason = (Kind.EXPIRED, "took too long") if flight.expired else (Kind.LOST, "a simulated death")
+        is_marked = flight.expired or not self._happens(self._faults.unmarked)
+        running = (at, 1) if is_marked else None
+        return Outcome(flight.ticket.id, kind, running=running, reason=reason, out_of_memory=flight.out_of_memory)
+
+    def _tell(self, outcome: Outcome) -> None:
+        """Let the driver know: now, late, and now and then once more."""
+        if self._happens(self._faults.late):
+            self._at(self.now + self._delay(), outcome)
+        else:
+            self._outcomes.append(outcome)
+        if self._happens(self._faults.twice):
+            if self._random.random() < 0.5:
+                self._outcomes.append(outcome)
+            else:
+                self._at(self.now + self._delay(), outcome)
+
+    def _delay(self) -> float:
+        """Seconds, of any order of magnitude: before or after what others do meanwhile."""
+        return float(10 ** self._random.uniform(-6, 1))
 
     def _run(self, ticket: Ticket, done: int) -> tuple[Kind, Any]:
         chunk: Chunk = ticket.payload
@@ -282,16 +368,16 @@ class Simulated:
         """End a flight at the boundary after the item that it is on now."""
         if flight.out_of_memory:
             return  # it is dead, and that is all that there is to hear of it
-        end = flight.begin
-        for offset, item in enumerate(flight.ticket.payload.items[: flight.done]):  # it may have been shortened before
-            if end >= self.now or offset == flight.dies_at:
-                break
-            end += self._seconds(item)
-            flight.done = offset + 1
-        else:
+        end, n_done = flight.begin, 0
+        items = flight.ticket.payload.items
+        while n_done < len(items) and end < self.now:
+            if n_done == flight.dies_at:
+                return  # it is on the item that it dies of
+            end += self._seconds(items[n_done])
+            n_done += 1
+        if n_done == len(items):
             return
-        if flight.dies_at is not None and flight.dies_at >= flight.done:
-            flight.dies_at = None
+        flight.done, flight.dies_at, flight.expired = min(flight.done, n_done), None, False
         flight.end = max(end, self.now)
         self._at(flight.end, flight)
 
@@ -301,5 +387,10 @@ class Simulated:
             forgotten.clear()
         for worker in self._workers:
             worker.tickets.clear()
+            worker.failed_boots = 0
         self._by_load = [(0, worker.number) for worker in self._workers]
-        self._booting = len(self._workers)
+        self._booting, self.is_down = len(self._workers), False
+
+
+def _down(id: int) -> Outcome:
+    return Outcome(id, Kind.ENGINE_DOWN, reason="no simulated worker can be started")
