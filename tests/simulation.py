@@ -19,6 +19,7 @@ from fourfold.distribute.driver import GRACE_S
 from fourfold.distribute.engines.simulated import Simulated
 from fourfold.distribute.events import Cancel, Died, Finished, GraceOver, MemoryRoom, Settle, Stop, Submit, Unstarted
 from fourfold.distribute.faults import Faults
+from fourfold.distribute.schedule import CRASHES_ALLOWED
 from fourfold.divide.source import Source
 from fourfold.errors import EngineError
 from fourfold.execute.chunk import Program
