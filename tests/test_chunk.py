@@ -16,6 +16,7 @@ class Cell:
 
     def __init__(self, stop_after=None, inline=False):
         self.marks, self.stop_after, self.inline = [], stop_after, inline
+        self.whole = inline
 
     def mark(self, offset, count):
         self.marks.append((offset, count))
