@@ -14,6 +14,7 @@ import gc
 import mmap
 import os
 import select
+import signal
 import socket
 import threading
 from collections.abc import Callable
@@ -39,6 +40,8 @@ def watch_driver(end: socket.socket, driver_pidfd: int) -> None:
     """Start a thread that ends this process, and all it started, when the driver is gone."""
 
     def watch() -> None:
+        # Who asks for a stack wants that of the items: while C code of theirs blocks signals, this thread must not answer.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
         poll = select.poll()
         poll.register(end, 0)  # POLLHUP is always reported
         if driver_pidfd >= 0:
