@@ -353,14 +353,13 @@ class Recording:
             JournalError: There is no room.
         """
         try:
-            value = self.journal.keep(self._carriage.dump_here(list(results)))
+            parcel = self._carriage.dump_here(list(results))
         except Exception as error:
-            if isinstance(error, JournalError):
-                raise
             for first, count in ranges:
                 for item in range(first, first + count):
                     self._not_kept(item, error)
             return
+        value = self.journal.keep(parcel)
         for first, count in ranges:
             self.journal.add(Done(first, count, value, self._digests_of(first, count)))
 
