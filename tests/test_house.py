@@ -2,7 +2,7 @@
 
     errors records options machine seams
       <- divide distribute execute aggregate, runs        (these do not import each other)
-        <- worker <- call <- compose replay               (the modules that join them)
+        <- worker <- lanes recorded <- call <- compose replay    (the modules that join them)
           <- data patterns <- workloads <- insight independence interop <- testing <- cli
 
 Read from the source with `ast`, so an import counts wherever it stands, in a function and under TYPE_CHECKING
@@ -25,6 +25,7 @@ LAYERS = [
     {"errors", "records", "options", "machine", "seams"},
     {"divide", "distribute", "execute", "aggregate", "runs"},
     {"worker"},
+    {"lanes", "recorded"},
     {"call"},
     {"compose", "replay"},
     {"data", "patterns"},

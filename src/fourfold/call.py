@@ -5,11 +5,10 @@
 The steps know nothing of each other; here each is handed what it needs. What only some calls need is imported when they do.
 """
 
-import os
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack, closing, nullcontext, suppress
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import fourfold.machine as machine
@@ -17,59 +16,21 @@ from fourfold.aggregate.failures import Failures
 from fourfold.aggregate.order import InOrder
 from fourfold.aggregate.progress import Progress
 from fourfold.aggregate.tree import TreeReduction
-from fourfold.distribute.chooser import Chooser
-from fourfold.distribute.driver import Driver, Lane, ProgramFailed
-from fourfold.distribute.engine import Engine
-from fourfold.distribute.engines.on_this_thread import ThisThread
+from fourfold.distribute.driver import Driver, ProgramFailed
 from fourfold.distribute.schedule import Rules, Schedule
 from fourfold.distribute.verdict import seconds, size
 from fourfold.divide.source import Source
-from fourfold.errors import (
-    NotPicklable,
-    OptionError,
-    OptionTypeError,
-    RemoteTraceback,
-    RunError,
-    TooManyFailures,
-    UnsupportedOption,
-    WorkersKeepDying,
-)
+from fourfold.errors import OptionError, OptionTypeError, RemoteTraceback, TooManyFailures, WorkersKeepDying
 from fourfold.execute import current
-from fourfold.execute.chunk import Program, is_worker_class
-from fourfold.execute.objects import ObjectCodec
-from fourfold.execute.troubles import describe, unpickled
-from fourfold.options import RunOfBlock, Settings
-from fourfold.records import Chunk, Failure, Parcel, Report, Segment, Trouble
+from fourfold.execute.chunk import is_worker_class
+from fourfold.execute.troubles import unpickled
+from fourfold.lanes import Lanes
+from fourfold.options import Settings
+from fourfold.records import Chunk, Report, Segment
 
 if TYPE_CHECKING:
-    from fourfold.execute.pickling import Weight
+    from fourfold.recorded import Recorded
     from fourfold.runs.recording import Recording
-
-KEPT_BY_THE_DRIVER = frozenset(
-    {
-        "engine",
-        "workers",
-        "chunk",
-        "on_error",
-        "max_failures",
-        "retries",
-        "retry_on",
-        "seed",
-        "cost",
-        "progress",
-        "init",
-        "run",
-    }
-)
-"""Options that hold on every engine, because they are kept before or after it."""
-
-NOT_FOR_THE_LOOP = frozenset({"timeout", "memory", "gpus", "threads_per_worker"})
-"""Options that a plain loop cannot keep: with them, `engine="auto"` means processes from the first item."""
-
-
-SLICE_S = 0.01
-"""Seconds after which the loop of a recorded run stops to record what has ended. Smaller: more chunks, of 30 µs each. Larger:
-a killed driver loses more."""
 
 
 class Call:
@@ -101,18 +62,15 @@ class Call:
     ) -> None:
         _check_function(fn, settings)
         self._fn, self._settings, self._tree = fn, settings, tree
-        self._into = into if settings.cost is None and settings.run is None else None
         self._name = machine.user_name_of(fn)
         self._began = time.perf_counter()
-        self._cores: machine.Cores | None = None
         self._final: Report | None = None
-        self._chooser: Chooser | None = None
-        self._lane = self._first_lane()
-        _check_honoured(settings, self._lane.engine)
+        into = into if settings.cost is None and settings.run is None else None
+        self._lanes = Lanes(fn, settings, self._name, tree, into, lambda ticket, offset: self._driver.index_of(ticket, offset))
+        self._lane = self._lanes.first()
         self._recording = self._open_recording()
-        self._has_begun = self._orders = False
-        self._n_recalled = 0
-        self._failed_now: set[int] = set()
+        self._recorded: Recorded | None = None
+        self._has_begun = False
         try:
             self._set_up(items, bounded)
         except BaseException:
@@ -130,8 +88,6 @@ class Call:
         self.failures = Failures(self._name, settings.on_error, settings.retry_on if settings.retries else (), unpickled)
         self._stops_at_failure = settings.on_error == "raise"
         self._stopped_by_failure = False
-        if recording is not None:
-            self.failures.run, self.failures.keep = recording.path, self._keep_failure
         rules = Rules(
             total=total if settings.cost is None else len(self._source.costs or ()),
             chunk=settings.chunk if settings.idempotent else 1,
@@ -147,8 +103,8 @@ class Call:
         self._schedule = Schedule(rules)
         show = False if current.inside_item() else settings.progress
         self._progress = Progress(_Counts(self), self._source.total, show, machine.in_notebook(), self._name)
-        if settings.engine == "auto" and self._lane.engine.info.inline and not current.inside_item():
-            self._chooser = self._new_chooser()
+        is_auto = settings.engine == "auto" and self._lane.engine.info.inline and not current.inside_item()
+        self._chooser = self._lanes.chooser(rules.total) if is_auto else None
         self._driver = Driver(
             self._source,
             self._schedule,
@@ -161,17 +117,43 @@ class Call:
             starting=None if recording is None or settings.idempotent else self._starting,
             keep=recording is not None,
         )
+        if recording is not None:
+            from fourfold.recorded import Recorded
+
+            self._recorded = Recorded(
+                recording, tree, self._source, self.failures, self._driver, self._by_index, self._stops_at_failure
+            )
+
+    def _open_recording(self) -> "Recording | None":
+        if self._settings.run is None:
+            return None
+        from fourfold.recorded import open_recording
+
+        return open_recording(self._fn, self._settings, self._name, self._tree)
+
+    def _beat(self) -> None:
+        assert self._recorded is not None
+        self._progress.beat()
+        self._recorded.beat()
+
+    def _starting(self, chunk: Chunk) -> None:
+        assert self._recorded is not None
+        self._recorded.starting(chunk)
 
     # ---- running -----------------------------------------------------------------------------------------------------
 
     def in_order(self) -> Iterator[Segment]:
         """The settled segments in input order; up to the first failure, when that ends the run."""
-        order, self._orders = InOrder(), True
+        order = InOrder()
+        if self._recorded is not None:
+            self._recorded.in_order = True
         with closing(self.segments()) as segments:
             for segment in segments:
                 for ready in order.push(segment):
                     if self._stops_at_failure and len(ready.values) < ready.n_items:
                         self._stopped_by_failure = True  # all before it have values: this is where the loop would have raised
+                        if self._recorded is not None:
+                            self._recorded.stopped_by_failure = True
                         return
                     yield ready
 
@@ -183,8 +165,8 @@ class Call:
         """
         self._has_begun = True
         with closing(self._run()) as raw:
-            if self._recording is not None:
-                yield from self._recorded(raw, self._recording)
+            if self._recorded is not None:
+                yield from self._recorded.segments(raw)
             else:
                 for segment in raw:
                     yield from self._by_index(segment)
@@ -194,17 +176,13 @@ class Call:
         with ExitStack() as stack:
             stack.callback(self._source.close)
             stack.callback(self._progress.close)
-            stack.callback(self._let_go)
+            stack.callback(self._lanes.let_go)
             self._set_process_state(stack)
             try:
                 yield from self._driver.run()
             except ProgramFailed as failed:
                 error = self.failures.exception(failed.trouble)
                 raise error from error.__cause__
-
-    def _let_go(self) -> None:
-        """A call is part of reference cycles: what it holds would live until the next garbage collection."""
-        self._into = None
 
     def raise_if_stopped(self) -> None:
         """Raise why the run ended early, if it did. Called after the last segment, outside of generators where it can be.
@@ -225,126 +203,14 @@ class Call:
             yield Segment(first, count, segment.values[begin : begin + count])
             begin += count
 
-    # ---- the record --------------------------------------------------------------------------------------------------
-
-    def _open_recording(self) -> "Recording | None":
-        path = self._settings.run
-        if isinstance(path, RunOfBlock):
-            path = None if current.inside_item() else path.of_next_call()
-        if path is None:
-            return None
-        from fourfold.execute.pickling import dump, dump_by_name, load
-        from fourfold.execute.troubles import pickled
-        from fourfold.runs.recording import Carriage, Recording, Subject
-
-        settings = self._settings
-        parts: dict[str, Any] = {"function": self._fn}
-        parts |= {"init": settings.init} if settings.init else {}
-        parts |= {"seed": settings.seed} if settings.seed is not None else {}
-        parts |= {"combine": self._tree.function} if self._tree is not None else {}
-        shown = {name: repr(getattr(settings, name)) for name in sorted(settings.asked() - {"init"})}
-        subject = Subject(
-            name=self._name,
-            kind="map" if self._tree is None else "reduce",
-            parts=parts,
-            options=shown,
-            repeatable=settings.idempotent,
-            failures_stand=settings.on_error != "raise",
-        )
-        return Recording(path, subject, Carriage(dump, dump_by_name, load, pickled, unpickled))
-
-    def _recorded(self, raw: Generator[Segment], recording: "Recording") -> Iterator[Segment]:
-        """What was recorded before and what comes now, which is recorded first."""
-        state = "stopped"
-        try:
-            recording.begin()
-            try:
-                for segment in raw:
-                    yield from self._recall(recording)
-                    self._record(segment, recording)
-                    yield from self._by_index(segment)
-            except Exception as error:
-                if not isinstance(error, RunError):  # the items before an input that raises come first, as in the loop
-                    yield from self._recall(recording)
-                raise
-            yield from self._recall(recording)
-            if not self._driver.reason:
-                recording.check_end(self._source.n_read)
-            state = "failed" if self._driver.reason else "done"
-        except KeyboardInterrupt as interrupt:
-            state = "interrupted"
-            interrupt.add_note(f"fourfold: {recording.hint}")
-            raise
-        except Exception:
-            state = "failed"
-            raise
-        finally:
-            self._end_recording(raw, recording, "failed" if self._stopped_by_failure else state)
-
-    def _end_recording(self, raw: Generator[Segment], recording: "Recording", state: str) -> None:
-        """Record what ended while the call was stopped. Whatever happens here, the folder is free afterwards."""
-        try:
-            raw.close()
-        finally:
-            # What ended the call is to be told, not what came of it here.
-            with suppress(Exception) if state != "done" else nullcontext():
-                try:
-                    for segment in self._driver.leftover:
-                        self._record(segment, recording)
-                finally:
-                    recording.close(state)
-
-    def _record(self, segment: Segment, recording: "Recording") -> None:
-        if segment.n_items == 1 and not segment.holes and (index := self._source.index_of(segment.start)) in self._failed_now:
-            self._failed_now.discard(index)
-            return
-        if self._tree is None:
-            for each in self._by_index(segment):
-                recording.add(each.start, each.values)
-            return
-        ranges, begin = [], segment.start
-        for hole in (*segment.holes, segment.n_items + len(segment.holes)):
-            ranges += self._source.ranges(begin, segment.start + hole - begin)
-            begin = segment.start + hole + 1
-        if ranges:
-            recording.add_partial(ranges, segment.values)
-
-    def _keep_failure(self, failure: Failure, item: Any) -> None:
-        assert self._recording is not None
-        self._recording.fail(failure, item)
-        self._failed_now.add(failure.index)
-
-    def _recall(self, recording: "Recording") -> Iterator[Segment]:
-        """What the source has gone past: values, and failures, that an earlier call has recorded."""
-        from fourfold.runs.journal import Done
-
-        for row in recording.passed():
-            if isinstance(row, Done):
-                self._n_recalled += row.n_items
-                yield Segment(row.first, row.n_items, recording.values(row))
-                continue
-            self._n_recalled += 1
-            failure = recording.failure_of(row)
-            values = self.failures.add(failure)
-            if self._stops_at_failure and not self._orders and failure.error is not None:
-                raise failure.error
-            if self._tree is not None:
-                values = [self._tree.absent(row.item)]
-            yield Segment(row.item, 1, values)
-
-    def _beat(self) -> None:
-        assert self._recording is not None
-        self._progress.beat()
-        self._recording.beat(inline=self._driver.lane.engine.info.inline)
-
-    def _starting(self, chunk: Chunk) -> None:
-        assert self._recording is not None
-        self._recording.start([chunk.index_of(offset) for offset in range(len(chunk.items))])
-
     @property
     def is_recorded(self) -> bool:
         """Whether `run=` keeps this call in a folder."""
         return self._recording is not None
+
+    @property
+    def _n_recalled(self) -> int:
+        return self._recorded.n_recalled if self._recorded is not None else 0
 
     def give_up(self) -> None:
         """When nobody has asked for segments, nobody will: let go of the folder of the run."""
@@ -358,7 +224,7 @@ class Call:
             return
         threads = settings.threads_per_worker
         if threads is None and info.shares_globals and "numpy" in sys.modules:
-            threads = max(1, self.cores.n_cores // self.workers)
+            threads = max(1, self._lanes.cores.n_cores // self._lanes.workers)
         if threads is not None:
             stack.enter_context(machine.limited_threads(threads))
 
@@ -380,115 +246,6 @@ class Call:
             f"{self._settings.max_failures!r} allows; the first is item {first.index}: {first.error_type}: {first.message}",
             failures=failures,
         ) from first.error
-
-    # ---- the engine --------------------------------------------------------------------------------------------------
-
-    @property
-    def cores(self) -> machine.Cores:
-        """The cores that this process may use; looked up when somebody asks."""
-        if self._cores is None:
-            self._cores = machine.cores()
-        return self._cores
-
-    @property
-    def workers(self) -> int:
-        """How many workers the user wants, or cores there are."""
-        return self._settings.workers or self.cores.n_cores
-
-    def _first_lane(self) -> Lane:
-        engine = self._settings.engine
-        if current.inside_item():
-            engine = "serial"
-        if engine == "auto":
-            engine = "processes" if self._settings.asked() & NOT_FOR_THE_LOOP else "serial"
-        if engine == "processes":
-            return self._on_processes()
-        if engine == "serial":
-            # An hour may lie in the middle of a chunk of items that took no time so far.
-            slice_s = None if self._settings.run is None else SLICE_S
-            return Lane(ThisThread(_describe, slice_s), ObjectCodec(), lambda: self._program(into=self._into))
-        if engine == "threads":
-            from fourfold.distribute.engines.on_threads import Threads
-
-            engine = Threads(self.workers, _describe)
-        if engine.info.takes_objects:
-            return Lane(engine, ObjectCodec(), lambda: self._program(shares_globals=engine.info.shares_globals))
-        return self._with_parcels(engine)
-
-    def _on_processes(self) -> Lane:
-        from fourfold.distribute.engines.on_processes.engine import Processes
-        from fourfold.distribute.watch import Watch
-        from fourfold.execute.forward import Replay
-
-        watch = Watch(self._name, is_worker_class(self._fn), lambda ticket, offset: self._driver.index_of(ticket, offset))
-        settings = self._settings
-        return self._with_parcels(Processes(self.workers, Replay(), settings.timeout, settings.memory, watch))
-
-    def _with_parcels(self, engine: Engine) -> Lane:
-        from fourfold.execute.parcels import ParcelCodec
-
-        return Lane(engine, ParcelCodec(), self._program_parcel)
-
-    def _new_chooser(self) -> Chooser:
-        return Chooser(
-            total=self._schedule.rules.total,
-            workers=lambda: self.workers,
-            cores=lambda: self.cores.n_cores,
-            warm=_warm_workers,
-            weigh=_weigh,
-            fn=self._fn,
-            lane=self._on_processes,
-        )
-
-    def _program(self, shares_globals: bool = False, into: list[Any] | None = None) -> Program:
-        return Program(
-            self._fn,
-            init=self._settings.init if is_worker_class(self._fn) else None,
-            seed=self._settings.seed,
-            fold=self._tree.fold if self._tree is not None else None,
-            shares_globals=shares_globals,
-            into=into,
-        )
-
-    def _program_parcel(self) -> Parcel:
-        from fourfold.execute.pickling import dump, explain_first
-        from fourfold.execute.remote import RemoteProgram
-        from fourfold.worker import pack_program
-
-        try:
-            parcel = dump(RemoteProgram(self._program()))
-        except Exception as error:
-            parts = {self._name: self._fn, "init": self._settings.init, "combine": self._tree}
-            raise NotPicklable(
-                f"the function cannot travel to workers: {explain_first(parts, error)}. Make it inside the function, "
-                'pass a class with init=, or use engine="threads"'
-            ) from error
-        return pack_program(parcel, self._setup())
-
-    def _setup(self) -> dict[str, Any]:
-        """What a worker process must be like."""
-        import logging
-        import pickle
-        import warnings
-
-        threads = self._settings.threads_per_worker
-        if threads is None and not any(name in os.environ for name in machine.THREAD_VARIABLES):
-            threads = max(1, self.cores.n_cores // self.workers)
-        levels = {
-            name: logger.level
-            for name, logger in logging.root.manager.loggerDict.items()
-            if isinstance(logger, logging.Logger)
-        }
-        plain = [each for each in warnings.filters if each[2].__module__ == "builtins"]
-        return {
-            "cwd": _current_folder(),
-            "path": [entry for entry in sys.path if isinstance(entry, str)],
-            "environment": dict(os.environ),
-            "threads": threads,
-            "recursion_limit": sys.getrecursionlimit(),
-            "levels": {"": logging.root.level, **{name: level for name, level in levels.items() if level}},
-            "filters": pickle.dumps(plain),
-        }
 
     # ---- the report --------------------------------------------------------------------------------------------------
 
@@ -548,8 +305,8 @@ class Call:
             return f"stayed the loop: {what}; {self._chooser.why}"
         ratio = f"{tally.busy_s / elapsed:.2f} times as fast as its items one after the other" if elapsed else ""
         crew = f"{workers} {info.name}"
-        if self.workers > workers:
-            crew += f" (of {self.workers} wanted: the others were not ready before the end)"
+        if self._lanes.workers > workers:
+            crew += f" (of {self._lanes.workers} wanted: the others were not ready before the end)"
         ratio += self._memory_words(workers)
         if self._chooser is None:
             return f"{crew}, as asked: {what}, {ratio}"
@@ -613,36 +370,3 @@ def _check_function(fn: Any, settings: Settings) -> None:
 def _is_async(fn: Any) -> bool:
     code = getattr(fn, "__code__", None)
     return code is not None and bool(code.co_flags & 0x280)  # CO_COROUTINE | CO_ASYNC_GENERATOR: inspect is slow to import
-
-
-def _check_honoured(settings: Settings, engine: Engine) -> None:
-    honours = engine.info.honours | KEPT_BY_THE_DRIVER
-    missing = sorted(settings.asked() - honours)
-    if missing:
-        name = missing[0]
-        raise UnsupportedOption(
-            f"engine {engine.info.name!r} cannot honour {name}={getattr(settings, name)!r}. Leave {name} out"
-            + ("" if engine.info.name == "processes" else ', or use engine="processes"')
-        )
-
-
-def _describe(error: BaseException) -> Trouble:
-    return describe(error, 0, None)
-
-
-def _warm_workers() -> int:
-    pool = sys.modules.get("fourfold.distribute.engines.on_processes.pool")
-    return pool.POOL.warm() if pool is not None else 0
-
-
-def _weigh(obj: Any, limit_bytes: int) -> "Weight":
-    from fourfold.execute.pickling import weigh
-
-    return weigh(obj, limit_bytes)
-
-
-def _current_folder() -> str | None:
-    try:
-        return os.getcwd()
-    except FileNotFoundError:
-        return None

@@ -58,7 +58,7 @@ class Rig:
     def put(self, fn: Callable[..., Any], key: str = "program", init: tuple[Any, ...] = ()) -> None:
         """Give the engine the program that runs `fn`, made as every call makes it."""
         call = Call(fn, (), resolve({"engine": self.engine, "init": init}))
-        self.engine.put(key, call._lane._program())
+        self.engine.put(key, call._lane.program())
 
     def submit(self, *chunks: Sequence[Any], key: str = "program") -> list[int]:
         """Submit one ticket for each chunk, all at once; returns their ids."""

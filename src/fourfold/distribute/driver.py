@@ -108,12 +108,12 @@ class Lane:
     """An engine, the codec that speaks to it, and what makes the program that it runs."""
 
     def __init__(self, engine: Engine, codec: Codec, program: Callable[[], Any]) -> None:
-        self.engine, self.codec, self._program = engine, codec, program
+        self.engine, self.codec, self.program = engine, codec, program
         self._is_open = False
 
     def open(self) -> None:
         """Open the engine and give it the program."""
-        program = self._program()
+        program = self.program()
         self._is_open = True
         self.engine.open()
         self.engine.put("program", program)

@@ -1,0 +1,234 @@
+"""Which engine a call runs on, and how its function gets there."""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import fourfold.machine as machine
+from fourfold.aggregate.tree import TreeReduction
+from fourfold.distribute.chooser import Chooser
+from fourfold.distribute.driver import Lane
+from fourfold.distribute.engine import Engine
+from fourfold.distribute.engines.on_this_thread import ThisThread
+from fourfold.errors import NotPicklable, UnsupportedOption
+from fourfold.execute import current
+from fourfold.execute.chunk import Program, is_worker_class
+from fourfold.execute.objects import ObjectCodec
+from fourfold.execute.troubles import describe
+from fourfold.options import Settings
+from fourfold.records import Parcel, Trouble
+
+if TYPE_CHECKING:
+    from fourfold.execute.pickling import Weight
+
+KEPT_BY_THE_DRIVER = frozenset(
+    {
+        "engine",
+        "workers",
+        "chunk",
+        "on_error",
+        "max_failures",
+        "retries",
+        "retry_on",
+        "seed",
+        "cost",
+        "progress",
+        "init",
+        "run",
+    }
+)
+"""Options that hold on every engine, because they are kept before or after it."""
+
+NOT_FOR_THE_LOOP = frozenset({"timeout", "memory", "gpus", "threads_per_worker"})
+"""Options that a plain loop cannot keep: with them, `engine="auto"` means processes from the first item."""
+
+SLICE_S = 0.01
+"""Seconds after which the loop of a recorded run stops to record what has ended. Smaller: more chunks, of 30 µs each. Larger:
+a killed driver loses more."""
+
+
+class Lanes:
+    """The engines that one call may use, each with its codec and its program.
+
+    Args:
+        fn: The user's function, or class.
+        settings: The user's options.
+        name: Of the function, for messages.
+        tree: None, or how values are reduced, partly in the workers.
+        into: None, or the list of all values, which the loop may append to.
+        index_of: The input index of an item, by ticket and offset.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        settings: Settings,
+        name: str,
+        tree: TreeReduction | None,
+        into: list[Any] | None,
+        index_of: Callable[[int, int], int | None],
+    ) -> None:
+        self._fn, self._settings, self._name, self._tree = fn, settings, name, tree
+        self._into, self._index_of = into, index_of
+        self._cores: machine.Cores | None = None
+
+    @property
+    def cores(self) -> machine.Cores:
+        """The cores that this process may use; looked up when somebody asks."""
+        if self._cores is None:
+            self._cores = machine.cores()
+        return self._cores
+
+    @property
+    def workers(self) -> int:
+        """How many workers the user wants, or cores there are."""
+        return self._settings.workers or self.cores.n_cores
+
+    def first(self) -> Lane:
+        """The lane that the call starts on.
+
+        Raises:
+            UnsupportedOption: Its engine cannot keep an option that the user gave.
+        """
+        lane = self._first()
+        _check_honoured(self._settings, lane.engine)
+        return lane
+
+    def _first(self) -> Lane:
+        engine = self._settings.engine
+        if current.inside_item():
+            engine = "serial"
+        if engine == "auto":
+            engine = "processes" if self._settings.asked() & NOT_FOR_THE_LOOP else "serial"
+        if engine == "processes":
+            return self._on_processes()
+        if engine == "serial":
+            # An hour may lie in the middle of a chunk of items that took no time so far.
+            slice_s = None if self._settings.run is None else SLICE_S
+            return Lane(ThisThread(_describe, slice_s), ObjectCodec(), self._looped)
+        if engine == "threads":
+            from fourfold.distribute.engines.on_threads import Threads
+
+            engine = Threads(self.workers, _describe)
+        if engine.info.takes_objects:
+            return Lane(engine, ObjectCodec(), lambda: self._program(shares_globals=engine.info.shares_globals))
+        return self._with_parcels(engine)
+
+    def chooser(self, total: int | None) -> Chooser:
+        """What decides, while the call is the loop of `engine="auto"`, whether it goes on with processes."""
+        return Chooser(
+            total=total,
+            workers=lambda: self.workers,
+            cores=lambda: self.cores.n_cores,
+            warm=_warm_workers,
+            weigh=_weigh,
+            fn=self._fn,
+            lane=self._on_processes,
+        )
+
+    def let_go(self) -> None:
+        """A call is part of reference cycles: what it holds would live until the next garbage collection."""
+        self._into = None
+
+    def _on_processes(self) -> Lane:
+        from fourfold.distribute.engines.on_processes.engine import Processes
+        from fourfold.distribute.watch import Watch
+        from fourfold.execute.forward import Replay
+
+        watch = Watch(self._name, is_worker_class(self._fn), self._index_of)
+        settings = self._settings
+        return self._with_parcels(Processes(self.workers, Replay(), settings.timeout, settings.memory, watch))
+
+    def _with_parcels(self, engine: Engine) -> Lane:
+        from fourfold.execute.parcels import ParcelCodec
+
+        return Lane(engine, ParcelCodec(), self._parcel)
+
+    # ---- the program -------------------------------------------------------------------------------------------------
+
+    def _looped(self) -> Program:
+        return self._program(into=self._into)
+
+    def _program(self, shares_globals: bool = False, into: list[Any] | None = None) -> Program:
+        return Program(
+            self._fn,
+            init=self._settings.init if is_worker_class(self._fn) else None,
+            seed=self._settings.seed,
+            fold=self._tree.fold if self._tree is not None else None,
+            shares_globals=shares_globals,
+            into=into,
+        )
+
+    def _parcel(self) -> Parcel:
+        from fourfold.execute.pickling import dump, explain_first
+        from fourfold.execute.remote import RemoteProgram
+        from fourfold.worker import pack_program
+
+        try:
+            parcel = dump(RemoteProgram(self._program()))
+        except Exception as error:
+            parts = {self._name: self._fn, "init": self._settings.init, "combine": self._tree}
+            raise NotPicklable(
+                f"the function cannot travel to workers: {explain_first(parts, error)}. Make it inside the function, "
+                'pass a class with init=, or use engine="threads"'
+            ) from error
+        return pack_program(parcel, self._setup())
+
+    def _setup(self) -> dict[str, Any]:
+        """What a worker process must be like."""
+        import logging
+        import pickle
+        import warnings
+
+        threads = self._settings.threads_per_worker
+        if threads is None and not any(name in os.environ for name in machine.THREAD_VARIABLES):
+            threads = max(1, self.cores.n_cores // self.workers)
+        levels = {
+            name: logger.level
+            for name, logger in logging.root.manager.loggerDict.items()
+            if isinstance(logger, logging.Logger)
+        }
+        plain = [each for each in warnings.filters if each[2].__module__ == "builtins"]
+        return {
+            "cwd": _current_folder(),
+            "path": [entry for entry in sys.path if isinstance(entry, str)],
+            "environment": dict(os.environ),
+            "threads": threads,
+            "recursion_limit": sys.getrecursionlimit(),
+            "levels": {"": logging.root.level, **{name: level for name, level in levels.items() if level}},
+            "filters": pickle.dumps(plain),
+        }
+
+
+def _check_honoured(settings: Settings, engine: Engine) -> None:
+    honours = engine.info.honours | KEPT_BY_THE_DRIVER
+    missing = sorted(settings.asked() - honours)
+    if missing:
+        name = missing[0]
+        raise UnsupportedOption(
+            f"engine {engine.info.name!r} cannot honour {name}={getattr(settings, name)!r}. Leave {name} out"
+            + ("" if engine.info.name == "processes" else ', or use engine="processes"')
+        )
+
+
+def _describe(error: BaseException) -> Trouble:
+    return describe(error, 0, None)
+
+
+def _warm_workers() -> int:
+    pool = sys.modules.get("fourfold.distribute.engines.on_processes.pool")
+    return pool.POOL.warm() if pool is not None else 0
+
+
+def _weigh(obj: Any, limit_bytes: int) -> "Weight":
+    from fourfold.execute.pickling import weigh
+
+    return weigh(obj, limit_bytes)
+
+
+def _current_folder() -> str | None:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,163 @@
+"""A call with `run=`: joins what it finishes with what earlier calls have recorded.
+
+settled segments ──> journal ──> the call       what earlier calls finished comes back from the journal, at the point
+                        └──────────^            where the source passes it
+"""
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from fourfold.aggregate.failures import Failures
+from fourfold.aggregate.tree import TreeReduction
+from fourfold.distribute.driver import Driver
+from fourfold.divide.source import Source
+from fourfold.errors import RunError
+from fourfold.execute import current
+from fourfold.execute.pickling import dump, dump_by_name, load
+from fourfold.execute.troubles import pickled, unpickled
+from fourfold.options import RunOfBlock, Settings
+from fourfold.records import Chunk, Failure, Segment
+from fourfold.runs.journal import Done
+from fourfold.runs.recording import Carriage, Recording, Subject
+
+
+def open_recording(fn: Callable[..., Any], settings: Settings, name: str, tree: TreeReduction | None) -> Recording | None:
+    """Open the folder of `run=`; None when the call is inside an item, or inside `using(run=…)` that is.
+
+    Raises:
+        RunError: The folder cannot be used, or was recorded by something else.
+    """
+    path = settings.run
+    if isinstance(path, RunOfBlock):
+        path = None if current.inside_item() else path.of_next_call()
+    if path is None:
+        return None
+    parts: dict[str, Any] = {"function": fn}
+    parts |= {"init": settings.init} if settings.init else {}
+    parts |= {"seed": settings.seed} if settings.seed is not None else {}
+    parts |= {"combine": tree.function} if tree is not None else {}
+    subject = Subject(
+        name=name,
+        kind="map" if tree is None else "reduce",
+        parts=parts,
+        options={each: repr(getattr(settings, each)) for each in sorted(settings.asked() - {"init"})},
+        repeatable=settings.idempotent,
+        failures_stand=settings.on_error != "raise",
+    )
+    return Recording(path, subject, Carriage(dump, dump_by_name, load, pickled, unpickled))
+
+
+@dataclass
+class Recorded:
+    """What is recorded of one call, and what comes back from earlier ones.
+
+    Attributes:
+        recording: The open folder.
+        tree: None, or how values are reduced.
+        source: The items.
+        failures: Those of this call.
+        driver: Runs what is left.
+        by_index: Divides a segment of positions into those of consecutive indices.
+        raises: The first failure ends the call; `in_order`: after the segments before it.
+    """
+
+    recording: Recording
+    tree: TreeReduction | None
+    source: Source
+    failures: Failures
+    driver: Driver
+    by_index: Callable[[Segment], Iterable[Segment]]
+    raises: bool
+    in_order: bool = False
+    stopped_by_failure: bool = False
+    n_recalled: int = 0
+
+    def __post_init__(self) -> None:
+        self._failed_now: set[int] = set()
+        self.failures.run, self.failures.keep = self.recording.path, self._keep_failure
+
+    def segments(self, raw: Generator[Segment]) -> Iterator[Segment]:
+        """What was recorded before and what comes now, which is recorded first."""
+        recording, state = self.recording, "stopped"
+        try:
+            recording.begin()
+            try:
+                for segment in raw:
+                    yield from self._recall()
+                    self._record(segment)
+                    yield from self.by_index(segment)
+            except Exception as error:
+                if not isinstance(error, RunError):  # the items before an input that raises come first, as in the loop
+                    yield from self._recall()
+                raise
+            yield from self._recall()
+            if not self.driver.reason:
+                recording.check_end(self.source.n_read)
+            state = "failed" if self.driver.reason else "done"
+        except KeyboardInterrupt as interrupt:
+            state = "interrupted"
+            interrupt.add_note(f"fourfold: {recording.hint}")
+            raise
+        except Exception:
+            state = "failed"
+            raise
+        finally:
+            self._end(raw, "failed" if self.stopped_by_failure else state)
+
+    def beat(self) -> None:
+        """To be called often: commits what is due."""
+        self.recording.beat(inline=self.driver.lane.engine.info.inline)
+
+    def starting(self, chunk: Chunk) -> None:
+        """These items may have effects from now on."""
+        self.recording.start([chunk.index_of(offset) for offset in range(len(chunk.items))])
+
+    def _end(self, raw: Generator[Segment], state: str) -> None:
+        """Record what ended while the call was stopped. Whatever happens here, the folder is free afterwards."""
+        try:
+            raw.close()
+        finally:
+            # What ended the call is to be told, not what came of it here.
+            with suppress(Exception) if state != "done" else nullcontext():
+                try:
+                    for segment in self.driver.leftover:
+                        self._record(segment)
+                finally:
+                    self.recording.close(state)
+
+    def _record(self, segment: Segment) -> None:
+        if segment.n_items == 1 and not segment.holes and (index := self.source.index_of(segment.start)) in self._failed_now:
+            self._failed_now.discard(index)
+            return
+        if self.tree is None:
+            for each in self.by_index(segment):
+                self.recording.add(each.start, each.values)
+            return
+        ranges, begin = [], segment.start
+        for hole in (*segment.holes, segment.n_items + len(segment.holes)):
+            ranges += self.source.ranges(begin, segment.start + hole - begin)
+            begin = segment.start + hole + 1
+        if ranges:
+            self.recording.add_partial(ranges, segment.values)
+
+    def _keep_failure(self, failure: Failure, item: Any) -> None:
+        self.recording.fail(failure, item)
+        self._failed_now.add(failure.index)
+
+    def _recall(self) -> Iterator[Segment]:
+        """What the source has gone past: values, and failures, that an earlier call has recorded."""
+        for row in self.recording.passed():
+            if isinstance(row, Done):
+                self.n_recalled += row.n_items
+                yield Segment(row.first, row.n_items, self.recording.values(row))
+                continue
+            self.n_recalled += 1
+            failure = self.recording.failure_of(row)
+            values = self.failures.add(failure)
+            if self.raises and not self.in_order and failure.error is not None:
+                raise failure.error
+            if self.tree is not None:
+                values = [self.tree.absent(row.item)]
+            yield Segment(row.item, 1, values)
