@@ -1,8 +1,8 @@
 """The import rule: who may import whom in src/fourfold.
 
-    errors records options machine seams
+    errors records options machine seams version
       <- divide distribute execute aggregate, runs        (these do not import each other)
-        <- worker <- lanes recorded <- call <- compose replay    (the modules that join them)
+        <- worker site <- lanes recorded <- call <- compose replay    (the modules that join them)
           <- data patterns <- workloads <- insight independence interop <- testing <- cli
 
 Read from the source with `ast`, so an import counts wherever it stands, in a function and under TYPE_CHECKING
@@ -22,9 +22,9 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "fourfold"
 
 LAYERS = [
-    {"errors", "records", "options", "machine", "seams"},
+    {"errors", "records", "options", "machine", "seams", "version"},
     {"divide", "distribute", "execute", "aggregate", "runs"},
-    {"worker"},
+    {"worker", "site"},
     {"lanes", "recorded"},
     {"call"},
     {"compose", "replay"},

@@ -1,6 +1,8 @@
 """The schedule, event by event. What it does under thousands of seeds is in test_simulation.py."""
 
 import random
+import time
+from collections import deque
 from typing import Any
 
 import pytest
@@ -318,3 +320,23 @@ def test_segments_leave_in_order() -> None:
     order = InOrder()
     assert list(order.push(Segment(2, 1, ["c"]))) == []
     assert [s.values for s in order.push(Segment(0, 2, ["a", "b"]))] == [["a", "b"], ["c"]]
+
+
+def seconds_per_decision(n_workers: int, n_steps: int) -> float:
+    """Of a run with so many chunks in flight, each of which ends and makes room for the next."""
+    schedule = Schedule(Rules(chunk=1))
+    ids: deque[int] = deque()
+    assert schedule.step(Slots(n_workers)) == [Take(1)]
+    while len(ids) < n_workers:
+        ids += [action.id for action in schedule.step(Taken(1, False)) if isinstance(action, Submit)]
+    begin = time.process_time()
+    for _ in range(n_steps):
+        schedule.step(Finished(ids.popleft(), 1, (), 0.1))
+        ids += [action.id for action in schedule.step(Taken(1, False)) if isinstance(action, Submit)]
+    return (time.process_time() - begin) / n_steps
+
+
+def test_a_decision_takes_as_long_for_ten_thousand_workers_as_for_ten() -> None:
+    few = min(seconds_per_decision(10, 500) for _ in range(3))
+    many = min(seconds_per_decision(10_000, 500) for _ in range(3))
+    assert many < 10 * few

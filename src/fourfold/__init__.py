@@ -17,7 +17,7 @@ Importing fourfold imports the standard library only; NumPy, cloudpickle and the
 import os
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from fourfold.version import VERSION as __version__
 
 _WHERE = {
     "Failure": "records",

@@ -7,6 +7,7 @@ FourfoldError                      catch this to catch them all
 │   └── UnsupportedOption              the chosen engine cannot honour the option
 ├── MissingExtra (ImportError)     an optional package is not installed; the message has the pip line
 ├── EngineError (RuntimeError)     the engine itself failed, not the function
+│   ├── VersionMismatch                a cluster has another Python, or another fourfold
 │   ├── WorkersKeepDying               workers die again and again and nothing gets done
 │   └── WorkerStartFailed              no worker could be started
 ├── InitFailed (RuntimeError)      a class function could not be built in a worker
@@ -64,6 +65,10 @@ class MissingExtra(FourfoldError, ImportError):
 
 class EngineError(FourfoldError, RuntimeError):
     """The engine failed, not the function that it ran."""
+
+
+class VersionMismatch(EngineError):
+    """The workers of a cluster have another Python, or another fourfold, than this process."""
 
 
 class WorkersKeepDying(EngineError):

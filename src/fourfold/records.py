@@ -96,6 +96,18 @@ class Kind(IntEnum):
     """An item ran longer than the run allows, and the engine ended its worker; `running` tells the offsets it was on."""
 
 
+class Need(NamedTuple):
+    """What the items of a program need where they run, and what ends them: seconds per item, bytes and GPUs per worker.
+
+    `idempotent` is False where no item may run twice, not even after its machine was lost.
+    """
+
+    timeout: float | None = None
+    memory: int | None = None
+    gpus: int = 0
+    idempotent: bool = True
+
+
 class Ticket(NamedTuple):
     """One order to an engine: run `program` on `payload`. The payload is opaque to the engine."""
 
@@ -118,6 +130,8 @@ class Outcome(NamedTuple):
     """What a person may want to see besides the reason, in several lines: the stack of a worker that died, its last words."""
     out_of_memory: bool = False
     """With LOST: it was killed because memory ran out, by the kernel or by the engine."""
+    said: tuple[tuple[Any, ...], ...] = ()
+    """What its worker printed, logged and warned meanwhile, where it does not arrive by itself (see execute/forward.py)."""
 
 
 @dataclass(frozen=True)

@@ -70,8 +70,8 @@ def _load(parcel: Parcel) -> Run:
 
 def _become(
     cwd: str | None,
-    path: list[str],
-    environment: dict[str, str],
+    path: list[str] | None,
+    environment: dict[str, str] | None,
     threads: int | None,
     recursion_limit: int,
     levels: dict[str, int],
@@ -79,16 +79,19 @@ def _become(
 ) -> None:
     """Make this process like the driver: folder, import path, environment, threads, recursion limit, logging and warnings.
 
+    None leaves what there is: another machine has folders and variables of its own.
+
     Signals are as in a new worker again.
     """
     _calm_down()
     sys.setrecursionlimit(recursion_limit)
     if cwd is not None:
         os.chdir(cwd)  # without a look at where we are: that folder may be gone
-    sys.path[:] = path
+    if path is not None:
+        sys.path[:] = path
     if threads is not None:
-        environment = {**environment, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
-    if dict(os.environ) != environment:
+        environment = {**(environment or os.environ), **dict.fromkeys(THREAD_VARIABLES, str(threads))}
+    if environment is not None and dict(os.environ) != environment:
         os.environ.clear()
         os.environ.update(environment)
     if threads is not None:

@@ -11,10 +11,10 @@ import contextlib
 import time
 from bisect import bisect_right, insort
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-from fourfold.distribute.engine import Engine
+from fourfold.distribute.engine import NO_NEED, Engine
 from fourfold.distribute.events import (
     Action,
     Cancel,
@@ -36,7 +36,7 @@ from fourfold.distribute.schedule import Schedule
 from fourfold.distribute.sizes import SERVICE_S
 from fourfold.errors import EngineError, NotPicklable
 from fourfold.machine import deaf_for
-from fourfold.records import Chunk, ChunkResult, Kind, Outcome, Segment, Ticket, Trouble
+from fourfold.records import Chunk, ChunkResult, Kind, Need, Outcome, Segment, Ticket, Trouble
 
 GRACE_S = 2.0
 """Seconds that a run which is stopped by a failure waits for earlier items still running: one of them may fail as well, and
@@ -47,6 +47,10 @@ ECHO_S = 0.3
 
 PATIENCE_S = 0.25
 """Seconds between looks at progress and patience while nothing arrives. Not measured; only the bar depends on it."""
+
+DISPATCHES = 20
+"""A chunk should last so many times as long as it takes to start one. Smaller: more of the time goes into starting. Larger: a
+longer tail, later first results."""
 
 LOOP_TARGET_S = 0.01
 """Seconds of a chunk while the caller itself computes. Smaller: more time between chunks (about 30 µs each). Larger: workers
@@ -105,10 +109,25 @@ class ProgramFailed(Exception):
 
 
 class Lane:
-    """An engine, the codec that speaks to it, and what makes the program that it runs."""
+    """An engine, the codec that speaks to it, and what makes the program that it runs.
 
-    def __init__(self, engine: Engine, codec: Codec, program: Callable[[], Any]) -> None:
-        self.engine, self.codec, self.program = engine, codec, program
+    `hear` gets what workers said, where an engine brings that with its outcomes. `target_s` is how long a chunk should take
+    here; None: as long as suits the engine.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        codec: Codec,
+        program: Callable[[], Any],
+        need: Need = NO_NEED,
+        hear: Callable[[tuple[Any, ...]], None] | None = None,
+        target_s: float | None = None,
+    ) -> None:
+        self.engine, self.codec, self.program, self.need, self._hear = engine, codec, program, need, hear
+        info = engine.info
+        usual_s = LOOP_TARGET_S if info.inline else max(SERVICE_S, DISPATCHES * info.dispatch_s)
+        self.target_s = usual_s if target_s is None else target_s
         self._is_open = False
 
     def open(self) -> None:
@@ -116,7 +135,13 @@ class Lane:
         program = self.program()
         self._is_open = True
         self.engine.open()
-        self.engine.put("program", program)
+        self.engine.put("program", program, self.need)
+
+    def hear(self, said: Sequence[tuple[Any, ...]]) -> None:
+        """Pass on what a worker said."""
+        if self._hear is not None:
+            for record in said:
+                self._hear(record)
 
     def close(self) -> None:
         """Give everything back."""
@@ -298,9 +323,8 @@ class Driver:
         if slots != self._slots:
             self._slots = slots
             self.most_slots = max(slots, self.most_slots)
-            inline = self.lane.engine.info.inline
-            target_s = LOOP_TARGET_S if inline else SERVICE_S
-            self._events.append(Slots(slots, prefetch=not inline, target_s=target_s))
+            info = self.lane.engine.info
+            self._events.append(Slots(slots, not info.inline, self.lane.target_s, info.dispatch_s))
 
     def _consider(self, chunk: Chunk, result: ChunkResult) -> None:
         """Stay the loop, start workers, or change over to them."""
@@ -420,6 +444,8 @@ class Driver:
     def _hear(self, outcome: Outcome) -> None:
         if outcome.id >= 0 and outcome.id not in self._flying and outcome.kind not in (Kind.BAD_PROGRAM, Kind.ENGINE_DOWN):
             return  # its ticket has ended: the first that is told of a ticket holds
+        if outcome.said:
+            self.lane.hear(outcome.said)
         sent_bytes = self._sizes.pop(outcome.id, 0)
         match outcome.kind:
             case Kind.DONE:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from fourfold.records import Cell, Kind, Outcome, Ticket
+from fourfold.records import Cell, Kind, Need, Outcome, Ticket
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,11 @@ class EngineInfo:
         inline: `wait` runs one ticket in the caller's thread, so there is nothing to overlap with.
         shares_globals: Its workers share one `random` and one `numpy.random`.
         measures_memory: It is a `MeasuringEngine`, and its workers take memory of this machine.
+        elsewhere: Workers may be on other machines, where neither this one's folders nor its environment are.
+        dispatch_s: Seconds from the submission of a ticket to its start, on an idle worker. Chunks last much longer.
+        stops_items: A cancelled ticket ends after the item that it is on; False: after its last one.
+        kills: "ticket", "bundle" or "no": whether a hard cancel ends running items, alone or with their neighbours.
+        engine_reruns: It runs tickets again by itself when it loses a machine.
     """
 
     name: str
@@ -26,6 +31,11 @@ class EngineInfo:
     inline: bool = False
     shares_globals: bool = False
     measures_memory: bool = False
+    elsewhere: bool = False
+    dispatch_s: float = 0.0
+    stops_items: bool = True
+    kills: str = "ticket"
+    engine_reruns: bool = False
 
 
 class MemoryUse(NamedTuple):
@@ -44,6 +54,9 @@ class MemoryUse(NamedTuple):
 Runnable = Callable[[Any, Cell], tuple[Kind, Any]]
 """What an engine runs, after a program has been prepared in a worker: payload and cell in, kind and payload out. An
 exception that escapes from it is an outcome BAD_PROGRAM."""
+
+
+NO_NEED = Need()
 
 
 class Engine(Protocol):
@@ -66,7 +79,7 @@ class Engine(Protocol):
     def slots(self) -> int:
         """How many tickets can run at once now. 0 while no worker is ready yet; `wait` makes progress on that."""
 
-    def put(self, key: str, program: Any) -> None:
+    def put(self, key: str, program: Any, need: Need = NO_NEED) -> None:
         """Make a program available to the tickets that name `key`; each worker prepares it once."""
 
     def drop(self, key: str) -> None:

@@ -17,11 +17,15 @@ from fourfold.distribute.sizes import SERVICE_S
 
 
 class Slots(NamedTuple):
-    """The engine has `n_slots` workers now. `prefetch`: a chunk more for each may wait near it. Chunks aim at `target_s`."""
+    """The engine has `n_slots` workers now. `prefetch`: a chunk more for each may wait near it. Chunks aim at `target_s`.
+
+    One that is submitted to an idle worker starts after `dispatch_s`.
+    """
 
     n_slots: int
     prefetch: bool = True
     target_s: float = SERVICE_S
+    dispatch_s: float = 0.0
 
 
 class Taken(NamedTuple):

@@ -128,6 +128,8 @@ class Schedule:
     _next_id: int = 0
     _asked: int = 0
     _flights: dict[int, _Flight] = field(default_factory=dict)
+    _n_alone: int = 0
+    """Flights that have all workers to themselves: never more than one."""
     _open: set[int] = field(default_factory=set)
     _starts: list[int] = field(default_factory=list)
     _again: deque[tuple[int, int]] = field(default_factory=deque)
@@ -154,9 +156,9 @@ class Schedule:
             raise Bug(f"the schedule has ended, and then came {event}")
         actions: list[Action] = []
         match event:
-            case Slots(count, prefetch, target_s):
+            case Slots(count, prefetch, target_s, dispatch_s):
                 self.slots = self._sizes.slots = count
-                self._sizes.prefetch, self._sizes.target_s = prefetch, target_s
+                self._sizes.prefetch, self._sizes.target_s, self._sizes.dispatch_s = prefetch, target_s, dispatch_s
                 self.most_slots = max(count, self.most_slots)
             case Taken():
                 self._take(event, actions)
@@ -408,7 +410,7 @@ class Schedule:
         if self._alone and self.slots and not self._flights and not self._asked:
             self._submit(self._alone.popleft(), 1, actions, alone=True)
             return True
-        return bool(self._alone) or any(flight.alone for flight in self._flights.values())
+        return bool(self._alone) or self._n_alone > 0
 
     def _end(self, reason: str, actions: list[Action]) -> None:
         self._ended = True
@@ -416,6 +418,7 @@ class Schedule:
 
     def _submit(self, start: int, count: int, actions: list[Action], alone: bool = False) -> None:
         self._flights[self._next_id] = _Flight(start, count, alone)
+        self._n_alone += alone
         if self.rules.bounded:
             self._open.add(start)
             heapq.heappush(self._starts, start)
@@ -424,6 +427,7 @@ class Schedule:
 
     def _land(self, id: int) -> _Flight:
         flight = self._flights.pop(id)
+        self._n_alone -= flight.alone
         self._open.discard(flight.start)
         self._evicted.discard(id)
         return flight
@@ -499,7 +503,10 @@ class Schedule:
             raise Bug(f"an item has more attempts than it may: {self._raised}")
         if self.rules.bounded and self._open != {flight.start for flight in self._flights.values()}:
             raise Bug(f"the starts in flight are {self._open}, not those of {self._flights}")
-        if len(self._flights) > 1 and any(flight.alone for flight in self._flights.values()):
+        n_alone = sum(flight.alone for flight in self._flights.values())
+        if n_alone != self._n_alone:
+            raise Bug(f"{n_alone} flights run alone, and {self._n_alone} are counted")
+        if len(self._flights) > 1 and n_alone:
             raise Bug(f"an item that must run alone does not: {self._flights}")
         if any(alone >= OOM_ALLOWED for _, alone in self._starved.values()):
             raise Bug(f"an item that died of memory while it ran alone is not settled: {self._starved}")

@@ -27,6 +27,9 @@ PREFETCH_BELOW_S = 0.1
 """Each worker has a second chunk waiting when chunks are expected to take less than this. Smaller: workers idle for a
 message's round trip between chunks. Larger: a chunk may wait behind a slow one while other workers idle."""
 
+PREFETCH_TIMES = 100
+"""... or less than so many times as long as it takes to start one: then idle workers cost at most 1 % of the time."""
+
 CHUNK_BYTES = 16 << 20
 """Bytes that a chunk should have at most, in or out. Larger: more memory in flight, and out of the processor's cache."""
 
@@ -46,6 +49,7 @@ class Sizes:
         slots: The workers that there are now.
         prefetch: A chunk more for each may wait near it.
         target_s: Seconds that a chunk should take.
+        dispatch_s: Seconds until a chunk that is submitted to an idle worker starts there.
     """
 
     chunk: int | None = None
@@ -53,6 +57,7 @@ class Sizes:
     slots: int = 0
     prefetch: bool = True
     target_s: float = SERVICE_S
+    dispatch_s: float = 0.0
     _costs_left: list[float] = field(default_factory=list)
     _take_s: float = 0.0
     _took: int = 0
@@ -97,7 +102,7 @@ class Sizes:
     def window(self, left: int | None) -> int:
         """How many tickets to have in flight; `left`: items not handed out yet, when known."""
         expected = self._expected_s() if self.prefetch else None
-        if expected is None or expected > max(PREFETCH_BELOW_S, 4 * self.slots * MESSAGE_S):
+        if expected is None or expected > max(PREFETCH_BELOW_S, 4 * self.slots * MESSAGE_S, PREFETCH_TIMES * self.dispatch_s):
             return self.slots
         if left is not None and left < self.slots * self._largest and self._largest > 1 and expected > FLOOR_S:
             return self.slots
@@ -125,7 +130,7 @@ class Sizes:
             return 1
         if self.costs is not None:
             return self._size_by_cost(self.costs, start, count)
-        floor_s = max(FLOOR_S, self.slots * MESSAGE_S)
+        floor_s = max(FLOOR_S, self.slots * MESSAGE_S, self.dispatch_s)
         target_s = max(self.target_s, 2 * floor_s)
         size = target_s / max(self._item_s, 1e-9)
         left = count if count is not None else left

@@ -29,7 +29,7 @@ PROGRAM = "program.pickle"
 UNKNOWN = bytes(DIGEST_BYTES)
 """Stands for the digest of an item that cannot be pickled: any other such item is taken for it."""
 
-LOOP_COMMIT_S = 0.01
+LOOP_COMMIT_S = 0.05
 """Seconds of finished work that a killed driver may lose while it runs the items itself: the next one may take an hour, and
 nothing can be committed in between. Smaller: more commits. Larger: more runs again."""
 

@@ -5,8 +5,8 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from fourfold.distribute.engine import EngineInfo, Runnable
-from fourfold.records import Kind, Outcome, Ticket
+from fourfold.distribute.engine import NO_NEED, EngineInfo, Runnable
+from fourfold.records import Kind, Need, Outcome, Ticket
 
 
 class _OwnCell:
@@ -49,6 +49,7 @@ class ThisThread:
         takes_objects=True,
         honours=frozenset({"idempotent", "threads_per_worker"}),
         inline=True,
+        kills="no",
     )
 
     def __init__(self, describe: Callable[[BaseException], Any], slice_s: float | None = None) -> None:
@@ -66,7 +67,7 @@ class ThisThread:
         """One: the caller."""
         return 1
 
-    def put(self, key: str, program: Any) -> None:
+    def put(self, key: str, program: Any, need: Need = NO_NEED) -> None:
         """Keep the program; its first ticket prepares it."""
         self._programs[key] = program
 

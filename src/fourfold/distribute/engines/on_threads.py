@@ -12,8 +12,8 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from fourfold.distribute.engine import EngineInfo, Runnable
-from fourfold.records import Kind, Outcome, Ticket
+from fourfold.distribute.engine import NO_NEED, EngineInfo, Runnable
+from fourfold.records import Kind, Need, Outcome, Ticket
 
 
 class _Cell:
@@ -45,6 +45,7 @@ class Threads:
         takes_objects=True,
         honours=frozenset({"idempotent", "threads_per_worker"}),
         shares_globals=True,
+        kills="no",
     )
 
     def __init__(self, workers: int, describe: Callable[[BaseException], Any]) -> None:
@@ -72,7 +73,7 @@ class Threads:
         """As many as there are threads."""
         return self._workers
 
-    def put(self, key: str, program: Any) -> None:
+    def put(self, key: str, program: Any, need: Need = NO_NEED) -> None:
         """Keep the program; each thread prepares it once."""
         self._programs[key] = program
 

@@ -15,9 +15,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fourfold.distribute.engine import EngineInfo, Runnable
+from fourfold.distribute.engine import NO_NEED, EngineInfo, Runnable
 from fourfold.distribute.faults import BOOTS, Faults
-from fourfold.records import Chunk, ChunkResult, Kind, Outcome, Ticket, Trouble
+from fourfold.records import Chunk, ChunkResult, Kind, Need, Outcome, Ticket, Trouble
 
 NO_FAULTS = Faults()
 
@@ -127,7 +127,7 @@ class Simulated:
         """The workers that are ready at this virtual moment."""
         return len(self._workers) - self._booting
 
-    def put(self, key: str, program: Any) -> None:
+    def put(self, key: str, program: Any, need: Need = NO_NEED) -> None:
         """Keep the program; its first ticket prepares it, once for all."""
         self._programs[key] = program
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from fourfold.distribute.engine import EngineInfo, MemoryUse
+from fourfold.distribute.engine import NO_NEED, EngineInfo, MemoryUse
 from fourfold.distribute.engines.on_processes import stacks
 from fourfold.distribute.engines.on_processes.handle import SharedProgram, Worker
 from fourfold.distribute.engines.on_processes.obituary import OutOfMemoryKills
@@ -14,7 +14,7 @@ from fourfold.distribute.engines.on_processes.page import LONGEST_NS
 from fourfold.distribute.engines.on_processes.pool import POOL
 from fourfold.distribute.watch import Watch, Work
 from fourfold.errors import EngineError, WorkerStartFailed
-from fourfold.records import Kind, Outcome, Parcel, Ticket
+from fourfold.records import Kind, Need, Outcome, Parcel, Ticket
 
 DEPTH = 2
 """Tickets that a worker has: one runs, one waits beside it."""
@@ -42,8 +42,6 @@ class Processes:
     Args:
         workers: How many.
         hear: Gets what workers print, log and warn.
-        timeout: None, or the seconds that an item may run.
-        memory: None, or the private bytes that a worker may have.
         watch: None, or what says where workers are, when they take very long or somebody asks.
     """
 
@@ -58,11 +56,11 @@ class Processes:
         self,
         workers: int,
         hear: Callable[[tuple[Any, ...]], None],
-        timeout: float | None = None,
-        memory: int | None = None,
         watch: Watch | None = None,
     ) -> None:
-        self._wanted, self._hear_record, self._timeout, self._watcher = workers, hear, timeout, watch
+        self._wanted, self._hear_record, self._watcher = workers, hear, watch
+        self._timeout: float | None = None
+        self._memory: int | None = None
         self._workers: list[Worker] = []
         self._queue: deque[Ticket] = deque()
         self._programs: dict[str, SharedProgram] = {}
@@ -70,7 +68,7 @@ class Processes:
         self._poll = select.poll()
         self._by_fd: dict[int, Worker] = {}
         self._failed_starts = 0
-        self._memory, self._fails_in_worker = memory, True
+        self._fails_in_worker = True
         self._watch_at = 0.0
         self._top_bytes = self._n_recycled = 0
         self._kills: OutOfMemoryKills | None = None
@@ -102,7 +100,7 @@ class Processes:
         """The workers that are ready."""
         return sum(worker.ready for worker in self._workers)
 
-    def put(self, key: str, program: Parcel) -> None:
+    def put(self, key: str, program: Parcel, need: Need = NO_NEED) -> None:
         """Lay out the program once; it travels to each worker with its first ticket.
 
         Raises:
@@ -115,6 +113,7 @@ class Processes:
                 f"no memory or open file for {program.size_bytes} bytes of the function: {error}. Check `ulimit -n`, or use "
                 'engine="threads"'
             ) from error
+        self._timeout, self._memory = need.timeout, need.memory
 
     def drop(self, key: str) -> None:
         """Forget the program everywhere."""

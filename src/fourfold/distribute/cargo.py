@@ -1,0 +1,154 @@
+"""Code that travels to a cluster: fourfold itself where it is not installed, and what the user names with `ship=`.
+
+All of it is one zip, named by its content. The entry, which needs nothing but the standard library, unpacks it on a worker's
+machine once, into a private folder, and puts that first on the import path.
+"""
+
+import hashlib
+import importlib.util
+import io
+import os
+import tarfile
+import types
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from fourfold.errors import OptionError
+
+ARCHIVES = (".whl", ".zip", ".egg")
+TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+
+OURS = ("fourfold", "cloudpickle", "threadpoolctl")
+"""What a worker imports before the user's function: pure Python, so it can travel."""
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+"""The time of every file in the zip: the same files are the same bytes."""
+
+
+def pack(shipped: Iterable[Any], ours: bool) -> bytes:
+    """Zip modules, wheels, archives, folders and files; `ours`: and what fourfold's own worker needs.
+
+    Raises:
+        OptionError: Something is not there, or cannot travel.
+    """
+    files: dict[str, bytes] = {}
+    for each in shipped:
+        files |= _files_of(each)
+    if ours:
+        for name in OURS:
+            files |= _module(importlib.import_module(name))
+    if not files:
+        return b""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(files):
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), files[name], zipfile.ZIP_DEFLATED)
+    return out.getvalue()
+
+
+def name_of(cargo: bytes) -> str:
+    """The name of a zip: of its content."""
+    return hashlib.sha256(cargo).hexdigest()[:32]
+
+
+def _files_of(each: Any) -> dict[str, bytes]:
+    if isinstance(each, types.ModuleType):
+        return _module(each)
+    if not isinstance(each, str | os.PathLike):
+        raise OptionError(f"ship={each!r}: give modules, or paths of wheels, archives, folders and .py files")
+    path = Path(each)
+    if not path.exists():
+        try:
+            spec = importlib.util.find_spec(str(each))
+        except (ImportError, ValueError):
+            spec = None
+        if spec is None:
+            raise OptionError(f"ship={str(each)!r} is neither a file nor a module that can be imported here")
+        return _module(importlib.import_module(str(each)))
+    if path.is_dir():
+        return _folder(path, path.name if (path / "__init__.py").exists() else "")
+    if path.name.endswith(ARCHIVES):
+        with zipfile.ZipFile(path) as archive:
+            return {info.filename: archive.read(info) for info in archive.infolist() if not info.is_dir()}
+    if path.name.endswith(TARS):
+        with tarfile.open(path) as archive:
+            members = [member for member in archive.getmembers() if member.isfile()]
+            return {member.name.removeprefix("./"): _read(archive, member) for member in members}
+    return {path.name: path.read_bytes()}
+
+
+def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    assert file is not None
+    return file.read()
+
+
+def _module(module: types.ModuleType) -> dict[str, bytes]:
+    """The files of a module or package: the whole package, when it is part of one."""
+    top = importlib.import_module(module.__name__.partition(".")[0])
+    if getattr(top, "__path__", None):
+        files: dict[str, bytes] = {}
+        for folder in reversed(list(top.__path__)):
+            files |= _folder(Path(folder), top.__name__)
+        return files
+    if not getattr(top, "__file__", None):
+        raise OptionError(f"ship={module.__name__!r} has no file: it cannot travel")
+    path = Path(str(top.__file__))
+    return {path.name: path.read_bytes()}
+
+
+def _folder(folder: Path, name: str) -> dict[str, bytes]:
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            files[(Path(name) / path.relative_to(folder)).as_posix()] = path.read_bytes()
+    return files
+
+
+def make_entry() -> Callable[..., Any]:
+    """Return what a task of a cluster runs. It travels by value, since it is a function inside a function."""
+
+    def entry(version: str, cargo: str, fetch_cargo: Callable[[], bytes], *work: Any) -> Any:
+        """Make fourfold importable, and do `work`: an order, or nothing, to say what is here."""
+        import contextlib
+        import importlib
+        import os
+        import sys
+
+        if cargo:
+            import io
+            import shutil
+            import tempfile
+            import zipfile
+
+            folder = os.path.join(tempfile.gettempdir(), f"fourfold-{os.getuid()}-{cargo}")
+            if folder not in sys.path:
+                if not os.path.isdir(folder):
+                    private = tempfile.mkdtemp(prefix="fourfold-")
+                    try:
+                        with zipfile.ZipFile(io.BytesIO(fetch_cargo())) as archive:
+                            archive.extractall(private)
+                        os.rename(private, folder)
+                    except OSError:
+                        shutil.rmtree(private, ignore_errors=True)
+                        if not os.path.isdir(folder):  # else another process of this machine was faster
+                            raise
+                about = os.lstat(folder)
+                if about.st_uid != os.getuid() or about.st_mode & 0o022:
+                    raise PermissionError(f"{folder} belongs to somebody else: code is not imported from it")
+                sys.path.insert(0, folder)
+                importlib.invalidate_caches()
+        found = dict.fromkeys(("fourfold", "cloudpickle"), "")
+        for name in found:
+            with contextlib.suppress(ImportError):
+                found[name] = importlib.import_module(name).__version__
+        if not work:
+            return {"python": tuple(sys.version_info[:3]), "executable": sys.executable, **found}
+        if found["fourfold"] != version:
+            here = f"fourfold {found['fourfold']}" if found["fourfold"] else "no fourfold"
+            return here
+        return importlib.import_module("fourfold.site").run(*work)
+
+    return entry

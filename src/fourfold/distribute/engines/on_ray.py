@@ -1,0 +1,274 @@
+"""Ray as an engine: a ticket is a Ray task, and its items run in a worker process beside Ray's own.
+
+Ray never runs a task again here (max_retries=0): a lost one comes back to the schedule, which decides.
+"""
+
+import atexit
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from fourfold.distribute.engine import NO_NEED, EngineInfo
+from fourfold.distribute.orders import Orders, Stored, parts_of
+from fourfold.errors import EngineError
+from fourfold.records import Kind, Need, Outcome, Parcel, Ticket
+from fourfold.version import VERSION
+
+CONNECT_S = 15.0
+"""Seconds until a cluster that does not answer counts as not there. Smaller: a slow one is refused. Larger: a wrong address is
+told later."""
+
+PROBE_S = 120.0
+"""Seconds until a cluster that runs no task counts as full, or unable. It may have to start a machine. Not measured."""
+
+CAPACITY_S = 5.0
+"""Seconds for which a look at the size of the cluster holds. Smaller: more questions. Larger: new machines idle longer."""
+
+IDLE_S = 0.05
+"""Seconds that `wait` sleeps when nothing is in flight. Not measured."""
+
+
+class Ray:
+    """Runs tickets as tasks of a Ray cluster.
+
+    Args:
+        address: As `ray.init` takes it: "auto", "host:port", "ray://host:port"; None: the Ray of this process when it has one,
+            else the cluster of RAY_ADDRESS, else one of this machine that is started here and ends with this process.
+        workers: The most tasks at once; None: as many as the cluster has CPUs for.
+        ship: What workers need of your own code: modules, wheels, archives, folders or files, put first on their import path.
+        resources: Custom resources that each worker takes, as `ray.remote(resources=…)`.
+    """
+
+    info = EngineInfo(
+        name="ray",
+        takes_objects=False,
+        honours=frozenset({"idempotent", "threads_per_worker", "timeout", "memory", "gpus"}),
+        elsewhere=True,
+        dispatch_s=0.005,
+        stops_items=False,
+    )
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        workers: int | None = None,
+        ship: Sequence[Any] = (),
+        resources: Mapping[str, float] | None = None,
+    ) -> None:
+        self._address, self._most, self._ship, self._resources = address, workers, ship, dict(resources or {})
+        self._orders: Orders | None = None
+        self._cargo: list[Any] = []
+        self._programs: dict[str, Stored] = {}
+        self._task: Any = None
+        self._flying: dict[Any, int] = {}
+        self._cancelled: set[int] = set()
+        self._outcomes: list[Outcome] = []
+        self._capacity, self._capacity_at = 0, 0.0
+        self._need = NO_NEED
+        self._is_ours = False
+
+    # ---- the connection ----------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Connect, or start a Ray of this machine; prove on one worker that functions can travel there.
+
+        Raises:
+            EngineError: There is no Ray there.
+            VersionMismatch: Its Python, or its fourfold, is another one.
+        """
+        if self._task is not None and _ray().is_initialized():
+            return
+        ray = _ray()
+        if not ray.is_initialized():
+            self._connect(ray)
+        self._orders = orders = Orders(VERSION, self._ship)
+        self._task = ray.remote(_make_task(orders.entry))
+        found = self._probe(ray)
+        orders.check(found, "the Ray cluster")
+        self._cargo = [ray.put(orders.cargo)] if orders.cargo else []
+
+    def _connect(self, ray: Any) -> None:
+        handler = signal.getsignal(signal.SIGTERM)
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "include_dashboard": None}
+        starts = self._address in (None, "local") and not os.environ.get("RAY_ADDRESS")
+        if starts:
+            from fourfold.machine import cores
+
+            options |= {"num_cpus": self._most or cores().n_cores, "include_dashboard": False}
+        try:
+            ray.init(address=self._address, **{name: value for name, value in options.items() if value is not None})
+        except Exception as error:
+            where = self._address or os.environ.get("RAY_ADDRESS") or "this machine"
+            raise EngineError(
+                f"no Ray at {where}: {type(error).__name__}: {error}. Check the address, or leave it out to start one here"
+            ) from error
+        finally:
+            with contextlib.suppress(ValueError):  # Ray puts its own there; only the main thread may put it back
+                signal.signal(signal.SIGTERM, handler)
+        self._is_ours = True
+        atexit.register(self.shutdown)
+
+    def _probe(self, ray: Any) -> dict[str, Any]:
+        assert self._orders is not None
+        ref = self._task.options(num_cpus=0, max_retries=2).remote(self._orders.version, "", [])
+        try:
+            found: dict[str, Any] = ray.get(ref, timeout=PROBE_S)
+        except Exception as error:
+            ray.cancel(ref, force=True)
+            raise EngineError(f"the Ray cluster runs no task: {type(error).__name__}: {error}") from error
+        return found
+
+    def shutdown(self) -> None:
+        """Leave Ray, when this engine has connected to it. Called when this process ends."""
+        self.close()
+        atexit.unregister(self.shutdown)
+        self._task = self._orders = None
+        self._cargo.clear()
+        if self._is_ours:
+            self._is_ours = False
+            _ray().shutdown()
+
+    def __enter__(self) -> "Ray":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.shutdown()
+
+    # ---- tickets -----------------------------------------------------------------------------------------------------
+
+    def slots(self) -> int:
+        """As many tasks as the cluster has CPUs and GPUs for, whoever uses them now."""
+        if self._task is None:
+            return 0
+        now = time.monotonic()
+        if now >= self._capacity_at:
+            try:
+                has = _ray().cluster_resources()
+            except Exception:
+                return self._capacity  # the next outcome tells what has become of the cluster
+            wants = {"CPU": 1.0, "GPU": float(self._need.gpus), **self._resources}
+            room = min(int(has.get(name, 0.0) / each) for name, each in wants.items() if each)
+            self._capacity = min(room, self._most) if self._most else room
+            self._capacity_at = now + CAPACITY_S
+        return self._capacity
+
+    def put(self, key: str, program: Parcel, need: Need = NO_NEED) -> None:
+        """Store the program in Ray, once.
+
+        Raises:
+            EngineError: The cluster can never run it.
+        """
+        assert self._orders is not None
+        self._need, self._capacity_at = need, 0.0
+        self._programs[key] = Stored(self._orders.key_of(program, need), _ray().put(parts_of(program)), need)
+        if not self.slots():
+            wants = {"GPU": need.gpus, **self._resources}
+            raise EngineError(
+                f"the Ray cluster has no machine for workers that take {wants}: it has {_ray().cluster_resources()}"
+            )
+
+    def drop(self, key: str) -> None:
+        """Forget the program: Ray frees it with its last reference."""
+        self._programs.pop(key, None)
+
+    def submit(self, tickets: Sequence[Ticket]) -> None:
+        """One Ray task for each."""
+        assert self._orders is not None
+        for ticket in tickets:
+            program = self._programs[ticket.program]
+            _, order = self._orders.order(ticket, program)
+            options = {"num_cpus": 1, "num_gpus": program.need.gpus, "resources": self._resources, "max_retries": 0}
+            task = self._task.options(**options)
+            ref = task.remote(
+                self._orders.version, self._orders.cargo_name, self._cargo, order, parts_of(ticket.payload), [program.place]
+            )
+            self._flying[ref] = ticket.id
+
+    def wait(self, timeout: float | None) -> list[Outcome]:
+        """Return what has come, or wait for the first."""
+        if not self._flying or self._outcomes:
+            if not self._outcomes and timeout != 0:
+                time.sleep(IDLE_S if timeout is None else min(timeout, IDLE_S))
+            outcomes, self._outcomes = self._outcomes, []
+            return outcomes
+        ray = _ray()
+        refs = list(self._flying)
+        try:
+            done, _ = ray.wait(refs, num_returns=1, timeout=timeout)
+            if done:
+                done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        except Exception as error:
+            return self._go_down(error)
+        return [outcome for ref in done for outcome in self._outcome(ray, ref)]
+
+    def _outcome(self, ray: Any, ref: Any) -> list[Outcome]:
+        assert self._orders is not None
+        errors = ray.exceptions
+        id = self._flying.pop(ref)
+        was_cancelled = id in self._cancelled
+        self._cancelled.discard(id)
+        try:
+            return [self._orders.outcome(id, ray.get(ref))]
+        except (errors.TaskCancelledError, errors.WorkerCrashedError) as error:
+            if was_cancelled and isinstance(error, errors.TaskCancelledError):
+                return [Outcome(id, Kind.CANCELLED)]
+            return [Outcome(id, Kind.LOST, reason=f"Ray lost the task: {_first_line(error)}")]
+        except errors.OutOfMemoryError as error:
+            return [Outcome(id, Kind.LOST, reason=f"Ray ended the task for memory: {_first_line(error)}", out_of_memory=True)]
+        except (errors.RaySystemError, errors.LocalRayletDiedError, ConnectionError) as error:
+            self._flying[ref] = id
+            return self._go_down(error)
+        except errors.RayTaskError as error:
+            return [Outcome(id, Kind.ENGINE_DOWN, reason=f"a worker of Ray cannot run fourfold: {error.cause!r}")]
+        except errors.RayError as error:
+            return [Outcome(id, Kind.LOST, reason=f"Ray lost the task: {_first_line(error)}")]
+
+    def _go_down(self, error: BaseException) -> list[Outcome]:
+        reason = f"Ray is gone: {_first_line(error)}"
+        ids = list(self._flying.values())
+        self._flying.clear()
+        return [Outcome(id, Kind.ENGINE_DOWN, reason=reason) for id in ids]
+
+    def cancel(self, ids: Collection[int] | None = None, *, hard: bool = False) -> None:
+        """Tasks that wait never start; those that run go on, unless `hard`."""
+        for ref, id in self._flying.items():
+            if ids is None or id in ids:
+                self._cancelled.add(id)
+                with contextlib.suppress(Exception):
+                    _ray().cancel(ref, force=hard)
+
+    def close(self) -> None:
+        """Cancel what runs, and free what is stored. The connection stays for the next call."""
+        with contextlib.suppress(Exception):
+            self.cancel(hard=True)
+        self._flying.clear()
+        self._cancelled.clear()
+        self._outcomes.clear()
+        self._programs.clear()
+
+
+def _ray() -> Any:
+    import ray
+
+    return ray
+
+
+def _make_task(entry: Callable[..., Any]) -> Callable[..., Any]:
+    def fourfold_chunk(version: str, cargo: str, cargo_refs: list[Any], *work: Any) -> Any:
+        import ray
+
+        if not work:
+            return entry(version, cargo, None)
+        order, payload, program_refs = work
+        return entry(version, cargo, lambda: ray.get(cargo_refs[0]), order, payload, lambda: ray.get(program_refs[0]))
+
+    return fourfold_chunk
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"

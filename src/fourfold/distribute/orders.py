@@ -1,0 +1,125 @@
+"""What the engines on other people's clusters share: orders and replies, the probe, and what is stored there.
+
+    ticket ──order──> a task of the cluster: entry (cargo.py) ──> site.py ──> worker process
+    outcome <─reply──
+
+An engine says how a task is started and how its result comes back. It never sees a user's object: the payload is bytes.
+"""
+
+import hashlib
+import itertools
+import math
+import os
+import pickle
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from fourfold.distribute import cargo
+from fourfold.errors import VersionMismatch
+from fourfold.records import Kind, Need, Outcome, Parcel, Ticket
+
+DOWN_IN_A_ROW = 8
+"""Replies in a row that a machine of the cluster could not start a worker process, after which the cluster counts as unusable.
+Fewer: one sick machine ends the run. More: a cluster that cannot run processes at all is tried for longer."""
+
+Parts = tuple[Any, ...]
+"""The head of a parcel, and its buffers: what every cluster can carry."""
+
+
+class Stored(NamedTuple):
+    """A program in the cluster's own memory: its name, where it is, and what its items need."""
+
+    key: str
+    place: Any
+    need: Need
+
+
+class Orders:
+    """Makes orders of tickets, and outcomes of replies.
+
+    Args:
+        version: Of fourfold.
+        ship: What travels along: modules, wheels, archives, folders, files.
+    """
+
+    def __init__(self, version: str, ship: Sequence[Any]) -> None:
+        self.version = version
+        self.cargo = cargo.pack(ship, ours=False)
+        self.entry = cargo.make_entry()
+        self._ship = tuple(ship)
+        self._name = f"{os.getpid()}-{id(self):x}"
+        self._numbers = itertools.count()
+        self._down = 0
+
+    @property
+    def cargo_name(self) -> str:
+        """The name of what travels along, "" when that is nothing."""
+        return cargo.name_of(self.cargo) if self.cargo else ""
+
+    def check(self, found: dict[str, Any], where: str) -> bool:
+        """Take in what the probe has found on a worker; returns whether fourfold has to travel there.
+
+        Raises:
+            VersionMismatch: Functions cannot travel between these versions.
+        """
+        ours = sys.version_info[:3]
+        if tuple(found["python"][:2]) != ours[:2]:
+            raise VersionMismatch(
+                f"{where} runs Python {_dotted(found['python'])} ({found['executable']}) and this is Python {_dotted(ours)}: "
+                "functions travel between equal minor versions only. Start the workers with the Python of this environment"
+            )
+        if found["fourfold"] and found["fourfold"] != self.version:
+            raise VersionMismatch(
+                f"{where} has fourfold {found['fourfold']} and this is {self.version}: install the same version there, or "
+                "none, then it travels along"
+            )
+        if found["fourfold"] and found["cloudpickle"]:
+            return False
+        self.cargo = cargo.pack(self._ship, ours=True)
+        return True
+
+    def key_of(self, program: Parcel, need: Need) -> str:
+        """A name of a program by its content: workers keep what they know already."""
+        digest = hashlib.sha256(pickle.dumps(tuple(need)))
+        for part in (program.head, *program.buffers):
+            digest.update(part)
+        return digest.hexdigest()[:32]
+
+    def order(self, ticket: Ticket, program: Stored) -> tuple[str, bytes]:
+        """The name of an order, and the order."""
+        name = f"{self._name}-{next(self._numbers)}"
+        return name, pickle.dumps((name, program.key, tuple(program.need), ticket.n_items))
+
+    def outcome(self, id: int, reply: Any) -> Outcome:
+        """What became of a ticket, by the reply to its order."""
+        if isinstance(reply, str):
+            return Outcome(id, Kind.ENGINE_DOWN, reason=f"a worker has {reply}, and this is fourfold {self.version}")
+        kind, data, running, reason, worker, evidence, out_of_memory, said = reply
+        if kind == Kind.ENGINE_DOWN:
+            self._down += 1
+            down = Kind.ENGINE_DOWN if self._down >= DOWN_IN_A_ROW else Kind.COLLATERAL
+            return Outcome(id, down, reason=reason, worker=worker)
+        self._down = 0
+        parcel = None if data is None else Parcel(data[0], tuple(memoryview(buffer) for buffer in data[1:]))
+        return Outcome(id, Kind(kind), parcel, running, reason, worker, evidence, out_of_memory, said)
+
+
+def parts_of(parcel: Parcel) -> Parts:
+    """Head and buffers of a parcel, the buffers as the pickle protocol 5 carries them without a copy."""
+    return bytes(parcel.head), *(pickle.PickleBuffer(buffer) for buffer in parcel.buffers)
+
+
+def _dotted(version: Sequence[int]) -> str:
+    return ".".join(map(str, version))
+
+
+def bundle_size(slots: int, ticket_s: float | None, job_s: float) -> int:
+    """How many tickets an engine that starts jobs should put into one.
+
+    The driver starts at most 1 / `job_s` jobs per second, and `slots` workers end `slots / ticket_s` tickets per second. A
+    bundle comes back when its slowest ticket has, so it has no more than that asks for, twice over, and at most the slots.
+    """
+    if ticket_s is None:
+        return 1 if slots * job_s < 1 else max(1, slots // 8)
+    return max(1, min(slots, math.ceil(2 * slots * job_s / max(ticket_s, 1e-6)) if slots * job_s > ticket_s / 4 else 1))

@@ -1,0 +1,202 @@
+"""A process of somebody else's cluster, as a place for worker processes of our own.
+
+    a task of the cluster ──order──> site ──ticket──> worker process (worker.py)
+                          <──reply──      <─outcome──
+
+Items do not run in the cluster's own process. So one that crashes, hangs or takes too much memory is found and ended there as
+it is on one machine, and the cluster, which would run its neighbours again or give them up, never hears of it.
+"""
+
+import atexit
+import pickle
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from fourfold.distribute.engines.on_processes.engine import Processes
+from fourfold.distribute.engines.on_processes.pool import POOL
+from fourfold.errors import EngineError
+from fourfold.records import Kind, Need, Outcome, Parcel, Ticket
+
+IDLE_S = 60.0
+"""Seconds without an order after which the worker processes of a site end. Smaller: the next call on this cluster starts them
+anew, some 0.2 s each. Larger: memory of a cluster that others use is held."""
+
+SAID_BYTES = 4 << 20
+"""Bytes of what items print that one ticket brings back. Smaller: more is lost. Larger: more for the driver to hold."""
+
+LOOK_S = 0.1
+"""Seconds between looks at whether a ticket should end. Not measured; only its cancelling waits for it."""
+
+
+class Site:
+    """One worker process, and the program that it has."""
+
+    def __init__(self) -> None:
+        self._said: list[tuple[Any, ...]] = []
+        self._said_bytes = 0
+        self._processes = Processes(1, self._hear)
+        self._program = ""
+        self.idle_since = 0.0
+
+    def has(self, program: str) -> bool:
+        """Whether a ticket of this program can start at once."""
+        return self._program == program
+
+    def load(self, program: str, fetch: Callable[[], Parcel], need: Need) -> None:
+        """Give the worker another program."""
+        self._processes.open()
+        self._processes.drop(self._program)
+        self._program = ""
+        self._processes.put(program, fetch(), need)
+        self._program = program
+
+    def run(self, ticket: Ticket, stopped: Callable[[], str]) -> Outcome:
+        """Run one ticket to its end. `stopped` says "", "soft" or "hard"."""
+        self._said.clear()
+        self._said_bytes = 0
+        self._processes.submit([ticket])
+        was = ""
+        while True:
+            for outcome in self._processes.wait(LOOK_S):
+                if outcome.id == ticket.id or outcome.kind is Kind.ENGINE_DOWN:
+                    return outcome._replace(id=ticket.id, said=tuple(self._said))
+            now = stopped()
+            if now and now != was:
+                self._processes.cancel([ticket.id], hard=now == "hard")
+            was = now
+
+    def _hear(self, record: tuple[Any, ...]) -> None:
+        """What it prints waits for the end of the ticket: a task of a cluster can say nothing before."""
+        size = sum(len(each) for each in record if isinstance(each, str | bytes))
+        if self._said_bytes + size <= SAID_BYTES:
+            self._said.append(record)
+        elif self._said_bytes <= SAID_BYTES:
+            self._said.append(("print", None, "stderr", f"fourfold: more than {SAID_BYTES >> 20} MiB in one chunk: cut", True))
+        self._said_bytes += size
+
+    def close(self) -> None:
+        """Give the worker back."""
+        self._processes.close()
+
+
+_lock = threading.Lock()
+_idle: list[Site] = []
+_n_busy = 0
+_sweeper: threading.Timer | None = None
+_stops: dict[str, str] = {}
+"""Orders that should end: "soft" or "hard", by their names."""
+
+
+def run(order: bytes, payload: Any, fetch: Callable[[], Any]) -> tuple[Any, ...]:
+    """Run one ticket in a worker process of this machine.
+
+    Args:
+        order: What `fourfold.distribute.orders.pack_order` made.
+        payload: The head of the chunk's parcel, and its buffers.
+        fetch: Returns head and buffers of the program, when this process does not have it.
+
+    Returns:
+        What `fourfold.distribute.orders.read_reply` reads.
+    """
+    name, program, need, n_items = pickle.loads(order)
+    site = _take(program)
+    where = f"on {socket.gethostname()}"
+    try:
+        try:
+            if not site.has(program):
+                site.load(program, lambda: _parcel(fetch()), Need(*need))
+            outcome = site.run(Ticket(0, program, _parcel(payload), n_items), lambda: _stops.get(name, ""))
+        except EngineError as error:
+            outcome = Outcome(0, Kind.ENGINE_DOWN, reason=str(error))
+        if outcome.kind is Kind.ENGINE_DOWN:
+            site.close()
+            site = Site()
+        data = outcome.data
+        if data is not None:
+            data = (bytes(data.head), *(pickle.PickleBuffer(buffer) for buffer in data.buffers))
+        worker = f"{outcome.worker} {where}"
+        return (
+            int(outcome.kind),
+            data,
+            outcome.running,
+            outcome.reason and f"{outcome.reason} ({where})",
+            worker,
+            outcome.evidence,
+            outcome.out_of_memory,
+            outcome.said,
+        )
+    finally:
+        _give_back(site)
+
+
+def stop(name: str, how: str) -> None:
+    """End an order of this process between items ("soft"), or with its worker ("hard"). Called by another thread."""
+    _stops[name] = how
+
+
+def forget(name: str) -> None:
+    """Nobody will ask for this order any more."""
+    _stops.pop(name, None)
+
+
+def _parcel(parts: Any) -> Parcel:
+    head, *buffers = parts
+    return Parcel(head, tuple(memoryview(buffer) for buffer in buffers))
+
+
+def _take(program: str) -> Site:
+    global _n_busy
+    with _lock:
+        _n_busy += 1
+        found = next((site for site in _idle if site.has(program)), None) or (_idle[0] if _idle else None)
+        if found is not None:
+            _idle.remove(found)
+            return found
+    return Site()
+
+
+def _give_back(site: Site) -> None:
+    global _n_busy
+    site.idle_since = time.monotonic()
+    with _lock:
+        _n_busy -= 1
+        _idle.append(site)
+        _sweep_later()
+
+
+def _sweep_later() -> None:
+    global _sweeper
+    if _sweeper is None:
+        _sweeper = threading.Timer(IDLE_S, _sweep)
+        _sweeper.name, _sweeper.daemon = "fourfold-sweep", True
+        _sweeper.start()
+
+
+def _sweep() -> None:
+    global _sweeper
+    with _lock:
+        _sweeper = None
+        old = [site for site in _idle if time.monotonic() - site.idle_since >= IDLE_S]
+        _end(old)
+        if _idle:
+            _sweep_later()
+
+
+def _end(sites: list[Site]) -> None:
+    for site in sites:
+        _idle.remove(site)
+        site.close()
+    if not _idle and not _n_busy:
+        POOL.close()
+
+
+def close() -> None:
+    """End the worker processes of this process that have nothing to do."""
+    with _lock:
+        _end(list(_idle))
+
+
+atexit.register(close)
