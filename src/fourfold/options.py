@@ -6,11 +6,11 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, Literal, TypedDict, Unpack
 
 from fourfold.errors import EngineError, FourfoldError, MissingExtra, OptionError, OptionTypeError, UnknownOption
+from fourfold.fixed import Fixed, fields_of
 
 OnError = Literal["raise", "collect", "skip"]
 
@@ -42,8 +42,7 @@ class Options(TypedDict, total=False):
     gpus: int
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(Fixed):
     """Options after validation: every one has a value of the right type.
 
     Attributes:
@@ -94,8 +93,8 @@ class Settings:
         return frozenset(name for name, default in _DEFAULTS.items() if getattr(self, name) != default)
 
 
-NAMES = tuple(field.name for field in fields(Settings))
-_DEFAULTS = {field.name: field.default for field in fields(Settings)}
+NAMES = fields_of(Settings)
+_DEFAULTS = {name: getattr(Settings, name) for name in NAMES}
 _defaults_of_block: ContextVar[Mapping[str, Any]] = ContextVar("fourfold_defaults", default=MappingProxyType({}))
 
 

@@ -1,9 +1,10 @@
 """The nouns of fourfold: small frozen records that travel between the four steps. No behaviour lives here."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+from fourfold.fixed import Fixed
 
 Buffer = bytes | bytearray | memoryview
 
@@ -134,8 +135,7 @@ class Outcome(NamedTuple):
     """What its worker printed, logged and warned meanwhile, where it does not arrive by itself (see execute/forward.py)."""
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(Fixed):
     """An item that has no value, and why. Stands in the item's place under `on_error="collect"`.
 
     Example:
@@ -144,12 +144,14 @@ class Failure:
         'ValueError'
     """
 
+    _hidden: ClassVar[tuple[str, ...]] = ("error", "traceback")
+
     index: int
     kind: str
-    error: BaseException | None = field(repr=False)
+    error: BaseException | None
     error_type: str
     message: str
-    traceback: str = field(repr=False)
+    traceback: str
     item: str
     attempts: int = 1
     worker: str = ""
@@ -157,8 +159,7 @@ class Failure:
     """Where in the user's code it was raised: "features.py:12 in score"; "" when nobody knows."""
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(Fixed):
     """What one call did: figures, and the verdict in a sentence.
 
     `peak_item_bytes` is the most memory that a worker process took with an item, beyond a new worker (0: not measured);

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fourfold.errors import UnwritableValue
+from fourfold.fixed import Fixed, fields_of
 
 VALUE_COLUMN = "value"
 """The one column of results that are no dicts, in csv and parquet."""
@@ -61,6 +62,8 @@ def as_row(value: object) -> object:
         return dict(value)
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return value._asdict()
+    if isinstance(value, Fixed):
+        return {name: getattr(value, name) for name in fields_of(type(value))}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     return value

@@ -1,7 +1,5 @@
 """How many tickets may run at once, as memory allows: falls at once, rises slowly. Pure: others measure."""
 
-from dataclasses import dataclass
-
 OOM_ALLOWED = 1
 """Times that an item may die of memory while nothing else of the run is in flight, before it is blamed. More: with all memory
 to itself it has shown what it needs; each time costs its whole time again and endangers everything else on the machine."""
@@ -15,7 +13,6 @@ RISE = 2
 look. Larger: workers idle that could run."""
 
 
-@dataclass
 class Admission:
     """What memory allows now.
 
@@ -24,9 +21,10 @@ class Admission:
         ceiling: What deaths of memory have left; None when there was none, or all is calm again.
     """
 
-    room: int | None = None
-    ceiling: int | None = None
-    _calm: int = 0
+    def __init__(self) -> None:
+        self.room: int | None = None
+        self.ceiling: int | None = None
+        self._calm = 0
 
     def limit(self, slots: int) -> int:
         """How many of `slots` workers may have something to do: never below one, if there is one."""

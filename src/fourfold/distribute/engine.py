@@ -1,14 +1,13 @@
 """The contract of everything that runs workers."""
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from fourfold.fixed import Fixed
 from fourfold.records import Cell, Kind, Need, Outcome, Ticket
 
 
-@dataclass(frozen=True)
-class EngineInfo:
+class EngineInfo(Fixed):
     """What an engine is and can do.
 
     Attributes:

@@ -11,7 +11,6 @@ one state: waiting in `_again` or `_alone`, in flight, or settled (checked by `v
 import heapq
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from fourfold.distribute.admission import OOM_ALLOWED, Admission
 from fourfold.distribute.events import (
@@ -33,6 +32,7 @@ from fourfold.distribute.events import (
 )
 from fourfold.distribute.sizes import Sizes
 from fourfold.errors import Bug
+from fourfold.fixed import Fixed
 
 AHEAD = 4
 """How many windows of chunks an ordered, bounded run may be ahead of its slowest chunk."""
@@ -59,8 +59,7 @@ deadly items that are neighbours end a run, though each would be found: they too
 five (simulated, in random order). Larger: workers that die before they have run anything are started more often."""
 
 
-@dataclass(frozen=True)
-class Rules:
+class Rules(Fixed):
     """What the user asked for, as far as the schedule must know.
 
     Attributes:
@@ -88,67 +87,54 @@ class Rules:
     failures_before: int = 0
 
 
-@dataclass
 class _Flight:
     """A ticket in flight."""
 
-    start: int
-    count: int
-    alone: bool = False
+    __slots__ = ("alone", "count", "start")
+
+    def __init__(self, start: int, count: int, alone: bool) -> None:
+        self.start, self.count, self.alone = start, count, alone
 
 
-@dataclass
 class Tally:
     """What has happened so far, for the report and for progress."""
 
-    chunks: int = 0
-    finished: int = 0
-    failures: int = 0
-    retries: int = 0
-    deaths: int = 0
-    busy_s: float = 0.0
-    deaths_in_a_row: int = 0
-    memory_deaths: int = 0
-    memory_slots: int | None = None
-    """The fewest workers that had something to do for want of memory; None when all had."""
+    def __init__(self) -> None:
+        self.chunks = self.finished = self.failures = self.retries = 0
+        self.deaths = self.deaths_in_a_row = self.memory_deaths = 0
+        self.busy_s = 0.0
+        self.memory_slots: int | None = None
+        """The fewest workers that had something to do for want of memory; None when all had."""
 
 
-@dataclass
 class Schedule:
     """The state machine of one run. `step` is its only way in."""
 
-    rules: Rules
-    slots: int = 0
-    most_slots: int = 0
-    taken: int = 0
-    exhausted: bool = False
-    tally: Tally = field(default_factory=Tally)
-    stopping: str = ""
-    _sizes: Sizes = field(init=False)
-    _next_id: int = 0
-    _asked: int = 0
-    _flights: dict[int, _Flight] = field(default_factory=dict)
-    _n_alone: int = 0
-    """Flights that have all workers to themselves: never more than one."""
-    _open: set[int] = field(default_factory=set)
-    _starts: list[int] = field(default_factory=list)
-    _again: deque[tuple[int, int]] = field(default_factory=deque)
-    _alone: deque[int] = field(default_factory=deque)
-    _admission: Admission = field(default_factory=Admission)
-    _evicted: set[int] = field(default_factory=set)
-    _raised: dict[int, int] = field(default_factory=dict)
-    _crashed: dict[int, int] = field(default_factory=dict)
-    _starved: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """Deaths of memory by position: all, and those while the item ran alone."""
-    _absolved: int = 0
-    """Deaths that were no item's fault: the item they hit ended well when it ran again, or none was on the worker."""
-    _failed_at: int | None = None
-    _cancelled: bool = False
-    _any_ended: bool = False
-    _ended: bool = False
-
-    def __post_init__(self) -> None:
-        self._sizes = Sizes(self.rules.chunk, self.rules.costs)
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+        self.tally = Tally()
+        self.slots = self.most_slots = self.taken = 0
+        self.exhausted = False
+        self.stopping = ""
+        self._sizes = Sizes(rules.chunk, rules.costs)
+        self._admission = Admission()
+        self._next_id = self._asked = 0
+        self._flights: dict[int, _Flight] = {}
+        self._n_alone = 0
+        """Flights that have all workers to themselves: never more than one."""
+        self._open: set[int] = set()
+        self._starts: list[int] = []
+        self._again: deque[tuple[int, int]] = deque()
+        self._alone: deque[int] = deque()
+        self._evicted: set[int] = set()
+        self._raised: dict[int, int] = {}
+        self._crashed: dict[int, int] = {}
+        self._starved: dict[int, tuple[int, int]] = {}
+        """Deaths of memory by position: all, and those while the item ran alone."""
+        self._absolved = 0
+        """Deaths that were no item's fault: the item they hit ended well when it ran again, or none was on the worker."""
+        self._failed_at: int | None = None
+        self._cancelled = self._any_ended = self._ended = False
 
     def step(self, event: Event) -> list[Action]:
         """Take one event into the state and return what to do now."""

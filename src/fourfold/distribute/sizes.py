@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 SERVICE_S = 0.05
 """Seconds that a chunk should take. Smaller: more messages (about MESSAGE_S of the driver's time each). Larger: a longer
@@ -39,7 +38,6 @@ flight, since small objects take ten times the bytes of their pickle: over 10 M 
 67 MB with twice as many items per chunk (benchmarks/p9_driver_memory.py)."""
 
 
-@dataclass
 class Sizes:
     """What has been learned of items, and the sizes that follow from it.
 
@@ -52,24 +50,14 @@ class Sizes:
         dispatch_s: Seconds until a chunk that is submitted to an idle worker starts there.
     """
 
-    chunk: int | None = None
-    costs: Sequence[float] | None = None
-    slots: int = 0
-    prefetch: bool = True
-    target_s: float = SERVICE_S
-    dispatch_s: float = 0.0
-    _costs_left: list[float] = field(default_factory=list)
-    _take_s: float = 0.0
-    _took: int = 0
-    _item_s: float | None = None
-    _learned_from: int = 0
-    _cost_s: float | None = None
-    _item_bytes: float = 0.0
-    _largest: int = 0
-
-    def __post_init__(self) -> None:
-        if self.costs is not None:
-            self._costs_left = [*itertools.accumulate(reversed(self.costs), initial=0.0)][::-1]
+    def __init__(self, chunk: int | None = None, costs: Sequence[float] | None = None) -> None:
+        self.chunk, self.costs = chunk, costs
+        self.slots, self.prefetch, self.target_s, self.dispatch_s = 0, True, SERVICE_S, 0.0
+        self._costs_left = [*itertools.accumulate(reversed(costs), initial=0.0)][::-1] if costs is not None else []
+        self._take_s = self._item_bytes = 0.0
+        self._took = self._learned_from = self._largest = 0
+        self._item_s: float | None = None
+        self._cost_s: float | None = None
 
     # ---- what was seen -----------------------------------------------------------------------------------------------
 

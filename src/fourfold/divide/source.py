@@ -1,11 +1,11 @@
 """Items, pulled lazily from any iterable, as consecutive chunks."""
 
-import inspect
 import itertools
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import itemgetter
+from types import GeneratorType
 from typing import Any
 
 from fourfold.errors import OptionError, OptionTypeError
@@ -148,7 +148,7 @@ class Source:
     def close(self) -> None:
         """Close a generator, so that its `finally` runs now."""
         close = getattr(self._iterator, "close", None)
-        if inspect.isgenerator(self._iterator) and close is not None:
+        if isinstance(self._iterator, GeneratorType) and close is not None:
             close()
 
 
@@ -179,13 +179,19 @@ class Window(Sequence[Any]):
 
 
 def _iterator_of(items: Any) -> Iterator[Any]:
-    if inspect.isgeneratorfunction(items):
-        raise OptionTypeError(f"items is the generator function {items.__qualname__}: call it, {items.__qualname__}()")
-    if inspect.isasyncgen(items) or inspect.iscoroutine(items):
-        raise OptionTypeError(f"items is an async {type(items).__name__}: collect it first, [x async for x in ...]")
     try:
         return iter(items)
     except TypeError:
+        import inspect  # 13 ms, and only who made a mistake needs it
+
+        if inspect.isgeneratorfunction(items):
+            raise OptionTypeError(
+                f"items is the generator function {items.__qualname__}: call it, {items.__qualname__}()"
+            ) from None
+        if inspect.isasyncgen(items) or inspect.iscoroutine(items):
+            raise OptionTypeError(
+                f"items is an async {type(items).__name__}: collect it first, [x async for x in ...]"
+            ) from None
         if getattr(items, "__iter__", None) is not None:  # it can be iterated, and its own code raised
             raise
         raise OptionTypeError(

@@ -1,8 +1,6 @@
 """An exception becomes a Trouble: what a person reads, and the exception itself when it can travel."""
 
 import contextlib
-import pickle
-import traceback
 from typing import Any
 
 from fourfold.records import Trouble
@@ -52,6 +50,8 @@ def pickled(error: BaseException) -> bytes | None:
     It is unpickled here as well: an exception with its own `__init__` often pickles and then fails where it is read, and
     there it would cost the whole chunk.
     """
+    import pickle
+
     from fourfold.execute.pickling import dump_whole  # cloudpickle: only those who send exceptions pay for it
 
     try:
@@ -64,6 +64,8 @@ def pickled(error: BaseException) -> bytes | None:
 
 def unpickled(data: Any) -> BaseException | None:
     """Bring back what `pickled` made, causes and contexts in place; None when this process cannot."""
+    import pickle
+
     try:
         error = _unchain(pickle.loads(data))
     except Exception:
@@ -93,6 +95,8 @@ def _unchain(chain: _Chain) -> BaseException:
 
 def format_traceback(error: BaseException) -> str:
     """The traceback as text, from the user's first frame on: ours above it help nobody. A function of C has none."""
+    import traceback  # 3 ms, and only failed items need it
+
     try:
         frames = error.__traceback__
         while frames is not None and _is_ours(frames.tb_frame.f_code.co_filename):

@@ -101,11 +101,11 @@ class Dask:
                 from fourfold.machine import cores
 
                 n_workers = self._most or cores().n_cores
-                self._cluster = distributed.LocalCluster(  # type: ignore[no-untyped-call]
+                self._cluster = distributed.LocalCluster(
                     n_workers=n_workers, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
                 )
                 address = self._cluster.scheduler_address
-            client = distributed.Client(address, set_as_default=False, timeout=CONNECT_S)  # type: ignore[no-untyped-call]
+            client = distributed.Client(address, set_as_default=False, timeout=CONNECT_S)
         except (OSError, TimeoutError, ValueError) as error:
             raise EngineError(
                 f"no Dask scheduler at {address}: {type(error).__name__}: {error}. Check the address, or use "
@@ -225,7 +225,8 @@ class Dask:
         from distributed.scheduler import KilledWorker
 
         assert self._orders is not None
-        if self._flying.get(id, (None,))[0] is not future:
+        flying = self._flying.get(id)
+        if flying is None or flying[0] is not future:
             return []
         del self._flying[id]
         if future.status == "finished":

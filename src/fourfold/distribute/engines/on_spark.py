@@ -173,7 +173,11 @@ class Spark:
         here = master.startswith("local")
         settings = {"spark.python.task.killTimeout": "200ms", "spark.ui.showConsoleProgress": "false"}
         if here:
-            settings |= {"spark.ui.enabled": "false", "spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+            settings |= {
+                "spark.ui.enabled": "false",
+                "spark.driver.host": "127.0.0.1",
+                "spark.driver.bindAddress": "127.0.0.1",
+            }
             if master == "local[*]":
                 builder = builder.master(f"local[{self._most or cores().n_cores}]")
         if here or "127.0.0.1" in master or "localhost" in master:
@@ -239,7 +243,9 @@ class Spark:
 
         master = "" if self._is_remote else self._session.sparkContext.master
         if master.startswith("local["):
-            raise EngineError(f"Spark gives GPUs to tasks of a cluster, not of {master}: use a standalone master, YARN or Kubernetes")
+            raise EngineError(
+                f"Spark gives GPUs to tasks of a cluster, not of {master}: use a standalone master, YARN or Kubernetes"
+            )
         return ResourceProfileBuilder().require(TaskResourceRequests().cpus(1).resource("gpu", gpus)).build
 
     def drop(self, key: str) -> None:
