@@ -22,8 +22,6 @@ def as_trouble(error: BaseException) -> Trouble:
 
 
 class TestThisThread(EngineContract):
-    runs_beside_the_caller = False
-
     @pytest.fixture
     def make_engine(self) -> Callable[[], Engine]:
         return lambda: ThisThread(as_trouble)
@@ -36,8 +34,6 @@ class TestThreads(EngineContract):
 
 
 class TestProcesses(EngineContract):
-    can_kill = True
-
     @pytest.fixture
     def make_engine(self) -> Callable[[], Engine]:
         return lambda: Processes(2, lambda record: None)
@@ -78,8 +74,6 @@ class TestProcesses(EngineContract):
 
 
 class TestSimulated(EngineContract):
-    runs_beside_the_caller = False
-
     @pytest.fixture
     def make_engine(self) -> Callable[[], Engine]:
         return lambda: Simulated(2, lambda item: 0.001)

@@ -25,6 +25,7 @@ LAYERS = [
     {"errors", "fixed", "records", "options", "machine", "seams", "version"},
     {"divide", "distribute", "execute", "aggregate", "runs"},
     {"worker", "site"},
+    {"engines"},
     {"lanes", "recorded"},
     {"call"},
     {"compose", "replay"},

@@ -16,7 +16,6 @@ import pytest
 import fourfold as ff
 from fourfold import options
 from fourfold.errors import (
-    EngineError,
     MissingExtra,
     OptionError,
     OptionTypeError,
@@ -143,12 +142,6 @@ def test_an_engine_whose_package_is_missing_says_the_pip_line(name, monkeypatch,
     assert f"pip install 'fourfold[{extra}]'" in str(caught.value)
     assert isinstance(caught.value, ImportError)
     assert count.items == 0
-
-
-def test_an_engine_that_is_not_built_yet_says_which_are(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda package: object())
-    with pytest.raises(EngineError, match=r"does not run on ray yet\. Use one of: auto, serial, threads, processes"):
-        ff.map(abs, [1], engine="ray")
 
 
 @pytest.mark.parametrize(

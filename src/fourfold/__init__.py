@@ -1,13 +1,13 @@
 """fourfold: run the same function on one core, all cores, or a cluster, in the four steps of parallel processing.
 
     1 divide      items -> chunks            divide/       how big? measured, not guessed
-    2 distribute  chunks -> workers          distribute/   an engine: this thread, threads, processes
+    2 distribute  chunks -> workers          distribute/   an engine: this thread, threads, processes, Spark, Ray, Dask
     3 execute     chunk -> outcomes          execute/      inside a worker: one outcome per item, whatever happens
     4 aggregate   outcomes -> the answer     aggregate/    in order, as completed, reduced
 
     errors, records, options, machine        the ground that all of them stand on
-    call, worker                             join the four steps, in the driver and in a worker process
-    compose                                  the functions that users call
+    call (lanes, recorded), worker (site)    join the four steps, in the driver and in a worker process
+    compose, engines                         the functions that users call, and engines as objects
     cli/                                     the command line, one file per command
     testing                                  contract suites and a simulated engine, for engines of your own
 
@@ -26,6 +26,7 @@ _WHERE = {
     "Report": "records",
     "Results": "aggregate.results",
     "Stream": "aggregate.results",
+    "engines": "",
     "errors": "",
     "imap": "compose",
     "map": "compose",
@@ -42,6 +43,7 @@ __all__ = [
     "Results",
     "Stream",
     "__version__",
+    "engines",
     "errors",
     "imap",
     "map",
@@ -51,6 +53,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    import fourfold.engines as engines
     import fourfold.errors as errors
     from fourfold.aggregate.results import Results, Stream
     from fourfold.compose import imap, map, reduce

@@ -16,7 +16,7 @@ from fourfold.execute import current
 from fourfold.execute.chunk import Program, is_worker_class
 from fourfold.execute.objects import ObjectCodec
 from fourfold.execute.troubles import describe
-from fourfold.options import Settings
+from fourfold.options import Settings, cluster_of
 from fourfold.records import Need, Parcel, Trouble
 
 if TYPE_CHECKING:
@@ -111,6 +111,8 @@ class Lanes:
             from fourfold.distribute.engines.on_threads import Threads
 
             engine = Threads(self.workers, _describe)
+        if isinstance(engine, str):
+            engine = _cluster(engine, self._settings.workers)
         if engine.info.takes_objects:
             return Lane(engine, ObjectCodec(), lambda: self._program(shares_globals=engine.info.shares_globals))
         return self._with_parcels(engine)
@@ -205,6 +207,21 @@ class Lanes:
             "levels": {"": logging.root.level, **{name: level for name, level in levels.items() if level}},
             "filters": pickle.dumps(plain),
         }
+
+
+_clusters: dict[tuple[str, int | None], Engine] = {}
+"""The engines that were asked for by name or address: the connection is kept for the next call."""
+
+
+def _cluster(name: str, workers: int | None) -> Engine:
+    """The engine of a cluster, by its name or address, with so many workers at most."""
+    if (name, workers) not in _clusters:
+        import fourfold.engines as engines
+
+        kinds = {"ray": engines.Ray, "dask": engines.Dask, "spark": engines.Spark}
+        address = None if name in kinds else name
+        _clusters[name, workers] = kinds[cluster_of(name)](address, slots=workers)
+    return _clusters[name, workers]
 
 
 def _check_honoured(settings: Settings, engine: Engine) -> None:

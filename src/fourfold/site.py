@@ -8,6 +8,7 @@ it is on one machine, and the cluster, which would run its neighbours again or g
 """
 
 import atexit
+import contextlib
 import pickle
 import socket
 import threading
@@ -27,7 +28,10 @@ anew, some 0.2 s each. Larger: memory of a cluster that others use is held."""
 SAID_BYTES = 4 << 20
 """Bytes of what items print that one ticket brings back. Smaller: more is lost. Larger: more for the driver to hold."""
 
-LOOK_S = 0.1
+STOPS_KEPT = 10_000
+"""Orders to end that may not have come here. Fewer: one that was to end runs. More: memory, of some 100 bytes each."""
+
+LOOK_S = 0.02
 """Seconds between looks at whether a ticket should end. Not measured; only its cancelling waits for it."""
 
 
@@ -53,8 +57,8 @@ class Site:
         self._processes.put(program, fetch(), need)
         self._program = program
 
-    def run(self, ticket: Ticket, stopped: Callable[[], str]) -> Outcome:
-        """Run one ticket to its end. `stopped` says "", "soft" or "hard"."""
+    def run(self, ticket: Ticket, name: str) -> Outcome:
+        """Run one ticket to its end, or until its order should end."""
         self._said.clear()
         self._said_bytes = 0
         self._processes.submit([ticket])
@@ -63,10 +67,10 @@ class Site:
             for outcome in self._processes.wait(LOOK_S):
                 if outcome.id == ticket.id or outcome.kind is Kind.ENGINE_DOWN:
                     return outcome._replace(id=ticket.id, said=tuple(self._said))
-            now = stopped()
+            now = _stops.get(name, "")
             if now and now != was:
                 self._processes.cancel([ticket.id], hard=now == "hard")
-            was = now
+                _running[name] = was = now
 
     def _hear(self, record: tuple[Any, ...]) -> None:
         """What it prints waits for the end of the ticket: a task of a cluster can say nothing before."""
@@ -86,6 +90,8 @@ _lock = threading.Lock()
 _idle: list[Site] = []
 _n_busy = 0
 _sweeper: threading.Timer | None = None
+_running: dict[str, str] = {}
+"""Orders that run here: how they know that they should end, "" when they do not."""
 _stops: dict[str, str] = {}
 """Orders that should end: "soft" or "hard", by their names."""
 
@@ -104,16 +110,19 @@ def run(order: bytes, payload: Any, fetch: Callable[[], Any]) -> tuple[Any, ...]
     name, program, need, n_items = pickle.loads(order)
     site = _take(program)
     where = f"on {socket.gethostname()}"
+    is_sound = False
     try:
+        if name in _stops:
+            is_sound = True
+            return int(Kind.CANCELLED), None, None, "", "", "", False, ()
         try:
             if not site.has(program):
                 site.load(program, lambda: _parcel(fetch()), Need(*need))
-            outcome = site.run(Ticket(0, program, _parcel(payload), n_items), lambda: _stops.get(name, ""))
+            _running[name] = ""
+            outcome = site.run(Ticket(0, program, _parcel(payload), n_items), name)
         except EngineError as error:
             outcome = Outcome(0, Kind.ENGINE_DOWN, reason=str(error))
-        if outcome.kind is Kind.ENGINE_DOWN:
-            site.close()
-            site = Site()
+        is_sound = outcome.kind is not Kind.ENGINE_DOWN
         data = outcome.data
         if data is not None:
             data = (bytes(data.head), *(pickle.PickleBuffer(buffer) for buffer in data.buffers))
@@ -129,17 +138,31 @@ def run(order: bytes, payload: Any, fetch: Callable[[], Any]) -> tuple[Any, ...]
             outcome.said,
         )
     finally:
-        _give_back(site)
+        _running.pop(name, None)
+        _stops.pop(name, None)
+        _give_back(site if is_sound else _renewed(site))
 
 
 def stop(name: str, how: str) -> None:
-    """End an order of this process between items ("soft"), or with its worker ("hard"). Called by another thread."""
+    """End an order of this process between items ("soft"), or with its worker ("hard"). Called by another thread.
+
+    It may not have come yet, or never come here.
+    """
+    while len(_stops) > STOPS_KEPT:
+        _stops.pop(next(iter(_stops)), None)
     _stops[name] = how
 
 
-def forget(name: str) -> None:
-    """Nobody will ask for this order any more."""
-    _stops.pop(name, None)
+def know(names: list[str]) -> bool:
+    """Whether those of these orders that run here know that they should end."""
+    return all(_running.get(name, how) == how for name, how in ((name, _stops.get(name)) for name in names))
+
+
+def _renewed(site: Site) -> Site:
+    """Another one in place of one that is in nobody knows what state."""
+    with contextlib.suppress(Exception):
+        site.close()
+    return Site()
 
 
 def _parcel(parts: Any) -> Parcel:

@@ -21,6 +21,7 @@ class EngineInfo(Fixed):
         dispatch_s: Seconds from the submission of a ticket to its start, on an idle worker. Chunks last much longer.
         stops_items: A cancelled ticket ends after the item that it is on; False: after its last one.
         kills: "ticket", "bundle" or "no": whether a hard cancel ends running items, alone or with their neighbours.
+        knows_started: It can tell a ticket that waits from one that runs. False: a hard cancel says LOST of both.
         engine_reruns: It runs tickets again by itself when it loses a machine.
     """
 
@@ -34,6 +35,7 @@ class EngineInfo(Fixed):
     dispatch_s: float = 0.0
     stops_items: bool = True
     kills: str = "ticket"
+    knows_started: bool = True
     engine_reruns: bool = False
 
 

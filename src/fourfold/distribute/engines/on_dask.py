@@ -37,7 +37,7 @@ class Dask:
         address: Of the scheduler, "tcp://host:port"; None: a cluster of this machine that is started here and ends with this
             process.
         client: A client of yours, instead of an address. It is used and never closed.
-        workers: The most tasks at once; None: as many as the cluster has threads.
+        slots: The most tasks at once; None: as many as the cluster has threads.
         ship: What workers need of your own code: modules, wheels, archives, folders or files, put first on their import path.
         resources: What each task takes of the abstract resources that your workers were started with.
     """
@@ -56,11 +56,11 @@ class Dask:
         address: str | None = None,
         *,
         client: Any = None,
-        workers: int | None = None,
+        slots: int | None = None,
         ship: Sequence[Any] = (),
         resources: Mapping[str, float] | None = None,
     ) -> None:
-        self._address, self._given, self._most, self._ship = address, client, workers, ship
+        self._address, self._given, self._most, self._ship = address, client, slots, ship
         self._resources = dict(resources or {})
         self._client: Any = None
         self._cluster: Any = None
@@ -93,8 +93,9 @@ class Dask:
         self._cargo = self._scatter(orders.cargo) if orders.cargo else None
 
     def _connect(self) -> Any:
-        import distributed
+        import distributed as untyped
 
+        distributed: Any = untyped
         address = self._address
         try:
             if address is None:
@@ -255,7 +256,7 @@ class Dask:
         names = [name for id, (_, name) in self._flying.items() if ids is None or id in ids]
         if names:
             with contextlib.suppress(Exception):
-                self._client.run(_stop, names, "hard" if hard else "soft", wait=False, on_error="ignore")
+                self._client.run(_stop, names, "hard" if hard else "soft")
 
     def close(self) -> None:
         """Cancel what runs, and free what is stored. The connection stays for the next call."""
@@ -280,13 +281,16 @@ def _make_task(entry: Callable[..., Any]) -> Callable[..., Any]:
     return fourfold_chunk
 
 
-def _stop(names: list[str], how: str) -> None:
-    """On a worker: end these orders."""
+async def _stop(names: list[str], how: str) -> None:
+    """On a worker: end these orders, and come back when those that run know it."""
+    import asyncio
     from importlib import import_module
 
     site = import_module("fourfold.site")
     for name in names:
         site.stop(name, how)
+    while not site.know(names):
+        await asyncio.sleep(0.01)
 
 
 def _lost_data(error: BaseException) -> bool:

@@ -37,7 +37,7 @@ class Ray:
     Args:
         address: As `ray.init` takes it: "auto", "host:port", "ray://host:port"; None: the Ray of this process when it has one,
             else the cluster of RAY_ADDRESS, else one of this machine that is started here and ends with this process.
-        workers: The most tasks at once; None: as many as the cluster has CPUs for.
+        slots: The most tasks at once; None: as many as the cluster has CPUs for.
         ship: What workers need of your own code: modules, wheels, archives, folders or files, put first on their import path.
         resources: Custom resources that each worker takes, as `ray.remote(resources=…)`.
     """
@@ -48,24 +48,24 @@ class Ray:
         honours=frozenset({"idempotent", "threads_per_worker", "timeout", "memory", "gpus"}),
         elsewhere=True,
         dispatch_s=0.005,
-        stops_items=False,
+        knows_started=False,
     )
 
     def __init__(
         self,
         address: str | None = None,
         *,
-        workers: int | None = None,
+        slots: int | None = None,
         ship: Sequence[Any] = (),
         resources: Mapping[str, float] | None = None,
     ) -> None:
-        self._address, self._most, self._ship, self._resources = address, workers, ship, dict(resources or {})
+        self._address, self._most, self._ship, self._resources = address, slots, ship, dict(resources or {})
         self._orders: Orders | None = None
         self._cargo: list[Any] = []
         self._programs: dict[str, Stored] = {}
         self._task: Any = None
         self._flying: dict[Any, int] = {}
-        self._cancelled: set[int] = set()
+        self._cancelled: dict[int, Kind] = {}
         self._outcomes: list[Outcome] = []
         self._capacity, self._capacity_at = 0, 0.0
         self._need = NO_NEED
@@ -181,12 +181,11 @@ class Ray:
         assert self._orders is not None
         for ticket in tickets:
             program = self._programs[ticket.program]
-            _, order = self._orders.order(ticket, program)
+            name, order = self._orders.order(ticket, program)
             options = {"num_cpus": 1, "num_gpus": program.need.gpus, "resources": self._resources, "max_retries": 0}
             task = self._task.options(**options)
-            ref = task.remote(
-                self._orders.version, self._orders.cargo_name, self._cargo, order, parts_of(ticket.payload), [program.place]
-            )
+            work = (name, order, parts_of(ticket.payload), [program.place])
+            ref = task.remote(self._orders.version, self._orders.cargo_name, self._cargo, *work)
             self._flying[ref] = ticket.id
 
     def wait(self, timeout: float | None) -> list[Outcome]:
@@ -210,13 +209,12 @@ class Ray:
         assert self._orders is not None
         errors = ray.exceptions
         id = self._flying.pop(ref)
-        was_cancelled = id in self._cancelled
-        self._cancelled.discard(id)
+        cancelled = self._cancelled.pop(id, None)
         try:
             return [self._orders.outcome(id, ray.get(ref))]
         except (errors.TaskCancelledError, errors.WorkerCrashedError) as error:
-            if was_cancelled and isinstance(error, errors.TaskCancelledError):
-                return [Outcome(id, Kind.CANCELLED)]
+            if cancelled is not None:
+                return [Outcome(id, cancelled, reason="its Ray task was ended")]
             return [Outcome(id, Kind.LOST, reason=f"Ray lost the task: {_first_line(error)}")]
         except errors.OutOfMemoryError as error:
             return [Outcome(id, Kind.LOST, reason=f"Ray ended the task for memory: {_first_line(error)}", out_of_memory=True)]
@@ -238,7 +236,7 @@ class Ray:
         """Tasks that wait never start; those that run go on, unless `hard`."""
         for ref, id in self._flying.items():
             if ids is None or id in ids:
-                self._cancelled.add(id)
+                self._cancelled[id] = Kind.LOST if hard else Kind.CANCELLED
                 with contextlib.suppress(Exception):
                     _ray().cancel(ref, force=hard)
 
@@ -260,12 +258,39 @@ def _ray() -> Any:
 
 def _make_task(entry: Callable[..., Any]) -> Callable[..., Any]:
     def fourfold_chunk(version: str, cargo: str, cargo_refs: list[Any], *work: Any) -> Any:
+        """Run an order on another thread: Ray ends a task by a KeyboardInterrupt in this one."""
+        import queue
+        import threading
+
         import ray
 
         if not work:
             return entry(version, cargo, None)
-        order, payload, program_refs = work
-        return entry(version, cargo, lambda: ray.get(cargo_refs[0]), order, payload, lambda: ray.get(program_refs[0]))
+        name, order, payload, program_refs = work
+        answers: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+
+        def run() -> None:
+            try:
+                reply = entry(version, cargo, lambda: ray.get(cargo_refs[0]), order, payload, lambda: ray.get(program_refs[0]))
+                answers.put((True, reply))
+            except BaseException as error:
+                answers.put((False, error))
+
+        thread = threading.Thread(target=run, name="fourfold-order", daemon=True)
+        thread.start()
+        while True:
+            try:
+                is_reply, answer = answers.get(timeout=0.02)  # Ray's interrupt ends no wait in C
+            except queue.Empty:
+                continue
+            except KeyboardInterrupt:
+                import fourfold.site as site
+
+                site.stop(name, "soft")
+                continue
+            if is_reply:
+                return answer
+            raise answer
 
     return fourfold_chunk
 

@@ -70,7 +70,7 @@ class Spark:
         master: "local[4]", "spark://host:port", "yarn", …, or "sc://host:port" for Spark Connect; None: the session of this
             process when it has one, else one of this machine, on all its cores.
         session: A session of yours, instead of a master. It is used and never stopped; its tags and settings stay as they are.
-        workers: The most tasks at once; None: as many as the cluster runs.
+        slots: The most tasks at once; None: as many as the cluster runs.
         ship: What workers need of your own code: modules, wheels, archives, folders or files, put first on their import path.
         config: Settings of a session that is made here.
     """
@@ -91,11 +91,11 @@ class Spark:
         master: str | None = None,
         *,
         session: Any = None,
-        workers: int | None = None,
+        slots: int | None = None,
         ship: Sequence[Any] = (),
         config: dict[str, str] | None = None,
     ) -> None:
-        self._master, self._given, self._most, self._ship = master, session, workers, ship
+        self._master, self._given, self._most, self._ship = master, session, slots, ship
         self._config = dict(config or {})
         self._session: Any = None
         self._is_ours = self._is_remote = False

@@ -1,0 +1,343 @@
+"""Real clusters on this machine, in every way in which people have them: in one process, and as processes of their own."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from fourfold.engines import Dask, Ray, Spark
+
+PATIENCE_S = 90.0
+
+SPARK = {
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.driver.host": "127.0.0.1",
+    "spark.executor.memory": "512m",
+    "spark.python.task.killTimeout": "200ms",
+    "spark.log.level": "OFF",
+}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def await_port(port: int, process: "subprocess.Popen[Any]") -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        assert process.poll() is None, f"{process.args} ended with {process.returncode}"
+        assert time.monotonic() < deadline, f"{process.args} does not listen"
+        time.sleep(0.1)
+
+
+class Cluster:
+    """A cluster of two workers or more on this machine."""
+
+    kind = ""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.processes: list[subprocess.Popen[Any]] = []
+
+    def start(self) -> None:
+        """Start it; returns when its workers are there."""
+
+    def engine(self, **options: Any) -> Any:
+        """An engine on it, with the connection that is there."""
+        raise NotImplementedError
+
+    def address(self) -> str:
+        """What a user types as `engine=`."""
+        raise NotImplementedError
+
+    def workers(self) -> list[int]:
+        """Process ids of machines, as far as one can tell here: killing one loses what runs there."""
+        raise NotImplementedError
+
+    def run(self, *command: str, **options: Any) -> "subprocess.Popen[Any]":
+        """Start a process that ends with the cluster."""
+        log = open(self.folder / f"{len(self.processes)}.log", "wb")
+        with log:
+            process = subprocess.Popen(command, start_new_session=True, stdout=log, stderr=subprocess.STDOUT, **options)
+        self.processes.append(process)
+        return process
+
+    def kill(self) -> None:
+        """End all of it at once, as a power cut does."""
+        for process in self.processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                family = psutil.Process(process.pid)
+                for each in [*family.children(recursive=True), family]:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        each.kill()
+
+    def stop(self) -> None:
+        """End it."""
+        for process in self.processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+        for process in self.processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+        self.kill()
+        for process in self.processes:
+            process.wait()
+
+
+# ---- Ray
+
+
+class RayHere(Cluster):
+    """Ray, started by this process, as `engine="ray"` does."""
+
+    kind = "ray"
+
+    def start(self) -> None:
+        self._first = Ray("local", slots=2)
+        self._first.open()
+
+    def engine(self, **options: Any) -> Ray:
+        return Ray(**options)
+
+    def address(self) -> str:
+        return "ray"
+
+    def workers(self) -> list[int]:
+        return []
+
+    def stop(self) -> None:
+        self._first.shutdown()
+
+
+class RayOfTwoMachines(Cluster):
+    """A head and a second raylet, as on two machines."""
+
+    kind = "ray"
+
+    def start(self) -> None:
+        import ray
+        from ray.cluster_utils import Cluster as RayCluster
+
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        self.ray = RayCluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        self.second = self.ray.add_node(num_cpus=1)
+        ray.init(address=self.ray.address, log_to_driver=False, configure_logging=False)
+
+    def engine(self, **options: Any) -> Ray:
+        return Ray(**options)
+
+    def address(self) -> str:
+        return "ray"
+
+    def workers(self) -> list[int]:
+        return [info[0].process.pid for name, info in self.second.all_processes.items() if name == "raylet"]
+
+    def kill(self) -> None:
+        for node in [self.second, self.ray.head_node]:
+            for processes in node.all_processes.values():
+                for info in processes:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        psutil.Process(info.process.pid).kill()
+
+    def stop(self) -> None:
+        import ray
+
+        ray.shutdown()
+        self.ray.shutdown()
+
+
+# ---- Dask
+
+
+class DaskHere(Cluster):
+    """A LocalCluster, started by this process, as `engine="dask"` does."""
+
+    kind = "dask"
+
+    def start(self) -> None:
+        self._first = Dask(slots=2)
+        self._first.open()
+
+    def engine(self, **options: Any) -> Dask:
+        return Dask(client=self._first._client, **options)
+
+    def address(self) -> str:
+        return "dask"
+
+    def workers(self) -> list[int]:
+        return [nanny.pid for nanny in self._first._cluster.workers.values()]
+
+    def stop(self) -> None:
+        self._first.shutdown()
+
+
+class DaskOfProcesses(Cluster):
+    """A scheduler and two workers, each a process of its own."""
+
+    kind = "dask"
+
+    def start(self) -> None:
+        port = free_port()
+        self.url = f"tcp://127.0.0.1:{port}"
+        module = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
+        scheduler = self.run(*module, "--host", "127.0.0.1", "--port", str(port), "--no-dashboard")
+        await_port(port, scheduler)
+        for number in range(2):
+            self.run(
+                sys.executable, "-m", "distributed.cli.dask_worker", self.url, "--nthreads", "1", "--nworkers", "1",
+                "--host", "127.0.0.1", "--no-dashboard", "--local-directory", str(self.folder / f"worker-{number}"),
+                "--resources", "GPU=1",
+            )  # fmt: skip
+        self._first = Dask(self.url)
+        self._first.open()
+        self._first._client.wait_for_workers(2, timeout=PATIENCE_S)
+
+    def engine(self, **options: Any) -> Dask:
+        return Dask(client=self._first._client, **options)
+
+    def address(self) -> str:
+        return self.url
+
+    def workers(self) -> list[int]:
+        return [child.pid for process in self.processes[1:] for child in psutil.Process(process.pid).children()]
+
+    def stop(self) -> None:
+        with contextlib.suppress(Exception):
+            self._first.shutdown()
+        super().stop()
+
+
+# ---- Spark
+
+
+class SparkCluster(Cluster):
+    """One session for all tests; engines take it and leave it."""
+
+    kind = "spark"
+    master = ""
+
+    def start(self) -> None:
+        os.environ["SPARK_LOCAL_IP"], os.environ["PYSPARK_PYTHON"] = "127.0.0.1", sys.executable
+        self._first = Spark(self.master, config=SPARK | {"spark.local.dir": str(self.folder)})
+        self._first.open()
+
+    def engine(self, **options: Any) -> Spark:
+        return Spark(session=self._first._session, **options)
+
+    def address(self) -> str:
+        return self.master
+
+    def stop(self) -> None:
+        self._first.shutdown()
+        with contextlib.suppress(Exception):
+            from pyspark import SparkContext
+
+            SparkContext._gateway.shutdown()
+        super().stop()
+
+    def workers(self) -> list[int]:
+        """The executors."""
+        return [
+            process.pid
+            for process in psutil.process_iter(["cmdline"])
+            if "CoarseGrainedExecutorBackend" in " ".join(process.info["cmdline"] or [])
+        ]
+
+
+class SparkLocal(SparkCluster):
+    """Spark in one JVM, as `engine="spark"` does."""
+
+    master = "local[2]"
+
+
+class SparkLocalCluster(SparkCluster):
+    """A driver and two executors: three JVMs."""
+
+    master = "local-cluster[2,1,640]"
+
+
+class SparkStandalone(SparkCluster):
+    """A master and two workers, each a process of its own, from the jars of the wheel."""
+
+    def start(self) -> None:
+        import pyspark
+
+        port = free_port()
+        self.master = f"spark://127.0.0.1:{port}"
+        program = str(Path(pyspark.__file__).parent / "bin" / "spark-class")
+        environment = {**os.environ, "SPARK_DAEMON_MEMORY": "256m", "SPARK_LOCAL_IP": "127.0.0.1"}
+        package = "org.apache.spark.deploy"
+        master = self.run(
+            program,
+            f"{package}.master.Master",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--webui-port",
+            "0",
+            env=environment,
+        )
+        await_port(port, master)
+        for number in range(2):
+            self.run(
+                program, f"{package}.worker.Worker", "--host", "127.0.0.1", "--cores", "1", "--memory", "700m",
+                "--webui-port", "0", "--work-dir", str(self.folder / f"work-{number}"), self.master, env=environment,
+            )  # fmt: skip
+        super().start()
+        deadline = time.monotonic() + PATIENCE_S
+        while self._first._session.sparkContext._jsc.sc().getExecutorMemoryStatus().size() < 3:
+            assert time.monotonic() < deadline, "the executors do not come"
+            time.sleep(0.1)
+
+
+class SparkConnect(SparkCluster):
+    """A Connect server with two executors; this process has no Java."""
+
+    def start(self) -> None:
+        import pyspark
+
+        port = free_port()
+        self.master = f"sc://127.0.0.1:{port}"
+        script = Path(pyspark.__file__).parent / "sbin" / "start-connect-server.sh"
+        settings = SPARK | {
+            "spark.connect.grpc.binding.address": "127.0.0.1",
+            "spark.connect.grpc.binding.port": str(port),
+            "spark.local.dir": str(self.folder),
+        }
+        command = ["bash", str(script), "--wait", "--master", "local-cluster[2,1,640]"]
+        for name, value in settings.items():
+            command += ["--conf", f"{name}={value}"]
+        environment = {**os.environ, "PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
+        environment["SPARK_HOME"] = str(Path(pyspark.__file__).parent)
+        environment["SPARK_LOG_DIR"] = str(self.folder)
+        server = self.run(*command, env=environment)
+        await_port(port, server)
+        self._first = Spark(self.master)
+        self._first.open()
+
+
+KINDS: dict[str, Callable[[Path], Cluster]] = {
+    "ray": RayHere,
+    "ray-two": RayOfTwoMachines,
+    "dask": DaskHere,
+    "dask-processes": DaskOfProcesses,
+    "spark": SparkLocal,
+    "spark-local-cluster": SparkLocalCluster,
+    "spark-standalone": SparkStandalone,
+    "spark-connect": SparkConnect,
+}

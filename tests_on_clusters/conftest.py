@@ -1,0 +1,73 @@
+"""Tests on real clusters: `pytest tests_on_clusters --cluster=ray`. One kind of cluster for each pytest process.
+
+Ray, Dask and Spark keep threads and processes of their own, so only what fourfold itself leaves behind fails a test.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from clusters import KINDS, Cluster
+
+from fourfold.distribute.engine import Engine
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+SETTLE_S = 10.0
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--cluster", choices=sorted(KINDS), required=True, help="the kind of cluster to start and test on")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    pytest.register_assert_rewrite("fourfold.testing")
+    config.addinivalue_line(
+        "markers", "breaks_it: the cluster is of no use afterwards; these tests run last, each on one of its own"
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("breaks_it") is not None)
+
+
+@pytest.fixture(scope="session")
+def shared_cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The cluster of all tests that leave it whole."""
+    cluster = KINDS[request.config.getoption("--cluster")](tmp_path_factory.mktemp("cluster"))
+    cluster.start()
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture
+def cluster(request: pytest.FixtureRequest) -> Cluster:
+    return request.getfixturevalue("shared_cluster")
+
+
+@pytest.fixture
+def make_engine(cluster: Cluster) -> Callable[[], Engine]:
+    """Makes an engine on the cluster. Each call makes another one."""
+    return cluster.engine
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_worker_of_ours_survives() -> Iterator[None]:
+    """All worker processes that sites have started are gone with their clusters."""
+    yield
+    deadline = time.monotonic() + SETTLE_S
+    while (left := ours()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert left == []
+
+
+def ours() -> list[str]:
+    found = []
+    for process in psutil.process_iter(["cmdline", "environ"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if "fourfold.distribute.engines.on_processes.template" in line:
+            found.append(f"{process.pid} {line[:100]}")
+    return found
