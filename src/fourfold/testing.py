@@ -358,7 +358,8 @@ class EngineContract:
         rig.engine.cancel(ids)
         gate.open()
         (outcome,) = rig.outcomes_of(ids)
-        assert rig.result(outcome).done == (1 if rig.engine.info.stops_items else 4)
+        if outcome.kind is not Kind.CANCELLED or rig.engine.info.knows_started:
+            assert rig.result(outcome).done == (1 if rig.engine.info.stops_items else 4)
 
     @pytest.mark.usefixtures("beside")
     def test_only_the_tickets_that_are_named_are_cancelled(self, rig: Rig, gates: Callable[[int], list[Gate]]) -> None:
@@ -467,7 +468,9 @@ class EngineContract:
                 rig.put(lambda x: x)
                 rig.run(*[[b"x" * 100_000] for _ in range(6)])
             held.append((process.num_fds(), threading.active_count(), len(process.children(recursive=True))))
-        assert held[-1] <= held[1]
+        # A cluster starts and ends threads and processes of its own as it likes.
+        slack = 3 if make_engine().info.elsewhere else 0
+        assert all(last <= early + slack for last, early in zip(held[-1], held[1], strict=True)), held
 
     def test_two_engines_at_once_in_two_threads_do_not_mix(self, make_engine: Callable[[], Engine]) -> None:
         both_run = threading.Barrier(2)

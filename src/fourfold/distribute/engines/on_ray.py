@@ -261,6 +261,7 @@ def _make_task(entry: Callable[..., Any]) -> Callable[..., Any]:
         """Run an order on another thread: Ray ends a task by a KeyboardInterrupt in this one."""
         import queue
         import threading
+        import time
 
         import ray
 
@@ -279,18 +280,18 @@ def _make_task(entry: Callable[..., Any]) -> Callable[..., Any]:
         thread = threading.Thread(target=run, name="fourfold-order", daemon=True)
         thread.start()
         while True:
-            try:
-                is_reply, answer = answers.get(timeout=0.02)  # Ray's interrupt ends no wait in C
-            except queue.Empty:
-                continue
+            try:  # around the loop: the interrupt may come at any step of it
+                while answers.empty():
+                    time.sleep(0.005)  # Ray's interrupt ends no wait for a lock
+                is_reply, answer = answers.get()
+                break
             except KeyboardInterrupt:
                 import fourfold.site as site
 
                 site.stop(name, "soft")
-                continue
-            if is_reply:
-                return answer
-            raise answer
+        if is_reply:
+            return answer
+        raise answer
 
     return fourfold_chunk
 
