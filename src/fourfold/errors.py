@@ -136,7 +136,7 @@ class RunInUse(RunError):
 
 
 class UntrustedRun(RunError, PermissionError):
-    """Somebody else owns the run's files, could have changed them, or has: its seals are wrong. Nothing in it was unpickled."""
+    """Somebody else owns the run's files, could have changed them, or has: the seals are wrong. Nothing was unpickled."""
 
 
 class JournalCorrupt(RunError):

@@ -75,7 +75,7 @@ class Seals:
 
     def begin(self, what: int, number: int = 0) -> hashlib.blake2b:
         """A seal to be fed with the bytes of a parcel: what it is for, and its number in the run."""
-        # The block with the key is hashed once and copied: a quarter of a small seal's time.
+        # To begin with the key each time would cost 0.7 µs more, as much as the rest of a small seal.
         seal = self._empty.copy()
         seal.update(_HEAD.pack(what, number))
         return seal
@@ -108,7 +108,8 @@ def seals_of(key: Key, facts: Mapping[str, Any], folder: Path) -> Seals:
         named = shlex.quote(str(folder))
         raise UntrustedRun(
             f"the run {folder} was recorded with another key (another user, machine or home folder): nothing of it was "
-            f"unpickled. If it is yours, look at it with `fourfold show {named}`, then type: fourfold trust {named}. Or set {VARIABLE} to the same text wherever runs are to be shared"
+            f"unpickled. If it is yours, look at it with `fourfold show {named}`, then type: fourfold trust {named}. Or set "
+            f"{VARIABLE} to the same text wherever runs are to be shared"
         )
     return key.seals(bytes.fromhex(facts["id"]))
 
