@@ -277,7 +277,7 @@ def fact(run, name, value):
 
 
 def record(run, items=(1, 2, 3)):
-    return lambda: list(ff.map(as_they_are, list(items), run=run, engine="serial"))
+    return lambda: list(ff.map(as_they_are, list(items), run=run, engine="serial", chunk=10))
 
 
 def a_run_with_another_key(run, mark, monkeypatch):
@@ -348,6 +348,7 @@ def an_item_in_the_place_of_an_exception(run, mark, monkeypatch):
     again()
     with opened(run) as database:
         database.execute("update failure set error = value")
+        database.execute("update value set what = ?", (seal.ERROR,))
     return again, "values-0001.part .*where the failure of item 0 should be"
 
 
