@@ -501,16 +501,41 @@ def test_a_run_that_others_may_write_to_is_not_sealed(from_elsewhere):
         upkeep.trust(from_elsewhere)
 
 
-def test_changes_that_are_accepted_give_the_replay_the_new_function(run):
-    """Also when the call that brought them never began: then it has changed nothing."""
-    first, second = (lambda item: 1 / item), (lambda item: 2 / item)
+def fails_first(item):
+    raise ValueError("the first")
+
+
+def fails_second(item):
+    raise ValueError("the second")
+
+
+def test_changes_that_are_accepted_bring_the_replay_their_function_when_they_begin(run):
     options = {"run": run, "engine": "serial", "on_error": "skip"}
-    ff.map(first, [1, 0], **options)
+
+    def replay():
+        run_item, _ = prepare_replay(str(run), 1)
+        with pytest.raises(ValueError, match="the") as caught:
+            run_item()
+        return str(caught.value)
+
+    ff.map(fails_first, [0, 1], **options)
+    assert replay() == "the first"
     upkeep.change(run, accept_changes=True)
-    ff.imap(second, [1, 0], **options).close()
-    assert prepare_replay(str(run), 1)[1].item == 1
-    ff.map(second, [1, 0], **options)
-    assert prepare_replay(str(run), 1)[0].__closure__ is not None
+    ff.imap(fails_second, [0, 1], **options).close()  # it never began
+    assert replay() == "the first"
+    ff.map(fails_second, [0, 1], **options)
+    assert replay() == "the second"
+
+
+def test_an_older_run_is_not_taken_for_one_with_another_key(from_elsewhere):
+    with opened(from_elsewhere) as database:
+        database.execute("pragma user_version = 1")
+    for read in (lambda: replayed(from_elsewhere, 2)(), lambda: check_command(from_elsewhere, seal.load_key())):
+        with pytest.raises(JournalError, match="another version of fourfold") as caught:
+            read()
+        assert not isinstance(caught.value, UntrustedRun)
+    with pytest.raises(JournalError, match="another version of fourfold"):
+        upkeep.trust(from_elsewhere)
 
 
 # ---- the key
