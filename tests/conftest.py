@@ -6,8 +6,10 @@ What a test leaves behind fails it (see leaks.py). A test that hangs ends with t
 import faulthandler
 import gc
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +28,7 @@ ASK_AHEAD_S = 5.0
 """Seconds before that in which workers are asked where they are: the end itself is in C, and knows nothing of workers."""
 
 _stderr = pytest.StashKey[int]()
+_state = pytest.StashKey[str]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -46,10 +49,17 @@ def pytest_configure(config: pytest.Config) -> None:
     adopt_orphans()
     assert sys.__stderr__ is not None
     config.stash[_stderr] = os.dup(sys.__stderr__.fileno())
+    # The key that seals recorded runs: tests and the scripts that they start have one of their own.
+    config.stash[_state] = os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="state-")
+    os.environ.pop("FOURFOLD_KEY", None)
     # A shell makes what it starts in the background deaf to Ctrl-C and Ctrl-\\, and the scripts of these tests would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(config.stash[_state], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

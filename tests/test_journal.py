@@ -19,9 +19,10 @@ from running import run_script, started
 import fourfold as ff
 from fourfold import seams
 from fourfold.errors import FourfoldError, JournalCorrupt, JournalError, RunInUse, UntrustedRun
-from fourfold.runs import place
+from fourfold.runs import place, upkeep
 from fourfold.runs.journal import Done, Journal
 from fourfold.runs.place import file_system_of
+from fourfold.runs.seal import VALUES, load_key
 from fourfold.runs.story import failures_of, story_of
 
 
@@ -387,6 +388,7 @@ def test_a_run_that_others_may_write_to_is_refused_before_anything_is_unpickled(
 
 def test_the_bomb_would_go_off(run, tmp_path):
     with_a_bomb(run, tmp_path)
+    upkeep.trust(run)
     replayed(run)
     assert (tmp_path / "mark").exists()
 
@@ -451,10 +453,10 @@ def test_a_run_may_be_named_from_anywhere(tmp_path, monkeypatch):
 @pytest.mark.fault("F48")
 def test_a_commit_that_was_interrupted_is_made_again(run):
     place.prepare(str(run))
-    journal = Journal(run)
+    journal = Journal(run, load_key())
     from fourfold.execute.pickling import dump
 
-    value = journal.keep(dump([1, 2]))
+    value = journal.keep(dump([1, 2]), VALUES)
     journal.add(Done(0, 2, value, bytes(16)))
     seams.set_faults("journal.commit:1:EINTR")
     try:

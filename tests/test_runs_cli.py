@@ -1,8 +1,11 @@
-"""The commands for recorded runs: runs, show, resume, rerun, replay, clean."""
+"""The commands for recorded runs: runs, show, resume, rerun, replay, trust, clean."""
 
+import contextlib
 import fcntl
 import json
 import os
+import re
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -212,6 +215,45 @@ def test_replay_of_a_class_builds_it_and_of_a_crash_shows_the_stack(tmp_path):
     crashed = fourfold(tmp_path, "replay", "run", "--item", "2")
     assert crashed.returncode < 0
     assert "in __call__" in crashed.stderr
+
+
+@pytest.mark.parametrize("command", [["resume", "run"], ["rerun", "run", "--failed"], ["replay", "run", "--item", "3"]])
+def test_a_run_with_another_key_is_shown_and_not_run_until_it_is_trusted(failed, command, monkeypatch):
+    monkeypatch.setenv("FOURFOLD_KEY", "that of another machine")
+    before = (failed / "ran").read_text()
+    done = fourfold(failed, *command)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("fourfold: the run ")
+    assert "was recorded with another key" in done.stderr
+    assert (failed / "ran").read_text() == before
+    assert "score: failed" in fourfold(failed, "show", "run").stdout
+    assert "failed" in fourfold(failed, "runs").stdout
+    for _ in range(2):
+        done = fourfold(failed, "trust", "run")
+        assert (done.returncode, done.stdout) == (0, "")
+        assert re.fullmatch(
+            r"fourfold: run: \d+ parcels, the command and the function are sealed with your key \(\w+\)\n", done.stderr
+        )
+    (failed / "mended").touch()
+    done = fourfold(failed, *command)
+    assert done.returncode == 0, done.stderr
+
+
+def test_trust_of_what_is_no_run_is_an_error(tmp_path):
+    done = fourfold(tmp_path, "trust", ".")
+    assert (done.returncode, done.stderr.startswith("fourfold: . is no run")) == (2, True)
+
+
+def test_a_command_that_somebody_changed_is_not_run(failed):
+    with contextlib.closing(sqlite3.connect(failed / "run" / "journal.sqlite")) as database, database:
+        database.execute("update run set value = ? where name = 'command'", (json.dumps(["/usr/bin/touch", "touched"]),))
+    for command in (["resume", "run"], ["rerun", "run", "--failed"], ["resume", "run", "--accept-changes"]):
+        done = fourfold(failed, *command)
+        assert (done.returncode, "the command of the run should be" in done.stderr) == (1, True)
+    assert not (failed / "touched").exists()
+    fourfold(failed, "trust", "run")
+    fourfold(failed, "resume", "run")
+    assert (failed / "touched").exists()
 
 
 def test_clean_removes_what_dead_drivers_left_and_nothing_else(scored):

@@ -24,7 +24,7 @@ FourfoldError                      catch this to catch them all
 ├── RunError (RuntimeError)        the folder of `run=` cannot be used
 │   ├── RunChanged                     it was recorded by another function, or for other items; the message says which
 │   ├── RunInUse                       another driver works on it right now
-│   ├── UntrustedRun (PermissionError) others own it or could have changed it: nothing in it was unpickled
+│   ├── UntrustedRun (PermissionError) others own it or could have changed it, or its seal is not ours: nothing was unpickled
 │   ├── JournalCorrupt                 a file of it is damaged
 │   └── JournalError (OSError)         a file of it cannot be written or read; what was recorded before is safe
 └── Bug (RuntimeError)             fourfold broke one of its own rules: please report it
@@ -136,7 +136,7 @@ class RunInUse(RunError):
 
 
 class UntrustedRun(RunError, PermissionError):
-    """Somebody else owns the run's files, or could have changed them. Nothing in it was unpickled."""
+    """Somebody else owns the run's files, could have changed them, or has: the seals are wrong. Nothing was unpickled."""
 
 
 class JournalCorrupt(RunError):

@@ -7,15 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fourfold.errors import JournalCorrupt, JournalError, OptionError
+from fourfold.errors import JournalCorrupt, OptionError
 from fourfold.execute import current
 from fourfold.execute.chunk import is_worker_class
 from fourfold.execute.pickling import load
 from fourfold.records import Chunk, Parcel
 from fourfold.runs.journal import FailedItem
-from fourfold.runs.place import check_trusted
-from fourfold.runs.recording import PROGRAM
-from fourfold.runs.story import failures_of, open_run, read_value, story_of
+from fourfold.runs.place import PROGRAM, check_trusted
+from fourfold.runs.seal import load_key
+from fourfold.runs.story import check_command, failures_of, open_run, read_item, read_program, story_of
 
 ITEMS_NAMED = 10
 
@@ -28,10 +28,12 @@ def prepare_replay(run: str, item: int) -> tuple[Callable[[], Any], FailedItem]:
 
     Raises:
         OptionError: The item has not failed, or nothing was kept of it.
-        UntrustedRun: The run is not ours: nothing was unpickled.
+        UntrustedRun: The run is not ours, or was recorded with another key: nothing was unpickled.
     """
     folder = open_run(run)
     check_trusted(folder)
+    key = load_key()
+    check_command(folder, key)
     failed = {each.item: each for each in failures_of(folder)}
     if item not in failed:
         known = ", ".join(map(str, list(failed)[:ITEMS_NAMED])) or "none"
@@ -43,18 +45,13 @@ def prepare_replay(run: str, item: int) -> tuple[Callable[[], Any], FailedItem]:
     sys.path[:] = [*story.path, *(entry for entry in sys.path if entry not in story.path)]
     if os.path.isdir(story.working_folder):
         os.chdir(story.working_folder)
-    parts = _load_program(folder)
-    value = load(read_value(folder, failed[item].value, f"item {item}"))
+    data, parcel = read_program(folder, key), read_item(folder, failed[item].value, key, f"item {item}")
+    parts = _load_program(folder, data)
+    value = load(parcel)
     return lambda: _run(parts, item, value), failed[item]
 
 
-def _load_program(folder: Path) -> dict[str, Any]:
-    try:
-        data = (folder / PROGRAM).read_bytes()
-    except FileNotFoundError:
-        raise OptionError(f"the function of {folder} could not be pickled, or was too large, so it was not kept") from None
-    except OSError as error:
-        raise JournalError(f"{folder / PROGRAM} cannot be read: {error.strerror}") from error
+def _load_program(folder: Path, data: bytes) -> dict[str, Any]:
     try:
         head, buffers = pickle.loads(data)
         parts: dict[str, Any] = load(Parcel(head, tuple(buffers)))

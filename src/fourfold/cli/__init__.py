@@ -4,6 +4,7 @@
     runs.py        fourfold runs [FOLDER]        show.py    fourfold show RUN
     resume.py      fourfold resume RUN, fourfold rerun RUN --failed
     replay.py      fourfold replay RUN --item N  clean.py   fourfold clean [FOLDER]
+    trust.py       fourfold trust RUN
     doctor.py      fourfold doctor
     demo.py        fourfold demo      (demo_flights.py its function, demo_data.py its items)
     bench.py       fourfold bench
@@ -36,6 +37,7 @@ from fourfold.cli.resume import rerun_command, resume_command
 from fourfold.cli.runs import runs_command
 from fourfold.cli.show import show_command
 from fourfold.cli.status import status_command
+from fourfold.cli.trust import trust_command
 
 RETRY_S = 0.01
 """Seconds until a signal is sent again that came while a destructor ran. Not measured."""
@@ -56,6 +58,7 @@ app.command("show")(show_command)
 app.command("resume")(resume_command)
 app.command("rerun")(rerun_command)
 app.command("replay")(replay_command)
+app.command("trust")(trust_command)
 app.command("clean")(clean_command)
 app.command("doctor")(doctor_command)
 app.command("status")(status_command)

@@ -73,9 +73,11 @@ def rerun_command(
 
 def _idle(folder: Path) -> Story:
     from fourfold.runs.place import check_trusted
-    from fourfold.runs.story import story_of
+    from fourfold.runs.seal import load_key
+    from fourfold.runs.story import check_command, story_of
 
-    check_trusted(folder)  # its command is about to be run
+    check_trusted(folder)
+    check_command(folder, load_key())  # it is about to be run
     story = story_of(folder)
     if story.state == "running":
         raise RunInUse(f"process {story.driver_pid} works on {folder} right now")

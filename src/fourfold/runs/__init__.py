@@ -4,7 +4,8 @@ Rooms:
     digest.py        a few bytes that are the same for an equal object in another process
     fingerprint.py   what a function and an item are, so that a later call can tell whether they are still the same
     place.py         the folder: private, ours, and one driver's at a time
-    values.py        files of values, checksummed
+    seal.py          the user's key, and the seals that tell our drivers' parcels from others'
+    values.py        files of values, checksummed and sealed
     journal.py       which items are done: SQLite, written by the driver only
     recording.py     one call with `run=`: which items need not run again, and what has finished
     story.py         what people read of a run, without unpickling anything

@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 import fourfold.seams as seams
 from fourfold.errors import JournalCorrupt, JournalError, RunError
 from fourfold.records import Parcel
-from fourfold.runs.place import JOURNAL, WITHOUT_SHARED_MEMORY, create_private, file_system_of
-from fourfold.runs.values import ValueWriter, Where, part_path, read_parcel
+from fourfold.runs.place import JOURNAL, PROGRAM, WITHOUT_SHARED_MEMORY, create_private, file_system_of
+from fourfold.runs.seal import COMMAND, FUNCTION, ID_BYTES, Key, Seals, command_of, seals_of
+from fourfold.runs.values import ValueWriter, Where, is_whole, part_path, read_parcel, seal_again
 
-VERSION = 1
+VERSION = 2
 """Of the tables below. A journal with another one is refused: what wrote it must read it."""
 
 COMMIT_S = 0.1
@@ -46,7 +47,8 @@ PAGE = 256
 
 TABLES = """
 create table run (name text primary key, value text not null) without rowid;
-create table value (id integer primary key, part integer, offset integer, length_bytes integer, checksum integer);
+create table value (id integer primary key, what integer, part integer, offset integer, length_bytes integer,
+                    checksum integer, seal blob);
 create table done (first integer primary key, n_items integer, value integer, digests blob, checksum integer);
 create table failure (item integer primary key, kind text, error_type text, message text, traceback text, place text,
                       shown text, attempts integer, worker text, digest blob, error integer, value integer);
@@ -54,6 +56,9 @@ create table started (item integer primary key) without rowid;
 create table part (number integer primary key, synced_bytes integer);
 create table event (at real, kind text, data text);
 """
+
+
+WHERE = "select part, offset, length_bytes, checksum, seal from value where id = ?"
 
 
 class Done(NamedTuple):
@@ -87,13 +92,15 @@ class Journal:
 
     Args:
         folder: Of the run.
+        key: Seals what it holds. Without one, no parcel is read or written.
 
     Raises:
         JournalError: It cannot be opened, or is of another version of fourfold.
         JournalCorrupt: It is not what was written.
+        UntrustedRun: It was recorded with another key.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, key: Key | None = None) -> None:
         self.folder, self.is_new = folder, False
         self._values: ValueWriter | None = None
         self._rows: list[tuple[str, tuple[Any, ...]]] = []
@@ -102,6 +109,7 @@ class Journal:
         self._pid = os.getpid()
         self._is_full = False
         self._database: sqlite3.Connection | None = None
+        self._seals: Seals | None = None
         try:
             with self._one_error("opened"):
                 seams.hit("journal.open")
@@ -109,9 +117,14 @@ class Journal:
                     os.close(create_private(folder / JOURNAL))
                 self._database = _connect(folder / JOURNAL)
                 self._set_up()
+                facts = self.facts()
+                if key is not None:
+                    self._seals = seals_of(key, {"key": key.name, **facts}, folder)
                 self._next_value: int = self._one("select coalesce(max(id), 0) + 1 from value")
                 self._has_loose_items = bool(self.count("failure") or self.started())
                 self._forget_torn_values()
+                if key is not None and "key" not in facts:
+                    self.tell(key=key.name)
         except BaseException:
             self.close(last_words=False)
             raise
@@ -125,13 +138,10 @@ class Journal:
         found = self._one("pragma user_version")
         self.is_new = not found
         if self.is_new:  # also when a driver was killed between making the file and the tables
-            database.executescript(f"begin immediate; {TABLES} pragma user_version = {VERSION}; commit;")
+            fact = f"insert into run values ('id', '\"{os.urandom(ID_BYTES).hex()}\"');"
+            database.executescript(f"begin immediate; {TABLES} {fact} pragma user_version = {VERSION}; commit;")
             return
-        if found != VERSION:
-            raise JournalError(
-                f"{self.folder} was written by another version of fourfold (tables {found}, this one has {VERSION}): "
-                "go on with that version, or begin again in another folder"
-            )
+        check_version(found, self.folder)
         (told,) = database.execute("pragma quick_check(1)").fetchone()
         if told != "ok":
             raise JournalCorrupt(
@@ -143,6 +153,12 @@ class Journal:
         """The open database."""
         assert self._database is not None
         return self._database
+
+    @property
+    def seals(self) -> Seals:
+        """Those of the run; it was opened with a key."""
+        assert self._seals is not None
+        return self._seals
 
     def _one(self, query: str, *values: Any) -> Any:
         return self.database.execute(query, values).fetchone()[0]
@@ -167,8 +183,8 @@ class Journal:
 
     # ---- writing -----------------------------------------------------------------------------------------------------
 
-    def keep(self, parcel: Parcel) -> int:
-        """Write a parcel; returns its number, for the rows that speak of it.
+    def keep(self, parcel: Parcel, what: int) -> int:
+        """Write a parcel of values, an item or an error; returns its number, for the rows that speak of it.
 
         Raises:
             JournalError: There is no room.
@@ -180,9 +196,9 @@ class Journal:
                     number += 1
                 self._values = ValueWriter(self.folder, number)
                 self._rows.append(("insert or ignore into part values (?, 0)", (number,)))
-            where = self._values.write(parcel)
+            where = self._values.write(parcel, self.seals.begin(what, self._next_value))
         self._next_value += 1
-        self._rows.append(("insert or replace into value values (?, ?, ?, ?, ?)", (self._next_value - 1, *where)))
+        self._rows.append(("insert or replace into value values (?, ?, ?, ?, ?, ?, ?)", (self._next_value - 1, what, *where)))
         return self._next_value - 1
 
     def add(self, done: Done) -> None:
@@ -339,18 +355,39 @@ class Journal:
 
     def where_is(self, value: int) -> Where:
         """Where a parcel lies."""
-        query = "select part, offset, length_bytes, checksum from value where id = ?"
         with self._one_error("read"):
-            return Where(*self.database.execute(query, (value,)).fetchone())
+            return Where(*self.database.execute(WHERE, (value,)).fetchone())
 
-    def read(self, value: int, what: str) -> Parcel:
-        """Read a parcel; `what` names it in an error.
+    def read(self, value: int, what: int, named: str) -> Parcel:
+        """Read a parcel of values, an item or an error; `named` is its name in an error.
 
         Raises:
             JournalCorrupt: It is not what was written.
+            UntrustedRun: It was changed by somebody who has not our key.
         """
         self.commit()
-        return read_parcel(self.folder, self.where_is(value), what)
+        return read_parcel(self.folder, self.where_is(value), self.seals.begin(what, value), named)
+
+    def seal_again(self, key: Key) -> int:
+        """Seal all that the run holds with this key, whatever it was sealed with; returns the number of parcels.
+
+        Raises:
+            JournalCorrupt: A parcel is not what was written: nothing is changed.
+            JournalError: A file cannot be read or written.
+        """
+        facts = self.facts()
+        seals = seals_of(key, {**facts, "key": key.name}, self.folder)
+        rows = self.database.execute("select * from value").fetchall()
+        for id, what, *fields in rows:
+            seal = seal_again(self.folder, Where(*fields), seals.begin(what, id), f"parcel {id}")
+            self._rows.append(("update value set seal = ? where id = ?", (seal, id)))
+        if "command" in facts:
+            self.tell(command_seal=seals.of(COMMAND, command_of(facts)))
+        with self._one_error("read"), suppress(FileNotFoundError):
+            self.tell(program_seal=seals.of(FUNCTION, (self.folder / PROGRAM).read_bytes()))
+        self.tell(key=key.name)
+        self.commit()
+        return len(rows)
 
     def forget_failures(self) -> int:
         """Forget the failed items, so that they run again; returns how many."""
@@ -373,11 +410,11 @@ class Journal:
                     f"{path} has {size} bytes and had {synced}: it was cut or replaced. Bring it back from a copy, or "
                     "begin again in another folder"
                 )
-            young = "select id, part, offset, length_bytes, checksum from value where part = ? and offset + length_bytes > ?"
+            young = (
+                "select id, part, offset, length_bytes, checksum, seal from value where part = ? and offset + length_bytes > ?"
+            )
             for id, *where in self.database.execute(young, (number, synced)).fetchall():
-                try:
-                    read_parcel(self.folder, Where(*where), "")
-                except JournalCorrupt:
+                if not is_whole(self.folder, Where(*where)):
                     self._forget_value(id)
         if self._rows:
             self.note("torn", rows=len(self._rows))
@@ -392,6 +429,19 @@ class Journal:
         self._rows.append(("delete from done where value = ?", (id,)))
         self._rows.append(("delete from failure where error = ? or value = ?", (id, id)))
         self._rows.append(("delete from value where id = ?", (id,)))
+
+
+def check_version(found: int, folder: Path) -> None:
+    """Check the version of the tables of a run.
+
+    Raises:
+        JournalError: It is not ours.
+    """
+    if found != VERSION:
+        raise JournalError(
+            f"{folder} was written by another version of fourfold (tables {found}, this one has {VERSION}): "
+            "go on with that version, or begin again in another folder"
+        )
 
 
 def storable(text: str) -> str:

@@ -14,7 +14,7 @@ import fourfold.seams as seams
 from fourfold.errors import JournalError, OptionError, RunError, RunInUse, UntrustedRun
 
 PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
-JOURNAL = "journal.sqlite"
+JOURNAL, PROGRAM = "journal.sqlite", "program.pickle"
 
 
 def prepare(path: str) -> Path:

@@ -22,9 +22,8 @@ from fourfold.records import Failure, Parcel
 from fourfold.runs.digest import DIGEST_BYTES
 from fourfold.runs.fingerprint import differences, item_digest, program_parts
 from fourfold.runs.journal import COMMIT_S, PAGE, Done, FailedItem, Journal
-from fourfold.runs.place import Lock, create_private, prepare
-
-PROGRAM = "program.pickle"
+from fourfold.runs.place import PROGRAM, Lock, create_private, prepare
+from fourfold.runs.seal import COMMAND, ERROR, FUNCTION, ITEM, VALUES, command_of, load_key
 
 UNKNOWN = bytes(DIGEST_BYTES)
 """Stands for the digest of an item that cannot be pickled: any other such item is taken for it."""
@@ -87,6 +86,7 @@ class Recording:
 
     def __init__(self, path: str, subject: Subject, carriage: Carriage) -> None:
         self.path, self._subject, self._carriage = path, subject, carriage
+        key = load_key()
         self.folder = prepare(path)
         self._lock: Lock | None = Lock(self.folder)
         self._journal: Journal | None = None
@@ -96,8 +96,9 @@ class Recording:
         self._given: set[int] = set()
         self._warned = False
         self.n_passed = 0
+        self._keeps_program = False
         try:
-            self._journal = Journal(self.folder)
+            self._journal = Journal(self.folder, key)
             self._meet()
             self._failed = {failed.item: failed for failed in self._journal.failures()}
             self._started = set(self._journal.started())
@@ -122,7 +123,7 @@ class Recording:
         parts = program_parts(subject.parts)
         if "parts" not in facts:  # new, or its driver died before its first commit
             journal.tell(kind=subject.kind, parts=parts, created_at=time.time())
-            self._keep_program()
+            self._keeps_program = True
         elif facts["kind"] != subject.kind:
             raise RunChanged(
                 f"the run {self.folder} was recorded by {facts['kind']}, and this is {subject.kind}: use another folder"
@@ -130,7 +131,7 @@ class Recording:
         elif found := differences(facts["parts"], parts):
             self._refuse_unless_accepted(found)
             journal.tell(parts=parts)
-            self._keep_program()
+            self._keeps_program = True
 
     def begin(self) -> None:
         """The call is in order, and runs from now on.
@@ -139,13 +140,19 @@ class Recording:
             JournalError: There is no room.
         """
         journal, subject = self.journal, self._subject
+        again = {
+            "command": [sys.executable, *sys.orig_argv[1:]],
+            "folder": STARTED_IN,
+            "path": [entry for entry in sys.path if isinstance(entry, str)],
+        }
+        if self._keeps_program:
+            self._keep_program()
         journal.tell(
+            **again,
+            command_seal=journal.seals.of(COMMAND, command_of(again)),
             name=subject.name,
             state="running",
             options=dict(subject.options),
-            command=[sys.executable, *sys.orig_argv[1:]],
-            folder=STARTED_IN,
-            path=[entry for entry in sys.path if isinstance(entry, str)],
             pid=os.getpid(),
             host=socket.gethostname(),
             updated_at=time.time(),
@@ -186,9 +193,11 @@ class Recording:
             return
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
+        data = bytes(self._carriage.dump((parcel.head, [bytes(each) for each in parcel.buffers])).head)
+        self.journal.tell(program_seal=self.journal.seals.of(FUNCTION, data))
         try:
             with os.fdopen(create_private(path), "wb") as file:
-                file.write(self._carriage.dump((parcel.head, [bytes(each) for each in parcel.buffers])).head)
+                file.write(data)
         except OSError as error:
             raise JournalError(f"{path} cannot be written: {error.strerror}") from error
 
@@ -255,7 +264,7 @@ class Recording:
             f"run it again. When you know that it had none, type: fourfold rerun {shlex.quote(self.path)} --failed"
         )
         failed = FailedItem(index, "indeterminate", "fourfold.errors.Indeterminate", message, "", "", "", 1, "", digest, 0, 0)
-        failed = failed._replace(value=self._keep(item))
+        failed = failed._replace(value=self._keep(item, ITEM))
         self.journal.add_failure(failed)
         return failed
 
@@ -277,13 +286,13 @@ class Recording:
 
     def _load(self, done: Done) -> list[Any]:
         what = f"the values of items {done.first} to {done.first + done.n_items - 1}"
-        values: list[Any] = self._bring_back(done.value, what)
+        values: list[Any] = self._bring_back(done.value, VALUES, what)
         if self._subject.kind == "map" and len(values) != done.n_items:
             raise JournalCorrupt(f"{self.folder} has {len(values)} values where {what} should be")
         return values
 
-    def _bring_back(self, value: int, what: str) -> Any:
-        parcel = self.journal.read(value, what)
+    def _bring_back(self, value: int, kind: int, what: str) -> Any:
+        parcel = self.journal.read(value, kind, what)
         try:
             return self._carriage.load(parcel)
         except Exception as error:
@@ -296,7 +305,7 @@ class Recording:
         """A recorded failure as it was, with its exception where that can be brought back."""
         error: BaseException | None = None
         if failed.error:
-            data = self._bring_back(failed.error, f"the failure of item {failed.item}")
+            data = self._bring_back(failed.error, ERROR, f"the failure of item {failed.item}")
             error = self._carriage.unpickled(data)
         if failed.kind == "indeterminate":
             error = Indeterminate(failed.message)
@@ -343,7 +352,7 @@ class Recording:
             else:
                 self._not_kept(first, error)
             return
-        value = self.journal.keep(parcel)
+        value = self.journal.keep(parcel, VALUES)
         self.journal.add(Done(first, len(values), value, self._digests_of(first, len(values))))
 
     def add_partial(self, ranges: Sequence[tuple[int, int]], results: Sequence[Any]) -> None:
@@ -359,7 +368,7 @@ class Recording:
                 for item in range(first, first + count):
                     self._not_kept(item, error)
             return
-        value = self.journal.keep(parcel)
+        value = self.journal.keep(parcel, VALUES)
         for first, count in ranges:
             self.journal.add(Done(first, count, value, self._digests_of(first, count)))
 
@@ -405,12 +414,12 @@ class Recording:
                 failure.attempts,
                 failure.worker,
                 self._digests.pop(failure.index, UNKNOWN),
-                self._keep(self._carriage.pickled(failure.error)) if failure.error is not None else 0,
-                self._keep(item),
+                self._keep(self._carriage.pickled(failure.error), ERROR) if failure.error is not None else 0,
+                self._keep(item, ITEM),
             )
         )
 
-    def _keep(self, obj: Any) -> int:
+    def _keep(self, obj: Any, kind: int) -> int:
         """Keep something for later; 0 when it is nothing, or cannot be pickled."""
         if obj is None:
             return 0
@@ -418,7 +427,7 @@ class Recording:
             parcel = self._carriage.dump(obj)
         except Exception:
             return 0
-        return self.journal.keep(parcel)
+        return self.journal.keep(parcel, kind)
 
     def start(self, indices: Sequence[int]) -> None:
         """Items are about to run. Only asked for when none may run twice.

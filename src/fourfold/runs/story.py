@@ -2,15 +2,18 @@
 
 import json
 import os
+import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fourfold.errors import OptionError
+from fourfold.errors import JournalError, OptionError
 from fourfold.records import Parcel
-from fourfold.runs.journal import FailedItem, reading
-from fourfold.runs.place import JOURNAL, holder_of, is_held
+from fourfold.runs.journal import WHERE, FailedItem, check_version, reading
+from fourfold.runs.place import JOURNAL, PROGRAM, holder_of, is_held
+from fourfold.runs.seal import COMMAND, FUNCTION, ITEM, Key, Seals, changed, command_of, is_right, seals_of
 from fourfold.runs.values import Where, read_parcel
 
 DEPTH = 3
@@ -116,17 +119,68 @@ def failures_of(folder: Path) -> list[FailedItem]:
         return [FailedItem(*row) for row in database.execute("select * from failure order by item")] if database else []
 
 
-def read_value(folder: Path, value: int, what: str) -> Parcel:
-    """Read a parcel of a run, as bytes; `what` names it in an error.
+@contextmanager
+def _sealed(folder: Path, key: Key) -> Iterator[tuple[sqlite3.Connection, dict[str, Any], Seals] | None]:
+    """Look into a run that is about to be loaded; None: nothing is in it yet."""
+    with reading(folder) as database:
+        facts = dict(database.execute("select name, value from run")) if database else {}
+        if database is None or "command" not in facts:
+            yield None
+            return
+        check_version(database.execute("pragma user_version").fetchone()[0], folder)
+        facts = {name: json.loads(text) for name, text in facts.items()}
+        yield database, facts, seals_of(key, facts, folder)
+
+
+def check_command(folder: Path, key: Key) -> None:
+    """Check that the command of a run, its folder and its import path are those that were recorded with this key.
+
+    Raises:
+        JournalError: It cannot be read.
+        UntrustedRun: They are not.
+    """
+    with _sealed(folder, key) as found:
+        if found is not None:
+            _, facts, seals = found
+            if not is_right(facts.get("command_seal"), seals.of(COMMAND, command_of(facts))):
+                raise changed(folder / JOURNAL, "the command of the run")
+
+
+def read_item(folder: Path, value: int, key: Key, what: str) -> Parcel:
+    """Read the parcel of a failed item, as bytes; `what` names it in an error.
 
     Raises:
         JournalError: The journal cannot be read.
         JournalCorrupt: The parcel is not what was written.
+        UntrustedRun: It is not what was recorded with this key.
     """
-    query = "select part, offset, length_bytes, checksum from value where id = ?"
-    with reading(folder) as database:
-        where = Where(*database.execute(query, (value,)).fetchone()) if database else Where(0, 0, 0, 0)
-    return read_parcel(folder, where, what)
+    with _sealed(folder, key) as found:
+        if found is None:
+            raise JournalError(f"{folder} has nothing in it")
+        database, _, seals = found
+        where = Where(*database.execute(WHERE, (value,)).fetchone())
+    return read_parcel(folder, where, seals.begin(ITEM, value), what)
+
+
+def read_program(folder: Path, key: Key) -> bytes:
+    """Read the function of a run, as bytes.
+
+    Raises:
+        OptionError: It was not kept.
+        JournalError: It cannot be read.
+        UntrustedRun: It is not what was recorded with this key.
+    """
+    path = folder / PROGRAM
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise OptionError(f"the function of {folder} could not be pickled, or was too large, so it was not kept") from None
+    except OSError as error:
+        raise JournalError(f"{path} cannot be read: {error.strerror}") from error
+    with _sealed(folder, key) as found:
+        if found is None or not is_right(found[1].get("program_seal"), found[2].of(FUNCTION, data)):
+            raise changed(path, "the function of the run")
+    return data
 
 
 def events_of(folder: Path) -> list[tuple[float, str, dict[str, Any]]]:

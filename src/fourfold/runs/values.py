@@ -1,27 +1,31 @@
 """Files of pickled values. Each session of a run writes one of its own, to its end; the journal says what is where.
 
-A parcel lies in a file as: the lengths of its pieces, then the pieces. Its checksum is in the journal.
+A parcel lies in a file as: the lengths of its pieces, then the pieces. Its checksum and its seal are in the journal.
 """
 
+import hashlib
 import os
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import fourfold.seams as seams
 from fourfold.errors import JournalCorrupt
-from fourfold.records import Parcel
+from fourfold.records import Buffer, Parcel
 from fourfold.runs.place import create_private
+from fourfold.runs.seal import changed, is_right
 
 
 class Where(NamedTuple):
-    """Where a parcel lies: file number, offset and length in bytes, and the checksum (CRC-32) of those bytes."""
+    """Where a parcel lies: file number, offset and length in bytes; the checksum (CRC-32) of those bytes, and their seal."""
 
     part: int
     offset: int
     length_bytes: int
     checksum: int
+    seal: bytes
 
 
 class ValueWriter:
@@ -41,21 +45,22 @@ class ValueWriter:
         self._file = os.fdopen(create_private(self.path), "wb", buffering=1 << 20)
         self._end = 0
 
-    def write(self, parcel: Parcel) -> Where:
-        """Append a parcel; it is in the file after the next `flush`.
+    def write(self, parcel: Parcel, seal: hashlib.blake2b) -> Where:
+        """Append a parcel, and feed its bytes to its seal; it is in the file after the next `flush`.
 
         Raises:
             OSError: There is no room.
         """
         pieces = [parcel.head, *parcel.buffers]
-        pieces.insert(0, struct.pack(f"<I{len(pieces)}Q", len(pieces), *(memoryview(piece).nbytes for piece in pieces)))
+        pieces.insert(0, _lengths(pieces))
         offset = self._file.tell()
         checksum = 0
         for piece in pieces:
             checksum = zlib.crc32(piece, checksum)
+            seal.update(piece)
             self._file.write(piece)
         self._end = self._file.tell()
-        return Where(self.number, offset, self._end - offset, checksum)
+        return Where(self.number, offset, self._end - offset, checksum, seal.digest())
 
     def flush(self) -> None:
         """Give what was written to the operating system: from here on it outlives this process.
@@ -89,12 +94,56 @@ def part_path(folder: Path, number: int) -> Path:
     return folder / f"values-{number:04d}.part"
 
 
-def read_parcel(folder: Path, where: Where, what: str) -> Parcel:
+def read_parcel(folder: Path, where: Where, seal: hashlib.blake2b, what: str) -> Parcel:
     """Read a parcel back; its buffers can be written to.
 
+    Args:
+        folder: Of the run.
+        where: The parcel lies.
+        seal: That is fed with its bytes.
+        what: Is lost when it cannot be read.
+
     Raises:
-        JournalCorrupt: It is not what was written. `what` says what is lost.
+        JournalCorrupt: It is not what was written.
+        UntrustedRun: It was changed by somebody who has not our key.
     """
+    pieces = _read_whole(folder, where, what)
+    if not is_right(where.seal, _sealed(seal, pieces)):
+        raise changed(part_path(folder, where.part), what)
+    head, *buffers = pieces
+    return Parcel(bytes(head), tuple(buffers))
+
+
+def seal_again(folder: Path, where: Where, seal: hashlib.blake2b, what: str) -> bytes:
+    """The seal of a parcel, whatever seal it has now.
+
+    Raises:
+        JournalCorrupt: It is not what was written.
+    """
+    return _sealed(seal, _read_whole(folder, where, what))
+
+
+def is_whole(folder: Path, where: Where) -> bool:
+    """Whether a parcel fits its checksum."""
+    try:
+        _read_whole(folder, where, "")
+    except JournalCorrupt:
+        return False
+    return True
+
+
+def _sealed(seal: hashlib.blake2b, pieces: list[bytearray]) -> bytes:
+    seal.update(_lengths(pieces))
+    for piece in pieces:
+        seal.update(piece)
+    return seal.digest()
+
+
+def _lengths(pieces: Sequence[Buffer]) -> bytes:
+    return struct.pack(f"<I{len(pieces)}Q", len(pieces), *(memoryview(piece).nbytes for piece in pieces))
+
+
+def _read_whole(folder: Path, where: Where, what: str) -> list[bytearray]:
     path = part_path(folder, where.part)
     try:
         with open(path, "rb") as file:
@@ -107,8 +156,7 @@ def read_parcel(folder: Path, where: Where, what: str) -> Parcel:
             f"{path} is damaged from byte {where.offset} to {where.offset + where.length_bytes}, where {what} should be: "
             f"the checksum is wrong{_WAY_ON}"
         )
-    head, *buffers = pieces
-    return Parcel(bytes(head), tuple(buffers))
+    return pieces
 
 
 def _read_pieces(file: BinaryIO, length_bytes: int) -> tuple[list[bytearray], int]:
