@@ -70,8 +70,7 @@ class Cluster:
 
     def run(self, *command: str, **options: Any) -> "subprocess.Popen[Any]":
         """Start a process that ends with the cluster."""
-        log = open(self.folder / f"{len(self.processes)}.log", "wb")
-        with log:
+        with open(self.folder / f"{len(self.processes)}.log", "wb") as log:
             process = subprocess.Popen(command, start_new_session=True, stdout=log, stderr=subprocess.STDOUT, **options)
         self.processes.append(process)
         return process
@@ -267,7 +266,7 @@ class SparkLocal(SparkCluster):
 class SparkLocalCluster(SparkCluster):
     """A driver and two executors: three JVMs."""
 
-    master = "local-cluster[2,1,640]"
+    master = "local-cluster[2,1,1024]"
 
 
 class SparkStandalone(SparkCluster):
@@ -295,7 +294,7 @@ class SparkStandalone(SparkCluster):
         await_port(port, master)
         for number in range(2):
             self.run(
-                program, f"{package}.worker.Worker", "--host", "127.0.0.1", "--cores", "1", "--memory", "700m",
+                program, f"{package}.worker.Worker", "--host", "127.0.0.1", "--cores", "1", "--memory", "1024m",
                 "--webui-port", "0", "--work-dir", str(self.folder / f"work-{number}"), self.master, env=environment,
             )  # fmt: skip
         super().start()
@@ -319,7 +318,7 @@ class SparkConnect(SparkCluster):
             "spark.connect.grpc.binding.port": str(port),
             "spark.local.dir": str(self.folder),
         }
-        command = ["bash", str(script), "--wait", "--master", "local-cluster[2,1,640]"]
+        command = ["bash", str(script), "--wait", "--master", "local-cluster[2,1,1024]"]
         for name, value in settings.items():
             command += ["--conf", f"{name}={value}"]
         environment = {**os.environ, "PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}

@@ -182,6 +182,12 @@ class Call:
                 yield from self._driver.run()
             except ProgramFailed as failed:
                 error = self.failures.exception(failed.trouble)
+                if isinstance(error, ImportError) and self._lane.engine.info.elsewhere:
+                    missing = error.name or "package.whl"
+                    error.add_note(
+                        f"fourfold: the workers do not have it. Install it there, or send it along: engine=fourfold.engines."
+                        f"{type(self._lane.engine).__name__}(…, ship=[{missing!r}])"
+                    )
                 raise error from error.__cause__
 
     def raise_if_stopped(self) -> None:

@@ -147,7 +147,7 @@ class Lanes:
 
         settings = self._settings
         need = Need(settings.timeout, settings.memory, settings.gpus, settings.idempotent)
-        return Lane(engine, ParcelCodec(), lambda: self._parcel(engine.info.elsewhere), need, Replay())
+        return Lane(engine, ParcelCodec(), lambda: self._parcel(engine.info.elsewhere), need, Replay(), most=settings.workers)
 
     # ---- the program -------------------------------------------------------------------------------------------------
 

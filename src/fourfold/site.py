@@ -9,8 +9,10 @@ it is on one machine, and the cluster, which would run its neighbours again or g
 
 import atexit
 import contextlib
+import os
 import pickle
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -54,7 +56,7 @@ class Site:
         self._processes.open()
         self._processes.drop(self._program)
         self._program = ""
-        self._processes.put(program, fetch(), need)
+        self._processes.put(program, _made_at_home(fetch()), need)
         self._program = program
 
     def run(self, ticket: Ticket, name: str) -> Outcome:
@@ -108,6 +110,7 @@ def run(order: bytes, payload: Any, fetch: Callable[[], Any]) -> tuple[Any, ...]
         What `fourfold.distribute.orders.read_reply` reads.
     """
     name, program, need, n_items = pickle.loads(order)
+    program += os.environ.get("CUDA_VISIBLE_DEVICES", "")  # a cluster gives a task other devices than the last one had
     site = _take(program)
     where = f"on {socket.gethostname()}"
     is_sound = False
@@ -163,6 +166,13 @@ def _renewed(site: Site) -> Site:
     with contextlib.suppress(Exception):
         site.close()
     return Site()
+
+
+def _made_at_home(program: Parcel) -> Parcel:
+    """The program with the import path and the environment of this process, which may have changed since its worker began."""
+    setup, head = pickle.loads(program.head)
+    setup |= {"path": [entry for entry in sys.path if isinstance(entry, str)], "environment": dict(os.environ)}
+    return Parcel(pickle.dumps((setup, head)), program.buffers)
 
 
 def _parcel(parts: Any) -> Parcel:

@@ -112,7 +112,7 @@ class Lane:
     """An engine, the codec that speaks to it, and what makes the program that it runs.
 
     `hear` gets what workers said, where an engine brings that with its outcomes. `target_s` is how long a chunk should take
-    here; None: as long as suits the engine.
+    here; None: as long as suits the engine. At most `most` workers are used.
     """
 
     def __init__(
@@ -123,7 +123,9 @@ class Lane:
         need: Need = NO_NEED,
         hear: Callable[[tuple[Any, ...]], None] | None = None,
         target_s: float | None = None,
+        most: int | None = None,
     ) -> None:
+        self._most = most
         self.engine, self.codec, self.program, self.need, self._hear = engine, codec, program, need, hear
         info = engine.info
         usual_s = LOOP_TARGET_S if info.inline else max(SERVICE_S, DISPATCHES * info.dispatch_s)
@@ -136,6 +138,15 @@ class Lane:
         self._is_open = True
         self.engine.open()
         self.engine.put("program", program, self.need)
+
+    def slots(self) -> int:
+        """How many tickets to run at once now."""
+        slots = self.engine.slots()
+        return slots if self._most is None else min(slots, self._most)
+
+    def is_capped(self) -> bool:
+        """Whether the engine would run more at once than it may: a ticket too many would not wait there."""
+        return self._most is not None and self.engine.slots() > self._most
 
     def hear(self, said: Sequence[tuple[Any, ...]]) -> None:
         """Pass on what a worker said."""
@@ -319,12 +330,13 @@ class Driver:
     def _look_at_slots(self) -> None:
         if self._choose is not None and self._since_choice is not None and not self.schedule.stopping:
             self._consider(*self._since_choice)
-        slots = self.lane.engine.slots()
+        slots = self.lane.slots()
         if slots != self._slots:
             self._slots = slots
             self.most_slots = max(slots, self.most_slots)
             info = self.lane.engine.info
-            self._events.append(Slots(slots, not info.inline, self.lane.target_s, info.dispatch_s))
+            prefetch = not info.inline and not self.lane.is_capped()
+            self._events.append(Slots(slots, prefetch, self.lane.target_s, info.dispatch_s))
 
     def _consider(self, chunk: Chunk, result: ChunkResult) -> None:
         """Stay the loop, start workers, or change over to them."""

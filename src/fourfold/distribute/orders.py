@@ -81,7 +81,7 @@ class Orders:
 
     def key_of(self, program: Parcel, need: Need) -> str:
         """A name of a program by its content: workers keep what they know already."""
-        digest = hashlib.sha256(pickle.dumps(tuple(need)))
+        digest = hashlib.sha256(pickle.dumps((tuple(need), self.cargo_name)))
         for part in (program.head, *program.buffers):
             digest.update(part)
         return digest.hexdigest()[:32]

@@ -276,7 +276,11 @@ def _make_task(entry: Callable[..., Any]) -> Callable[..., Any]:
         if not work:
             return entry(version, cargo, None)
         order, payload, program = work
-        return entry(version, cargo, lambda: cargo_bytes, order, payload, lambda: program)
+        reply = entry(version, cargo, lambda: cargo_bytes, order, payload, lambda: program)
+        if isinstance(reply, str) or reply[1] is None:
+            return reply
+        # Dask pickles some results by protocol 4, which has no buffers.
+        return (reply[0], tuple(bytes(memoryview(part)) for part in reply[1]), *reply[2:])
 
     return fourfold_chunk
 

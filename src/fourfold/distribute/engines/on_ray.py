@@ -259,6 +259,7 @@ def _ray() -> Any:
 def _make_task(entry: Callable[..., Any]) -> Callable[..., Any]:
     def fourfold_chunk(version: str, cargo: str, cargo_refs: list[Any], *work: Any) -> Any:
         """Run an order on another thread: Ray ends a task by a KeyboardInterrupt in this one."""
+        import importlib
         import queue
         import threading
         import time
@@ -286,9 +287,7 @@ def _make_task(entry: Callable[..., Any]) -> Callable[..., Any]:
                 is_reply, answer = answers.get()
                 break
             except KeyboardInterrupt:
-                import fourfold.site as site
-
-                site.stop(name, "soft")
+                importlib.import_module("fourfold.site").stop(name, "soft")
         if is_reply:
             return answer
         raise answer

@@ -1,0 +1,288 @@
+"""What `fourfold.map` promises, on a real cluster: the same as on this machine."""
+
+import logging
+import os
+import signal
+import sys
+import time
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clusters import Cluster
+
+import fourfold as ff
+from fourfold.errors import ItemTimeout, OptionError, UnsupportedOption, VersionMismatch, WorkerLost
+
+
+@pytest.fixture
+def options(cluster: Cluster):
+    return {"engine": cluster.engine()}
+
+
+# ---- the same answer
+
+
+@pytest.mark.parametrize("chunk", ["auto", 1, 17])
+def test_values_come_in_input_order(options, chunk):
+    assert ff.map(lambda x: x * x, range(100), chunk=chunk, **options) == [x * x for x in range(100)]
+
+
+def test_random_numbers_are_those_of_the_loop(options):
+    def draw(item):
+        return float(ff.rng().normal()), float(np.random.random())
+
+    assert ff.map(draw, range(30), seed=7, **options) == ff.map(draw, range(30), seed=7, engine="serial")
+
+
+def test_a_stream_gives_what_the_loop_gives(options):
+    assert list(ff.imap(lambda x: -x, (x for x in range(60)), **options)) == [-x for x in range(60)]
+    assert sorted(ff.imap(lambda x: -x, range(60), ordered=False, **options)) == sorted(-x for x in range(60))
+
+
+def test_a_sum_of_floats_has_the_same_bits(options):
+    items = [0.1 * x for x in range(500)]
+    expected = ff.reduce(lambda a, b: a + b, items, engine="serial")
+    for chunk in ("auto", 33):
+        assert ff.reduce(lambda a, b: a + b, items, chunk=chunk, **options) == expected
+
+
+def test_arrays_go_there_and_come_back(options):
+    items = [np.full(200_000, x) for x in range(4)]
+    for item, value in zip(items, ff.map(lambda a: a * 2, items, **options), strict=True):
+        assert np.array_equal(value, item * 2)
+
+
+def test_what_the_function_holds_is_sent_once(options, tmp_path):
+    table = np.arange(4_000_000)  # 32 MB
+
+    class Sum:
+        def __init__(self, table, log):
+            self.table = table
+            with open(log, "a") as file:
+                file.write("built\n")
+
+        def __call__(self, x):
+            return int(self.table[x])
+
+    log = tmp_path / "built"
+    results = ff.map(Sum, range(50), init=(table, str(log)), chunk=1, **options)
+    assert results == list(range(50))
+    assert results.report.sent_bytes < 1_000_000
+    assert len(log.read_text().splitlines()) <= 4  # once for each worker, and not for each chunk
+
+
+# ---- items that fail
+
+
+def test_a_failed_item_is_raised_with_its_own_type_and_the_loops_item(options):
+    with pytest.raises(ZeroDivisionError) as caught:
+        ff.map(lambda x: 1 // (x - 5), range(20), **options)
+    assert any("item 5 " in note for note in caught.value.__notes__)
+
+
+def test_an_item_that_kills_its_process_costs_one_item(options):
+    def fragile(x):
+        if x == 13:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return x
+
+    results = ff.map(fragile, range(40), on_error="collect", **options)
+    assert [x for x in results if x != 13 and not isinstance(x, ff.Failure)] == [x for x in range(40) if x != 13]
+    (failure,) = results.failures
+    assert isinstance(failure.error, WorkerLost)
+    assert "SIGKILL" in failure.message
+    assert failure.index == 13
+
+
+def test_an_item_that_dies_once_runs_again(options, tmp_path):
+    marker = str(tmp_path / "died")
+
+    def once(x):
+        if x == 3 and not os.path.exists(marker):
+            open(marker, "w").close()
+            os._exit(9)
+        return x
+
+    results = ff.map(once, range(10), **options)
+    assert results == list(range(10))
+    assert results.report.n_workers_lost == 1
+
+
+def test_an_item_that_takes_too_long_costs_one_item(options):
+    def wait(x):
+        time.sleep(30 if x == 2 else 0)
+        return x
+
+    begin = time.monotonic()
+    results = ff.map(wait, range(6), timeout=1.0, on_error="collect", **options)
+    assert [failure.index for failure in results.failures] == [2]
+    assert isinstance(results.failures[0].error, ItemTimeout)
+    assert time.monotonic() - begin < 25
+
+
+def test_an_item_that_takes_too_much_memory_costs_one_item(options):
+    def grow(x):
+        return len(bytearray(600 << 20)) if x == 1 else x
+
+    results = ff.map(grow, range(4), memory=300 << 20, on_error="collect", **options)
+    assert [failure.index for failure in results.failures] == [1]
+    assert "MemoryError" in results.failures[0].error_type
+
+
+def test_retries_are_for_items_that_raise(options, tmp_path):
+    def flaky(x):
+        path = tmp_path / str(x)
+        with open(path, "a") as file:
+            file.write("x")
+        if len(path.read_text()) < 3:
+            raise OSError("not yet")
+        return x
+
+    assert ff.map(flaky, range(4), retries=2, **options) == list(range(4))
+
+
+# ---- what is said, and what is kept
+
+
+def test_what_items_print_and_log_arrives_here(options, capsys, caplog):
+    def speak(x):
+        print("printed", x)
+        logging.getLogger("mine").warning("logged %d", x)
+        return x
+
+    with caplog.at_level(logging.WARNING):
+        ff.map(speak, range(3), **options)
+    out = capsys.readouterr().out
+    assert [f"[item {x}] printed {x}" in out for x in range(3)] == [True] * 3
+    assert sorted(record.getMessage() for record in caplog.records if record.name == "mine") == [
+        f"[item {x}] logged {x}" for x in range(3)
+    ]
+
+
+def test_a_run_that_stops_on_the_cluster_goes_on_in_the_loop(options, tmp_path):
+    ran = tmp_path / "ran"
+    broken = tmp_path / "broken"
+    broken.touch()
+
+    def fn(x):
+        if x == 30 and broken.exists():
+            raise ValueError("stop here")
+        with open(ran, "a") as file:
+            file.write(f"{x}\n")
+        return x * 3
+
+    run = str(tmp_path / "run")
+    with pytest.raises(ValueError, match="stop here"):
+        ff.map(fn, range(60), run=run, chunk=5, **options)
+    broken.unlink()
+    results = ff.map(fn, range(60), run=run, engine="serial")
+    assert results == [x * 3 for x in range(60)]
+    assert results.report.n_recorded > 0
+
+
+# ---- environments
+
+
+def test_a_module_of_the_users_travels_when_it_is_shipped(cluster, tmp_path, monkeypatch):
+    (tmp_path / "only_here.py").write_text("def triple(x):\n    return x * 3\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import only_here
+
+    results = ff.map(only_here.triple, range(5), engine=cluster.engine(ship=[only_here]))
+    assert results == [0, 3, 6, 9, 12]
+    del sys.modules["only_here"]
+
+
+def test_a_module_that_is_not_there_is_named_before_work_starts(options, tmp_path, monkeypatch):
+    (tmp_path / "not_there.py").write_text("def f(x):\n    return x\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import not_there
+
+    with pytest.raises(ModuleNotFoundError, match="not_there") as caught:
+        ff.map(not_there.f, range(5), **options)
+    assert any("ship=" in note for note in caught.value.__notes__)
+    del sys.modules["not_there"]
+
+
+@pytest.mark.parametrize("what", ["folder", "wheel"])
+def test_folders_and_wheels_travel(cluster, tmp_path, what, monkeypatch):
+    package = tmp_path / "src" / f"parcel_{what}"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("VALUE = 42\n")
+    (package / "data.txt").write_text("beside it\n")
+    if what == "wheel":
+        import zipfile
+
+        path = tmp_path / "parcel-1-py3-none-any.whl"
+        with zipfile.ZipFile(path, "w") as wheel:
+            for file in package.iterdir():
+                wheel.write(file, f"{package.name}/{file.name}")
+    else:
+        path = package
+
+    def use(x):
+        import importlib
+
+        module = importlib.import_module(package_name)
+        return module.VALUE + x, Path(module.__file__).with_name("data.txt").read_text()
+
+    package_name = package.name
+    assert ff.map(use, [1], engine=cluster.engine(ship=[str(path)])) == [(43, "beside it\n")]
+
+
+def test_what_cannot_travel_is_refused_at_once(cluster):
+    for nonsense in ("no-such-file.whl", 3, types.ModuleType("made_up")):
+        with pytest.raises((OptionError, ModuleNotFoundError)):
+            ff.map(abs, [1], engine=cluster.engine(ship=[nonsense]))
+
+
+def test_another_python_is_refused(options, monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (3, 99, 0, "final", 0))
+    with pytest.raises(VersionMismatch, match=r"this is Python 3\.99\.0"):
+        ff.map(abs, [1], **options)
+
+
+def test_options_that_it_cannot_keep_are_refused_before_anything_starts(options):
+    honours = options["engine"].info.honours
+    if "idempotent" in honours:
+        assert ff.map(abs, [-1], idempotent=False, **options) == [1]
+        return
+    with pytest.raises(UnsupportedOption, match="idempotent"):
+        ff.map(abs, [-1], idempotent=False, **options)
+
+
+def test_workers_have_as_many_threads_as_they_are_given(options):
+    def threads(x):
+        import numpy
+        import threadpoolctl
+
+        numpy.ones((10, 10)) @ numpy.ones((10, 10))
+        return os.environ["OMP_NUM_THREADS"], [each["num_threads"] for each in threadpoolctl.threadpool_info()]
+
+    for wanted in (1, 2):
+        ((variable, found),) = ff.map(threads, [0], threads_per_worker=wanted, **options)
+        assert variable == str(wanted)
+        assert all(each <= wanted for each in found)
+
+
+# ---- what is somebody else's stays as it is
+
+
+def test_handlers_of_signals_stay(options):
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    ff.map(abs, range(4), **options)
+    assert {number: signal.getsignal(number) for number in before} == before
+
+
+def test_workers_caps_how_many_run_at_once(options, tmp_path):
+    def one_at_a_time(x):
+        path = tmp_path / "busy"
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL)
+        time.sleep(0.1)
+        os.close(descriptor)
+        os.unlink(path)
+        return x
+
+    assert ff.map(one_at_a_time, range(8), workers=1, chunk=1, **options) == list(range(8))
