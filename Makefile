@@ -6,6 +6,8 @@
 
 FIND = scripts/find_python.sh
 PYTHON ?= $(shell $(FIND) 3.11 3.12 3.13 any)
+# The engines of clusters are tested on one Python.
+CLUSTERS_OF_.venv = ,spark,ray,dask
 INSTALLED_FROM = pyproject.toml constraints.txt
 
 demo: .venv/.demo-ready
@@ -18,6 +20,7 @@ check: .venv/.test-ready
 
 test: check
 	.venv/bin/python -m pytest
+	@scripts/test_on_clusters.sh
 	@scripts/test_other_pythons.sh
 
 bench: .venv-bench/.ready
@@ -34,7 +37,7 @@ clean:
 	@touch $@
 
 %/.test-ready: $(INSTALLED_FROM)
-	@scripts/make_venv.sh $* "$(PYTHON)" -e '.[test]'
+	@scripts/make_venv.sh $* "$(PYTHON)" -e '.[test$(CLUSTERS_OF_$*)]'
 	@touch $*/.demo-ready $@
 
 # The peers have their own requirements, pinned there; constraints.txt holds for what both name.

@@ -32,6 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
     name, _, value = MARK.partition("=")
     os.environ[name] = value
     pytest.register_assert_rewrite("fourfold.testing")
+    config.addinivalue_line("filterwarnings", "default")  # Ray, Dask and Spark have warnings of their own
     config.addinivalue_line(
         "markers", "breaks_it: the cluster is of no use afterwards; these tests run last, each on one of its own"
     )

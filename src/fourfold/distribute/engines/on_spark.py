@@ -53,7 +53,7 @@ CAPACITY_S = 30.0
 that come idle longer."""
 
 CLOSE_S = 10.0
-"""Seconds until jobs that do not end are left to Spark. Spark asks a task to end every 2 s, and kills its process after that."""
+"""Seconds until jobs that do not end are left to Spark. Spark looks at its tasks every 2 s, and then kills their processes."""
 
 SCHEMA = "i int, data binary"
 
@@ -282,8 +282,8 @@ class Spark:
         from pyspark.sql import functions
 
         # A range without a number of partitions has as many as the cluster has cores.
-        frame = self._session.range(1 << 16).select(functions.max(functions.spark_partition_id()).alias("last"))
-        self._capacity = int(frame.collect()[0]["last"]) + 1
+        frame = self._session.range(1 << 16).select(functions.spark_partition_id().alias("number")).distinct()
+        self._capacity = max(1, frame.count())
 
     def submit(self, tickets: Sequence[Ticket]) -> None:
         """Queue tickets, and start jobs as far as it makes sense."""

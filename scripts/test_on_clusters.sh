@@ -1,0 +1,23 @@
+#!/bin/sh
+# Run the tests of the cluster engines, each kind of cluster in a pytest process of its own: a process has one Ray, and one kind
+# of Spark. All kinds: CLUSTERS="ray ray-two dask dask-processes spark spark-local-cluster spark-standalone spark-connect".
+set -eu
+: "${CLUSTERS:=ray dask-processes spark}"
+
+if ! command -v java >/dev/null && [ -z "${JAVA_HOME:-}" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "installing Java 17, which Spark needs"
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y openjdk-17-jre-headless >/dev/null || true
+fi
+
+for cluster in $CLUSTERS; do
+    case $cluster in
+        spark*)
+            if ! command -v java >/dev/null && [ -z "${JAVA_HOME:-}" ]; then
+                echo "$cluster: SKIPPED, there is no Java (Debian: apt-get install openjdk-17-jre-headless)"
+                continue
+            fi
+            ;;
+    esac
+    echo "$cluster: the tests on a real cluster"
+    .venv/bin/python -m pytest -q tests_on_clusters "--cluster=$cluster"
+done
