@@ -3,6 +3,8 @@
 import contextlib
 import io
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,3 +57,9 @@ def test_the_readme_example_prints_what_it_says() -> None:
     assert values in readme
     assert verdict.startswith("stayed the loop: 3 items")
     assert re.sub(r"[\d.]+ .?s\b", "T", verdict) in re.sub(r"[\d.]+ .?s\b", "T", readme)
+
+
+def test_the_table_of_engines_is_what_they_declare() -> None:
+    script = Path(__file__).parents[1] / "scripts" / "write_engines.py"
+    done = subprocess.run([sys.executable, str(script), "--check"], check=False, timeout=60)
+    assert done.returncode == 0, "type: python scripts/write_engines.py"

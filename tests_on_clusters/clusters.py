@@ -147,7 +147,7 @@ class RayOfTwoMachines(Cluster):
 
     def kill(self) -> None:
         for node in [self.second, self.ray.head_node]:
-            for processes in node.all_processes.values():
+            for processes in node.all_processes.values() if node is not None else ():
                 for info in processes:
                     with contextlib.suppress(psutil.NoSuchProcess):
                         psutil.Process(info.process.pid).kill()
@@ -156,7 +156,9 @@ class RayOfTwoMachines(Cluster):
         import ray
 
         ray.shutdown()
-        self.ray.shutdown()
+        with contextlib.suppress(Exception):
+            self.ray.shutdown()
+        self.kill()
 
 
 # ---- Dask

@@ -239,7 +239,7 @@ def test_what_cannot_travel_is_refused_at_once(cluster):
 
 
 def test_another_python_is_refused(options, monkeypatch):
-    monkeypatch.setattr(sys, "version_info", (3, 99, 0, "final", 0))
+    monkeypatch.setattr("fourfold.distribute.orders.sys", types.SimpleNamespace(version_info=(3, 99, 0)))
     with pytest.raises(VersionMismatch, match=r"this is Python 3\.99\.0"):
         ff.map(abs, [1], **options)
 

@@ -360,8 +360,11 @@ class EngineContract:
         rig.engine.cancel(ids)
         gate.open()
         (outcome,) = rig.outcomes_of(ids)
-        if outcome.kind is not Kind.CANCELLED or rig.engine.info.knows_started:
-            assert rig.result(outcome).done == (1 if rig.engine.info.stops_items else 4)
+        info = rig.engine.info
+        if info.knows_started:
+            assert rig.result(outcome).done == (1 if info.stops_items else 4)
+        else:  # it may end before it hears of that, and be called cancelled though it ran
+            assert outcome.kind is Kind.CANCELLED or 1 <= rig.result(outcome).done <= 4
 
     @pytest.mark.usefixtures("beside")
     def test_only_the_tickets_that_are_named_are_cancelled(self, rig: Rig, gates: Callable[[int], list[Gate]]) -> None:
