@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -209,19 +210,26 @@ class Lanes:
         }
 
 
-_clusters: dict[tuple[str, int | None], Engine] = {}
-"""The engines that were asked for by name or address: the connection is kept for the next call."""
+_clusters: dict[str, Any] = {}
+"""An engine for each name or address that was asked for: it has the connection, which is kept for the next call."""
+_clusters_lock = threading.Lock()
 
 
 def _cluster(name: str, workers: int | None) -> Engine:
-    """The engine of a cluster, by its name or address, with so many workers at most."""
-    if (name, workers) not in _clusters:
-        import fourfold.engines as engines
+    """An engine for one call, on the connection to the cluster of this name or address; `workers` if it is started here.
 
-        kinds = {"ray": engines.Ray, "dask": engines.Dask, "spark": engines.Spark}
-        address = None if name in kinds else name
-        _clusters[name, workers] = kinds[cluster_of(name)](address, slots=workers)
-    return _clusters[name, workers]
+    Raises:
+        EngineError: There is no such cluster.
+    """
+    import fourfold.engines as engines
+
+    kinds: dict[str, Any] = {"ray": engines.Ray, "dask": engines.Dask, "spark": engines.Spark}
+    with _clusters_lock:
+        if name not in _clusters:
+            _clusters[name] = kinds[cluster_of(name)](None if name in kinds else name, slots=workers)
+        _clusters[name].open()
+        engine: Engine = _clusters[name].for_another_call()
+        return engine
 
 
 def _check_honoured(settings: Settings, engine: Engine) -> None:

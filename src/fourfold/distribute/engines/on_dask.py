@@ -86,24 +86,34 @@ class Dask:
         """
         if self._client is not None and self._client.status == "running":
             return
+        if self._cluster is not None:  # ours, and gone
+            self._cluster.close()
+            self._cluster = None
         self._client = self._given if self._given is not None else self._connect()
         self._orders = orders = Orders(VERSION, self._ship)
         self._task = _make_task(orders.entry)
         orders.check(self._probe(), "the Dask cluster")
         self._cargo = self._scatter(orders.cargo) if orders.cargo else None
 
+    def for_another_call(self) -> "Dask":
+        """An engine on the same connection: calls may overlap, and an engine is for one at a time."""
+        return Dask(client=self._client, ship=self._ship, resources=self._resources)
+
     def _connect(self) -> Any:
         import distributed as untyped
+        from distributed.deploy import subprocess as untyped_too
 
         distributed: Any = untyped
+        subprocess: Any = untyped_too
         address = self._address
         try:
             if address is None:
                 from fourfold.machine import cores
 
                 n_workers = self._most or cores().n_cores
-                self._cluster = distributed.LocalCluster(
-                    n_workers=n_workers, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
+                # Processes that import nothing of the user's script: it needs no guard.
+                self._cluster = subprocess.SubprocessCluster(
+                    host="127.0.0.1", n_workers=n_workers, threads_per_worker=1, dashboard_address=None
                 )
                 address = self._cluster.scheduler_address
             client = distributed.Client(address, set_as_default=False, timeout=CONNECT_S)

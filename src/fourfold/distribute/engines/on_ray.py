@@ -91,6 +91,10 @@ class Ray:
         orders.check(found, "the Ray cluster")
         self._cargo = [ray.put(orders.cargo)] if orders.cargo else []
 
+    def for_another_call(self) -> "Ray":
+        """An engine on the same Ray: calls may overlap, and an engine is for one at a time."""
+        return Ray(ship=self._ship, resources=self._resources)
+
     def _connect(self, ray: Any) -> None:
         handler = signal.getsignal(signal.SIGTERM)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

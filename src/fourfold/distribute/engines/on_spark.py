@@ -138,7 +138,7 @@ class Spark:
             EngineError: There is no Spark there, or no Java here.
             VersionMismatch: Its Python, or its fourfold, is another one.
         """
-        if self._session is not None and not self._down:
+        if self._session is not None and not self._down and self._answers():
             return
         self._session = self._given if self._given is not None else self._find_or_make()
         self._is_remote = type(self._session).__module__.startswith("pyspark.sql.connect")
@@ -152,6 +152,19 @@ class Spark:
         orders.check(found, "the Spark executors")
         self._cargo = self._store(orders.cargo, orders.cargo_name) if orders.cargo else None
         self._look_at_capacity()
+
+    def for_another_call(self) -> "Spark":
+        """An engine on the same session: calls may overlap, and an engine is for one at a time."""
+        return Spark(session=self._session, ship=self._ship)
+
+    def _answers(self) -> bool:
+        """Whether the session is of use."""
+        try:
+            if self._is_remote:
+                return bool(self._session.range(1).count())
+            return not self._session.sparkContext._jsc.sc().isStopped()
+        except Exception:
+            return False
 
     def _find_or_make(self) -> Any:
         import pyspark.sql
