@@ -75,5 +75,9 @@ class TestProcesses(EngineContract):
 
 class TestSimulated(EngineContract):
     @pytest.fixture
+    def beside(self) -> None:
+        pytest.skip("this engine runs items inside wait: nothing happens beside them")
+
+    @pytest.fixture
     def make_engine(self) -> Callable[[], Engine]:
         return lambda: Simulated(2, lambda item: 0.001)

@@ -79,7 +79,7 @@ class Simulated:
         is_down: No worker is left and none can be started.
     """
 
-    info = EngineInfo(name="simulated", takes_objects=True, honours=frozenset({"idempotent"}))
+    info = EngineInfo(name="simulated", takes_objects=True, honours=frozenset({"idempotent"}), kills="no")
 
     def __init__(
         self,
