@@ -11,7 +11,7 @@ from collections.abc import Iterable
 CRASHES_ALLOWED = 2
 """An item is blamed when its worker died this often while it ran the item alone. Once could be an outsider's kill."""
 
-TRIES_IN_A_STORM = 12
+TRIES_IN_A_STORM = 20
 """The most deaths alone that an item is given when an outsider kills workers. Smaller: more innocent items are blamed then.
 Larger: a bad item takes more workers along in such a run. With 20 random kills per second on 2 workers, an attempt
 of 20 ms dies about one time in four (tests/test_storm.py)."""
@@ -21,8 +21,8 @@ WITNESSES = 32
 hit are blamed, before others have shown that there are outsiders. Larger: a bad item is told of later."""
 
 DOUBT_S = 2.0
-"""Seconds that this may take, as chunks have taken so far. Smaller: fewer witnesses where items are long. Larger: a run that
-is to stop at its first failure goes on for longer."""
+"""Seconds to wait for them at most. Smaller: fewer witnesses where items are long. Larger: a bad item among long ones is told
+of later. Not measured."""
 
 
 class Blame:

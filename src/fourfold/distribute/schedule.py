@@ -13,11 +13,12 @@ from collections import deque
 from collections.abc import Sequence
 
 from fourfold.distribute.admission import OOM_ALLOWED, Admission
-from fourfold.distribute.blame import CRASHES_ALLOWED, DOUBT_S, WITNESSES, Blame
+from fourfold.distribute.blame import CRASHES_ALLOWED, WITNESSES, Blame
 from fourfold.distribute.events import (
     Action,
     Cancel,
     Died,
+    DoubtOver,
     Event,
     Finished,
     GraceOver,
@@ -156,6 +157,8 @@ class Schedule:
                 self._bury(event, actions)
             case MemoryRoom():
                 self._look_at_memory(event, actions)
+            case DoubtOver():
+                self._judge_all(actions)
             case GraceOver():
                 self._failed_at = -1
                 self._cancelled = False
@@ -273,10 +276,8 @@ class Schedule:
             self.tally.deaths_in_a_row = 0  # these have a limit of their own
         if not alone or not self._blame.is_enough(position):
             self._repeat(position, 1)
-        elif self._n_witnesses_needed():
-            self._blame.doubt(position, self._n_witnesses())
         else:
-            self._condemn(position, crashes, actions)
+            self._blame.doubt(position, self._n_witnesses())
 
     def _condemn(self, position: int, attempts: int, actions: list[Action]) -> None:
         """This item's worker died, or was ended, and it is to blame."""
@@ -290,10 +291,13 @@ class Schedule:
         """Tickets that have ended or died: what they tell of outsiders is known."""
         return self.tally.chunks + self.tally.deaths
 
-    def _n_witnesses_needed(self) -> int:
-        """How many tickets more to wait for before an item is blamed: none while nobody knows how long they take."""
-        expected = self._sizes.expected_s()
-        return 0 if expected is None else int(min(WITNESSES, DOUBT_S * self.most_slots / max(expected, 1e-9)))
+    def has_doubts(self) -> bool:
+        """Whether an item waits to be judged; after DOUBT_S the schedule is to be told DoubtOver."""
+        return self._blame.has_doubts()
+
+    def _judge_all(self, actions: list[Action]) -> None:
+        while self.has_doubts():
+            self._judge(actions)
 
     def _judge(self, actions: list[Action]) -> None:
         """Blame the item that has waited for longest, or let it run again if by now its deaths look like an outsider's."""
@@ -381,12 +385,12 @@ class Schedule:
 
     def _go_on(self, actions: list[Action]) -> None:
         self._hand_out(actions)
-        while self._blame.has_doubts() and not self.stopping and self._is_time_to_judge():
+        while self.has_doubts() and not self.stopping and self._is_time_to_judge():
             self._judge(actions)
             self._hand_out(actions)
         if self.stopping:
             self._wind_down(actions)
-        elif self.exhausted and not (self._flights or self._again or self._alone or self._blame.has_doubts()):
+        elif self.exhausted and not (self._flights or self._again or self._alone or self.has_doubts()):
             self._end("too many" if self._too_many() else "", actions)
 
     def _hand_out(self, actions: list[Action]) -> None:
@@ -407,15 +411,14 @@ class Schedule:
 
     def _is_time_to_judge(self) -> bool:
         """Whether the witnesses have been heard, or a worker has nothing else to do."""
-        if self._n_witnesses() - self._blame.waits_since() >= self._n_witnesses_needed():
+        if self._n_witnesses() - self._blame.waits_since() >= WITNESSES:
             return True
         is_idle = len(self._flights) < self.slots and not self._asked and not self._again
         return is_idle and (self.exhausted or self._too_far_ahead())
 
     def _wind_down(self, actions: list[Action]) -> None:
         assert self._failed_at is not None
-        while self._blame.has_doubts():
-            self._judge(actions)
+        self._judge_all(actions)
         before = self._failed_at
         self._again = deque((start, min(count, before - start)) for start, count in self._again if start < before)
         self._alone = deque(position for position in self._alone if position < before)

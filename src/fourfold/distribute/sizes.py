@@ -89,14 +89,14 @@ class Sizes:
 
     def window(self, left: int | None) -> int:
         """How many tickets to have in flight; `left`: items not handed out yet, when known."""
-        expected = self.expected_s() if self.prefetch else None
+        expected = self._expected_s() if self.prefetch else None
         if expected is None or expected > max(PREFETCH_BELOW_S, 4 * self.slots * MESSAGE_S, PREFETCH_TIMES * self.dispatch_s):
             return self.slots
         if left is not None and left < self.slots * self._largest and self._largest > 1 and expected > FLOOR_S:
             return self.slots
         return 2 * self.slots
 
-    def expected_s(self) -> float | None:
+    def _expected_s(self) -> float | None:
         """Seconds that the next chunk of usual size will take."""
         if self._item_s is None:
             return None
