@@ -15,7 +15,7 @@ from unittest import mock
 from fourfold.aggregate.failures import Failures
 from fourfold.distribute import driver, schedule
 from fourfold.distribute.admission import OOM_ALLOWED
-from fourfold.distribute.blame import CRASHES_ALLOWED
+from fourfold.distribute.blame import CRASHES_ALLOWED, DOUBT_S
 from fourfold.distribute.driver import GRACE_S
 from fourfold.distribute.engines.simulated import Simulated
 from fourfold.distribute.events import Cancel, Died, Finished, GraceOver, MemoryRoom, Settle, Stop, Submit, Unstarted
@@ -54,6 +54,7 @@ class Watch:
         self.steps, self.most_steps = 0, STEPS + STEPS_PER_ITEM * n_items
         self.deaths_alone: Counter[int] = Counter()
         self.starved_alone: Counter[int] = Counter()
+        self.doubt_since: float | None = None
         self.starved: set[int] = set()
         """Positions that died of memory, and must run alone next."""
         self.settled: set[int] = set()
@@ -72,6 +73,7 @@ class Watch:
         self.schedule.validate()
         self._check_blame(event, hit, actions)
         self._check_width(actions, n_flights)
+        self._check_doubt()
         if self.schedule.stopping:
             if not was_stopping:
                 self._check_wind_down(actions)
@@ -124,6 +126,15 @@ class Watch:
                 died = self.deaths_alone[position]
                 is_enough = CRASHES_ALLOWED <= died == self.schedule._blame.allowed()
                 assert is_enough, f"{position} is blamed after it died alone {died} times"
+
+    def _check_doubt(self) -> None:
+        if not self.schedule.has_doubts():
+            self.doubt_since = None
+        elif self.doubt_since is None:
+            self.doubt_since = self.engine.now
+        else:
+            lasts_s = self.engine.now - self.doubt_since
+            assert lasts_s <= DOUBT_S + 1.0, f"a doubt has lasted for {lasts_s} s"
 
     def _check_width(self, actions: list[Any], n_before: int) -> None:
         flights = self.schedule._flights.values()
@@ -313,6 +324,18 @@ class Case:
             boot=rate(0.1, 0.5),
         )
         self.looks, self.nudges, self.jumps = (random.Random(self.seed) if pick.random() < 0.25 else None for _ in range(3))
+
+    @classmethod
+    def blind(cls, seed: int) -> "Case":
+        """A run with deadly items in large chunks, on an engine that never knows which item was running."""
+        case, pick = cls(seed, faults=False), random.Random(~seed)
+        case.n = pick.choice([17, 33, pick.randrange(1, 300), pick.randrange(1, 1500)])
+        case.seconds, case.bytes = [10 ** pick.uniform(-6, -1)] * case.n, [0] * case.n
+        case.chunk = pick.choice([None, 40, 1000, 1 << 16])
+        case.on_error = pick.choice(["collect", "skip"])
+        case.poison = set(pick.sample(range(case.n), min(case.n, pick.choice([0, 1, 1, 2, 4]))))
+        case.faults = Faults(unmarked=1.0)
+        return case
 
     @property
     def is_deadly(self) -> bool:
