@@ -18,7 +18,7 @@ def on_processes(fn, items, **options):
 
 @pytest.mark.fault("F5")
 @pytest.mark.parametrize("phase", killer.PHASES)
-@pytest.mark.parametrize("chunk", [1, 20])
+@pytest.mark.parametrize("chunk", [1, 16])
 @pytest.mark.parametrize("times", [1, 2, 3])
 def test_the_number_of_deaths_says_whether_an_item_is_blamed(tmp_path, phase, chunk, times):
     kill = Kill(tmp_path, 61, phase, times)

@@ -13,12 +13,13 @@ CRASHES_ALLOWED = 2
 
 TRIES_IN_A_STORM = 20
 """The most deaths alone that an item is given when an outsider kills workers. Smaller: more innocent items are blamed then.
-Larger: a bad item takes more workers along in such a run. With 20 random kills per second on 2 workers, an attempt
-of 20 ms dies about one time in four (tests/test_storm.py)."""
+Larger: a bad item takes more workers along in such a run. With 20 kills per second at random on 2 workers (simulated, 40 runs
+of 2,000 items), no item of up to 50 ms was blamed; 8 runs blamed one of 100 ms, whose attempts die two times in three."""
 
 WITNESSES = 32
 """Tickets that must end or die before an item is blamed that has died often enough. Smaller: the first items that outsiders
-hit are blamed, before others have shown that there are outsiders. Larger: a bad item is told of later."""
+hit are blamed, before others have shown that there are outsiders: with none, 6 of 40 such runs of items of 20 ms blamed one.
+Larger: a bad item is told of later."""
 
 DOUBT_S = 2.0
 """Seconds to wait for them at most. Smaller: fewer witnesses where items are long. Larger: a bad item among long ones is told

@@ -539,5 +539,5 @@ class Schedule:
             raise Bug(f"an item that must run alone does not: {self._flights}")
         if any(alone >= OOM_ALLOWED for _, alone in self._starved.values()):
             raise Bug(f"an item that died of memory while it ran alone is not settled: {self._starved}")
-        if self._ended and (self._flights or self._alone or (self._again and not self.stopping)):
+        if self._ended and (self._flights or single or (self._again and not self.stopping)):
             raise Bug("the run ended with items open")
