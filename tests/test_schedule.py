@@ -293,6 +293,10 @@ def test_several_deadly_items_among_thousands_end_no_run_when_nobody_knows_which
         assert search(n_items, deadly, workers, seed, chunk)[:2] == ("", sorted(deadly))
 
 
+def test_the_search_by_halves_ends_no_run_when_each_first_half_kills() -> None:
+    assert search(1 << 16, {0}, workers=1, seed=0, chunk=1 << 16)[:2] == ("", [0])
+
+
 def test_an_unreadable_chunk_is_halved_until_one_item_is_left() -> None:
     schedule = Schedule(Rules(total=4, chunk=4, stop_at_failure=False))
     step(schedule, Slots(8), Taken(4, False), Taken(0, True))
