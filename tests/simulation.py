@@ -15,11 +15,11 @@ from unittest import mock
 from fourfold.aggregate.failures import Failures
 from fourfold.distribute import driver, schedule
 from fourfold.distribute.admission import OOM_ALLOWED
+from fourfold.distribute.blame import CRASHES_ALLOWED, DOUBT_S
 from fourfold.distribute.driver import GRACE_S
 from fourfold.distribute.engines.simulated import Simulated
 from fourfold.distribute.events import Cancel, Died, Finished, GraceOver, MemoryRoom, Settle, Stop, Submit, Unstarted
 from fourfold.distribute.faults import Faults
-from fourfold.distribute.schedule import CRASHES_ALLOWED
 from fourfold.divide.source import Source
 from fourfold.errors import EngineError
 from fourfold.execute.chunk import Program
@@ -54,6 +54,7 @@ class Watch:
         self.steps, self.most_steps = 0, STEPS + STEPS_PER_ITEM * n_items
         self.deaths_alone: Counter[int] = Counter()
         self.starved_alone: Counter[int] = Counter()
+        self.doubt_since: float | None = None
         self.starved: set[int] = set()
         """Positions that died of memory, and must run alone next."""
         self.settled: set[int] = set()
@@ -66,10 +67,13 @@ class Watch:
         assert self.steps < self.most_steps, f"the run does not end: {self.steps} steps"
         was_stopping, n_flights = self.schedule.stopping, len(self.schedule._flights)
         self._note(event)
+        flight = self.schedule._flights.get(getattr(event, "id", None))
+        hit = range(flight.start, flight.start + flight.count) if flight is not None else range(0)
         actions: list[Any] = self.schedule.step(event)
         self.schedule.validate()
-        self._check_blame(event, actions)
+        self._check_blame(event, hit, actions)
         self._check_width(actions, n_flights)
+        self._check_doubt()
         if self.schedule.stopping:
             if not was_stopping:
                 self._check_wind_down(actions)
@@ -101,23 +105,36 @@ class Watch:
         elif is_alone:
             self.deaths_alone[flight.start] += 1
             died = self.deaths_alone[flight.start]
-            assert died <= self.schedule._crashes_allowed(), f"{flight.start} died alone {died} times and is not blamed"
+            assert died <= self.schedule._blame.allowed(), f"{flight.start} died alone {died} times and is not blamed"
 
-    def _check_blame(self, event: Any, actions: list[Any]) -> None:
+    def _check_blame(self, event: Any, hit: range, actions: list[Any]) -> None:
+        """Of the items that the event befell, and of those whose blame was put off until now."""
         for action in actions:
             if not isinstance(action, Settle):
                 continue
             position = action.position
             assert position not in self.settled, f"the failure of {position} is final twice"
             self.settled.add(position)
-            if not isinstance(event, Died) or event.expired or not self.schedule.rules.rerun_after_loss:
+            if position not in hit:
+                is_doubted = self.deaths_alone[position] > 0
+                assert is_doubted, f"{position} is blamed for what befell another"
+            elif not isinstance(event, Died) or event.expired or not self.schedule.rules.rerun_after_loss:
                 continue
-            if event.out_of_memory:
+            if position in hit and event.out_of_memory:
                 assert self.starved_alone[position] >= OOM_ALLOWED, f"{position} is blamed and never starved alone"
             else:
                 died = self.deaths_alone[position]
-                is_enough = CRASHES_ALLOWED <= died == self.schedule._crashes_allowed()
+                is_enough = CRASHES_ALLOWED <= died == self.schedule._blame.allowed()
                 assert is_enough, f"{position} is blamed after it died alone {died} times"
+
+    def _check_doubt(self) -> None:
+        if not self.schedule.has_doubts():
+            self.doubt_since = None
+        elif self.doubt_since is None:
+            self.doubt_since = self.engine.now
+        else:
+            lasts_s = self.engine.now - self.doubt_since
+            assert lasts_s <= DOUBT_S + 1.0, f"a doubt has lasted for {lasts_s} s"
 
     def _check_width(self, actions: list[Any], n_before: int) -> None:
         flights = self.schedule._flights.values()
@@ -307,6 +324,18 @@ class Case:
             boot=rate(0.1, 0.5),
         )
         self.looks, self.nudges, self.jumps = (random.Random(self.seed) if pick.random() < 0.25 else None for _ in range(3))
+
+    @classmethod
+    def blind(cls, seed: int) -> "Case":
+        """A run with deadly items in large chunks, on an engine that never knows which item was running."""
+        case, pick = cls(seed, faults=False), random.Random(~seed)
+        case.n = pick.choice([17, 33, pick.randrange(1, 300), pick.randrange(1, 1500)])
+        case.seconds, case.bytes = [10 ** pick.uniform(-6, -1)] * case.n, [0] * case.n
+        case.chunk = pick.choice([None, 40, 1000, 1 << 16])
+        case.on_error = pick.choice(["collect", "skip"])
+        case.poison = set(pick.sample(range(case.n), min(case.n, pick.choice([0, 1, 1, 2, 4]))))
+        case.faults = Faults(unmarked=1.0)
+        return case
 
     @property
     def is_deadly(self) -> bool:

@@ -9,9 +9,11 @@ import pytest
 
 from fourfold.aggregate.order import InOrder
 from fourfold.distribute.admission import CALM
+from fourfold.distribute.blame import CRASHES_ALLOWED, WITNESSES
 from fourfold.distribute.events import (
     Cancel,
     Died,
+    DoubtOver,
     Finished,
     MemoryRoom,
     Settle,
@@ -23,7 +25,7 @@ from fourfold.distribute.events import (
     Unreadable,
     Unstarted,
 )
-from fourfold.distribute.schedule import Rules, Schedule
+from fourfold.distribute.schedule import HALVED_ABOVE, Rules, Schedule
 from fourfold.errors import Bug
 
 
@@ -173,6 +175,126 @@ def test_deadly_items_in_a_row_are_found_one_by_one_whoever_dies_first(workers: 
                 first = next((offset for offset, item in enumerate(items) if item in deadly), None)
                 events.append(Finished(id, len(items), (), 0.001 * len(items)) if first is None else Died(id, first, 1))
         assert (reason, sorted(settled)) == ("", list(deadly))
+
+
+def in_doubt() -> Schedule:
+    """Item 0 has died alone as often as it may, of a thousand; tickets 2 and 3 are in flight, and nothing has ended."""
+    schedule = Schedule(Rules(total=1000, chunk=1, stop_at_failure=False))
+    step(schedule, Slots(2), Taken(1, False), Taken(1, False), Died(0, 0, 1), Died(2, 0, 1), Taken(1, False))
+    assert list(schedule._blame.doubted()) == [0]
+    return schedule
+
+
+def settled(actions: list[Any]) -> list[tuple[int, int]]:
+    return [(action.position, action.attempts) for action in actions if isinstance(action, Settle)]
+
+
+def next_ends(schedule: Schedule) -> list[Any]:
+    """The oldest ticket ends well, and items are taken for those that are asked for."""
+    actions = step(schedule, Finished(min(schedule._flights), 1, elapsed_s=1.0))
+    while any(isinstance(action, Take) for action in actions[-1:]):
+        actions += step(schedule, Taken(1, False))
+    return actions
+
+
+def test_an_item_that_died_often_enough_is_blamed_when_its_witnesses_have_ended_and_does_not_run_meanwhile() -> None:
+    schedule = in_doubt()
+    for _ in range(WITNESSES - 1):
+        actions = next_ends(schedule)
+        assert settled(actions) == []
+        assert (0, 1) not in flying(actions)
+    assert settled(next_ends(schedule)) == [(0, CRASHES_ALLOWED)]
+
+
+def test_an_item_in_doubt_runs_again_when_others_prove_to_have_died_of_outsiders() -> None:
+    schedule = in_doubt()
+    victim = min(schedule._flights)
+    start = schedule._flights[victim].start
+    assert (start, 1) in flying(step(schedule, Died(victim, 0, 1)))
+    again = next(id for id, flight in schedule._flights.items() if flight.start == start)
+    actions = step(schedule, Finished(again, 1, elapsed_s=1.0), DoubtOver(), Slots(2))
+    assert settled(actions) == []
+    assert schedule._again[0] == (0, 1) or (0, 1) in flying(actions)
+
+
+def test_an_item_in_doubt_is_blamed_when_the_time_for_it_is_over() -> None:
+    assert settled(step(in_doubt(), DoubtOver())) == [(0, CRASHES_ALLOWED)]
+
+
+def test_an_item_in_doubt_is_blamed_when_a_worker_has_nothing_else_to_do() -> None:
+    schedule = in_doubt()
+    step(schedule, Taken(0, exhausted=True))
+    actions: list[Any] = []
+    while len(schedule._flights) == 2:
+        actions += step(schedule, Finished(min(schedule._flights), 1, elapsed_s=1.0))
+    assert settled(actions) == [(0, CRASHES_ALLOWED)]
+
+
+def test_a_failure_of_a_later_item_does_not_hide_that_of_one_in_doubt() -> None:
+    schedule = Schedule(Rules(total=1000, chunk=1))
+    step(schedule, Slots(2), Taken(1, False), Taken(1, False), Died(0, 0, 1), Died(2, 0, 1), Taken(1, False))
+    actions = step(schedule, Finished(1, 1, [(0, False)], elapsed_s=1.0))
+    assert settled(actions) == [(1, 1), (0, CRASHES_ALLOWED)]
+
+
+def search(n_items: int, poison: set[int], workers: int, seed: int, chunk: int | None) -> tuple[str, list[int], int, int]:
+    """Run items on an engine that does not know which one killed: the reason, who is blamed, tickets and deaths."""
+    pick = random.Random(seed)
+    schedule = Schedule(Rules(total=n_items, chunk=chunk, stop_at_failure=False))
+    events: list[Any] = [Slots(workers)]
+    flights: dict[int, range] = {}
+    blamed: list[int] = []
+    n_tickets = 0
+    done: set[int] = set()
+    while True:
+        for action in schedule.step(events.pop(0)):
+            match action:
+                case Take(count):
+                    taken = min(count, n_items - schedule.taken)
+                    events.insert(0, Taken(taken, exhausted=not taken))
+                case Submit(id, start, count):
+                    flights[id] = range(start, start + count)
+                    n_tickets += 1
+                case Settle(position, _):
+                    blamed.append(position)
+                case Stop(reason):
+                    assert reason or done == set(range(n_items)) - poison
+                    return reason, sorted(blamed), n_tickets, schedule.tally.deaths
+        schedule.validate()
+        if not events:
+            id = pick.choice(sorted(flights)[:workers])  # the others wait behind these
+            items = flights.pop(id)
+            if poison.isdisjoint(items):
+                done.update(items)
+                events.append(Finished(id, len(items), (), 1e-5 * len(items)))
+            else:
+                events.append(Died(id, 0, len(items)))
+
+
+@pytest.mark.fault("F13")
+@pytest.mark.parametrize("workers", [1, 2, 8])
+def test_a_deadly_item_among_thousands_is_found_by_halves_when_nobody_knows_which_one_ran(workers: int) -> None:
+    n_halvings = (4000 // HALVED_ABOVE).bit_length()
+    for seed in range(30):
+        deadly = random.Random(seed).randrange(4000)
+        reason, blamed, n_tickets, n_deaths = search(4000, {deadly}, workers, seed, chunk=4000)
+        assert (reason, blamed) == ("", [deadly])
+        assert n_deaths <= 1 + n_halvings + CRASHES_ALLOWED
+        assert n_tickets <= 1 + 2 * n_halvings + HALVED_ABOVE + CRASHES_ALLOWED
+
+
+@pytest.mark.fault("F13")
+@pytest.mark.parametrize("chunk", [None, 300, 4000, 1 << 16])
+@pytest.mark.parametrize("workers", [1, 2, 8])
+def test_several_deadly_items_among_thousands_end_no_run_when_nobody_knows_which_one_ran(workers: int, chunk: int) -> None:
+    n_items = chunk or 4000
+    for seed in range(5):
+        deadly = set(random.Random(seed).sample(range(n_items), 1 + seed % 4))
+        assert search(n_items, deadly, workers, seed, chunk)[:2] == ("", sorted(deadly))
+
+
+def test_the_search_by_halves_ends_no_run_when_each_first_half_kills() -> None:
+    assert search(1 << 16, {0}, workers=1, seed=0, chunk=1 << 16)[:2] == ("", [0])
 
 
 def test_an_unreadable_chunk_is_halved_until_one_item_is_left() -> None:

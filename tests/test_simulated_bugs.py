@@ -18,7 +18,7 @@ from fourfold.errors import Bug
 
 FOLDER = Path(fourfold.distribute.__file__).parent
 
-COPIED = ["admission", "sizes", "schedule", "driver"]
+COPIED = ["admission", "blame", "sizes", "schedule", "driver"]
 """The modules that bugs are put into; each after those that it imports."""
 
 SEEDS = 2000
@@ -63,12 +63,22 @@ MISTAKES = [
         "first, count = flight.start + event.first, event.n_items",
         "first, count = flight.start + event.first + 1, event.n_items",
     ),
+    Mistake("a death is not counted", "return self._hit.get(position, (0, 0))[1]", "return self._hit[position][1] - 1"),
+    Mistake("a death is forgotten", "self._hit[position] = deaths + 1, crashes + alone", "pass"),
+    Mistake("a neighbour is blamed", "self._condemn(position, self", "self._condemn(position + 1, self"),
+    Mistake("a neighbour's fault is an attempt", "self._suspect(suspects, flight.count == 1", "self._suspect(suspects, True"),
+    Mistake("who is in doubt is dropped", "self._blame.doubt(position, self._n_witnesses())", "pass"),
     Mistake(
-        "a death is not counted", "crashes = self._crashed.pop(position, 0) + 1", "crashes = self._crashed.pop(position, 0)"
+        "who is in doubt is never judged at the end", "        self._judge_all(actions)\n        before", "        before"
     ),
-    Mistake("a death is forgotten", "self._crashed[position] = crashes", "pass"),
-    Mistake("a neighbour is blamed", "Settle(position, crashes)", "Settle(position + 1, crashes)"),
-    Mistake("a neighbour's fault is an attempt", "alone = flight.count == 1", "alone = True"),
+    Mistake("who is in doubt is blamed whatever is known by now", "if self._blame.is_enough(position):", "if True:"),
+    Mistake("nobody says that doubts have lasted enough", "self._events.append(DoubtOver())", "pass"),
+    Mistake("one half of the suspects is dropped", "self._repeat(suspects.start, half)", "pass"),
+    Mistake(
+        "the halves of the suspects overlap",
+        "self._repeat(suspects.start + half, len(suspects) - half)",
+        "self._repeat(suspects.start + half - 1, len(suspects) - half + 1)",
+    ),
     Mistake("one death is enough", "CRASHES_ALLOWED = 2", "CRASHES_ALLOWED = 1"),
     Mistake("who was stopped for want of memory is suspected", "if event.id in self._evicted:", "if False:"),
     Mistake(

@@ -11,6 +11,9 @@ from contextlib import contextmanager
 import pytest
 from simulation import Case, Cut, judge, judge_cut
 
+from fourfold.distribute.blame import CRASHES_ALLOWED
+from fourfold.distribute.schedule import HALVED_ABOVE
+
 SEEDS = int(os.environ.get("FOURFOLD_SEEDS", "2000"))
 """Runs of each kind. Fewer: rare orders of events are not met. More: time, about 4 ms each."""
 
@@ -57,6 +60,19 @@ def test_without_faults_every_item_comes_back_once_with_its_value(seeds: range) 
 
 def test_with_faults_each_item_has_exactly_one_outcome_and_only_the_guilty_are_blamed(seeds: range) -> None:
     each(seeds, lambda seed: judge(Case(seed, faults=True)))
+
+
+def test_deadly_items_are_found_where_nobody_knows_which_one_ran_and_all_others_end_well() -> None:
+    def check(seed: int) -> None:
+        case = Case.blind(seed)
+        ran = judge(case)
+        assert ran is not None
+        assert {failure.index for failure in ran.failures.all} == case.poison
+        n_deaths = (case.n // HALVED_ABOVE).bit_length() + 1 + CRASHES_ALLOWED
+        assert ran.engine.deaths <= n_deaths * len(case.poison)
+        assert ran.reason == ""
+
+    each(range(min(300, SEEDS)), check)
 
 
 def test_a_run_that_is_ended_from_outside_at_any_step_tells_why_and_leaves_its_engine_closed(seeds: range) -> None:

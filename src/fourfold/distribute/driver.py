@@ -14,11 +14,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
+from fourfold.distribute.blame import DOUBT_S
 from fourfold.distribute.engine import NO_NEED, Engine
 from fourfold.distribute.events import (
     Action,
     Cancel,
     Died,
+    DoubtOver,
     Event,
     Finished,
     GraceOver,
@@ -248,6 +250,7 @@ class Driver:
         self._slots = 0
         self._end: Stop | None = None
         self._give_up_at: float | None = None
+        self._judge_at: float | None = None
         self._since_choice: tuple[Chunk, ChunkResult] | None = None
         self.last_loss = self.last_evidence = ""
         self.most_slots = 0
@@ -376,6 +379,10 @@ class Driver:
                 self.lane.engine.submit(tickets)
         if self.schedule.stopping and self._give_up_at is None:
             self._give_up_at = time.monotonic() + GRACE_S
+        if not self.schedule.has_doubts():
+            self._judge_at = None
+        elif self._judge_at is None:
+            self._judge_at = time.monotonic() + DOUBT_S
 
     def _act(self, action: Action, tickets: list[Ticket]) -> None:
         match action:
@@ -445,13 +452,17 @@ class Driver:
 
     def _await(self) -> None:
         timeout = PATIENCE_S
-        if self._give_up_at is not None:
-            timeout = min(timeout, max(0.0, self._give_up_at - time.monotonic()))
+        for deadline in (self._give_up_at, self._judge_at):
+            if deadline is not None:
+                timeout = min(timeout, max(0.0, deadline - time.monotonic()))
         for outcome in self.lane.engine.wait(timeout):
             self._hear(outcome)
         if self._give_up_at is not None and time.monotonic() >= self._give_up_at:
             self._give_up_at = float("inf")
             self._events.append(GraceOver())
+        if self._judge_at is not None and time.monotonic() >= self._judge_at:
+            self._judge_at = None
+            self._events.append(DoubtOver())
 
     def _hear(self, outcome: Outcome) -> None:
         if outcome.id >= 0 and outcome.id not in self._flying and outcome.kind not in (Kind.BAD_PROGRAM, Kind.ENGINE_DOWN):

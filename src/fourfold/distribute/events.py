@@ -6,6 +6,7 @@ Finished    a ticket ended; these items failed          Settle   this item's fai
 Unstarted   a ticket ended before it did anything       Cancel   end these tickets
 Unreadable  a ticket could not cross the boundary       Stop     no more: nothing is left to wait for
 Died        a worker died with a ticket, or idle
+DoubtOver   items in doubt have waited long enough
 GraceOver   stopping has taken long enough
 MemoryRoom  there is memory for so many items
 """
@@ -72,6 +73,10 @@ class Died(NamedTuple):
     out_of_memory: bool = False
 
 
+class DoubtOver(NamedTuple):
+    """The time is over that items in doubt wait for witnesses: they are blamed, or run again, as far as is known now."""
+
+
 class GraceOver(NamedTuple):
     """The time that a stopping run waits for the tickets before the failed one is over."""
 
@@ -83,7 +88,7 @@ class MemoryRoom(NamedTuple):
     short: bool = False
 
 
-Event = Slots | Taken | Finished | Unstarted | Unreadable | Died | GraceOver | MemoryRoom
+Event = Slots | Taken | Finished | Unstarted | Unreadable | Died | DoubtOver | GraceOver | MemoryRoom
 
 
 class Take(NamedTuple):

@@ -5,7 +5,7 @@ the events. So the same code runs real jobs, the simulation of faults, and the p
 are in events.py, sizes in sizes.py.
 
 A position numbers an item in the order in which it is handed out. At any step each position below `taken` is in exactly
-one state: waiting in `_again` or `_alone`, in flight, or settled (checked by `validate`).
+one state: waiting in `_again` or `_alone`, in flight, in doubt, or settled (checked by `validate`).
 """
 
 import heapq
@@ -13,10 +13,12 @@ from collections import deque
 from collections.abc import Sequence
 
 from fourfold.distribute.admission import OOM_ALLOWED, Admission
+from fourfold.distribute.blame import CRASHES_ALLOWED, WITNESSES, Blame
 from fourfold.distribute.events import (
     Action,
     Cancel,
     Died,
+    DoubtOver,
     Event,
     Finished,
     GraceOver,
@@ -41,14 +43,6 @@ FRACTION_OF = 1000
 """Items of which a fraction of failures is allowed while nobody knows how many there will be. Fewer: a few failures at the
 start end the run. More: a function that always fails is run more often."""
 
-CRASHES_ALLOWED = 2
-"""An item is blamed when its worker died this often while it ran the item alone. Once could be an outsider's kill."""
-
-TRIES_IN_A_STORM = 12
-"""The most deaths alone that an item is given when an outsider kills workers. Smaller: more innocent items are blamed then.
-Larger: a bad item takes more workers along in such a run. With 20 random kills per second on 2 workers, an attempt
-of 20 ms dies about one time in four (tests/test_storm.py)."""
-
 HOPELESS = 50
 """Workers that may die while not one item has ever ended; each item dies twice. Smaller: fewer bad items at the beginning end
 a run that could go on. Larger: a function that never works is tried for longer, at some 5 ms for each death."""
@@ -57,6 +51,11 @@ IN_A_ROW = 10
 """Workers that may die in a row with nothing settled in between, for runs on few workers; for others it is 4 each. Smaller:
 deadly items that are neighbours end a run, though each would be found: they took up to 8 deaths on two workers, and 10 on
 five (simulated, in random order). Larger: workers that die before they have run anything are started more often."""
+
+
+HALVED_ABOVE = 16
+"""Suspects of one death above which they run again in halves, and not one by one: an engine may not know which item of a
+ticket was running. Smaller: a bad item takes more workers along, one for each halving. Larger: more tickets."""
 
 
 class Rules(Fixed):
@@ -128,11 +127,11 @@ class Schedule:
         self._alone: deque[int] = deque()
         self._evicted: set[int] = set()
         self._raised: dict[int, int] = {}
-        self._crashed: dict[int, int] = {}
+        self._blame = Blame()
+        self._halvings = 0
+        """Deaths in a row that the search for one item may take, among the most suspects that one death has had."""
         self._starved: dict[int, tuple[int, int]] = {}
         """Deaths of memory by position: all, and those while the item ran alone."""
-        self._absolved = 0
-        """Deaths that were no item's fault: the item they hit ended well when it ran again, or none was on the worker."""
         self._failed_at: int | None = None
         self._cancelled = self._any_ended = self._ended = False
 
@@ -158,6 +157,8 @@ class Schedule:
                 self._bury(event, actions)
             case MemoryRoom():
                 self._look_at_memory(event, actions)
+            case DoubtOver():
+                self._judge_all(actions)
             case GraceOver():
                 self._failed_at = -1
                 self._cancelled = False
@@ -187,8 +188,7 @@ class Schedule:
             self.tally.finished += done
             self.tally.deaths_in_a_row = 0
             self._admission.calm(self.slots)
-            for position in [each for each in self._crashed if flight.start <= each < flight.start + done]:
-                self._absolved += self._crashed.pop(position)
+            self._blame.end_well(range(flight.start, flight.start + done))
         elif flight.alone:
             self._put_back(flight)
             return
@@ -231,7 +231,7 @@ class Schedule:
             self.tally.deaths_in_a_row = 1 if event.first else self.tally.deaths_in_a_row + 1
             self._any_ended = self._any_ended or event.first > 0
         if event.id is None:
-            self._absolved += 1
+            self._blame.absolve()
         else:
             flight = self._land(event.id)
             if self._failed_at == -1:
@@ -247,39 +247,69 @@ class Schedule:
                 suspects = range(first, first + count)
             else:
                 suspects = range(flight.start, first + count)
-            again = []
             if event.expired and count == 1:  # the mark names the item: no doubt is left, whoever else is in its chunk
-                actions.append(Settle(first, 1))
-                self.tally.finished += 1
-                self.tally.deaths_in_a_row = 0
-                self._count_failure(first)
+                self._condemn(first, 1, actions)
                 suspects = range(suspects.start, first)
-            for position in suspects:
-                crashes = self._crashed.pop(position, 0) + 1
-                alone = flight.count == 1
-                if not self.rules.rerun_after_loss or (alone and crashes >= self._crashes_allowed()):
-                    actions.append(Settle(position, crashes))
-                    self.tally.finished += 1
-                    self.tally.deaths_in_a_row = 0
-                    self._count_failure(position)
-                else:
-                    # A death that may be a neighbour's fault is no attempt: only deaths alone are counted.
-                    if alone:
-                        self._crashed[position] = crashes
-                        if crashes >= CRASHES_ALLOWED:
-                            self.tally.deaths_in_a_row = 0  # these have a limit of their own
-                    again.append((position, 1))
-            # Suspects are tried at once: many of them later, one after the other, would look like workers that always die.
-            self._again.extendleft(reversed(again))
+            self._suspect(suspects, flight.count == 1, actions)
         self._stop_if_dying()
 
-    def _crashes_allowed(self) -> int:
-        """Deaths alone after which an item is blamed: one more for each death in this run that was nobody's fault."""
-        return min(CRASHES_ALLOWED + self._absolved, TRIES_IN_A_STORM)
+    def _suspect(self, suspects: range, alone: bool, actions: list[Action]) -> None:
+        """One of these is to blame, or nobody: run them again, fewer at once, until one has died often enough alone."""
+        if not self.rules.rerun_after_loss:
+            for position in suspects:
+                self._condemn(position, 1, actions)
+        elif len(suspects) > HALVED_ABOVE:
+            self._halvings = max(self._halvings, len(suspects).bit_length())
+            half = len(suspects) // 2
+            self._repeat(suspects.start + half, len(suspects) - half)
+            self._repeat(suspects.start, half)
+        elif len(suspects) == 1:
+            self._suspect_one(suspects.start, alone, actions)
+        else:
+            # At once: many of them later, one after the other, would look like workers that always die.
+            self._again.extendleft((position, 1) for position in reversed(suspects))
+
+    def _suspect_one(self, position: int, alone: bool, actions: list[Action]) -> None:
+        # A death that may be a neighbour's fault is no attempt: only deaths alone are counted.
+        crashes = self._blame.hit(position, alone=alone)
+        if crashes >= CRASHES_ALLOWED:
+            self.tally.deaths_in_a_row = 0  # these have a limit of their own
+        if not alone or not self._blame.is_enough(position):
+            self._repeat(position, 1)
+        else:
+            self._blame.doubt(position, self._n_witnesses())
+
+    def _condemn(self, position: int, attempts: int, actions: list[Action]) -> None:
+        """This item's worker died, or was ended, and it is to blame."""
+        self._blame.forget(position)
+        actions.append(Settle(position, attempts))
+        self.tally.finished += 1
+        self.tally.deaths_in_a_row = 0
+        self._count_failure(position)
+
+    def _n_witnesses(self) -> int:
+        """Tickets that have ended or died: what they tell of outsiders is known."""
+        return self.tally.chunks + self.tally.deaths
+
+    def has_doubts(self) -> bool:
+        """Whether an item waits to be judged; after DOUBT_S the schedule is to be told DoubtOver."""
+        return self._blame.has_doubts()
+
+    def _judge_all(self, actions: list[Action]) -> None:
+        while self.has_doubts():
+            self._judge(actions)
+
+    def _judge(self, actions: list[Action]) -> None:
+        """Blame the item that has waited for longest, or let it run again if by now its deaths look like an outsider's."""
+        position = self._blame.next()
+        if self._blame.is_enough(position):
+            self._condemn(position, self._blame.crashes(position), actions)
+        else:
+            self._repeat(position, 1)
 
     def _stop_if_dying(self) -> None:
         is_hopeless = not self._any_ended and self.tally.deaths > max(HOPELESS, 4 * self.most_slots)
-        if is_hopeless or self.tally.deaths_in_a_row > max(IN_A_ROW, 4 * self.most_slots):
+        if is_hopeless or self.tally.deaths_in_a_row > max(IN_A_ROW, 4 * self.most_slots) + self._halvings:
             self._stop("dying", -1)
 
     def _starve(self, flight: _Flight, event: Died, actions: list[Action]) -> None:
@@ -354,10 +384,17 @@ class Schedule:
     # ---- what to do now ----------------------------------------------------------------------------------------------
 
     def _go_on(self, actions: list[Action]) -> None:
+        self._hand_out(actions)
+        while self.has_doubts() and not self.stopping and self._is_time_to_judge():
+            self._judge(actions)
+            self._hand_out(actions)
         if self.stopping:
             self._wind_down(actions)
-            return
-        if self._runs_alone(actions):
+        elif self.exhausted and not (self._flights or self._again or self._alone or self.has_doubts()):
+            self._end("too many" if self._too_many() else "", actions)
+
+    def _hand_out(self, actions: list[Action]) -> None:
+        if self.stopping or self._runs_alone(actions):
             return
         while self.slots and not self._asked and len(self._flights) < self._window():
             if self._again:
@@ -371,11 +408,17 @@ class Schedule:
                 actions.append(Take(self._asked))
             else:
                 break
-        if self.exhausted and not self._flights and not self._again:
-            self._end("too many" if self._too_many() else "", actions)
+
+    def _is_time_to_judge(self) -> bool:
+        """Whether the witnesses have been heard, or a worker has nothing else to do."""
+        if self._n_witnesses() - self._blame.waits_since() >= WITNESSES:
+            return True
+        is_idle = len(self._flights) < self.slots and not self._asked and not self._again
+        return is_idle and (self.exhausted or self._too_far_ahead())
 
     def _wind_down(self, actions: list[Action]) -> None:
         assert self._failed_at is not None
+        self._judge_all(actions)
         before = self._failed_at
         self._again = deque((start, min(count, before - start)) for start, count in self._again if start < before)
         self._alone = deque(position for position in self._alone if position < before)
@@ -462,8 +505,7 @@ class Schedule:
         lowest = self._starts[0]
         if self._again:
             lowest = min(lowest, min(start for start, _ in self._again))
-        if self._alone:
-            lowest = min(lowest, *self._alone)
+        lowest = min([lowest, *self._alone, *self._blame.doubted()])
         return self.taken - lowest > AHEAD * 2 * self.slots * max(1, self._size(self.taken, None))
 
     # ---- for tests ---------------------------------------------------------------------------------------------------
@@ -474,7 +516,8 @@ class Schedule:
         Raises:
             Bug: An invariant is broken.
         """
-        held = sorted([(f.start, f.count) for f in self._flights.values()] + list(self._again) + [(p, 1) for p in self._alone])
+        single = [*self._alone, *self._blame.doubted()]
+        held = sorted([(f.start, f.count) for f in self._flights.values()] + list(self._again) + [(p, 1) for p in single])
         end = 0
         for start, count in held:
             if start < end or count < 1:
@@ -496,5 +539,5 @@ class Schedule:
             raise Bug(f"an item that must run alone does not: {self._flights}")
         if any(alone >= OOM_ALLOWED for _, alone in self._starved.values()):
             raise Bug(f"an item that died of memory while it ran alone is not settled: {self._starved}")
-        if self._ended and (self._flights or self._alone or (self._again and not self.stopping)):
+        if self._ended and (self._flights or single or (self._again and not self.stopping)):
             raise Bug("the run ended with items open")
