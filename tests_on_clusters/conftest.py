@@ -14,6 +14,7 @@ import pytest
 from clusters import KINDS, Cluster
 
 from fourfold.distribute.engine import Engine
+from fourfold.distribute.engines.on_processes.pool import POOL
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
@@ -68,6 +69,7 @@ def make_engine(cluster: Cluster) -> Callable[[], Engine]:
 def no_worker_of_ours_survives() -> Iterator[None]:
     """All worker processes that sites have started are gone with their clusters."""
     yield
+    POOL.close()  # of this process, for what a test ran here
     deadline = time.monotonic() + SETTLE_S
     while (left := ours()) and time.monotonic() < deadline:
         time.sleep(0.1)

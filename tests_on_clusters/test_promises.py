@@ -276,7 +276,10 @@ def test_handlers_of_signals_stay(options):
     assert {number: signal.getsignal(number) for number in before} == before
 
 
-def test_workers_caps_how_many_run_at_once(options, tmp_path):
+@pytest.mark.parametrize("how", ["workers=1", "slots=1"])
+def test_no_more_run_at_once_than_one_asks_for(cluster, tmp_path, how):
+    options = {"engine": cluster.engine(), "workers": 1} if how == "workers=1" else {"engine": cluster.engine(slots=1)}
+
     def one_at_a_time(x):
         path = tmp_path / "busy"
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL)
@@ -285,4 +288,13 @@ def test_workers_caps_how_many_run_at_once(options, tmp_path):
         os.unlink(path)
         return x
 
-    assert ff.map(one_at_a_time, range(8), workers=1, chunk=1, **options) == list(range(8))
+    assert ff.map(one_at_a_time, range(8), chunk=1, **options) == list(range(8))
+
+
+def test_a_call_inside_the_stream_of_another_one_does_not_mix_with_it(cluster):
+    def inner(x):
+        return [value * 10 for value in ff.map(lambda y: y + 1, [x, x], engine=cluster.engine())]
+
+    assert [inner(x) for x in ff.imap(lambda x: x, range(4), engine=cluster.engine(), chunk=1)] == [
+        [10 * (x + 1)] * 2 for x in range(4)
+    ]

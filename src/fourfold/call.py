@@ -311,7 +311,7 @@ class Call:
             return f"stayed the loop: {what}; {self._chooser.why}"
         ratio = f"{tally.busy_s / elapsed:.2f} times as fast as its items one after the other" if elapsed else ""
         crew = f"{workers} {info.name}"
-        if self._lanes.workers > workers:
+        if self._lanes.workers > workers and not info.elsewhere:
             crew += f" (of {self._lanes.workers} wanted: the others were not ready before the end)"
         ratio += self._memory_words(workers)
         if self._chooser is None:

@@ -147,8 +147,11 @@ class Lanes:
         from fourfold.execute.parcels import ParcelCodec
 
         settings = self._settings
+        caps = [cap for cap in (settings.workers, getattr(engine, "most", None)) if cap is not None]
         need = Need(settings.timeout, settings.memory, settings.gpus, settings.idempotent)
-        return Lane(engine, ParcelCodec(), lambda: self._parcel(engine.info.elsewhere), need, Replay(), most=settings.workers)
+        return Lane(
+            engine, ParcelCodec(), lambda: self._parcel(engine.info.elsewhere), need, Replay(), most=min(caps, default=None)
+        )
 
     # ---- the program -------------------------------------------------------------------------------------------------
 
@@ -213,6 +216,17 @@ class Lanes:
 _clusters: dict[str, Any] = {}
 """An engine for each name or address that was asked for: it has the connection, which is kept for the next call."""
 _clusters_lock = threading.Lock()
+
+
+def _forget_clusters() -> None:
+    """This process is a fork: the connections are its parent's."""
+    global _clusters_lock
+    _clusters_lock = threading.Lock()
+    _clusters.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_clusters)
 
 
 def _cluster(name: str, workers: int | None) -> Engine:

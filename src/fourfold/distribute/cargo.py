@@ -112,6 +112,17 @@ def make_entry() -> Callable[..., Any]:
 
     def entry(version: str, cargo: str, fetch_cargo: Callable[[], bytes], *work: Any) -> Any:
         """Make fourfold importable, and do `work`: an order, or nothing, to say what is here."""
+        try:
+            return prepare_and_do(version, cargo, fetch_cargo, *work)
+        except Exception as error:  # of this machine: a full disk, a folder that is somebody else's, memory that was lost
+            if not work:
+                raise
+            import socket
+
+            where = socket.gethostname()
+            return 6, None, None, f"{where} cannot run items: {type(error).__name__}: {error}", where, "", False, ()
+
+    def prepare_and_do(version: str, cargo: str, fetch_cargo: Callable[[], bytes], *work: Any) -> Any:
         import contextlib
         import importlib
         import os
@@ -124,7 +135,7 @@ def make_entry() -> Callable[..., Any]:
             import zipfile
 
             folder = os.path.join(tempfile.gettempdir(), f"fourfold-{os.getuid()}-{cargo}")
-            if folder not in sys.path:
+            if folder not in sys.path[:1]:
                 if not os.path.isdir(folder):
                     private = tempfile.mkdtemp(prefix="fourfold-")
                     try:
@@ -138,12 +149,14 @@ def make_entry() -> Callable[..., Any]:
                 about = os.lstat(folder)
                 if about.st_uid != os.getuid() or about.st_mode & 0o022:
                     raise PermissionError(f"{folder} belongs to somebody else: code is not imported from it")
-                sys.path.insert(0, folder)
+                sys.path[:] = [folder, *(entry for entry in sys.path if entry != folder)]
                 importlib.invalidate_caches()
         found = dict.fromkeys(("fourfold", "cloudpickle"), "")
         for name in found:
             with contextlib.suppress(ImportError):
-                found[name] = importlib.import_module(name).__version__
+                module = importlib.import_module(name)
+                travelled = f"{os.sep}fourfold-{os.getuid()}-" in str(module.__file__)
+                found[name] = "" if travelled and not work else module.__version__
         if not work:
             return {"python": tuple(sys.version_info[:3]), "executable": sys.executable, **found}
         if found["fourfold"] != version:

@@ -247,7 +247,7 @@ class Driver:
         self._last: dict[int, tuple[int, Any, Trouble, str]] = {}
         self._events: list[Event] = []
         self._ready: deque[Segment] = deque()
-        self._slots = 0
+        self._slots, self._prefetch = 0, True
         self._end: Stop | None = None
         self._give_up_at: float | None = None
         self._judge_at: float | None = None
@@ -334,11 +334,11 @@ class Driver:
         if self._choose is not None and self._since_choice is not None and not self.schedule.stopping:
             self._consider(*self._since_choice)
         slots = self.lane.slots()
-        if slots != self._slots:
-            self._slots = slots
+        prefetch = not self.lane.engine.info.inline and not self.lane.is_capped()
+        if (slots, prefetch) != (self._slots, self._prefetch):
+            self._slots, self._prefetch = slots, prefetch
             self.most_slots = max(slots, self.most_slots)
             info = self.lane.engine.info
-            prefetch = not info.inline and not self.lane.is_capped()
             self._events.append(Slots(slots, prefetch, self.lane.target_s, info.dispatch_s))
 
     def _consider(self, chunk: Chunk, result: ChunkResult) -> None:

@@ -9,9 +9,10 @@ An engine says how a task is started and how its result comes back. It never see
 import hashlib
 import itertools
 import math
-import os
 import pickle
 import sys
+import time
+import uuid
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +23,9 @@ from fourfold.records import Kind, Need, Outcome, Parcel, Ticket
 DOWN_IN_A_ROW = 8
 """Replies in a row that a machine of the cluster could not start a worker process, after which the cluster counts as unusable.
 Fewer: one sick machine ends the run. More: a cluster that cannot run processes at all is tried for longer."""
+
+DOWN_S = 10.0
+"""... and seconds without any other reply: a sick machine answers at once, while the others are busy. Not measured."""
 
 Parts = tuple[Any, ...]
 """The head of a parcel, and its buffers: what every cluster can carry."""
@@ -48,9 +52,10 @@ class Orders:
         self.cargo = cargo.pack(ship, ours=False)
         self.entry = cargo.make_entry()
         self._ship = tuple(ship)
-        self._name = f"{os.getpid()}-{id(self):x}"
+        self._name = uuid.uuid4().hex  # also in a fork, and in containers where each process is number 1
         self._numbers = itertools.count()
         self._down = 0
+        self._done_at = time.monotonic()
 
     @property
     def cargo_name(self) -> str:
@@ -98,9 +103,10 @@ class Orders:
         kind, data, running, reason, worker, evidence, out_of_memory, said = reply
         if kind == Kind.ENGINE_DOWN:
             self._down += 1
-            down = Kind.ENGINE_DOWN if self._down >= DOWN_IN_A_ROW else Kind.COLLATERAL
+            is_hopeless = self._down >= DOWN_IN_A_ROW and time.monotonic() - self._done_at > DOWN_S
+            down = Kind.ENGINE_DOWN if is_hopeless else Kind.COLLATERAL
             return Outcome(id, down, reason=reason, worker=worker)
-        self._down = 0
+        self._down, self._done_at = 0, time.monotonic()
         parcel = None if data is None else Parcel(data[0], tuple(memoryview(buffer) for buffer in data[1:]))
         return Outcome(id, Kind(kind), parcel, running, reason, worker, evidence, out_of_memory, said)
 

@@ -5,6 +5,7 @@ Dask cannot stop a task that runs. Here it need not: the order is told to end, a
 
 import atexit
 import contextlib
+import os
 import queue
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -22,6 +23,10 @@ is told later."""
 
 PROBE_S = 120.0
 """Seconds until a cluster that runs no task counts as full, or unable. It may have to start a machine. Not measured."""
+
+UNDONE_IN_A_ROW = 100
+"""Tasks in a row whose data Dask has lost, after which the cluster counts as unusable: when a worker dies, all that waited for
+what it held are lost together. Fewer: that ends a run. More: what cannot work is tried for longer."""
 
 CAPACITY_S = 2.0
 """Seconds for which a look at the size of the cluster holds. Smaller: more questions. Larger: new machines idle longer."""
@@ -60,7 +65,7 @@ class Dask:
         ship: Sequence[Any] = (),
         resources: Mapping[str, float] | None = None,
     ) -> None:
-        self._address, self._given, self._most, self._ship = address, client, slots, ship
+        self._address, self._given, self.most, self._ship = address, client, slots, ship
         self._resources = dict(resources or {})
         self._client: Any = None
         self._cluster: Any = None
@@ -74,6 +79,9 @@ class Dask:
         self._outcomes: list[Outcome] = []
         self._capacity, self._capacity_at = 0, 0.0
         self._need = NO_NEED
+        self._is_open = False
+        self._pid = 0
+        self._n_undone = 0
 
     # ---- the connection ----------------------------------------------------------------------------------------------
 
@@ -84,8 +92,12 @@ class Dask:
             EngineError: There is no scheduler there.
             VersionMismatch: Its Python, or its fourfold, is another one.
         """
-        if self._client is not None and self._client.status == "running":
+        if self._is_open and self._client.status == "running":
             return
+        self._is_open = False
+        if self._client is not None and self._client is not self._given:
+            with contextlib.suppress(Exception):
+                self._client.close()
         if self._cluster is not None:  # ours, and gone
             self._cluster.close()
             self._cluster = None
@@ -94,6 +106,7 @@ class Dask:
         self._task = _make_task(orders.entry)
         orders.check(self._probe(), "the Dask cluster")
         self._cargo = self._scatter(orders.cargo) if orders.cargo else None
+        self._is_open = True
 
     def for_another_call(self) -> "Dask":
         """An engine on the same connection: calls may overlap, and an engine is for one at a time."""
@@ -110,7 +123,7 @@ class Dask:
             if address is None:
                 from fourfold.machine import cores
 
-                n_workers = self._most or cores().n_cores
+                n_workers = self.most or cores().n_cores
                 # Processes that import nothing of the user's script: it needs no guard.
                 self._cluster = subprocess.SubprocessCluster(
                     host="127.0.0.1", n_workers=n_workers, threads_per_worker=1, dashboard_address=None
@@ -122,6 +135,7 @@ class Dask:
                 f"no Dask scheduler at {address}: {type(error).__name__}: {error}. Check the address, or use "
                 'engine="dask" to start a cluster of this machine'
             ) from error
+        self._pid = os.getpid()
         atexit.register(self.shutdown)
         return client
 
@@ -140,7 +154,10 @@ class Dask:
 
     def shutdown(self) -> None:
         """Leave the scheduler; end the cluster, when this engine has started it. Called when this process ends."""
+        if self._pid not in (0, os.getpid()):
+            return  # a fork
         self.close()
+        self._is_open = False
         atexit.unregister(self.shutdown)
         self._cargo = self._orders = None
         client, self._client = self._client, None
@@ -174,7 +191,7 @@ class Dask:
                         if wants
                         else worker["nthreads"]
                     )
-                self._capacity = min(room, self._most) if self._most else room
+                self._capacity = room
                 self._capacity_at = now + CAPACITY_S
         return self._capacity
 
@@ -190,7 +207,13 @@ class Dask:
         assert self._orders is not None
         self._need, self._capacity_at = need, 0.0
         self._parts[key] = (bytes(program.head), *(bytes(buffer) for buffer in program.buffers))
-        self._programs[key] = Stored(self._orders.key_of(program, need), self._scatter(self._parts[key]), need)
+        try:
+            place = self._scatter(self._parts[key])
+        except Exception as error:
+            raise EngineError(
+                f"Dask cannot store {program.size_bytes} bytes of the function: {type(error).__name__}: {error}"
+            ) from error
+        self._programs[key] = Stored(self._orders.key_of(program, need), place, need)
         if not self.slots() and self._wants():
             raise EngineError(
                 f"no worker of the Dask cluster has the resources {self._wants()}: start them with `dask worker --resources`"
@@ -242,7 +265,9 @@ class Dask:
         del self._flying[id]
         if future.status == "finished":
             with contextlib.suppress(Exception):
-                return [self._orders.outcome(id, future.result())]
+                outcome = self._orders.outcome(id, future.result())
+                self._n_undone = 0
+                return [outcome]
         if self._client.status != "running":
             return [Outcome(id, Kind.ENGINE_DOWN, reason="the Dask scheduler is gone")]
         error = future.exception() if future.status == "error" else None
@@ -250,7 +275,12 @@ class Dask:
             return [Outcome(id, Kind.LOST, reason=f"Dask lost {error.last_worker.address} and others with this task")]
         if error is not None and not _lost_data(error):
             return [Outcome(id, Kind.ENGINE_DOWN, reason=f"a worker of Dask cannot run fourfold: {error!r}")]
-        self._store_again()
+        self._n_undone += 1
+        if self._n_undone > UNDONE_IN_A_ROW:
+            reason = "Dask lost the function or its results again and again: does it fit into the memory of a worker?"
+            return [Outcome(id, Kind.ENGINE_DOWN, reason=reason)]
+        if any(program.place.status != "finished" for program in self._programs.values()):
+            self._store_again()
         return [Outcome(id, Kind.COLLATERAL)]
 
     def _store_again(self) -> None:

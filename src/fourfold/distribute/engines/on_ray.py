@@ -17,10 +17,6 @@ from fourfold.errors import EngineError
 from fourfold.records import Kind, Need, Outcome, Parcel, Ticket
 from fourfold.version import VERSION
 
-CONNECT_S = 15.0
-"""Seconds until a cluster that does not answer counts as not there. Smaller: a slow one is refused. Larger: a wrong address is
-told later."""
-
 PROBE_S = 120.0
 """Seconds until a cluster that runs no task counts as full, or unable. It may have to start a machine. Not measured."""
 
@@ -59,7 +55,7 @@ class Ray:
         ship: Sequence[Any] = (),
         resources: Mapping[str, float] | None = None,
     ) -> None:
-        self._address, self._most, self._ship, self._resources = address, slots, ship, dict(resources or {})
+        self._address, self.most, self._ship, self._resources = address, slots, ship, dict(resources or {})
         self._orders: Orders | None = None
         self._cargo: list[Any] = []
         self._programs: dict[str, Stored] = {}
@@ -69,7 +65,8 @@ class Ray:
         self._outcomes: list[Outcome] = []
         self._capacity, self._capacity_at = 0, 0.0
         self._need = NO_NEED
-        self._is_ours = False
+        self._is_ours = self._is_open = self._is_gone = False
+        self._pid = 0
 
     # ---- the connection ----------------------------------------------------------------------------------------------
 
@@ -80,16 +77,26 @@ class Ray:
             EngineError: There is no Ray there.
             VersionMismatch: Its Python, or its fourfold, is another one.
         """
-        if self._task is not None and _ray().is_initialized():
-            return
         ray = _ray()
+        if self._is_open and ray.is_initialized():
+            return
+        self._is_open = False
+        if self._is_gone and self._is_ours:
+            ray.shutdown()
+        self._is_gone = False
         if not ray.is_initialized():
             self._connect(ray)
+        elif self._address not in (None, "auto", "local", _connected_to.get(os.getpid())):
+            raise EngineError(
+                f"this process has a Ray already, and it is not {self._address}: call ray.shutdown() first, or leave the "
+                "address out"
+            )
         self._orders = orders = Orders(VERSION, self._ship)
         self._task = ray.remote(_make_task(orders.entry))
         found = self._probe(ray)
         orders.check(found, "the Ray cluster")
         self._cargo = [ray.put(orders.cargo)] if orders.cargo else []
+        self._is_open = True
 
     def for_another_call(self) -> "Ray":
         """An engine on the same Ray: calls may overlap, and an engine is for one at a time."""
@@ -99,13 +106,16 @@ class Ray:
         handler = signal.getsignal(signal.SIGTERM)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "include_dashboard": None}
-        starts = self._address in (None, "local") and not os.environ.get("RAY_ADDRESS")
+        starts = self._address == "local" or (self._address is None and not os.environ.get("RAY_ADDRESS"))
         if starts:
             from fourfold.machine import cores
 
-            options |= {"num_cpus": self._most or cores().n_cores, "include_dashboard": False}
+            options |= {"num_cpus": self.most or cores().n_cores, "include_dashboard": False}
         try:
-            ray.init(address=self._address, **{name: value for name, value in options.items() if value is not None})
+            ray.init(
+                address="local" if starts else self._address,
+                **{name: value for name, value in options.items() if value is not None},
+            )
         except Exception as error:
             where = self._address or os.environ.get("RAY_ADDRESS") or "this machine"
             raise EngineError(
@@ -114,7 +124,8 @@ class Ray:
         finally:
             with contextlib.suppress(ValueError):  # Ray puts its own there; only the main thread may put it back
                 signal.signal(signal.SIGTERM, handler)
-        self._is_ours = True
+        self._is_ours, self._pid = True, os.getpid()
+        _connected_to[os.getpid()] = self._address
         atexit.register(self.shutdown)
 
     def _probe(self, ray: Any) -> dict[str, Any]:
@@ -129,7 +140,10 @@ class Ray:
 
     def shutdown(self) -> None:
         """Leave Ray, when this engine has connected to it. Called when this process ends."""
+        if self._pid not in (0, os.getpid()):
+            return  # a fork
         self.close()
+        self._is_open = False
         atexit.unregister(self.shutdown)
         self._task = self._orders = None
         self._cargo.clear()
@@ -157,7 +171,7 @@ class Ray:
                 return self._capacity  # the next outcome tells what has become of the cluster
             wants = {"CPU": 1.0, "GPU": float(self._need.gpus), **self._resources}
             room = min(int(has.get(name, 0.0) / each) for name, each in wants.items() if each)
-            self._capacity = min(room, self._most) if self._most else room
+            self._capacity = room
             self._capacity_at = now + CAPACITY_S
         return self._capacity
 
@@ -169,7 +183,12 @@ class Ray:
         """
         assert self._orders is not None
         self._need, self._capacity_at = need, 0.0
-        self._programs[key] = Stored(self._orders.key_of(program, need), _ray().put(parts_of(program)), need)
+        try:
+            place = _ray().put(parts_of(program))
+        except Exception as error:
+            self._is_gone, self._is_open = True, False
+            raise EngineError(f"Ray cannot store {program.size_bytes} bytes of the function: {_first_line(error)}") from error
+        self._programs[key] = Stored(self._orders.key_of(program, need), place, need)
         if not self.slots():
             wants = {"GPU": need.gpus, **self._resources}
             raise EngineError(
@@ -231,6 +250,7 @@ class Ray:
             return [Outcome(id, Kind.LOST, reason=f"Ray lost the task: {_first_line(error)}")]
 
     def _go_down(self, error: BaseException) -> list[Outcome]:
+        self._is_gone, self._is_open = True, False
         reason = f"Ray is gone: {_first_line(error)}"
         ids = list(self._flying.values())
         self._flying.clear()
@@ -238,6 +258,8 @@ class Ray:
 
     def cancel(self, ids: Collection[int] | None = None, *, hard: bool = False) -> None:
         """Tasks that wait never start; those that run go on, unless `hard`."""
+        if not hard and not self._need.idempotent:
+            return  # Ray cannot tell a task that waits from one that has begun
         for ref, id in self._flying.items():
             if ids is None or id in ids:
                 self._cancelled[id] = Kind.LOST if hard else Kind.CANCELLED
@@ -254,6 +276,10 @@ class Ray:
         self._programs.clear()
 
 
+_connected_to: dict[int, str | None] = {}
+"""The address that this process has connected to by an engine, by its process id."""
+
+
 def _ray() -> Any:
     import ray
 
@@ -263,8 +289,7 @@ def _ray() -> Any:
 def _make_task(entry: Callable[..., Any]) -> Callable[..., Any]:
     def fourfold_chunk(version: str, cargo: str, cargo_refs: list[Any], *work: Any) -> Any:
         """Run an order on another thread: Ray ends a task by a KeyboardInterrupt in this one."""
-        import importlib
-        import queue
+        import sys
         import threading
         import time
 
@@ -273,27 +298,34 @@ def _make_task(entry: Callable[..., Any]) -> Callable[..., Any]:
         if not work:
             return entry(version, cargo, None)
         name, order, payload, program_refs = work
-        answers: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+        answers: list[tuple[bool, Any]] = []
+        should_stop = has_begun = False
 
         def run() -> None:
             try:
                 reply = entry(version, cargo, lambda: ray.get(cargo_refs[0]), order, payload, lambda: ray.get(program_refs[0]))
-                answers.put((True, reply))
+                answers.append((True, reply))
             except BaseException as error:
-                answers.put((False, error))
+                answers.append((False, error))
 
         thread = threading.Thread(target=run, name="fourfold-order", daemon=True)
-        thread.start()
         while True:
-            try:  # around the loop: the interrupt may come at any step of it
-                while answers.empty():
+            try:  # around all of it: the interrupt may come at any step
+                if not has_begun:
+                    has_begun = True
+                    thread.start()
+                while not answers:
+                    site = sys.modules.get("fourfold.site") if should_stop else None
+                    if site is not None:
+                        should_stop = False
+                        site.stop(name, "soft")
                     time.sleep(0.005)  # Ray's interrupt ends no wait for a lock
-                is_reply, answer = answers.get()
+                is_reply, answer = answers[0]
+                if is_reply:
+                    return answer
                 break
             except KeyboardInterrupt:
-                importlib.import_module("fourfold.site").stop(name, "soft")
-        if is_reply:
-            return answer
+                should_stop = True
         raise answer
 
     return fourfold_chunk

@@ -48,6 +48,9 @@ INLINE_BYTES = 64 << 10
 """A payload up to this size travels with its job, to all tasks of it; larger ones are stored, and taken by one. Smaller: more
 uploads, of some milliseconds each. Larger: each task of a bundle gets more of its neighbours' payloads."""
 
+CLOSURE_BYTES = 1 << 20
+"""... and all that travels with a job together: each task loads it. Spark makes a broadcast of more."""
+
 CAPACITY_S = 30.0
 """Seconds for which a look at the size of the cluster holds: on Connect it takes a job. Smaller: more jobs. Larger: executors
 that come idle longer."""
@@ -106,7 +109,7 @@ class Spark:
         ship: Sequence[Any] = (),
         config: dict[str, str] | None = None,
     ) -> None:
-        self._master, self._given, self._most, self._ship = master, session, slots, ship
+        self._master, self._given, self.most, self._ship = master, session, slots, ship
         self._config = dict(config or {})
         self._session: Any = None
         self._is_ours = self._is_remote = False
@@ -128,6 +131,8 @@ class Spark:
         self._ticket_s: float | None = None
         self._files: Path | None = None
         self._down = ""
+        self._is_open = False
+        self._pid = 0
 
     # ---- the session -------------------------------------------------------------------------------------------------
 
@@ -138,8 +143,12 @@ class Spark:
             EngineError: There is no Spark there, or no Java here.
             VersionMismatch: Its Python, or its fourfold, is another one.
         """
-        if self._session is not None and not self._down and self._answers():
+        if self._is_open and not self._down and self._answers():
             return
+        self._is_open = False
+        if self._files is not None:  # of a session that is gone: what was stored there must be stored again
+            shutil.rmtree(self._files, ignore_errors=True)
+            self._files = None
         self._session = self._given if self._given is not None else self._find_or_make()
         self._is_remote = type(self._session).__module__.startswith("pyspark.sql.connect")
         self._down = ""
@@ -152,6 +161,7 @@ class Spark:
         orders.check(found, "the Spark executors")
         self._cargo = self._store(orders.cargo, orders.cargo_name) if orders.cargo else None
         self._look_at_capacity()
+        self._is_open = True
 
     def for_another_call(self) -> "Spark":
         """An engine on the same session: calls may overlap, and an engine is for one at a time."""
@@ -169,14 +179,17 @@ class Spark:
     def _find_or_make(self) -> Any:
         import pyspark.sql
 
-        if self._master is None and (active := pyspark.sql.SparkSession.getActiveSession()) is not None:
-            return active
+        there = self._running_master()
+        if there and self._master in (None, there):
+            return pyspark.sql.SparkSession.builder.getOrCreate()
+        if there:
+            raise EngineError(f"this process has a Spark session on {there}, and can have no other one, on {self._master}")
         master = self._master or "local[*]"
         builder = pyspark.sql.SparkSession.builder
         handler = signal.getsignal(signal.SIGINT)
         try:
             if master.startswith("sc://"):
-                session = builder.remote(master).getOrCreate()
+                session = builder.remote(master).create()
             else:
                 if not shutil.which("java") and not os.environ.get("JAVA_HOME"):
                     raise EngineError(JAVA)
@@ -188,9 +201,21 @@ class Spark:
         finally:
             with contextlib.suppress(ValueError):  # Spark's handler cancels all jobs; ours end by their tags
                 signal.signal(signal.SIGINT, handler)
-        self._is_ours = True
+        self._is_ours, self._pid = True, os.getpid()
         atexit.register(self.shutdown)
         return session
+
+    def _running_master(self) -> str:
+        """The master of the Classic session that this process has; "" when it has none, or another kind is asked for."""
+        if (self._master or "").startswith("sc://"):
+            return ""
+        from pyspark import SparkContext
+
+        context = SparkContext._active_spark_context
+        try:
+            return str(context.master) if context is not None and not context._jsc.sc().isStopped() else ""
+        except Exception:
+            return ""
 
     def _make(self, builder: Any, master: str) -> Any:
         from fourfold.machine import cores
@@ -204,7 +229,7 @@ class Spark:
                 "spark.driver.bindAddress": "127.0.0.1",
             }
             if master == "local[*]":
-                builder = builder.master(f"local[{self._most or cores().n_cores}]")
+                builder = builder.master(f"local[{self.most or cores().n_cores}]")
         if here or "127.0.0.1" in master or "localhost" in master:
             os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # else executors take the first python3 of PATH
         for name, value in (settings | self._config).items():
@@ -213,7 +238,10 @@ class Spark:
 
     def shutdown(self) -> None:
         """End the session, when this engine has made it. Called when this process ends."""
+        if self._pid not in (0, os.getpid()):
+            return  # a fork
         self.close()
+        self._is_open = False
         atexit.unregister(self.shutdown)
         session, self._session = self._session, None
         self._cargo = self._orders = None
@@ -260,7 +288,12 @@ class Spark:
         assert self._orders is not None
         self._need = need
         name = self._orders.key_of(program, need)
-        self._programs[key] = Stored(name, self._store(pickle.dumps(parts_of(program), protocol=5), name), need)
+        try:
+            place = self._store(pickle.dumps(parts_of(program), protocol=5), name)
+        except Exception as error:
+            self._down = _first_line(error)
+            raise EngineError(f"Spark cannot store {program.size_bytes} bytes of the function: {self._down}") from error
+        self._programs[key] = Stored(name, place, need)
         self._profile = self._make_profile(need.gpus) if need.gpus else None
 
     def _make_profile(self, gpus: int) -> Any:
@@ -283,7 +316,7 @@ class Spark:
 
     def slots(self) -> int:
         """As many tasks as the cluster runs at once."""
-        return min(self._capacity, self._most) if self._most else self._capacity
+        return self._capacity
 
     def _look_at_capacity(self) -> None:
         self._capacity_at = time.monotonic() + CAPACITY_S
@@ -402,8 +435,10 @@ class Spark:
             if not bundle.is_running:
                 outcomes = [Outcome(ticket.id, Kind.CANCELLED) for ticket, _, _ in bundle.tickets]
             else:
-                outcomes = self._run(bundle)
+                outcomes = self._run(bundle, todo)
             with self._lock:
+                if todo is not self._todo:
+                    continue  # closed meanwhile: nobody asks for these any more
                 self._n_flying -= len(bundle.tickets)
                 self._bundles.pop(bundle.tag, None)
                 for outcome in outcomes:
@@ -412,21 +447,21 @@ class Spark:
                 with contextlib.suppress(Exception):
                     self._look_at_capacity()
 
-    def _run(self, bundle: _Bundle) -> list[Outcome]:
+    def _run(self, bundle: _Bundle, todo: Any) -> list[Outcome]:
         assert self._orders is not None
         stored = []
         try:
             work = []
             for ticket, program, order in bundle.tickets:
                 payload: Any = parts_of(ticket.payload)
-                if ticket.payload.size_bytes > INLINE_BYTES:
+                if ticket.payload.size_bytes > min(INLINE_BYTES, CLOSURE_BYTES // len(bundle.tickets)):
                     data = pickle.dumps(payload, protocol=5)
                     payload = self._store(data, f"{bundle.tag}-{ticket.id}")
                     stored.append(payload)
                 work.append((order, payload, program.place, program.need.idempotent))
             replies = self._run_job(bundle.tag, work)
         except Exception as error:
-            return self._failed(bundle, error)
+            return self._failed(bundle, error, todo)
         finally:
             for place in stored:
                 self._free(place)
@@ -453,7 +488,7 @@ class Spark:
             pieces.setdefault(i, []).append(data.as_buffer())
         return [pickle.loads(b"".join(pieces[i])) for i in range(len(work))]
 
-    def _failed(self, bundle: _Bundle, error: Exception) -> list[Outcome]:
+    def _failed(self, bundle: _Bundle, error: Exception, todo: Any) -> list[Outcome]:
         """Spark has given the job up, or we have."""
         tickets = bundle.tickets
         if bundle.interrupted:
@@ -465,6 +500,8 @@ class Spark:
         if len(tickets) == 1 or not all(program.need.idempotent for _, program, _ in tickets):
             return [Outcome(ticket.id, Kind.LOST, reason=f"Spark gave the job up: {reason}") for ticket, _, _ in tickets]
         with self._lock:  # one of them is to blame: find out which
+            if bundle.interrupted or todo is not self._todo:
+                return [Outcome(ticket.id, Kind.LOST, reason="its Spark job was ended") for ticket, _, _ in tickets]
             half = len(tickets) // 2
             self._start(tickets[:half])
             self._start(tickets[half:])
