@@ -45,7 +45,9 @@ def demo_command(
         "fourfold-demo"
     ),
     aircraft: Annotated[int | None, typer.Option(min=1, help="Only the first so many aircraft, for a quick look.")] = None,
-    engine: Annotated[str, typer.Option(help="auto, serial, threads or processes.")] = "auto",
+    engine: Annotated[
+        str | None, typer.Option(help="auto, serial, processes, spark, ... (Default: that of FOURFOLD_ENGINE, else auto.)")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="How many (default: the cores that may be used).")] = None,
     run: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="Record the run there: after kill -9, fourfold resume FOLDER goes on.")
@@ -67,7 +69,8 @@ def demo_command(
         items = make_aircraft(flights, folder)[:aircraft]
         say(f"computing the features of {len(items):,} aircraft, in the loop and with fourfold")
         function = functools.partial(aircraft_features, read_tables(folder))
-        comparison = compare(function, items, {"engine": engine, "workers": workers, "run": run})
+        chosen = {} if engine is None else {"engine": engine}
+        comparison = compare(function, items, chosen | {"workers": workers, "run": run})
         check_equal(comparison)
         path = write(output, flights, items, comparison.fourfold)
         print_table(comparison, items, path)
