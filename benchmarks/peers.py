@@ -8,6 +8,7 @@ the fastest runs. A peer is imported when it is opened.
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -146,6 +147,33 @@ def dask_cluster(workers: int) -> Iterator[Mapper]:
         yield run
 
 
+@contextmanager
+def spark_session(workers: int) -> Iterator[Mapper]:
+    """Spark in one JVM on this machine, on loopback only, without its pages; `slices` partitions."""
+    os.environ |= {"SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable}
+    from pyspark.sql import SparkSession
+
+    builder = SparkSession.builder.master(f"local[{workers}]")
+    for name, value in {
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.log.level": "OFF",
+    }.items():
+        builder = builder.config(name, value)
+    session = builder.getOrCreate()
+    try:
+
+        def run(fn: Callable[[Any], Any], items: Sequence[Any], slices: int | None = None) -> list[Any]:
+            return session.sparkContext.parallelize(items, slices).map(fn).collect()
+
+        run(abs, range(workers))
+        yield run
+    finally:
+        session.stop()
+
+
 OPENERS: dict[str, Callable[[int], AbstractContextManager[Mapper]]] = {
     "Pool": multiprocessing_pool,
     "ProcessPoolExecutor": process_pool_executor,
@@ -153,6 +181,7 @@ OPENERS: dict[str, Callable[[int], AbstractContextManager[Mapper]]] = {
     "mpire": mpire_pool,
     "Ray": ray_cluster,
     "Dask": dask_cluster,
+    "Spark": spark_session,
 }
 
 # Peers that use the processor while they have nothing to do (measured idle on 2 cores, of one core: mpire 3.5 %,

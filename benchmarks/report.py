@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rows import Row
 
-PACKAGES = ("fourfold", "numpy", "joblib", "mpire", "ray", "distributed")
+PACKAGES = ("fourfold", "numpy", "joblib", "mpire", "ray", "distributed", "pyspark")
 
 # Columns of the tables where the output is no terminal. Smaller: the cells break; larger: a log breaks them.
 WIDTH = 150

@@ -5,7 +5,7 @@ pN_*.py     one promise each: its cases, its contestants, its bar
 peers.py    the other libraries, opened and warmed       fourfolds.py  ours
 measure.py  turns, laps, ratios of the same round        rows.py       how a race is judged
 fresh.py    calls in a fresh interpreter (cold figures)  work.py       what the items do
-recovery.py what the death of a worker costs
+recovery.py what the death of a worker costs           clusters.py    Spark, Ray, Dask by hand and by fourfold
 report.py   the tables and the JSON                      scale.py      P15, on simulated workers
 """
 
@@ -35,13 +35,14 @@ PROMISES = {
     "P13": "p13_journal",
     "P15": "p15_scale",
     "RECOVERY": "recovery",
+    "CLUSTERS": "clusters",
 }
 
 # Seconds one promise may take before it is ended. Smaller: slow machines fail; larger: a hang costs more.
-PROMISE_TIMEOUT_S = 900.0
+PROMISE_TIMEOUT_S = 1500.0
 
 # What benchmarks/requirements.txt installs and `make bench` finds there.
-NEEDED = ("distributed", "fourfold", "joblib", "mpire", "numpy", "psutil", "ray")
+NEEDED = ("distributed", "fourfold", "joblib", "mpire", "numpy", "psutil", "pyspark", "ray")
 
 DEFAULT_ROUNDS = 5
 QUICK_ROUNDS = 2

@@ -10,7 +10,7 @@ from fourfold.distribute.engine import EngineInfo
 from fourfold.distribute.engines.on_dask import Dask
 from fourfold.distribute.engines.on_processes.engine import Processes
 from fourfold.distribute.engines.on_ray import Ray
-from fourfold.distribute.engines.on_spark import Spark
+from fourfold.distribute.engines.on_spark.engine import Spark
 from fourfold.distribute.engines.on_this_thread import ThisThread
 from fourfold.distribute.engines.on_threads import Threads
 from fourfold.lanes import KEPT_BY_THE_DRIVER

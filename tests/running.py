@@ -97,15 +97,15 @@ class Script:
         """As Ctrl-C does, for a process whose terminal sends it to nobody else."""
         self.process.send_signal(signal.SIGINT)
 
-    def end(self, timeout: float = 60.0) -> Ended:
+    def end(self, timeout: float = 60.0, survive_s: float = SURVIVE_S) -> Ended:
         """Wait for its end, and then for the end of those it left behind."""
         # Whoever holds the pipes open would keep communicate() waiting: a survivor is a failure too.
         stdout, stderr = self.process.communicate(self._stdin or None, timeout=timeout)
-        return Ended(self.process.returncode, stdout, stderr, self.survivors())
+        return Ended(self.process.returncode, stdout, stderr, self.survivors(survive_s))
 
-    def survivors(self) -> list[str]:
-        """Those who are still there SURVIVE_S from now, although the script has ended."""
-        deadline = time.monotonic() + SURVIVE_S * SCALE
+    def survivors(self, survive_s: float = SURVIVE_S) -> list[str]:
+        """Those who are still there `survive_s` from now, although the script has ended."""
+        deadline = time.monotonic() + survive_s * SCALE
         while (left := self._family()) and time.monotonic() < deadline:
             psutil.wait_procs(left, timeout=0.05)
         return [_line(process) for process in left]

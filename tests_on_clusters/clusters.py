@@ -64,6 +64,14 @@ class Cluster:
         """What a user types as `engine=`."""
         raise NotImplementedError
 
+    def environment(self) -> dict[str, str]:
+        """... and what must be in the environment for it."""
+        return {}
+
+    def is_elsewhere(self) -> bool:
+        """Whether other processes can use it."""
+        return bool(self.processes)
+
     def workers(self) -> list[int]:
         """Process ids of machines, as far as one can tell here: killing one loses what runs there."""
         raise NotImplementedError
@@ -141,6 +149,12 @@ class RayOfTwoMachines(Cluster):
 
     def address(self) -> str:
         return "ray"
+
+    def environment(self) -> dict[str, str]:
+        return {"RAY_ADDRESS": self.ray.address}
+
+    def is_elsewhere(self) -> bool:
+        return True
 
     def workers(self) -> list[int]:
         return [info[0].process.pid for name, info in self.second.all_processes.items() if name == "raylet"]

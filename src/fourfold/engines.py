@@ -2,6 +2,6 @@
 
 from fourfold.distribute.engines.on_dask import Dask
 from fourfold.distribute.engines.on_ray import Ray
-from fourfold.distribute.engines.on_spark import Spark
+from fourfold.distribute.engines.on_spark.engine import Spark
 
 __all__ = ["Dask", "Ray", "Spark"]

@@ -114,6 +114,8 @@ class Lanes:
             engine = Threads(self.workers, _describe)
         if isinstance(engine, str):
             engine = _cluster(engine, self._settings.workers)
+        elif hasattr(engine, "for_another_call"):  # calls may overlap, and an engine is for one at a time
+            engine = engine.for_another_call(engine.most)
         if engine.info.takes_objects:
             return Lane(engine, ObjectCodec(), lambda: self._program(shares_globals=engine.info.shares_globals))
         return self._with_parcels(engine)
@@ -184,7 +186,8 @@ class Lanes:
         setup = self._setup()
         if elsewhere:
             threads = self._settings.threads_per_worker or 1  # cores of that machine are the cluster's to give
-            setup |= {"cwd": None, "path": None, "environment": None, "threads": threads}
+            # What a task of a cluster gives back comes with its end: cut, it would travel twice.
+            setup |= {"cwd": None, "path": None, "environment": None, "threads": threads, "is_cut": False}
         return pack_program(parcel, setup)
 
     def _setup(self) -> dict[str, Any]:
@@ -203,6 +206,7 @@ class Lanes:
         }
         plain = [each for each in warnings.filters if each[2].__module__ == "builtins"]
         return {
+            "is_cut": True,
             "cwd": _current_folder(),
             "path": [entry for entry in sys.path if isinstance(entry, str)],
             "environment": dict(os.environ),

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from fourfold.distribute.engine import Runnable
 from fourfold.distribute.engines.on_processes import stacks
 from fourfold.distribute.engines.on_processes.page import Page
 from fourfold.distribute.engines.on_processes.worker_loop import WorkerLoop, watch_driver
@@ -19,7 +20,7 @@ from fourfold.execute.chunk import Run
 from fourfold.execute.pickling import load
 from fourfold.execute.remote import dump_trouble
 from fourfold.machine import THREAD_VARIABLES, limit_threads_for_good
-from fourfold.records import Parcel
+from fourfold.records import Kind, Parcel
 
 
 def main(end: socket.socket, page: Page, number: int, driver_pidfd: int) -> None:
@@ -61,11 +62,18 @@ _calm_down: Callable[[], None]
 """Undoes what items of earlier calls have done to signals and the umask; set when the worker starts."""
 
 
-def _load(parcel: Parcel) -> Run:
+def _load(parcel: Parcel) -> Runnable:
     setup, head = pickle.loads(parcel.head)
+    is_cut = setup.pop("is_cut")
     _become(**setup)
     run: Run = load(Parcel(head, parcel.buffers)).prepare()
-    return run
+    if is_cut:
+        return run
+
+    def run_whole(payload: Any, cell: Any) -> tuple[Kind, Any]:
+        return run(payload, cell.uncut())
+
+    return run_whole
 
 
 def _become(

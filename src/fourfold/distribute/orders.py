@@ -8,7 +8,6 @@ An engine says how a task is started and how its result comes back. It never see
 
 import hashlib
 import itertools
-import math
 import pickle
 import sys
 import time
@@ -118,14 +117,3 @@ def parts_of(parcel: Parcel) -> Parts:
 
 def _dotted(version: Sequence[int]) -> str:
     return ".".join(map(str, version))
-
-
-def bundle_size(slots: int, ticket_s: float | None, job_s: float) -> int:
-    """How many tickets an engine that starts jobs should put into one.
-
-    The driver starts at most 1 / `job_s` jobs per second, and `slots` workers end `slots / ticket_s` tickets per second. A
-    bundle comes back when its slowest ticket has, so it has no more than that asks for, twice over, and at most the slots.
-    """
-    if ticket_s is None:
-        return 1 if slots * job_s < 1 else max(1, slots // 8)
-    return max(1, min(slots, math.ceil(2 * slots * job_s / max(ticket_s, 1e-6)) if slots * job_s > ticket_s / 4 else 1))

@@ -14,6 +14,10 @@ feed: a chunk must last long enough for the driver to serve all the others, twic
 FLOOR_S = 0.002
 """Seconds below which no chunk is cut smaller at the end. Smaller: messages eat the gain. Larger: a worse tail."""
 
+FLOOR_DISPATCHES = 4
+"""... nor below so many times as long as it takes to start one. Smaller: at the end more time goes into starting than into
+items. Larger: a worse tail."""
+
 TAIL = 3
 """At the end a chunk is at most 1 / (TAIL * workers) of what is left. Smaller: a worker may be left alone with a large last
 chunk. Larger: more messages."""
@@ -118,7 +122,7 @@ class Sizes:
             return 1
         if self.costs is not None:
             return self._size_by_cost(self.costs, start, count)
-        floor_s = max(FLOOR_S, self.slots * MESSAGE_S, self.dispatch_s)
+        floor_s = max(FLOOR_S, self.slots * MESSAGE_S, FLOOR_DISPATCHES * self.dispatch_s)
         target_s = max(self.target_s, 2 * floor_s)
         size = target_s / max(self._item_s, 1e-9)
         left = count if count is not None else left

@@ -3,26 +3,21 @@
 Dask cannot stop a task that runs. Here it need not: the order is told to end, and the site ends it.
 """
 
-import atexit
 import contextlib
-import os
 import queue
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from fourfold.distribute.connection import PROBE_S, Connection, OnConnection, parts_as_bytes
 from fourfold.distribute.engine import NO_NEED, EngineInfo
 from fourfold.distribute.orders import Orders, Stored
 from fourfold.errors import EngineError
 from fourfold.records import Kind, Need, Outcome, Parcel, Ticket
-from fourfold.version import VERSION
 
 CONNECT_S = 10.0
 """Seconds until a scheduler that does not answer counts as not there. Smaller: a slow one is refused. Larger: a wrong address
 is told later."""
-
-PROBE_S = 120.0
-"""Seconds until a cluster that runs no task counts as full, or unable. It may have to start a machine. Not measured."""
 
 UNDONE_IN_A_ROW = 100
 """Tasks in a row whose data Dask has lost, after which the cluster counts as unusable: when a worker dies, all that waited for
@@ -35,7 +30,92 @@ IDLE_S = 0.05
 """Seconds that `wait` sleeps when nothing is in flight. Not measured."""
 
 
-class Dask:
+class _Connection(Connection):
+    """A client of a scheduler: given, made for an address, or of a cluster that is started here."""
+
+    where = "the Dask cluster"
+
+    def __init__(
+        self,
+        address: str | None,
+        client: Any,
+        slots: int | None,
+        ship: Sequence[Any],
+        resources: Mapping[str, float] | None,
+    ) -> None:
+        super().__init__(ship)
+        self._address, self._given, self._slots = address, client, slots
+        self.resources = dict(resources or {})
+        self.client: Any = None
+        self.task: Any = None
+        self.cluster: Any = None
+        """The one that was started here."""
+
+    def _answers(self) -> bool:
+        return bool(self.client.status == "running")
+
+    def _connect(self) -> None:
+        if self._given is not None:
+            self.client = self._given
+            return
+        import distributed as untyped
+        from distributed.deploy import subprocess as untyped_too
+
+        distributed: Any = untyped
+        subprocess: Any = untyped_too
+        address = self._address
+        try:
+            if address is None:
+                from fourfold.machine import cores
+
+                # Processes that import nothing of the user's script: it needs no guard.
+                self.cluster = subprocess.SubprocessCluster(
+                    host="127.0.0.1",
+                    n_workers=self._slots or cores().n_cores,
+                    threads_per_worker=1,
+                    dashboard_address=None,
+                )
+                address = self.cluster.scheduler_address
+            self.client = distributed.Client(address, set_as_default=False, timeout=CONNECT_S)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise EngineError(
+                f"no Dask scheduler at {address}: {type(error).__name__}: {error}. Check the address, or use "
+                'engine="dask" to start a cluster of this machine'
+            ) from error
+        self.is_ours = True
+
+    def _leave(self) -> None:
+        client, self.client = self.client, None
+        cluster, self.cluster = self.cluster, None
+        with contextlib.suppress(Exception):  # its scheduler may be gone
+            client.close()
+        if cluster is not None:
+            cluster.close()
+
+    def _probe(self, orders: Orders) -> dict[str, Any]:
+        self.task = _make_task(orders.entry)
+        future = self.client.submit(self.task, orders.version, "", None, pure=False, resources=self.resources or None)
+        try:
+            found: dict[str, Any] = future.result(timeout=PROBE_S)
+        except Exception as error:
+            self.client.cancel([future], force=True)
+            raise EngineError(f"the Dask cluster runs no task: {type(error).__name__}: {error}") from error
+        return found
+
+    def _store_cargo(self, orders: Orders) -> Any:
+        return self.scatter(orders.cargo)
+
+    def scatter(self, data: Any) -> Any:
+        """Store something in the memory of one worker; others take it from there."""
+        return self.client.scatter([data], hash=False, broadcast=False)[0]
+
+    def restore_cargo(self) -> None:
+        """Store what travels along again."""
+        if self.cargo is not None:
+            self.cargo = self._store_cargo(self.orders)
+
+
+class Dask(OnConnection):
     """Runs tickets as tasks of a Dask cluster.
 
     Args:
@@ -47,6 +127,7 @@ class Dask:
         resources: What each task takes of the abstract resources that your workers were started with.
     """
 
+    connection: _Connection
     info = EngineInfo(
         name="dask",
         takes_objects=False,
@@ -65,138 +146,43 @@ class Dask:
         ship: Sequence[Any] = (),
         resources: Mapping[str, float] | None = None,
     ) -> None:
-        self._address, self._given, self.most, self._ship = address, client, slots, ship
-        self._resources = dict(resources or {})
-        self._client: Any = None
-        self._cluster: Any = None
-        self._orders: Orders | None = None
-        self._task: Any = None
-        self._cargo: Any = None
+        self.connection, self.most = _Connection(address, client, slots, ship, resources), slots
+        self._start()
+
+    def _start(self) -> None:
         self._programs: dict[str, Stored] = {}
-        self._parts: dict[str, tuple[Any, ...]] = {}
+        self._contents: dict[str, tuple[bytes, ...]] = {}
         self._flying: dict[int, tuple[Any, str]] = {}
         self._arrived: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
-        self._outcomes: list[Outcome] = []
-        self._capacity, self._capacity_at = 0, 0.0
+        self._room, self._room_at = 0, 0.0
         self._need = NO_NEED
-        self._is_open = False
-        self._pid = 0
         self._n_undone = 0
-
-    # ---- the connection ----------------------------------------------------------------------------------------------
-
-    def open(self) -> None:
-        """Connect, or start a cluster of this machine; prove on one worker that functions can travel there.
-
-        Raises:
-            EngineError: There is no scheduler there.
-            VersionMismatch: Its Python, or its fourfold, is another one.
-        """
-        if self._is_open and self._client.status == "running":
-            return
-        self._is_open = False
-        if self._client is not None and self._client is not self._given:
-            with contextlib.suppress(Exception):
-                self._client.close()
-        if self._cluster is not None:  # ours, and gone
-            self._cluster.close()
-            self._cluster = None
-        self._client = self._given if self._given is not None else self._connect()
-        self._orders = orders = Orders(VERSION, self._ship)
-        self._task = _make_task(orders.entry)
-        orders.check(self._probe(), "the Dask cluster")
-        self._cargo = self._scatter(orders.cargo) if orders.cargo else None
-        self._is_open = True
-
-    def for_another_call(self) -> "Dask":
-        """An engine on the same connection: calls may overlap, and an engine is for one at a time."""
-        return Dask(client=self._client, ship=self._ship, resources=self._resources)
-
-    def _connect(self) -> Any:
-        import distributed as untyped
-        from distributed.deploy import subprocess as untyped_too
-
-        distributed: Any = untyped
-        subprocess: Any = untyped_too
-        address = self._address
-        try:
-            if address is None:
-                from fourfold.machine import cores
-
-                n_workers = self.most or cores().n_cores
-                # Processes that import nothing of the user's script: it needs no guard.
-                self._cluster = subprocess.SubprocessCluster(
-                    host="127.0.0.1", n_workers=n_workers, threads_per_worker=1, dashboard_address=None
-                )
-                address = self._cluster.scheduler_address
-            client = distributed.Client(address, set_as_default=False, timeout=CONNECT_S)
-        except (OSError, TimeoutError, ValueError) as error:
-            raise EngineError(
-                f"no Dask scheduler at {address}: {type(error).__name__}: {error}. Check the address, or use "
-                'engine="dask" to start a cluster of this machine'
-            ) from error
-        self._pid = os.getpid()
-        atexit.register(self.shutdown)
-        return client
-
-    def _probe(self) -> dict[str, Any]:
-        assert self._orders is not None
-        future = self._client.submit(self._task, self._orders.version, "", None, pure=False, resources=self._resources or None)
-        try:
-            found: dict[str, Any] = future.result(timeout=PROBE_S)
-        except Exception as error:
-            self._client.cancel([future], force=True)
-            raise EngineError(f"the Dask cluster runs no task: {type(error).__name__}: {error}") from error
-        return found
-
-    def _scatter(self, data: Any) -> Any:
-        return self._client.scatter([data], hash=False, broadcast=False)[0]
-
-    def shutdown(self) -> None:
-        """Leave the scheduler; end the cluster, when this engine has started it. Called when this process ends."""
-        if self._pid not in (0, os.getpid()):
-            return  # a fork
-        self.close()
-        self._is_open = False
-        atexit.unregister(self.shutdown)
-        self._cargo = self._orders = None
-        client, self._client = self._client, None
-        if client is not None and client is not self._given:
-            client.close()
-        if self._cluster is not None:
-            self._cluster.close()
-            self._cluster = None
-
-    def __enter__(self) -> "Dask":
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.shutdown()
 
     # ---- tickets -----------------------------------------------------------------------------------------------------
 
     def slots(self) -> int:
         """As many tasks as the cluster has threads for, and resources."""
-        if self._client is None:
+        client = self.connection.client
+        if client is None:
             return 0
         now = time.monotonic()
-        if now >= self._capacity_at and self._client.status == "running":
+        if now >= self._room_at and client.status == "running":
             wants = self._wants()
             with contextlib.suppress(Exception):  # the next outcome tells what has become of the cluster
                 room = 0
-                for worker in self._client.scheduler_info(n_workers=-1)["workers"].values():
+                for worker in client.scheduler_info(n_workers=-1)["workers"].values():
                     has = worker.get("resources") or {}
                     room += (
                         min(worker["nthreads"], *(int(has.get(name, 0) / each) for name, each in wants.items()))
                         if wants
                         else worker["nthreads"]
                     )
-                self._capacity = room
-                self._capacity_at = now + CAPACITY_S
-        return self._capacity
+                self._room = room
+                self._room_at = now + CAPACITY_S
+        return self._room
 
     def _wants(self) -> dict[str, float]:
-        return {**self._resources, **({"GPU": float(self._need.gpus)} if self._need.gpus else {})}
+        return {**self.connection.resources, **({"GPU": float(self._need.gpus)} if self._need.gpus else {})}
 
     def put(self, key: str, program: Parcel, need: Need = NO_NEED) -> None:
         """Store the program in the memory of one worker; others take it from there.
@@ -204,16 +190,15 @@ class Dask:
         Raises:
             EngineError: No worker has what its items need.
         """
-        assert self._orders is not None
-        self._need, self._capacity_at = need, 0.0
-        self._parts[key] = (bytes(program.head), *(bytes(buffer) for buffer in program.buffers))
+        self._need, self._room_at = need, 0.0
+        self._contents[key] = parts_as_bytes(program)
         try:
-            place = self._scatter(self._parts[key])
+            place = self.connection.scatter(self._contents[key])
         except Exception as error:
             raise EngineError(
                 f"Dask cannot store {program.size_bytes} bytes of the function: {type(error).__name__}: {error}"
             ) from error
-        self._programs[key] = Stored(self._orders.key_of(program, need), place, need)
+        self._programs[key] = Stored(self.connection.orders.key_of(program, need), place, need)
         if not self.slots() and self._wants():
             raise EngineError(
                 f"no worker of the Dask cluster has the resources {self._wants()}: start them with `dask worker --resources`"
@@ -222,18 +207,18 @@ class Dask:
     def drop(self, key: str) -> None:
         """Forget the program."""
         self._programs.pop(key, None)
-        self._parts.pop(key, None)
+        self._contents.pop(key, None)
 
     def submit(self, tickets: Sequence[Ticket]) -> None:
         """One Dask task for each."""
-        assert self._orders is not None
+        there, orders = self.connection, self.connection.orders
         for ticket in tickets:
             program = self._programs[ticket.program]
-            name, order = self._orders.order(ticket, program)
-            payload = (bytes(ticket.payload.head), *(bytes(buffer) for buffer in ticket.payload.buffers))
-            work = (self._orders.version, self._orders.cargo_name, self._cargo, order, payload, program.place)
-            future = self._client.submit(
-                self._task, *work, key=f"fourfold-{name}", pure=False, retries=0, resources=self._wants() or None
+            name, order = orders.order(ticket, program)
+            payload = parts_as_bytes(ticket.payload)
+            work = (orders.version, there.cargo_name, there.cargo, order, payload, program.place)
+            future = there.client.submit(
+                there.task, *work, key=f"fourfold-{name}", pure=False, retries=0, resources=self._wants() or None
             )
             self._flying[ticket.id] = (future, name)
             arrived, id = self._arrived, ticket.id
@@ -241,11 +226,9 @@ class Dask:
 
     def wait(self, timeout: float | None) -> list[Outcome]:
         """Return what has come, or wait for the first."""
-        if self._outcomes or not self._flying:
-            if not self._outcomes and timeout != 0:
-                time.sleep(IDLE_S if timeout is None else min(timeout, IDLE_S))
-            outcomes, self._outcomes = self._outcomes, []
-            return outcomes
+        if not self._flying:
+            time.sleep(IDLE_S if timeout is None else min(timeout, IDLE_S))
+            return []
         outcomes = []
         try:
             arrived = self._arrived.get(timeout=timeout) if timeout != 0 else self._arrived.get_nowait()
@@ -258,17 +241,16 @@ class Dask:
     def _outcome(self, id: int, future: Any) -> list[Outcome]:
         from distributed.scheduler import KilledWorker
 
-        assert self._orders is not None
         flying = self._flying.get(id)
         if flying is None or flying[0] is not future:
             return []
         del self._flying[id]
         if future.status == "finished":
             with contextlib.suppress(Exception):
-                outcome = self._orders.outcome(id, future.result())
+                outcome = self.connection.orders.outcome(id, future.result())
                 self._n_undone = 0
                 return [outcome]
-        if self._client.status != "running":
+        if self.connection.client.status != "running":
             return [Outcome(id, Kind.ENGINE_DOWN, reason="the Dask scheduler is gone")]
         error = future.exception() if future.status == "error" else None
         if isinstance(error, KilledWorker):
@@ -285,30 +267,27 @@ class Dask:
 
     def _store_again(self) -> None:
         """What was stored on a worker that is gone is gone: Dask does not make it anew."""
-        assert self._orders is not None
         for key, program in self._programs.items():
-            self._programs[key] = program._replace(place=self._scatter(self._parts[key]))
-        if self._orders.cargo:
-            self._cargo = self._scatter(self._orders.cargo)
+            self._programs[key] = program._replace(place=self.connection.scatter(self._contents[key]))
+        self.connection.restore_cargo()
 
     def cancel(self, ids: Collection[int] | None = None, *, hard: bool = False) -> None:
         """Tell the workers to end these orders: between items, or with the process that runs them when `hard`."""
         names = [name for id, (_, name) in self._flying.items() if ids is None or id in ids]
         if names:
             with contextlib.suppress(Exception):
-                self._client.run(_stop, names, "hard" if hard else "soft")
+                self.connection.client.run(_stop, names, "hard" if hard else "soft")
 
     def close(self) -> None:
         """Cancel what runs, and free what is stored. The connection stays for the next call."""
         with contextlib.suppress(Exception):
             if self._flying:
                 self.cancel(hard=True)
-                self._client.cancel([future for future, _ in self._flying.values()], force=True)
+                self.connection.client.cancel([future for future, _ in self._flying.values()], force=True)
         self._flying.clear()
         self._arrived = queue.SimpleQueue()
-        self._outcomes.clear()
         self._programs.clear()
-        self._parts.clear()
+        self._contents.clear()
 
 
 def _make_task(entry: Callable[..., Any]) -> Callable[..., Any]:

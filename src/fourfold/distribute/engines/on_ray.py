@@ -3,7 +3,6 @@
 Ray never runs a task again here (max_retries=0): a lost one comes back to the schedule, which decides.
 """
 
-import atexit
 import contextlib
 import os
 import signal
@@ -11,14 +10,11 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from fourfold.distribute.connection import PROBE_S, Connection, OnConnection, first_line
 from fourfold.distribute.engine import NO_NEED, EngineInfo
 from fourfold.distribute.orders import Orders, Stored, parts_of
 from fourfold.errors import EngineError
 from fourfold.records import Kind, Need, Outcome, Parcel, Ticket
-from fourfold.version import VERSION
-
-PROBE_S = 120.0
-"""Seconds until a cluster that runs no task counts as full, or unable. It may have to start a machine. Not measured."""
 
 CAPACITY_S = 5.0
 """Seconds for which a look at the size of the cluster holds. Smaller: more questions. Larger: new machines idle longer."""
@@ -27,7 +23,73 @@ IDLE_S = 0.05
 """Seconds that `wait` sleeps when nothing is in flight. Not measured."""
 
 
-class Ray:
+class _Connection(Connection):
+    """The Ray of this process, or one that is started here."""
+
+    where = "the Ray cluster"
+
+    def __init__(
+        self, address: str | None, slots: int | None, ship: Sequence[Any], resources: Mapping[str, float] | None
+    ) -> None:
+        super().__init__(ship)
+        self._address, self._slots, self.resources = address, slots, dict(resources or {})
+        self.task: Any = None
+
+    def _answers(self) -> bool:
+        return bool(_ray().is_initialized())
+
+    def _connect(self) -> None:
+        ray = _ray()
+        if not ray.is_initialized():
+            self._init(ray)
+        elif self._address not in (None, "auto", "local", _connected_to.get(os.getpid())):
+            raise EngineError(
+                f"this process has a Ray already, and it is not {self._address}: call ray.shutdown() first, or leave the "
+                "address out"
+            )
+
+    def _init(self, ray: Any) -> None:
+        handler = signal.getsignal(signal.SIGTERM)
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+        starts = self._address == "local" or (self._address is None and not os.environ.get("RAY_ADDRESS"))
+        if starts:
+            from fourfold.machine import cores
+
+            options |= {"num_cpus": self._slots or cores().n_cores, "include_dashboard": False}
+        try:
+            ray.init(address="local" if starts else self._address, **options)
+        except Exception as error:
+            where = self._address or os.environ.get("RAY_ADDRESS") or "this machine"
+            raise EngineError(
+                f"no Ray at {where}: {type(error).__name__}: {error}. Check the address, or leave it out to start one here"
+            ) from error
+        finally:
+            with contextlib.suppress(ValueError):  # Ray puts its own there; only the main thread may put it back
+                signal.signal(signal.SIGTERM, handler)
+        self.is_ours = True
+        _connected_to[os.getpid()] = self._address
+
+    def _leave(self) -> None:
+        self.task = None
+        _ray().shutdown()
+
+    def _probe(self, orders: Orders) -> dict[str, Any]:
+        ray = _ray()
+        self.task = ray.remote(_make_task(orders.entry))
+        ref = self.task.options(num_cpus=0, max_retries=2).remote(orders.version, "", [])
+        try:
+            found: dict[str, Any] = ray.get(ref, timeout=PROBE_S)
+        except Exception as error:
+            ray.cancel(ref, force=True)
+            raise EngineError(f"the Ray cluster runs no task: {type(error).__name__}: {error}") from error
+        return found
+
+    def _store_cargo(self, orders: Orders) -> Any:
+        return _ray().put(orders.cargo)
+
+
+class Ray(OnConnection):
     """Runs tickets as tasks of a Ray cluster.
 
     Args:
@@ -38,6 +100,7 @@ class Ray:
         resources: Custom resources that each worker takes, as `ray.remote(resources=…)`.
     """
 
+    connection: _Connection
     info = EngineInfo(
         name="ray",
         takes_objects=False,
@@ -55,125 +118,37 @@ class Ray:
         ship: Sequence[Any] = (),
         resources: Mapping[str, float] | None = None,
     ) -> None:
-        self._address, self.most, self._ship, self._resources = address, slots, ship, dict(resources or {})
-        self._orders: Orders | None = None
-        self._cargo: list[Any] = []
+        self.connection, self.most = _Connection(address, slots, ship, resources), slots
+        self._start()
+
+    def _start(self) -> None:
         self._programs: dict[str, Stored] = {}
-        self._task: Any = None
         self._flying: dict[Any, int] = {}
         self._cancelled: dict[int, Kind] = {}
-        self._outcomes: list[Outcome] = []
-        self._capacity, self._capacity_at = 0, 0.0
+        self._room, self._room_at = 0, 0.0
         self._need = NO_NEED
-        self._is_ours = self._is_open = self._is_gone = False
-        self._pid = 0
-
-    # ---- the connection ----------------------------------------------------------------------------------------------
-
-    def open(self) -> None:
-        """Connect, or start a Ray of this machine; prove on one worker that functions can travel there.
-
-        Raises:
-            EngineError: There is no Ray there.
-            VersionMismatch: Its Python, or its fourfold, is another one.
-        """
-        ray = _ray()
-        if self._is_open and ray.is_initialized():
-            return
-        self._is_open = False
-        if self._is_gone and self._is_ours:
-            ray.shutdown()
-        self._is_gone = False
-        if not ray.is_initialized():
-            self._connect(ray)
-        elif self._address not in (None, "auto", "local", _connected_to.get(os.getpid())):
-            raise EngineError(
-                f"this process has a Ray already, and it is not {self._address}: call ray.shutdown() first, or leave the "
-                "address out"
-            )
-        self._orders = orders = Orders(VERSION, self._ship)
-        self._task = ray.remote(_make_task(orders.entry))
-        found = self._probe(ray)
-        orders.check(found, "the Ray cluster")
-        self._cargo = [ray.put(orders.cargo)] if orders.cargo else []
-        self._is_open = True
-
-    def for_another_call(self) -> "Ray":
-        """An engine on the same Ray: calls may overlap, and an engine is for one at a time."""
-        return Ray(ship=self._ship, resources=self._resources)
-
-    def _connect(self, ray: Any) -> None:
-        handler = signal.getsignal(signal.SIGTERM)
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "include_dashboard": None}
-        starts = self._address == "local" or (self._address is None and not os.environ.get("RAY_ADDRESS"))
-        if starts:
-            from fourfold.machine import cores
-
-            options |= {"num_cpus": self.most or cores().n_cores, "include_dashboard": False}
-        try:
-            ray.init(
-                address="local" if starts else self._address,
-                **{name: value for name, value in options.items() if value is not None},
-            )
-        except Exception as error:
-            where = self._address or os.environ.get("RAY_ADDRESS") or "this machine"
-            raise EngineError(
-                f"no Ray at {where}: {type(error).__name__}: {error}. Check the address, or leave it out to start one here"
-            ) from error
-        finally:
-            with contextlib.suppress(ValueError):  # Ray puts its own there; only the main thread may put it back
-                signal.signal(signal.SIGTERM, handler)
-        self._is_ours, self._pid = True, os.getpid()
-        _connected_to[os.getpid()] = self._address
-        atexit.register(self.shutdown)
-
-    def _probe(self, ray: Any) -> dict[str, Any]:
-        assert self._orders is not None
-        ref = self._task.options(num_cpus=0, max_retries=2).remote(self._orders.version, "", [])
-        try:
-            found: dict[str, Any] = ray.get(ref, timeout=PROBE_S)
-        except Exception as error:
-            ray.cancel(ref, force=True)
-            raise EngineError(f"the Ray cluster runs no task: {type(error).__name__}: {error}") from error
-        return found
-
-    def shutdown(self) -> None:
-        """Leave Ray, when this engine has connected to it. Called when this process ends."""
-        if self._pid not in (0, os.getpid()):
-            return  # a fork
-        self.close()
-        self._is_open = False
-        atexit.unregister(self.shutdown)
-        self._task = self._orders = None
-        self._cargo.clear()
-        if self._is_ours:
-            self._is_ours = False
-            _ray().shutdown()
-
-    def __enter__(self) -> "Ray":
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.shutdown()
 
     # ---- tickets -----------------------------------------------------------------------------------------------------
 
     def slots(self) -> int:
-        """As many tasks as the cluster has CPUs and GPUs for, whoever uses them now."""
-        if self._task is None:
+        """As many tasks as the machines of the cluster have CPUs and GPUs for, whoever uses them now."""
+        if not self.connection.is_open:
             return 0
         now = time.monotonic()
-        if now >= self._capacity_at:
+        if now >= self._room_at:
+            wants = self._wants()
             try:
-                has = _ray().cluster_resources()
+                machines = [machine["Resources"] for machine in _ray().nodes() if machine["Alive"]]
             except Exception:
-                return self._capacity  # the next outcome tells what has become of the cluster
-            wants = {"CPU": 1.0, "GPU": float(self._need.gpus), **self._resources}
-            room = min(int(has.get(name, 0.0) / each) for name, each in wants.items() if each)
-            self._capacity = room
-            self._capacity_at = now + CAPACITY_S
-        return self._capacity
+                return self._room  # the next outcome tells what has become of the cluster
+            # A task has all that it wants on one machine.
+            self._room = sum(min(int(has.get(name, 0.0) / each) for name, each in wants.items()) for has in machines)
+            self._room_at = now + CAPACITY_S
+        return self._room
+
+    def _wants(self) -> dict[str, float]:
+        wants = {"CPU": 1.0, "GPU": float(self._need.gpus), **self.connection.resources}
+        return {name: each for name, each in wants.items() if each}
 
     def put(self, key: str, program: Parcel, need: Need = NO_NEED) -> None:
         """Store the program in Ray, once.
@@ -181,18 +156,19 @@ class Ray:
         Raises:
             EngineError: The cluster can never run it.
         """
-        assert self._orders is not None
-        self._need, self._capacity_at = need, 0.0
+        self._need, self._room_at = need, 0.0
         try:
             place = _ray().put(parts_of(program))
         except Exception as error:
-            self._is_gone, self._is_open = True, False
-            raise EngineError(f"Ray cannot store {program.size_bytes} bytes of the function: {_first_line(error)}") from error
-        self._programs[key] = Stored(self._orders.key_of(program, need), place, need)
-        if not self.slots():
-            wants = {"GPU": need.gpus, **self._resources}
+            self.connection.down = first_line(error)
             raise EngineError(
-                f"the Ray cluster has no machine for workers that take {wants}: it has {_ray().cluster_resources()}"
+                f"Ray cannot store {program.size_bytes} bytes of the function: {self.connection.down}"
+            ) from error
+        self._programs[key] = Stored(self.connection.orders.key_of(program, need), place, need)
+        if not self.slots():
+            raise EngineError(
+                f"the Ray cluster has no machine for workers that take {self._wants()}: all of it has "
+                f"{_ray().cluster_resources()}"
             )
 
     def drop(self, key: str) -> None:
@@ -201,23 +177,21 @@ class Ray:
 
     def submit(self, tickets: Sequence[Ticket]) -> None:
         """One Ray task for each."""
-        assert self._orders is not None
+        there, orders = self.connection, self.connection.orders
+        cargo = [there.cargo] if there.cargo is not None else []
         for ticket in tickets:
             program = self._programs[ticket.program]
-            name, order = self._orders.order(ticket, program)
-            options = {"num_cpus": 1, "num_gpus": program.need.gpus, "resources": self._resources, "max_retries": 0}
-            task = self._task.options(**options)
+            name, order = orders.order(ticket, program)
+            options = {"num_cpus": 1, "num_gpus": program.need.gpus, "resources": there.resources, "max_retries": 0}
             work = (name, order, parts_of(ticket.payload), [program.place])
-            ref = task.remote(self._orders.version, self._orders.cargo_name, self._cargo, *work)
+            ref = there.task.options(**options).remote(orders.version, there.cargo_name, cargo, *work)
             self._flying[ref] = ticket.id
 
     def wait(self, timeout: float | None) -> list[Outcome]:
         """Return what has come, or wait for the first."""
-        if not self._flying or self._outcomes:
-            if not self._outcomes and timeout != 0:
-                time.sleep(IDLE_S if timeout is None else min(timeout, IDLE_S))
-            outcomes, self._outcomes = self._outcomes, []
-            return outcomes
+        if not self._flying:
+            time.sleep(IDLE_S if timeout is None else min(timeout, IDLE_S))
+            return []
         ray = _ray()
         refs = list(self._flying)
         try:
@@ -229,29 +203,28 @@ class Ray:
         return [outcome for ref in done for outcome in self._outcome(ray, ref)]
 
     def _outcome(self, ray: Any, ref: Any) -> list[Outcome]:
-        assert self._orders is not None
         errors = ray.exceptions
         id = self._flying.pop(ref)
         cancelled = self._cancelled.pop(id, None)
         try:
-            return [self._orders.outcome(id, ray.get(ref))]
+            return [self.connection.orders.outcome(id, ray.get(ref))]
         except (errors.TaskCancelledError, errors.WorkerCrashedError) as error:
             if cancelled is not None:
                 return [Outcome(id, cancelled, reason="its Ray task was ended")]
-            return [Outcome(id, Kind.LOST, reason=f"Ray lost the task: {_first_line(error)}")]
+            return [Outcome(id, Kind.LOST, reason=f"Ray lost the task: {first_line(error)}")]
         except errors.OutOfMemoryError as error:
-            return [Outcome(id, Kind.LOST, reason=f"Ray ended the task for memory: {_first_line(error)}", out_of_memory=True)]
+            return [Outcome(id, Kind.LOST, reason=f"Ray ended the task for memory: {first_line(error)}", out_of_memory=True)]
         except (errors.RaySystemError, errors.LocalRayletDiedError, ConnectionError) as error:
             self._flying[ref] = id
             return self._go_down(error)
         except errors.RayTaskError as error:
             return [Outcome(id, Kind.ENGINE_DOWN, reason=f"a worker of Ray cannot run fourfold: {error.cause!r}")]
         except errors.RayError as error:
-            return [Outcome(id, Kind.LOST, reason=f"Ray lost the task: {_first_line(error)}")]
+            return [Outcome(id, Kind.LOST, reason=f"Ray lost the task: {first_line(error)}")]
 
     def _go_down(self, error: BaseException) -> list[Outcome]:
-        self._is_gone, self._is_open = True, False
-        reason = f"Ray is gone: {_first_line(error)}"
+        self.connection.down = first_line(error)
+        reason = f"Ray is gone: {self.connection.down}"
         ids = list(self._flying.values())
         self._flying.clear()
         return [Outcome(id, Kind.ENGINE_DOWN, reason=reason) for id in ids]
@@ -272,7 +245,6 @@ class Ray:
             self.cancel(hard=True)
         self._flying.clear()
         self._cancelled.clear()
-        self._outcomes.clear()
         self._programs.clear()
 
 
@@ -329,7 +301,3 @@ def _make_task(entry: Callable[..., Any]) -> Callable[..., Any]:
         raise answer
 
     return fourfold_chunk
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"

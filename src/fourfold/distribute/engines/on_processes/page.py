@@ -8,6 +8,7 @@ The page is the beginning of a file without a name, and behind it lie two texts,
     0        STACK_AT                                             WORDS_AT
 """
 
+import math
 import mmap
 import os
 import time
@@ -116,6 +117,11 @@ class PageCell:
         self._fields[FIRST], self._fields[COUNT] = 0, 0
         self._fields[BEGAN_NS] = int(self._began * 1e9)
         self._fields[TICKET] = id + 1
+
+    def uncut(self) -> "PageCell":
+        """The ticket that has begun is not cut for SLICE_S: who waits for it wants it whole, or not at all."""
+        self._until = math.inf
+        return self
 
     def end(self) -> None:
         """No ticket runs."""

@@ -1,0 +1,175 @@
+"""A connection to somebody else's cluster, kept between calls; and what engines on one have in common.
+
+    engine of call 1 ──┐
+    engine of call 2 ──┼── Connection ── the session, client or Ray of this process
+    engine of call 3 ──┘
+
+Calls may overlap, and an engine is for one call at a time: so each call has an engine of its own, and all share a connection.
+"""
+
+import atexit
+import contextlib
+import os
+import threading
+from collections.abc import Sequence
+from typing import Any, Self
+
+from fourfold.distribute.orders import Orders
+from fourfold.records import Parcel
+from fourfold.version import VERSION
+
+PROBE_S = 120.0
+"""Seconds until a cluster that runs no task counts as full, or unable. It may have to start a machine. Not measured."""
+
+
+class Connection:
+    """Opened once, checked before each call, left when this process ends if it was made here.
+
+    Args:
+        ship: What workers need of the user's own code.
+    """
+
+    where = "the cluster"
+    """Where workers are, in messages."""
+
+    def __init__(self, ship: Sequence[Any]) -> None:
+        self.ship = ship
+        self.cargo: Any = None
+        """Where the cluster has what travels along; None: nothing does."""
+        self.is_ours = False
+        """It was made here, and not given: it ends with this process."""
+        self.down = ""
+        """Why it is of no use any more."""
+        self._orders: Orders | None = None
+        self._is_open = False
+        self._lock = threading.Lock()
+        self._pid = 0
+
+    @property
+    def orders(self) -> Orders:
+        """Makes orders, once it is open."""
+        assert self._orders is not None, "the connection is not open"
+        return self._orders
+
+    @property
+    def cargo_name(self) -> str:
+        """The name of what travels along; "" when that is nothing, or not known yet."""
+        return self.orders.cargo_name if self.cargo is not None else ""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was opened, and is of use as far as anybody knows."""
+        return self._is_open and not self.down
+
+    def open(self) -> None:
+        """Connect, unless that was done and it still answers; prove on one worker that functions can travel there.
+
+        Raises:
+            EngineError: There is no cluster there, or it runs no task.
+            VersionMismatch: Its Python, or its fourfold, is another one.
+        """
+        with self._lock:
+            if self.is_open and self._answers():
+                return
+            self._is_open = False
+            if self.is_ours:  # and gone
+                with contextlib.suppress(Exception):
+                    self._leave()
+                self.is_ours = False
+            self.cargo = None
+            self._connect()
+            if self.is_ours:
+                self._pid = os.getpid()
+                atexit.register(self.shutdown)
+            self.down = ""
+            self._orders = orders = Orders(VERSION, self.ship)
+            orders.check(self._probe(orders), self.where)
+            self.cargo = self._store_cargo(orders) if orders.cargo else None
+            self._is_open = True
+
+    def shutdown(self) -> None:
+        """Leave the cluster, and end it, when it was made here. Called when this process ends."""
+        if self._pid not in (0, os.getpid()):
+            return  # a fork: the connection is its parent's
+        self._is_open = False
+        atexit.unregister(self.shutdown)
+        self._orders = self.cargo = None
+        if self.is_ours:
+            self.is_ours = False
+            self._leave()
+
+    # ---- what each cluster does in its own way -----------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        """Find or make the connection; sets `is_ours`."""
+        raise NotImplementedError
+
+    def _leave(self) -> None:
+        """End what was made here."""
+        raise NotImplementedError
+
+    def _answers(self) -> bool:
+        """Whether it can be used still."""
+        raise NotImplementedError
+
+    def _probe(self, orders: Orders) -> dict[str, Any]:
+        """Run the entry without work on a worker; returns what it found there."""
+        raise NotImplementedError
+
+    def _store_cargo(self, orders: Orders) -> Any:
+        """Make what travels along available to all tasks."""
+        raise NotImplementedError
+
+
+class OnConnection:
+    """What the engines on clusters have in common: they are opened, left and shared alike."""
+
+    connection: Connection
+    most: int | None
+    """The most tasks at once; None: as many as the cluster runs."""
+
+    def _start(self) -> None:
+        """Set up the state of one call."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End what runs, and free what is stored. The connection stays for the next call."""
+        raise NotImplementedError
+
+    def for_another_call(self, most: int | None = None) -> Self:
+        """An engine on the same connection, for at most so many tasks at once."""
+        other = type(self).__new__(type(self))
+        other.connection, other.most = self.connection, most
+        other._start()
+        return other
+
+    def open(self) -> None:
+        """Connect, unless that was done; prove on one worker that functions can travel there.
+
+        Raises:
+            EngineError: There is no cluster there, or it runs no task.
+            VersionMismatch: Its Python, or its fourfold, is another one.
+        """
+        self.connection.open()
+
+    def shutdown(self) -> None:
+        """Leave the cluster; end it, when it was started here."""
+        self.close()
+        self.connection.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.shutdown()
+
+
+def parts_as_bytes(parcel: Parcel) -> tuple[bytes, ...]:
+    """Head and buffers of a parcel, for clusters that pickle without buffers."""
+    return (bytes(parcel.head), *(bytes(buffer) for buffer in parcel.buffers))
+
+
+def first_line(error: BaseException) -> str:
+    """An error of a cluster, without the stack below it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:500]

@@ -1,0 +1,266 @@
+"""The engine: tickets become bundles, each a Spark job on a thread of ours, and outcomes come back with its end."""
+
+import os
+import pickle
+import queue
+import threading
+import time
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from fourfold.distribute.bundles import Bundles
+from fourfold.distribute.connection import OnConnection, first_line
+from fourfold.distribute.engine import NO_NEED, EngineInfo
+from fourfold.distribute.engines.on_spark.session import Session
+from fourfold.distribute.orders import Stored, parts_of
+from fourfold.errors import EngineError
+from fourfold.records import Kind, Need, Outcome, Parcel, Ticket
+
+SUBMITTERS = 32
+"""Jobs in flight at most: each has a thread of ours that waits for it. Fewer: chunks that take about as long as it takes to
+start a job leave slots idle. More: threads."""
+
+INTERRUPT_S = 0.2
+"""Seconds between two tries to end a job: one that Spark did not know yet was not ended. Not measured."""
+
+INLINE_BYTES = 64 << 10
+"""A payload up to this size travels with its job, to all tasks of it; larger ones are stored, and taken by one. Smaller: more
+uploads, of some milliseconds each. Larger: each task of a bundle gets more of its neighbours' payloads."""
+
+CLOSURE_BYTES = 1 << 20
+"""... and all that travels with a job together: each task loads it. Spark makes a broadcast of more."""
+
+CLOSE_S = 10.0
+"""Seconds until jobs that do not end are left to Spark. Spark looks at its tasks every 2 s, and then kills their processes."""
+
+
+class _Bundle:
+    """Tickets of one job."""
+
+    __slots__ = ("interrupted", "is_running", "tag", "tickets")
+
+    def __init__(self, tag: str, tickets: list[tuple[Ticket, Stored, bytes]]) -> None:
+        self.tag, self.tickets = tag, tickets
+        self.interrupted = self.is_running = False
+
+
+class Spark(OnConnection):
+    """Runs tickets as partitions of Spark jobs.
+
+    Args:
+        master: "local[4]", "spark://host:port", "yarn", …, or "sc://host:port" for Spark Connect; None: the session of this
+            process when it has one, else one of this machine, on all its cores.
+        session: A session of yours, instead of a master. It is used and never stopped; its tags and settings stay as they are.
+        slots: The most tasks at once; None: as many as the cluster runs.
+        ship: What workers need of your own code: modules, wheels, archives, folders or files, put first on their import path.
+        config: Settings of a session that is made here.
+    """
+
+    connection: Session
+    info = EngineInfo(
+        name="spark",
+        takes_objects=False,
+        honours=frozenset({"idempotent", "threads_per_worker", "timeout", "memory", "gpus"}),
+        elsewhere=True,
+        dispatch_s=0.1,
+        stops_items=False,
+        kills="bundle",
+        knows_started=False,
+        engine_reruns=True,
+    )
+
+    def __init__(
+        self,
+        master: str | None = None,
+        *,
+        session: Any = None,
+        slots: int | None = None,
+        ship: Sequence[Any] = (),
+        config: dict[str, str] | None = None,
+    ) -> None:
+        self.connection, self.most = Session(master, session, slots, ship, config), slots
+        self._start()
+
+    def _start(self) -> None:
+        self._programs: dict[str, Stored] = {}
+        self._profile: Any = None
+        self._lock = threading.Lock()
+        self._bundles = Bundles(self.info.dispatch_s)
+        self._running: dict[str, _Bundle] = {}
+        self._todo: queue.SimpleQueue[_Bundle | None] = queue.SimpleQueue()
+        self._arrived: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        self._count = 0
+        self._threads: list[threading.Thread] = []
+        self._ender: threading.Thread | None = None
+
+    def put(self, key: str, program: Parcel, need: Need = NO_NEED) -> None:
+        """Store the program where all executors can take it.
+
+        Raises:
+            EngineError: The cluster can never run it.
+        """
+        name = self.connection.orders.key_of(program, need)
+        self._profile = self.connection.profile_of(need.gpus) if need.gpus else None
+        try:
+            place = self.connection.store(pickle.dumps(parts_of(program), protocol=5), name)
+        except Exception as error:
+            self.connection.is_down(error)
+            raise EngineError(f"Spark cannot store {program.size_bytes} bytes of the function: {first_line(error)}") from error
+        self._programs[key] = Stored(name, place, need)
+
+    def drop(self, key: str) -> None:
+        """Forget the program. On Connect its file stays until the session ends."""
+        program = self._programs.pop(key, None)
+        if program is not None:
+            self.connection.free(program.place)
+
+    # ---- tickets -----------------------------------------------------------------------------------------------------
+
+    def slots(self) -> int:
+        """As many tasks as the cluster runs at once."""
+        return self.connection.slots()
+
+    def submit(self, tickets: Sequence[Ticket]) -> None:
+        """Queue tickets, and start jobs as far as it makes sense."""
+        with self._lock:
+            self._bundles.add(tickets)
+            self._start_jobs()
+
+    def _start_jobs(self) -> None:
+        while tickets := self._bundles.next(self.slots()):
+            work = []
+            for ticket in tickets:
+                program = self._programs[ticket.program]
+                work.append((ticket, program, self.connection.orders.order(ticket, program)[1]))
+            self._start_job(work)
+
+    def _start_job(self, work: list[tuple[Ticket, Stored, bytes]]) -> None:
+        self._count += 1
+        bundle = _Bundle(f"fourfold-{os.getpid()}-{id(self):x}-{self._count}", work)
+        self._running[bundle.tag] = bundle
+        if len(self._threads) < SUBMITTERS and len(self._threads) < len(self._running):
+            thread = threading.Thread(target=self._serve, args=(self._todo,), name="fourfold-spark", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        self._todo.put(bundle)
+
+    def wait(self, timeout: float | None) -> list[Outcome]:
+        """Return what has come, or wait for the first."""
+        outcomes = []
+        try:
+            outcomes.append(self._arrived.get(timeout=timeout) if timeout != 0 else self._arrived.get_nowait())
+            while True:
+                outcomes.append(self._arrived.get_nowait())
+        except queue.Empty:
+            pass
+        with self._lock:
+            self._start_jobs()
+        return outcomes
+
+    def cancel(self, ids: Collection[int] | None = None, *, hard: bool = False) -> None:
+        """Tickets without a job never start. Jobs go on, unless `hard`: then their other tickets come back undone."""
+        with self._lock:
+            for ticket in self._bundles.take_back(ids):
+                self._arrived.put(Outcome(ticket.id, Kind.CANCELLED))
+            if not hard:
+                return
+            for bundle in self._running.values():
+                if any(ids is None or ticket.id in ids for ticket, _, _ in bundle.tickets):
+                    bundle.interrupted = True
+            if self._to_end() and (self._ender is None or not self._ender.is_alive()):
+                self._ender = threading.Thread(target=self._end_jobs, name="fourfold-spark-end", daemon=True)
+                self._ender.start()
+
+    def _to_end(self) -> list[str]:
+        return [bundle.tag for bundle in self._running.values() if bundle.interrupted]
+
+    def _end_jobs(self) -> None:
+        """On a thread of its own: a server that is gone may keep the question for minutes."""
+        session = self.connection
+        while True:
+            with self._lock:
+                tags = self._to_end()
+                if not tags:
+                    self._ender = None
+                    return
+            for tag in tags:
+                session.interrupt(tag)
+            time.sleep(INTERRUPT_S)
+
+    def close(self) -> None:
+        """End what runs, and free what is stored. The session stays for the next call."""
+        self.cancel(hard=True)
+        for _ in self._threads:
+            self._todo.put(None)
+        deadline = time.monotonic() + CLOSE_S
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        with self._lock:
+            self._running.clear()
+            self._bundles = Bundles(self.info.dispatch_s)
+            self._todo, self._arrived = queue.SimpleQueue(), queue.SimpleQueue()
+        self._threads.clear()
+        for key in list(self._programs):
+            self.drop(key)
+
+    # ---- in the threads that wait for jobs ---------------------------------------------------------------------------
+
+    def _serve(self, todo: "queue.SimpleQueue[_Bundle | None]") -> None:
+        while (bundle := todo.get()) is not None:
+            with self._lock:
+                bundle.is_running = not bundle.interrupted
+            if not bundle.is_running:
+                outcomes = [Outcome(ticket.id, Kind.CANCELLED) for ticket, _, _ in bundle.tickets]
+            else:
+                outcomes = self._run(bundle, todo)
+            with self._lock:
+                if todo is not self._todo:
+                    continue  # closed meanwhile: nobody asks for these any more
+                self._running.pop(bundle.tag, None)
+                self._bundles.ended(len(outcomes))
+                for outcome in outcomes:
+                    self._arrived.put(outcome)
+            self.connection.look_again()
+
+    def _run(self, bundle: _Bundle, todo: Any) -> list[Outcome]:
+        session = self.connection
+        stored = []
+        try:
+            work = []
+            for ticket, program, order in bundle.tickets:
+                payload: Any = parts_of(ticket.payload)
+                if ticket.payload.size_bytes > min(INLINE_BYTES, CLOSURE_BYTES // len(bundle.tickets)):
+                    payload = session.store(pickle.dumps(payload, protocol=5), f"{bundle.tag}-{ticket.id}")
+                    stored.append(payload)
+                work.append((order, payload, program.place, program.need.idempotent))
+            answers = session.run_job(bundle.tag, work, self._profile)
+        except Exception as error:
+            return self._failed(bundle, error, todo)
+        finally:
+            for place in stored:
+                session.free(place)
+        outcomes = []
+        for (ticket, _, _), (elapsed_s, reply) in zip(bundle.tickets, answers, strict=True):
+            self._bundles.learn(elapsed_s)
+            outcomes.append(session.orders.outcome(ticket.id, reply))
+        return outcomes
+
+    def _failed(self, bundle: _Bundle, error: Exception, todo: Any) -> list[Outcome]:
+        """Spark has given the job up, or we have."""
+        tickets = bundle.tickets
+        reason = first_line(error)
+        if bundle.interrupted:
+            kind, reason = Kind.LOST, "its Spark job was ended"
+        elif self.connection.is_down(error):
+            kind, reason = Kind.ENGINE_DOWN, f"Spark is gone: {reason}"
+        elif len(tickets) == 1 or not all(program.need.idempotent for _, program, _ in tickets):
+            kind, reason = Kind.LOST, f"Spark gave the job up: {reason}"
+        else:
+            with self._lock:  # one of them is to blame: find out which
+                if not bundle.interrupted and todo is self._todo:
+                    half = len(tickets) // 2
+                    self._start_job(tickets[:half])
+                    self._start_job(tickets[half:])
+                    return []
+            kind, reason = Kind.LOST, "its Spark job was ended"
+        return [Outcome(ticket.id, kind, reason=reason) for ticket, _, _ in tickets]

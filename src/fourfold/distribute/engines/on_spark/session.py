@@ -1,0 +1,260 @@
+"""The session of Spark: found, given or made; what is stored there, and its jobs. Engines of overlapping calls share one."""
+
+import contextlib
+import os
+import pickle
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fourfold.distribute.connection import Connection, first_line
+from fourfold.distribute.engines.on_spark.task import SCHEMA, make_task
+from fourfold.distribute.orders import Orders
+from fourfold.errors import EngineError
+from fourfold.version import VERSION
+
+CAPACITY_S = 30.0
+"""Seconds for which a look at the size of the cluster holds: on Connect it takes a job. Smaller: more jobs. Larger: executors
+that come idle longer."""
+
+JAVA = (
+    "no Java was found: Spark needs Java 17 or later on this machine (Debian: apt-get install openjdk-17-jre-headless). "
+    "A Spark Connect server, engine='sc://host:port', needs none here"
+)
+
+
+class Session(Connection):
+    """A session, Classic or Connect: jobs, stored bytes, and how many tasks run at once.
+
+    Args:
+        master: As `Spark` takes it.
+        given: A session of the user.
+        slots: Cores of a session that is made here.
+        ship: As `Spark` takes it.
+        config: As `Spark` takes it.
+    """
+
+    where = "the Spark executors"
+
+    def __init__(
+        self, master: str | None, given: Any, slots: int | None, ship: Sequence[Any], config: dict[str, str] | None
+    ) -> None:
+        super().__init__(ship)
+        self._master, self._given, self._slots = master, given, slots
+        self._config = dict(config or {})
+        self.spark: Any = None
+        self._is_remote = False
+        self._task: Any = None
+        self._capacity, self._capacity_at = 0, 0.0
+        self._files: Path | None = None
+
+    # ---- opening and closing -----------------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        self._forget_files()  # of a session that is gone: what was stored there must be stored again
+        self.spark = self._given if self._given is not None else self._find_or_make()
+        self._is_remote = type(self.spark).__module__.startswith("pyspark.sql.connect")
+
+    def _probe(self, orders: Orders) -> dict[str, Any]:
+        self._task = make_task(orders.entry, VERSION)
+        try:
+            ((_, found),) = self.run_job("fourfold-probe", [None])
+        except Exception as error:
+            raise EngineError(f"Spark runs no task: {first_line(error)}") from error
+        self._look_at_capacity()
+        return dict(found)
+
+    def _store_cargo(self, orders: Orders) -> Any:
+        return self.store(orders.cargo, orders.cargo_name)
+
+    def _answers(self) -> bool:
+        """Whether the session is of use."""
+        try:
+            if self._is_remote:
+                return bool(self.spark.range(1).count())
+            return not self.spark.sparkContext._jsc.sc().isStopped()
+        except Exception:
+            return False
+
+    def _find_or_make(self) -> Any:
+        import pyspark.sql
+
+        there = self._running_master()
+        if there and self._master in (None, there):
+            return pyspark.sql.SparkSession.builder.getOrCreate()
+        if there:
+            raise EngineError(f"this process has a Spark session on {there}, and can have no other one, on {self._master}")
+        master = self._master or "local[*]"
+        builder = pyspark.sql.SparkSession.builder
+        handler = signal.getsignal(signal.SIGINT)
+        try:
+            if master.startswith("sc://"):
+                session = builder.remote(master).create()
+            else:
+                if not shutil.which("java") and not os.environ.get("JAVA_HOME"):
+                    raise EngineError(JAVA)
+                session = self._make(builder.master(master), master)
+        except EngineError:
+            raise
+        except Exception as error:
+            raise EngineError(f"no Spark at {master}: {first_line(error)}") from error
+        finally:
+            with contextlib.suppress(ValueError):  # Spark's handler cancels all jobs; ours end by their tags
+                signal.signal(signal.SIGINT, handler)
+        self.is_ours = True
+        return session
+
+    def _running_master(self) -> str:
+        """The master of the Classic session that this process has; "" when it has none, or another kind is asked for."""
+        if (self._master or "").startswith("sc://"):
+            return ""
+        from pyspark import SparkContext
+
+        context = SparkContext._active_spark_context
+        try:
+            return str(context.master) if context is not None and not context._jsc.sc().isStopped() else ""
+        except Exception:
+            return ""
+
+    def _make(self, builder: Any, master: str) -> Any:
+        from fourfold.machine import cores
+
+        here = master.startswith("local")
+        settings = {"spark.python.task.killTimeout": "200ms", "spark.ui.showConsoleProgress": "false"}
+        if here:
+            settings |= {
+                "spark.ui.enabled": "false",
+                "spark.driver.host": "127.0.0.1",
+                "spark.driver.bindAddress": "127.0.0.1",
+            }
+            if master == "local[*]":
+                builder = builder.master(f"local[{self._slots or cores().n_cores}]")
+        if here or "127.0.0.1" in master or "localhost" in master:
+            os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # else executors take the first python3 of PATH
+        for name, value in (settings | self._config).items():
+            builder = builder.config(name, value)
+        return builder.appName("fourfold").getOrCreate()
+
+    def _leave(self) -> None:
+        self._forget_files()
+        spark, self.spark = self.spark, None
+        with contextlib.suppress(Exception):
+            spark.stop()
+        if not self._is_remote:
+            from pyspark import SparkContext
+
+            try:
+                gateway: Any = SparkContext._gateway
+                gateway.jvm.System.currentTimeMillis()
+            except Exception:  # its Java is gone: the next session starts another one
+                SparkContext._gateway = SparkContext._jvm = None
+
+    # ---- what is stored there ----------------------------------------------------------------------------------------
+
+    def store(self, data: bytes, name: str) -> Any:
+        """Make bytes available to all tasks: a broadcast, or on Connect a file of the session, which keeps it to its end."""
+        if not self._is_remote:
+            return self.spark.sparkContext.broadcast(data)
+        if self._files is None:
+            self._files = Path(tempfile.mkdtemp(prefix="fourfold-"))
+        path = self._files / f"fourfold-{name}"
+        if not path.exists():
+            path.write_bytes(data)
+            self.spark.addArtifacts(str(path), file=True)
+            path.write_bytes(b"")  # it is there now; its name says so
+        return path.name
+
+    def free(self, place: Any) -> None:
+        """Give back what was stored, as far as that can be."""
+        if place is not None and not isinstance(place, str):
+            with contextlib.suppress(Exception):
+                place.destroy()
+
+    def _forget_files(self) -> None:
+        if self._files is not None:
+            shutil.rmtree(self._files, ignore_errors=True)
+            self._files = None
+
+    # ---- tasks -------------------------------------------------------------------------------------------------------
+
+    def slots(self) -> int:
+        """As many tasks as the cluster ran at once when it was last looked at."""
+        return self._capacity
+
+    def look_again(self) -> None:
+        """Look at the size of the cluster, if that was long ago. Takes a job on Connect."""
+        if time.monotonic() > self._capacity_at and not self.down:
+            with contextlib.suppress(Exception):
+                self._look_at_capacity()
+
+    def _look_at_capacity(self) -> None:
+        self._capacity_at = time.monotonic() + CAPACITY_S
+        if not self._is_remote:
+            context = self.spark.sparkContext
+            cpus = float(context.getConf().get("spark.task.cpus", "1"))
+            self._capacity = max(1, int(context.defaultParallelism / cpus))
+            return
+        from pyspark.sql import functions
+
+        # A range without a number of partitions has as many as the cluster has cores.
+        frame = self.spark.range(1 << 16).select(functions.spark_partition_id().alias("number")).distinct()
+        self._capacity = max(1, frame.count())
+
+    def profile_of(self, gpus: int) -> Any:
+        """What tasks that take GPUs ask for.
+
+        Raises:
+            EngineError: This Spark gives none.
+        """
+        from pyspark.resource import ResourceProfileBuilder, TaskResourceRequests
+
+        master = "" if self._is_remote else self.spark.sparkContext.master
+        if master.startswith("local["):
+            raise EngineError(
+                f"Spark gives GPUs to tasks of a cluster, not of {master}: use a standalone master, YARN or Kubernetes"
+            )
+        return ResourceProfileBuilder().require(TaskResourceRequests().cpus(1).resource("gpu", gpus)).build
+
+    def run_job(self, tag: str, work: list[Any], profile: Any = None) -> list[Any]:
+        """Run one job, a partition for each; returns their answers. A job is called off by its tag."""
+        tags = self.spark if self._is_remote else self.spark.sparkContext
+        add, remove = (tags.addTag, tags.removeTag) if self._is_remote else (tags.addJobTag, tags.removeJobTag)
+        add(tag)
+        try:
+            frame = self.spark.range(0, len(work), 1, numPartitions=len(work))
+            table = frame.mapInArrow(self._task(work, self.cargo_name, self.cargo), SCHEMA, profile=profile).toArrow()
+        finally:
+            remove(tag)
+        pieces: dict[int, list[Any]] = {}
+        for i, data in zip(table.column("i").to_pylist(), table.column("data"), strict=True):
+            pieces.setdefault(i, []).append(data.as_buffer())
+        return [pickle.loads(pieces[i][0] if len(pieces[i]) == 1 else b"".join(pieces[i])) for i in range(len(work))]
+
+    def interrupt(self, tag: str) -> None:
+        """End a job. A tag of a Classic session is known in the thread that made it only; one of its context everywhere."""
+        with contextlib.suppress(Exception):
+            if self._is_remote:
+                self.spark.interruptTag(tag)
+            else:
+                self.spark.sparkContext.cancelJobsWithTag(tag)
+
+    def is_down(self, error: BaseException) -> bool:
+        """Whether the error of a job says that the session itself is gone. It is then not used any more."""
+        if self._says_down(error):
+            self.down = first_line(error)
+        return bool(self.down)
+
+    def _says_down(self, error: BaseException) -> bool:
+        if type(error).__name__ in ("Py4JNetworkError", "Py4JError", "ConnectionRefusedError", "ConnectionResetError"):
+            return True
+        if self._is_remote:
+            return "UNAVAILABLE" in str(error) or "Connection refused" in str(error)
+        try:
+            return bool(self.spark.sparkContext._jsc.sc().isStopped())
+        except Exception:
+            return True

@@ -1,0 +1,128 @@
+"""The driver is interrupted, or killed: nobody is left behind on the cluster, and the run goes on from its record."""
+
+import os
+import signal
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+from clusters import Cluster
+from running import Script, started, until
+
+import fourfold as ff
+
+SCRIPT = """
+    import os, sys, time
+    import fourfold as ff
+
+    FOLDER = os.path.dirname(os.path.abspath(__file__))
+
+    def fn(item):
+        with open(os.path.join(FOLDER, "ran"), "a") as file:
+            file.write(f"{item}\\n")
+        time.sleep(0.05)
+        return item * 3
+
+    if __name__ == "__main__":
+        results = ff.map(fn, range(150), run="run", engine=sys.argv[1], chunk=2, progress=False)
+        assert results == [item * 3 for item in range(150)]
+        print(results.report.n_recorded)
+"""
+
+GONE_S = 10.0
+"""Seconds in which nobody must be left of what a driver has started, after Ctrl-C."""
+
+KILLED_GONE_S = 60.0
+"""... and after SIGKILL: a cluster may notice by a lost heartbeat only."""
+
+
+@pytest.fixture(params=["its own", "given"])
+def is_given(request: pytest.FixtureRequest, cluster: Cluster) -> bool:
+    """Whether the script uses a cluster that is there and stays, or one that it starts and ends."""
+    if request.param == "given" and not cluster.is_elsewhere():
+        pytest.skip("this cluster lives in the process of the tests")
+    return bool(request.param == "given")
+
+
+def start(cluster: Cluster, is_given: bool, folder: Path) -> AbstractContextManager[Script]:
+    if is_given:
+        return started(SCRIPT, cluster.address(), folder=folder, **cluster.environment())
+    return started(SCRIPT, cluster.kind, folder=folder)
+
+
+def lines(folder: Path) -> list[str]:
+    path = folder / "ran"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def recorded(folder: Path) -> int:
+    from fourfold.runs.story import story_of
+
+    return story_of(folder / "run").n_done
+
+
+def finish_here(folder: Path) -> None:
+    """The same call on this machine does the rest: what is recorded does not run again."""
+    n_recorded, n_ran = recorded(folder), len(lines(folder))
+    with started(SCRIPT, "processes", folder=folder) as script:
+        ended = script.end()
+    assert (ended.code, ended.stderr) == (0, "")
+    assert int(ended.stdout) == n_recorded > 0
+    assert len(lines(folder)) == n_ran + 150 - n_recorded
+
+
+def check_that_it_still_works(cluster: Cluster) -> None:
+    assert ff.map(lambda x: x + 1, range(10), engine=cluster.engine()) == list(range(1, 11))
+
+
+def test_ctrl_c_keeps_what_finished_and_leaves_nobody_behind(cluster: Cluster, is_given: bool, tmp_path: Path) -> None:
+    with start(cluster, is_given, tmp_path) as script:
+        until(lambda: len(lines(tmp_path)) >= 40, "40 items have begun", timeout=60)
+        os.killpg(script.process.pid, signal.SIGINT)  # as a terminal does it
+        ended = script.end(survive_s=GONE_S)
+    assert (ended.code, ended.survivors) == (-signal.SIGINT, [])
+    assert "the same call goes on from there" in ended.stderr.splitlines()[-1]
+    assert recorded(tmp_path) >= 20
+    finish_here(tmp_path)
+    if is_given:
+        check_that_it_still_works(cluster)
+
+
+def test_a_killed_driver_leaves_nobody_behind(cluster: Cluster, is_given: bool, tmp_path: Path) -> None:
+    with start(cluster, is_given, tmp_path) as script:
+        until(lambda: len(lines(tmp_path)) >= 40, "40 items have begun", timeout=60)
+        script.process.kill()
+        ended = script.end(survive_s=KILLED_GONE_S)
+        if is_given:
+            wait_until_quiet(tmp_path)
+    assert (ended.code, ended.survivors) == (-signal.SIGKILL, [])
+    finish_here(tmp_path)
+    if is_given:
+        check_that_it_still_works(cluster)
+
+
+def wait_until_quiet(folder: Path) -> None:
+    """Returns when the cluster has dropped what the driver had started there."""
+    deadline = time.monotonic() + KILLED_GONE_S
+    while True:
+        before = len(lines(folder))
+        time.sleep(1.0)
+        if len(lines(folder)) == before:
+            return
+        assert time.monotonic() < deadline, "the cluster goes on with the items of a dead driver"
+
+
+@pytest.mark.breaks_it
+def test_a_driver_that_ray_ends_with_its_cluster_has_its_record(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    shared = request.getfixturevalue("shared_cluster")
+    if shared.kind != "ray" or not shared.is_elsewhere():
+        pytest.skip("Ray alone ends a process whose own raylet is gone")
+    with start(shared, True, tmp_path) as script:
+        until(lambda: len(lines(tmp_path)) >= 40, "40 items have begun", timeout=60)
+        begin = time.monotonic()
+        shared.kill()
+        ended = script.end(timeout=KILLED_GONE_S)
+    assert ended.code != 0
+    assert time.monotonic() - begin < KILLED_GONE_S
+    finish_here(tmp_path)
