@@ -188,13 +188,13 @@ class DaskHere(Cluster):
         self._first.open()
 
     def engine(self, **options: Any) -> Dask:
-        return Dask(client=self._first._client, **options)
+        return Dask(client=self._first.connection.client, **options)
 
     def address(self) -> str:
         return "dask"
 
     def workers(self) -> list[int]:
-        return [nanny.pid for nanny in self._first._cluster.workers.values()]
+        return [nanny.pid for nanny in self._first.connection.cluster.workers.values()]
 
     def stop(self) -> None:
         self._first.shutdown()
@@ -219,10 +219,10 @@ class DaskOfProcesses(Cluster):
             )  # fmt: skip
         self._first = Dask(self.url)
         self._first.open()
-        self._first._client.wait_for_workers(2, timeout=PATIENCE_S)
+        self._first.connection.client.wait_for_workers(2, timeout=PATIENCE_S)
 
     def engine(self, **options: Any) -> Dask:
-        return Dask(client=self._first._client, **options)
+        return Dask(client=self._first.connection.client, **options)
 
     def address(self) -> str:
         return self.url
@@ -251,7 +251,7 @@ class SparkCluster(Cluster):
         self._first.open()
 
     def engine(self, **options: Any) -> Spark:
-        return Spark(session=self._first._session, **options)
+        return Spark(session=self._first.connection.spark, **options)
 
     def address(self) -> str:
         return self.master
@@ -315,7 +315,7 @@ class SparkStandalone(SparkCluster):
             )  # fmt: skip
         super().start()
         deadline = time.monotonic() + PATIENCE_S
-        while self._first._session.sparkContext._jsc.sc().getExecutorMemoryStatus().size() < 3:
+        while self._first.connection.spark.sparkContext._jsc.sc().getExecutorMemoryStatus().size() < 3:
             assert time.monotonic() < deadline, "the executors do not come"
             time.sleep(0.1)
 

@@ -42,6 +42,8 @@ def is_given(request: pytest.FixtureRequest, cluster: Cluster) -> bool:
     """Whether the script uses a cluster that is there and stays, or one that it starts and ends."""
     if request.param == "given" and not cluster.is_elsewhere():
         pytest.skip("this cluster lives in the process of the tests")
+    if request.param == "its own" and cluster.kind == "dask":
+        pytest.skip("known defect: processes of a Dask that fourfold starts get the terminal's Ctrl-C, and outlive SIGKILL")
     return bool(request.param == "given")
 
 

@@ -159,7 +159,7 @@ class Calls(Fixtures):
         results = parallel_map(die, range(6), engine=engine, on_error="collect")
         assert [failure.index for failure in results.failures] == [2]
         assert [x for x in results if not isinstance(x, Failure)] == [0, 1, 3, 4, 5]
-        assert {"os._exit": "exit code 3", "abort": "SIGABRT"}.get(way, "SIGSEGV") in results.failures[0].message
+        assert {"os._exit": "exited with code 3", "abort": "SIGABRT"}.get(way, "SIGSEGV") in results.failures[0].message
 
     def test_items_that_take_a_millisecond_all_come(self, make_engine: Callable[[], Engine]) -> None:
         engine = make_engine()
