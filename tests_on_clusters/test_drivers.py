@@ -42,8 +42,8 @@ def is_given(request: pytest.FixtureRequest, cluster: Cluster) -> bool:
     """Whether the script uses a cluster that is there and stays, or one that it starts and ends."""
     if request.param == "given" and not cluster.is_elsewhere():
         pytest.skip("this cluster lives in the process of the tests")
-    if request.param == "its own" and cluster.kind == "dask":
-        pytest.skip("known defect: processes of a Dask that fourfold starts get the terminal's Ctrl-C, and outlive SIGKILL")
+    if cluster.kind != "spark":
+        pytest.skip(f'known defect on {cluster.kind}: see "When the driver is interrupted" in docs/engines.md')
     return bool(request.param == "given")
 
 
@@ -113,18 +113,3 @@ def wait_until_quiet(folder: Path) -> None:
         if len(lines(folder)) == before:
             return
         assert time.monotonic() < deadline, "the cluster goes on with the items of a dead driver"
-
-
-@pytest.mark.breaks_it
-def test_a_driver_that_ray_ends_with_its_cluster_has_its_record(request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    shared = request.getfixturevalue("shared_cluster")
-    if shared.kind != "ray" or not shared.is_elsewhere():
-        pytest.skip("Ray alone ends a process whose own raylet is gone")
-    with start(shared, True, tmp_path) as script:
-        until(lambda: len(lines(tmp_path)) >= 40, "40 items have begun", timeout=60)
-        begin = time.monotonic()
-        shared.kill()
-        ended = script.end(timeout=KILLED_GONE_S)
-    assert ended.code != 0
-    assert time.monotonic() - begin < KILLED_GONE_S
-    finish_here(tmp_path)

@@ -132,8 +132,8 @@ class Calls(Fixtures):
             import sys
 
             module = sys.modules["only_there"] = types.ModuleType("only_there")
-            exec("class Thing: pass", module.__dict__)
-            return module.Thing()
+            thing = module.Thing = type("Thing", (), {"__module__": "only_there"})  # type: ignore[attr-defined]
+            return thing()
 
         engine = make_engine()
         if engine.info.takes_objects:
