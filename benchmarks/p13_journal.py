@@ -134,7 +134,7 @@ def _after_a_kill(count: int, workers: int) -> Row:
         n_after = (path / "ran").stat().st_size - n_before
     lost = n_before + n_after - count
     case = f"driver killed after {n_before:,} of {count:,} items"
-    note = f"{n_after:,} items ran in the call that went on; {lost:,} ran twice: they were in flight, or younger than 0.1 s"
+    note = f"{n_after:,} items ran in the call that went on; {lost:,} ran twice: they were in flight"
     # From how work is handed out, and not from what was seen to run twice: that bar could not be missed.
     n_flying = 2 * workers * CHUNK
     bar = (count - n_before + n_flying) / count

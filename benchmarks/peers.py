@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from fourfolds import start_workers
@@ -124,7 +125,7 @@ def _run_chunk(fn: Callable[[Any], Any], chunk: Sequence[Any]) -> list[Any]:
 
 @contextmanager
 def dask_cluster(workers: int) -> Iterator[Mapper]:
-    """Dask on this machine: one thread a worker, on loopback only, without dashboard."""
+    """Dask on this machine: one thread a worker, on loopback only, without dashboard; `chunk` items a task."""
     import logging
 
     import distributed
@@ -140,8 +141,12 @@ def dask_cluster(workers: int) -> Iterator[Mapper]:
         distributed.Client(cluster) as client,
     ):
 
-        def run(fn: Callable[[Any], Any], items: Sequence[Any], **setting: Any) -> list[Any]:
-            return client.gather(client.map(fn, items, pure=False, **setting))
+        def run(fn: Callable[[Any], Any], items: Sequence[Any], chunk: int = 0, **setting: Any) -> list[Any]:
+            if not chunk:
+                return client.gather(client.map(fn, items, pure=False, **setting))
+            chunks = [items[start : start + chunk] for start in range(0, len(items), chunk)]
+            answers = client.gather(client.map(partial(_run_chunk, fn), chunks, pure=False))
+            return [answer for answers_of_chunk in answers for answer in answers_of_chunk]
 
         run(abs, range(workers))
         yield run

@@ -1,15 +1,18 @@
 #!/bin/sh
 # Run the tests of the cluster engines, each kind of cluster in a pytest process of its own: a process has one Ray, and one kind
-# of Spark. All kinds: CLUSTERS="ray ray-two dask dask-processes spark spark-local-cluster spark-standalone spark-connect".
+# of Spark. All kinds: CLUSTERS="ray ray-two dask dask-processes spark spark-local-cluster spark-standalone spark-connect"; with
+# a word behind a colon, only the tests with this word in their name.
 set -eu
-: "${CLUSTERS:=ray dask-processes spark}"
+: "${CLUSTERS:=ray-two dask-processes spark spark-local-cluster:machine}"
 
 if ! command -v java >/dev/null && [ -z "${JAVA_HOME:-}" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "installing Java 17, which Spark needs"
     DEBIAN_FRONTEND=noninteractive apt-get install -qq -y openjdk-17-jre-headless >/dev/null || true
 fi
 
-for cluster in $CLUSTERS; do
+for each in $CLUSTERS; do
+    cluster=${each%%:*}
+    only=$(expr "$each" : '[^:]*:\(.*\)') || true
     case $cluster in
         spark*)
             if ! command -v java >/dev/null && [ -z "${JAVA_HOME:-}" ]; then
@@ -19,5 +22,5 @@ for cluster in $CLUSTERS; do
             ;;
     esac
     echo "$cluster: the tests on a real cluster"
-    .venv/bin/python -m pytest -q tests_on_clusters "--cluster=$cluster"
+    .venv/bin/python -m pytest -q tests_on_clusters "--cluster=$cluster" -k "$only"
 done

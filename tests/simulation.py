@@ -215,7 +215,7 @@ class Watched(Simulated):
 class Cut:
     """The run is ended from outside, at the `count`-th time that something happens `where`, and perhaps once more."""
 
-    PLACES: ClassVar = ["consumer", "close", "wait", "slots", "submit", "cancel", "starting", "judge", "beat"]
+    PLACES: ClassVar = ["consumer", "close", "wait", "slots", "submit", "cancel", "starting", "record", "judge", "beat"]
 
     def __init__(self, seed: int) -> None:
         pick = random.Random(~seed)
@@ -371,6 +371,7 @@ class Ran:
         self.case, self.engine, self.cut = case, engine, cut
         self.tries: Counter[int] = Counter()
         self.values: dict[int, list[Any]] = {}
+        self.recorded: dict[int, list[Any]] = {}
         self.error: BaseException | None = None
         """What ended a run that was cut."""
         items: Any = list(range(case.n)) if case.sized else iter(range(case.n))
@@ -395,7 +396,7 @@ class Ran:
             self.failures,
             beat=self._meeting("beat"),
             starting=self._meeting("starting"),
-            keep=cut is not None and cut.keep,
+            record=self.record if cut is None or cut.keep else None,
         )
         if cut is not None:
             self.failures.keep = self._meeting("judge")
@@ -426,6 +427,15 @@ class Ran:
             self.error = error
         finally:
             del run  # as a loop that fails lets go of it
+
+    def record(self, segment: Any) -> None:
+        """Values are there, and are about to come."""
+        if self.cut is not None:
+            self.cut.meet("record")
+        for offset in range(segment.n_items):
+            index = self.source.index_of(segment.start + offset)
+            assert index not in self.recorded, f"item {index} was recorded twice"
+            self.recorded[index] = segment.values[offset : offset + 1]
 
     def note(self, segment: Any) -> None:
         """Values came."""
@@ -465,6 +475,7 @@ def judge(case: Case, parts: Parts = Parts()) -> Ran | None:  # noqa: B008
     for index, value in ran.values.items():
         if index not in failed:
             assert value == [index * index], f"item {index} has the value of another"
+    assert ran.recorded == {index: value for index, value in ran.values.items() if index not in failed}, "not all is recorded"
     for failure in failed.values():
         _judge_failure(case, ran, failure)
     most = case.retries + 1
@@ -519,10 +530,10 @@ def judge_cut(case: Case, cut: Cut) -> bool:
     """Run a case that is cut; returns whether it was, since it may have been over before."""
     ran = case.run(cut)
     assert not ran.engine.is_open, "the engine stays open"
-    for segment in ran.driver.leftover:
-        ran.note(segment)
     failed = {failure.index for failure in ran.failures.all}
-    for index, value in ran.values.items():
+    if cut.keep:
+        assert ran.values.keys() <= ran.recorded.keys() | failed, "values came that were not recorded"
+    for index, value in [*ran.values.items(), *ran.recorded.items()]:
         assert value == [index * index] or index in failed, f"item {index} has the value of another"
     told = [cut.error] if cut.is_made and cut.where != "close" else [None]
     is_expected = any(ran.error is error for error in told) or str(ran.error) == "again" or ran.engine.was_down

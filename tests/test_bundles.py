@@ -1,16 +1,28 @@
 """Which tickets go into one job: free slots are filled at once, and later a job has as many as make it worth its start."""
 
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
 import pytest
 
-from fourfold.distribute.bundles import AHEAD, Bundles
-from fourfold.records import Ticket
+from fourfold.aggregate.failures import Failures
+from fourfold.distribute.bundles import Bundles
+from fourfold.distribute.driver import Driver, Lane
+from fourfold.distribute.engine import EngineInfo
+from fourfold.distribute.engines.simulated import Simulated
+from fourfold.distribute.schedule import Rules, Schedule
+from fourfold.distribute.sizes import Sizes
+from fourfold.divide.source import Source
+from fourfold.execute.objects import ObjectCodec
+from fourfold.records import ChunkResult, Kind, Ticket
 
 
 def bundles_with(count: int, job_s: float = 0.1, ticket_s: float | None = None) -> Bundles:
     bundles = Bundles(job_s)
     bundles.add([Ticket(id, "program", None, 1) for id in range(count)])
     if ticket_s is not None:
-        bundles.learn(ticket_s)
+        bundles.learn(ticket_s, 1)
     return bundles
 
 
@@ -28,41 +40,110 @@ def test_free_slots_are_filled_in_order():
 
 
 @pytest.mark.parametrize("slots", [1, 2, 16, 10_000])
-def test_no_more_is_in_jobs_than_keeps_the_slots_busy(slots):
+def test_jobs_keep_all_slots_busy(slots):
     bundles = bundles_with(5 * slots, ticket_s=1.0)
     started(bundles, slots)
-    assert slots <= bundles.n_flying <= AHEAD * slots + bundles.size(slots)
+    assert bundles.n_flying >= slots
 
 
 def test_ten_thousand_slots_start_few_jobs():
     assert len(started(bundles_with(10_000), slots=10_000)) <= 8
     jobs = started(bundles_with(20_000, ticket_s=10.0), slots=10_000)
-    assert len(jobs) <= 2 * 10.0 / 0.1  # as many as the driver can start while tickets run
+    assert 20_000 / len(jobs) * 10.0 >= 2 * 0.1 * 10_000  # each has the work of all slots for two starts
 
 
 def test_long_tickets_have_jobs_of_their_own():
-    assert bundles_with(4, ticket_s=60.0).size(slots=16) == 1
+    assert started(bundles_with(4, ticket_s=60.0), slots=16) == [[0], [1], [2], [3]]
+
+
+def test_while_nobody_knows_how_long_they_take_only_free_slots_get_one():
+    assert started(bundles_with(20), slots=2) == [[0], [1]]
+
+
+def test_short_tickets_share_a_job():
+    assert started(bundles_with(20, ticket_s=0.5), slots=10) == [[*range(8)], [*range(8, 20)]]  # too few for a third
+
+
+def test_the_end_is_one_job():
+    assert started(bundles_with(21, ticket_s=5.0), slots=10) == [[*range(21)]]
 
 
 def test_what_waits_behind_busy_slots_waits_for_a_worthy_job():
-    bundles = bundles_with(2, ticket_s=0.1)
+    bundles = bundles_with(2, ticket_s=0.5)
     assert started(bundles, slots=2) == [[0, 1]]
     bundles.add([Ticket(2, "program", None, 1)])
     assert bundles.next(2) == []
-    bundles.add([Ticket(3, "program", None, 1)])
+    bundles.add([Ticket(3, "program", None, 7)])  # seven times as many items
     assert [ticket.id for ticket in bundles.next(2)] == [2, 3]
 
 
 def test_what_ended_makes_room():
-    bundles = bundles_with(4, ticket_s=60.0)
-    assert started(bundles, slots=1) == [[0], [1]]
-    bundles.ended(1)
-    assert started(bundles, slots=1) == [[2]]
+    bundles = bundles_with(3, ticket_s=0.5)
+    assert started(bundles, slots=1) == [[0, 1, 2]]
+    bundles.add([Ticket(3, "program", None, 1)])
+    assert started(bundles, slots=1) == []
+    bundles.ended(3)
+    assert started(bundles, slots=1) == [[3]]
 
 
 def test_only_what_waits_is_taken_back():
-    bundles = bundles_with(6, ticket_s=60.0)
-    started(bundles, slots=1)
-    assert [ticket.id for ticket in bundles.take_back([0, 3, 5])] == [3, 5]
-    assert [ticket.id for ticket in bundles.take_back(None)] == [2, 4]
+    bundles = bundles_with(6)
+    assert [ticket.id for ticket in bundles.take_back([0, 3, 5])] == [0, 3, 5]
+    assert [ticket.id for ticket in bundles.take_back(None)] == [1, 2, 4]
     assert bundles.next(100) == []
+
+
+def test_the_end_is_handed_out_at_once_where_chunks_start_in_jobs():
+    def window(left: int, in_jobs: bool) -> int:
+        sizes = Sizes()
+        sizes.slots, sizes.target_s, sizes.dispatch_s, sizes.in_jobs = 2, 2.0, 0.1, in_jobs
+        sizes.learn(0, 100, 10.0)
+        return sizes.window(left)
+
+    assert window(left=1000, in_jobs=True) == window(left=1000, in_jobs=False) == 4
+    assert window(left=70, in_jobs=True) > 16
+    assert window(left=70, in_jobs=False) <= 4
+
+
+class Batches(Simulated):
+    """An engine of bundles, that notes how many tickets are submitted together."""
+
+    def __init__(self, workers: int, job_s: float) -> None:
+        super().__init__(workers, lambda item: 1.0)
+        self.info = EngineInfo("batches", takes_objects=True, honours=frozenset(), kills="bundle", dispatch_s=job_s)
+        self.submitted: list[int] = []
+
+    def slots(self) -> int:
+        return 50
+
+    def submit(self, tickets: Sequence[Ticket]) -> None:
+        self.submitted.append(len(tickets))
+        super().submit(tickets)
+
+
+class Same:
+    def prepare(self) -> Any:
+        return lambda chunk, cell: (Kind.DONE, ChunkResult(len(chunk.items), list(chunk.items), [], 1.0))
+
+
+def drive(engine: Batches, items: Iterable[int]) -> list[int]:
+    failures = Failures("same", "raise", (), lambda data: None)
+    driver = Driver(Source(items), Schedule(Rules(total=None, chunk=1)), Lane(engine, ObjectCodec(), Same), failures)
+    return sorted(segment.values[0] for segment in driver.run())
+
+
+def test_the_tickets_for_all_free_slots_are_submitted_together():
+    engine = Batches(50, job_s=60.0)
+    assert drive(engine, range(400)) == [*range(400)]
+    assert engine.submitted[0] == 50
+
+
+def test_a_slow_source_is_not_waited_for_longer_than_a_job_takes_to_start():
+    def slow() -> Iterator[int]:
+        for item in range(50):
+            time.sleep(0.005)
+            yield item
+
+    engine = Batches(50, job_s=0.02)
+    assert drive(engine, slow()) == [*range(50)]
+    assert 1 < max(engine.submitted) < 25

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import os
 import pickle
 import random
@@ -10,6 +11,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -19,11 +22,14 @@ from running import run_script, started
 import fourfold as ff
 from fourfold import seams
 from fourfold.errors import FourfoldError, JournalCorrupt, JournalError, RunInUse, UntrustedRun
+from fourfold.execute.pickling import dump_by_name
 from fourfold.runs import place, upkeep
-from fourfold.runs.journal import Done, Journal
+from fourfold.runs.fingerprint import item_digest
+from fourfold.runs.journal import Journal
 from fourfold.runs.place import file_system_of
 from fourfold.runs.seal import VALUES, load_key
 from fourfold.runs.story import failures_of, story_of
+from fourfold.runs.tables import Done
 
 
 @pytest.fixture
@@ -181,7 +187,8 @@ def test_a_folder_that_cannot_be_made_is_one_error(monkeypatch):
         ff.map(square, [1], run="/proc/self/run")
 
 
-SEAMS = ["journal.mkdir", "journal.lock", "journal.open", "journal.create", "journal.write", "journal.commit", "journal.sync"]
+WRITES = ["journal.open", "journal.create", "journal.write", "journal.tail", "journal.commit", "journal.sync"]
+SEAMS = ["journal.mkdir", "journal.lock", *WRITES]
 
 
 @pytest.mark.parametrize("action", ["ENOSPC", "EIO"])
@@ -231,14 +238,15 @@ def ran(folder):
 
 
 def recorded(folder):
+    """The items that the next driver finds recorded."""
     if not (folder / "run" / "journal.sqlite").exists():
         return set()
-    with contextlib.suppress(sqlite3.OperationalError):
-        database = sqlite3.connect(folder / "run" / "journal.sqlite")
-        with contextlib.closing(database):
+    with tempfile.TemporaryDirectory() as copy:
+        run = Path(shutil.copytree(folder / "run", Path(copy, "run")))
+        upkeep.change(run)
+        with contextlib.closing(sqlite3.connect(run / "journal.sqlite")) as database:
             rows = database.execute("select first, n_items from done").fetchall()
-        return {first + offset for first, count in rows for offset in range(count)}
-    return set()
+    return {first + offset for first, count in rows for offset in range(count)}
 
 
 @pytest.mark.slow
@@ -271,7 +279,7 @@ def test_a_driver_that_is_killed_at_any_moment_loses_nothing_that_was_recorded(t
     assert ended.stdout.strip() == repr([item * 0.1 for item in range(n_items)])
 
 
-@pytest.mark.parametrize("seam", ["journal.open", "journal.create", "journal.write", "journal.commit", "journal.sync"])
+@pytest.mark.parametrize("seam", WRITES)
 @pytest.mark.fault("F42")
 def test_a_driver_that_is_killed_at_each_write_goes_on(tmp_path, seam):
     for number in (1, 2, 5):
@@ -285,6 +293,91 @@ def test_a_driver_that_is_killed_at_each_write_goes_on(tmp_path, seam):
         assert not before & set(ran(tmp_path)[n_ran:])
         for path in [*(tmp_path / "run").iterdir(), tmp_path / "ran.txt"]:
             path.unlink()
+
+
+HALF = """
+    import os, sys
+    import fourfold as ff
+
+    def fn(item):
+        end = os.open("ran.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(end, b"%d\\n" % item)
+        os.close(end)
+        return item
+
+    def items():
+        for item in range(4000):
+            if sys.argv[2:] == ["kill"] and item > 2000 and len(open("ran.txt").read().split()) > 1500:
+                os.kill(os.getpid(), 9)
+            yield item
+
+    if __name__ == "__main__":
+        ff.map(fn, items(), run="run", engine=sys.argv[1], workers=2, chunk=20)
+"""
+
+
+@pytest.mark.parametrize("engine", ["serial", "processes"])
+@pytest.mark.fault("F42")
+def test_a_driver_that_is_killed_loses_of_short_items_only_what_was_in_flight(tmp_path, engine):
+    assert run_script(HALF, engine, "kill", folder=tmp_path).code == -signal.SIGKILL
+    n_before = len(ran(tmp_path))
+    assert run_script(HALF, engine, folder=tmp_path).code == 0
+    n_after = len(ran(tmp_path)) - n_before
+    assert n_after <= 4000 - n_before + 2 * 2 * 20  # two chunks beside each of two workers
+
+
+@pytest.fixture
+def tail(run, monkeypatch):
+    """The tail of a run whose driver died with the second half of its 40 items in there only."""
+    monkeypatch.setattr("fourfold.runs.journal.TAIL_SHARE", 1e9)
+    record(run, 20)
+    journal = Journal(run, load_key())
+    for first in range(20, 40, 5):
+        value = journal.keep(dump_by_name(squares(40)[first : first + 5]), VALUES)
+        digests = b"".join(item_digest(item) for item in range(first, first + 5))
+        journal.add(Done(first, 5, value, digests))
+        journal.beat()
+    journal.close(last_words=False)
+    return run / "journal.tail"
+
+
+@pytest.mark.fault("F42")
+def test_what_is_in_the_tail_does_not_run_again(run, tail):
+    results = ff.map(square, range(40), run=run, engine="serial")
+    assert (results, results.report.n_recorded) == (squares(40), 40)
+    assert not tail.exists()
+
+
+@pytest.mark.fault("F48")
+def test_a_torn_line_of_the_tail_runs_again_and_those_before_it_do_not(run, tail):
+    tail.write_bytes(tail.read_bytes()[:-10])
+    results = ff.map(square, range(40), run=run, engine="serial")
+    assert (results, results.report.n_recorded) == (squares(40), 35)
+
+
+@pytest.mark.fault("F48")
+def test_a_line_of_the_tail_that_is_committed_already_is_not_read_again(run, tail):
+    old = tail.read_bytes()
+    assert len(recorded(run.parent)) == 40
+    Journal(run).close()
+    journal = Journal(run)
+    journal.database.execute("delete from done where first >= 20")  # what old lines would bring back
+    journal.close()
+    os.close(place.create_private(tail))
+    tail.write_bytes(old)
+    assert ff.map(square, range(40), run=run, engine="serial").report.n_recorded == 20
+
+
+@pytest.mark.parametrize(
+    "rows", [[["attach database '/tmp/theirs' as theirs", []]], [["done", []]], [["done"]], {"hex": "zz"}, 7]
+)
+@pytest.mark.fault("F48")
+def test_a_tail_that_nobody_wrote_like_that_is_refused(run, tail, rows):
+    n_commits = json.loads(tail.read_bytes().split(b"\n")[0][9:])[0]
+    line = json.dumps([n_commits, rows]).encode()
+    tail.write_bytes(b"%08x %s\n" % (zlib.crc32(line), line))
+    with pytest.raises(JournalCorrupt, match="is damaged"):
+        ff.map(square, range(40), run=run, engine="serial")
 
 
 @pytest.mark.fault("F42")

@@ -48,6 +48,8 @@ class Cluster:
     """A cluster of two workers or more on this machine."""
 
     kind = ""
+    n_gpus = 0
+    """It claims to have so many."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -109,7 +111,7 @@ class Cluster:
 
 
 class RayHere(Cluster):
-    """Ray, started by this process, as `engine="ray"` does."""
+    """Ray, started for this process, as `engine="ray"` does."""
 
     kind = "ray"
 
@@ -134,14 +136,16 @@ class RayOfTwoMachines(Cluster):
     """A head and a second raylet, as on two machines."""
 
     kind = "ray"
+    n_gpus = 2
 
     def start(self) -> None:
         import ray
         from ray.cluster_utils import Cluster as RayCluster
 
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        self.ray = RayCluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        self.second = self.ray.add_node(num_cpus=1)
+        head = {"num_cpus": 1, "num_gpus": 1, "include_dashboard": False}
+        self.ray = RayCluster(initialize_head=True, head_node_args=head)
+        self.second = self.ray.add_node(num_cpus=1, num_gpus=1)
         ray.init(address=self.ray.address, log_to_driver=False, configure_logging=False)
 
     def engine(self, **options: Any) -> Ray:
@@ -179,7 +183,7 @@ class RayOfTwoMachines(Cluster):
 
 
 class DaskHere(Cluster):
-    """A LocalCluster, started by this process, as `engine="dask"` does."""
+    """A LocalCluster, started for this process, as `engine="dask"` does."""
 
     kind = "dask"
 
@@ -194,7 +198,7 @@ class DaskHere(Cluster):
         return "dask"
 
     def workers(self) -> list[int]:
-        return [nanny.pid for nanny in self._first.connection.cluster.workers.values()]
+        return [*self._first.connection.client.run(os.getpid).values()]
 
     def stop(self) -> None:
         self._first.shutdown()
@@ -204,6 +208,7 @@ class DaskOfProcesses(Cluster):
     """A scheduler and two workers, each a process of its own."""
 
     kind = "dask"
+    n_gpus = 2
 
     def start(self) -> None:
         port = free_port()

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clusters import Cluster
+from running import run_script
 
 import fourfold as ff
-from fourfold.errors import ItemTimeout, OptionError, UnsupportedOption, VersionMismatch, WorkerLost
+from fourfold.errors import EngineError, ItemTimeout, OptionError, UnsupportedOption, VersionMismatch, WorkerLost
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_arrays_go_there_and_come_back(options):
 
 
 def test_what_the_function_holds_is_sent_once(options, tmp_path):
-    table = np.arange(4_000_000)  # 32 MB
+    table = np.arange(16 << 20)  # 128 MiB
 
     class Sum:
         def __init__(self, table, log):
@@ -71,6 +72,11 @@ def test_what_the_function_holds_is_sent_once(options, tmp_path):
     assert results == list(range(50))
     assert results.report.sent_bytes < 1_000_000
     assert len(log.read_text().splitlines()) <= 4  # once for each worker, and not for each chunk
+
+
+def test_large_results_come_back(options):
+    results = ff.map(lambda x: np.full(8 << 20, x), [3, 4], chunk=1, **options)  # 64 MiB each
+    assert [(value.nbytes >> 20, int(value[0]), int(value[-1])) for value in results] == [(64, 3, 3), (64, 4, 4)]
 
 
 # ---- items that fail
@@ -267,7 +273,92 @@ def test_workers_have_as_many_threads_as_they_are_given(options):
         assert all(each <= wanted for each in found)
 
 
+def test_a_need_that_nobody_can_meet_is_told_in_seconds(options):
+    begin = time.monotonic()
+    with pytest.raises(EngineError, match=r"(?i)gpu"):
+        ff.map(abs, [1], gpus=64, **options)
+    assert time.monotonic() - begin < 15
+
+
+def test_workers_that_take_gpus_are_as_many_as_there_are_gpus(options, cluster, tmp_path):
+    if not cluster.n_gpus:
+        pytest.skip("this cluster claims no GPUs")
+
+    def fn(x):
+        mark = tmp_path / f"running-{x}"
+        mark.touch()
+        time.sleep(0.1)
+        n_running = len(list(tmp_path.glob("running-*")))
+        mark.unlink()
+        return n_running, os.environ.get("CUDA_VISIBLE_DEVICES", "")
+
+    results = ff.map(fn, range(12), gpus=1, chunk=1, **options)
+    assert max(n_running for n_running, _ in results) <= cluster.n_gpus
+    if cluster.kind == "ray":
+        assert {devices for _, devices in results} == {"0"}  # the only one of each machine
+
+
+WRONG = {
+    "ray": ["127.0.0.1:9", "ray://127.0.0.1:9"],
+    "dask": ["tcp://127.0.0.1:9"],
+    "spark": ["spark://127.0.0.1:9", "sc://127.0.0.1:9"],
+}
+
+
+def test_a_wrong_address_is_told_in_seconds(cluster, tmp_path):
+    for address in WRONG[cluster.kind]:
+        text = f"""
+            import fourfold as ff, fourfold.engines
+
+            if __name__ == "__main__":
+                ff.map(abs, [1], engine=fourfold.engines.{cluster.kind.capitalize()}({address!r}))
+        """
+        begin = time.monotonic()
+        ended = run_script(text, folder=tmp_path)
+        assert time.monotonic() - begin < 15
+        assert f"EngineError: nobody listens at {address}: " in ended.stderr.splitlines()[-1]
+        assert (ended.code, ended.survivors) == (1, [])
+
+
+def test_the_verdict_tells_what_it_took_to_connect(cluster):
+    engine = cluster.engine()
+    assert "to connect to" in ff.map(abs, [1], engine=engine).report.verdict
+    assert "to connect to" not in ff.map(abs, [1], engine=engine).report.verdict
+
+
 # ---- what is somebody else's stays as it is
+
+
+def test_a_session_or_client_of_yours_keeps_what_it_has(options, cluster):
+    look = {"ray": look_at_ray, "dask": look_at_dask, "spark": look_at_spark}[cluster.kind]
+    before = look(options["engine"])
+    ff.map(abs, range(4), **options)
+    with pytest.raises(ZeroDivisionError):
+        ff.map(lambda x: 1 / x, range(4), **options)
+    assert look(options["engine"]) == before
+
+
+def look_at_ray(engine):
+    import ray
+
+    return ray.get_runtime_context().get_job_id(), ray.get_runtime_context().namespace
+
+
+def look_at_dask(engine):
+    from distributed.client import _get_global_client
+
+    client = engine.connection._given
+    return client, client.status, _get_global_client(), dict(client.get_metadata([], {}))
+
+
+def look_at_spark(engine):
+    session = engine.connection._given
+    settings = {row.key: row.value for row in session.sql("set").collect()}
+    if type(session).__module__.startswith("pyspark.sql.connect"):
+        return settings, session.getTags()
+    context = session.sparkContext
+    properties = [context.getLocalProperty(f"spark.{name}") for name in ("jobGroup.id", "job.tags", "job.description")]
+    return settings, session.getTags(), context.getJobTags(), properties, dict(context.getConf().getAll())
 
 
 def test_handlers_of_signals_stay(options):

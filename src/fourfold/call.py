@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from fourfold.recorded import Recorded
     from fourfold.runs.recording import Recording
 
+SLOW_OPENING = 0.1
+"""Share of a call that it takes to connect to a cluster, from which the verdict speaks of it. Not measured."""
+
 
 class Call:
     """One call, checked here and run when its segments are asked for.
@@ -115,7 +118,7 @@ class Call:
             lane_failed=self._chooser.failed if self._chooser is not None else None,
             beat=self._progress.beat if recording is None else self._beat,
             starting=None if recording is None or settings.idempotent else self._starting,
-            keep=recording is not None,
+            record=None if recording is None else self._record,
         )
         if recording is not None:
             from fourfold.recorded import Recorded
@@ -135,6 +138,10 @@ class Call:
         assert self._recorded is not None
         self._progress.beat()
         self._recorded.beat()
+
+    def _record(self, segment: Segment) -> None:
+        assert self._recorded is not None
+        self._recorded.record(segment)
 
     def _starting(self, chunk: Chunk) -> None:
         assert self._recorded is not None
@@ -314,6 +321,9 @@ class Call:
         if self._lanes.workers > workers and not info.elsewhere:
             crew += f" (of {self._lanes.workers} wanted: the others were not ready before the end)"
         ratio += self._memory_words(workers)
+        opening_s = opening(self._began) if (opening := getattr(self._driver.lane.engine, "opening_s", None)) else 0.0
+        if opening_s > SLOW_OPENING * elapsed:
+            ratio += f"; {seconds(opening_s)} of it to connect to {info.name}, which a later call of this process need not do"
         if self._chooser is None:
             return f"{crew}, as asked: {what}, {ratio}"
         return f"changed from the loop to {crew} after {self._driver.n_looped} items: {what}, {ratio}"

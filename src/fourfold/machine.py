@@ -5,13 +5,10 @@ import functools
 import os
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     import threadpoolctl
 
 CGROUPS, MEMBERSHIP = "/sys/fs/cgroup", "/proc/self/cgroup"
@@ -251,31 +248,6 @@ def user_name_of(fn: object) -> str:
         fn = fn.func
     name = getattr(fn, "__qualname__", None) or type(fn).__qualname__
     return str(name.rpartition("<locals>.")[2])
-
-
-@contextlib.contextmanager
-def deaf_for(seconds: float) -> Iterator[None]:
-    """Let Ctrl-C of the first `seconds` of a block pass unheard. The main thread hears it: in others nothing changes.
-
-    A handler that Python does not know (of C code) is left alone.
-    """
-    import signal  # a millisecond, and only runs that were interrupted need it
-
-    usual = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(usual):
-        yield
-        return
-    until = time.monotonic() + seconds
-
-    def hear(number: int, frame: "FrameType | None") -> None:
-        if time.monotonic() > until:
-            usual(number, frame)
-
-    signal.signal(signal.SIGINT, hear)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, usual)
 
 
 _limits: list[int] = []

@@ -1,7 +1,7 @@
 """A call with `run=`: joins what it finishes with what earlier calls have recorded.
 
-settled segments ──> journal ──> the call       what earlier calls finished comes back from the journal, at the point
-                        └──────────^            where the source passes it
+settled segments ──> the call      what earlier calls finished comes back from the journal, at the point where the source
+       └──> journal ──^            passes it
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -17,10 +17,11 @@ from fourfold.errors import RunError
 from fourfold.execute import current
 from fourfold.execute.pickling import dump, dump_by_name, load
 from fourfold.execute.troubles import pickled, unpickled
+from fourfold.interrupts import Shield
 from fourfold.options import RunOfBlock, Settings
-from fourfold.records import Chunk, Failure, Segment
-from fourfold.runs.journal import Done
+from fourfold.records import Chunk, Segment
 from fourfold.runs.recording import Carriage, Recording, Subject
+from fourfold.runs.tables import Done
 
 
 def open_recording(fn: Callable[..., Any], settings: Settings, name: str, tree: TreeReduction | None) -> Recording | None:
@@ -75,18 +76,16 @@ class Recorded:
     n_recalled: int = 0
 
     def __post_init__(self) -> None:
-        self._failed_now: set[int] = set()
-        self.failures.run, self.failures.keep = self.recording.path, self._keep_failure
+        self.failures.run, self.failures.keep = self.recording.path, self.recording.fail
 
     def segments(self, raw: Generator[Segment]) -> Iterator[Segment]:
-        """What was recorded before and what comes now, which is recorded first."""
+        """What was recorded before, and what comes now."""
         recording, state = self.recording, "stopped"
         try:
             recording.begin()
             try:
                 for segment in raw:
                     yield from self._recall()
-                    self._record(segment)
                     yield from self.by_index(segment)
             except Exception as error:
                 if not isinstance(error, RunError):  # the items before an input that raises come first, as in the loop
@@ -107,8 +106,8 @@ class Recorded:
             self._end(raw, "failed" if self.stopped_by_failure else state)
 
     def beat(self) -> None:
-        """To be called often: commits what is due."""
-        self.recording.beat(inline=self.driver.lane.engine.info.inline)
+        """To be called often: makes what is recorded outlive this process."""
+        self.recording.beat()
 
     def starting(self, chunk: Chunk) -> None:
         """These items may have effects from now on."""
@@ -120,17 +119,11 @@ class Recorded:
             raw.close()
         finally:
             # What ended the call is to be told, not what came of it here.
-            with suppress(Exception) if state != "done" else nullcontext():
-                try:
-                    for segment in self.driver.leftover:
-                        self._record(segment)
-                finally:
-                    self.recording.close(state)
+            with Shield(), suppress(Exception) if state != "done" else nullcontext():
+                self.recording.close(state)
 
-    def _record(self, segment: Segment) -> None:
-        if segment.n_items == 1 and not segment.holes and (index := self.source.index_of(segment.start)) in self._failed_now:
-            self._failed_now.discard(index)
-            return
+    def record(self, segment: Segment) -> None:
+        """These items have values."""
         if self.tree is None:
             for each in self.by_index(segment):
                 self.recording.add(each.start, each.values)
@@ -141,10 +134,6 @@ class Recorded:
             begin = segment.start + hole + 1
         if ranges:
             self.recording.add_partial(ranges, segment.values)
-
-    def _keep_failure(self, failure: Failure, item: Any) -> None:
-        self.recording.fail(failure, item)
-        self._failed_now.add(failure.index)
 
     def _recall(self) -> Iterator[Segment]:
         """What the source has gone past: values, and failures, that an earlier call has recorded."""

@@ -12,10 +12,10 @@ from fourfold.execute import current
 from fourfold.execute.chunk import is_worker_class
 from fourfold.execute.pickling import load
 from fourfold.records import Chunk, Parcel
-from fourfold.runs.journal import FailedItem
 from fourfold.runs.place import PROGRAM, check_trusted
 from fourfold.runs.seal import load_key
 from fourfold.runs.story import check_command, failures_of, open_run, read_item, read_program, story_of
+from fourfold.runs.tables import FailedItem
 
 ITEMS_NAMED = 10
 

@@ -1,24 +1,30 @@
 """Which tickets go into which job, for engines that start jobs of several tasks: it costs much to start one.
 
-    waiting  t7 t8 t9 ...        next(slots) takes a bundle: all at once while slots are free,
+    waiting  t7 t8 t9 ...        next(slots) takes a bundle: some at once while slots are free,
     flying   [t1 t2 t3] [t4 t5 t6]                          later as many as make a job worth its start
 
 Pure: no clock and no thread. The engine on Spark runs it, and benchmarks/scale.py with ten thousand slots.
 """
 
-import math
 from collections import deque
 from collections.abc import Collection
 
 from fourfold.records import Ticket
 
-AHEAD = 2
-"""Tickets in jobs, for each slot: while one runs the next job is started. Fewer: slots idle while jobs start. More: what is
-cancelled has gone too far to be taken back."""
-
 FIRST_JOBS = 8
 """Jobs among which the first tickets are divided, while nobody knows how long one takes. Fewer: one slow ticket keeps the
 outcomes of more of them. More: the start takes longer."""
+
+WORTH = 40
+"""A job has so many times the work that it takes to start it. Less: jobs take more of the driver's processor, on which workers
+may run as well (on Spark in one process of two cores a job took 0.1 s of it). More: more comes back at once, and later."""
+
+AHEAD = 2
+"""When more tickets wait than so many for each slot it is the end: all go into one job, whose long tasks start first. Between
+two jobs the order is not certain. Not more than the window of the schedule, or jobs are too large in the middle too."""
+
+MOST = 1000
+"""... or so many, when there are fewer slots. Not measured."""
 
 
 class Bundles:
@@ -33,7 +39,7 @@ class Bundles:
         """Tickets in jobs."""
         self._waiting: deque[Ticket] = deque()
         self._job_s = job_s
-        self._ticket_s: float | None = None
+        self._item_s: float | None = None
 
     def add(self, tickets: Collection[Ticket]) -> None:
         """These wait."""
@@ -49,28 +55,37 @@ class Bundles:
 
     def next(self, slots: int) -> list[Ticket]:
         """The tickets of a job to start now; none when it is better to wait for more, or for jobs that run."""
-        n_free, size = slots - self.n_flying, self.size(slots)
-        is_worth_it = len(self._waiting) >= size and self.n_flying < AHEAD * slots
-        if not self._waiting or (n_free <= 0 and not is_worth_it):
+        count, is_worth_it = self._next_job(slots)
+        if self.n_flying >= slots and not is_worth_it:
             return []
-        count = min(size, len(self._waiting), n_free if n_free > 1 else size)
         self.n_flying += count
         return [self._waiting.popleft() for _ in range(count)]
+
+    def _next_job(self, slots: int) -> tuple[int, bool]:
+        """How many of those that wait make a job, and whether they are enough for one.
+
+        The driver starts at most 1 / `job_s` jobs per second, and they should keep all slots busy, twice over: so a job has
+        at least the work of all slots for 2 * `job_s`.
+        """
+        if self._item_s is None:
+            return min(max(1, slots // FIRST_JOBS), len(self._waiting)), False
+        if len(self._waiting) > AHEAD * slots:
+            return min(len(self._waiting), max(MOST, slots)), True
+        worth_s = max(2 * slots, WORTH) * self._job_s
+        work_s, n_worth = 0.0, 0
+        for count, ticket in enumerate(self._waiting, 1):
+            work_s += ticket.n_items * self._item_s
+            if work_s >= worth_s and not n_worth:
+                n_worth = count
+            if work_s >= 2 * worth_s:  # enough for another job
+                return n_worth, True
+        return len(self._waiting), n_worth > 0
 
     def ended(self, n_tickets: int) -> None:
         """A job of so many tickets is over."""
         self.n_flying -= n_tickets
 
-    def learn(self, ticket_s: float) -> None:
-        """A ticket took so long."""
-        self._ticket_s = ticket_s if self._ticket_s is None else (self._ticket_s + ticket_s) / 2
-
-    def size(self, slots: int) -> int:
-        """How many tickets a job should have.
-
-        The driver starts at most 1 / `job_s` jobs per second, and the slots end `slots / ticket_s` tickets per second. A
-        job comes back when its slowest ticket has, so it has no more than that asks for, twice over, and at most the slots.
-        """
-        if self._ticket_s is None:
-            return max(1, slots // FIRST_JOBS)
-        return max(1, min(slots, math.ceil(2 * slots * self._job_s / max(self._ticket_s, 1e-6))))
+    def learn(self, ticket_s: float, n_items: int) -> None:
+        """A ticket of so many items took so long."""
+        item_s = ticket_s / max(1, n_items)
+        self._item_s = item_s if self._item_s is None else (self._item_s + item_s) / 2

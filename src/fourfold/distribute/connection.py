@@ -10,16 +10,27 @@ Calls may overlap, and an engine is for one call at a time: so each call has an 
 import atexit
 import contextlib
 import os
+import re
+import socket
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any, Self
 
 from fourfold.distribute.orders import Orders
+from fourfold.errors import EngineError
 from fourfold.records import Parcel
 from fourfold.version import VERSION
 
 PROBE_S = 120.0
 """Seconds until a cluster that runs no task counts as full, or unable. It may have to start a machine. Not measured."""
+
+REACH_S = 5.0
+"""Seconds in which somebody must listen at an address. Shorter: a far cluster is refused. Longer: a wrong address is told
+later."""
+
+PORTS = {"spark": 7077, "sc": 15002, "ray": 10001, "tcp": 8786, "tls": 8786}
+"""By the scheme of an address: the port when it names none."""
 
 
 class Connection:
@@ -40,6 +51,8 @@ class Connection:
         """It was made here, and not given: it ends with this process."""
         self.down = ""
         """Why it is of no use any more."""
+        self.opened_at = self.opening_s = 0.0
+        """When it was opened, by `time.perf_counter`, and how long that took."""
         self._orders: Orders | None = None
         self._is_open = False
         self._lock = threading.Lock()
@@ -72,6 +85,7 @@ class Connection:
             if self.is_open and self._answers():
                 return
             self._is_open = False
+            begin = time.perf_counter()
             if self.is_ours:  # and gone
                 with contextlib.suppress(Exception):
                     self._leave()
@@ -86,6 +100,8 @@ class Connection:
             orders.check(self._probe(orders), self.where)
             self.cargo = self._store_cargo(orders) if orders.cargo else None
             self._is_open = True
+            self.opened_at = time.perf_counter()
+            self.opening_s = self.opened_at - begin
 
     def shutdown(self) -> None:
         """Leave the cluster, and end it, when it was made here. Called when this process ends."""
@@ -128,6 +144,10 @@ class OnConnection:
     most: int | None
     """The most tasks at once; None: as many as the cluster runs."""
 
+    def opening_s(self, since: float) -> float:
+        """Seconds that connecting took, when that was after `since` (of `time.perf_counter`); else 0."""
+        return self.connection.opening_s if self.connection.opened_at >= since else 0.0
+
     def _start(self) -> None:
         """Set up the state of one call."""
         raise NotImplementedError
@@ -162,6 +182,30 @@ class OnConnection:
 
     def __exit__(self, *exc_info: object) -> None:
         self.shutdown()
+
+
+def check_that_somebody_listens(address: str) -> None:
+    """Clusters themselves try a wrong address for minutes: Spark for one, Ray for two.
+
+    Args:
+        address: Of a scheduler or server, "host:port" or "scheme://host:port,host:port/more". Others are not looked at.
+
+    Raises:
+        EngineError: Nobody does, at any of its hosts.
+    """
+    scheme, _, rest = address.rpartition("://")
+    found = [re.fullmatch(r"\[?([^\[\]]+?)\]?(?::(\d+))?", each) for each in re.split("[/;]", rest, maxsplit=1)[0].split(",")]
+    places = [(each[1], int(each[2] or PORTS.get(scheme, 0))) for each in found if each]
+    if not places or len(places) < len(found) or not all(port for _, port in places):
+        return
+    for place in places:
+        try:
+            socket.create_connection(place, REACH_S).close()
+        except OSError as error:
+            why = error
+        else:
+            return
+    raise EngineError(f"nobody listens at {address}: {why}. Is the address right, and the cluster up?")
 
 
 def parts_as_bytes(parcel: Parcel) -> tuple[bytes, ...]:

@@ -37,18 +37,16 @@ from fourfold.distribute.memory import MemoryWatch
 from fourfold.distribute.schedule import Schedule
 from fourfold.distribute.sizes import SERVICE_S
 from fourfold.errors import EngineError, NotPicklable
-from fourfold.machine import deaf_for
+from fourfold.interrupts import ECHO_S, Shield, deaf_for
 from fourfold.records import Chunk, ChunkResult, Kind, Need, Outcome, Segment, Ticket, Trouble
 
 GRACE_S = 2.0
 """Seconds that a run which is stopped by a failure waits for earlier items still running: one of them may fail as well, and
 the loop would have met that one first. Smaller: the error may differ from the loop's. Larger: errors come later."""
 
-ECHO_S = 0.3
-"""Seconds after the first Ctrl-C in which another one is the same: some terminals and launchers send it twice."""
-
 PATIENCE_S = 0.25
-"""Seconds between looks at progress and patience while nothing arrives. Not measured; only the bar depends on it."""
+"""Seconds between looks at progress and patience while nothing arrives. Not measured; only the bar depends on it, and how soon
+the first Ctrl-C is answered."""
 
 DISPATCHES = 20
 """A chunk should last so many times as long as it takes to start one. Smaller: more of the time goes into starting. Larger: a
@@ -132,6 +130,8 @@ class Lane:
         info = engine.info
         usual_s = LOOP_TARGET_S if info.inline else max(SERVICE_S, DISPATCHES * info.dispatch_s)
         self.target_s = usual_s if target_s is None else target_s
+        self.holds_s = info.dispatch_s if info.kills == "bundle" else 0.0
+        """Seconds for which tickets may be held, to be submitted together: an engine of bundles would start a job for each."""
         self._is_open = False
 
     def open(self) -> None:
@@ -214,7 +214,8 @@ class Driver:
         lane_failed: Told why the lane that `choose` returned could not be started.
         beat: Called after each wait, for progress.
         starting: None, or told of each chunk before it is submitted: its items may have effects from then on.
-        keep: When the run is ended from outside, wait up to GRACE_S for what runs, and keep what ends in `leftover`.
+        record: None, or told of each segment of values as soon as it is there. Then also, when the run is ended from outside,
+            up to GRACE_S is waited for what runs.
         memory: Looks at memory.
     """
 
@@ -230,17 +231,19 @@ class Driver:
         lane_failed: Callable[[Exception], None] | None = None,
         beat: Callable[[], None] | None = None,
         starting: Callable[[Chunk], None] | None = None,
-        keep: bool = False,
+        record: Callable[[Segment], None] | None = None,
         memory: MemoryWatch | None = None,
     ) -> None:
         self.source, self.schedule, self.lane, self.judge = source, schedule, lane, judge
         self._absent, self._choose, self._lane_failed, self._beat = absent, choose, lane_failed, beat
-        self._starting, self._keep = starting, keep
-        self.leftover: list[Segment] = []
+        self._starting, self._record = starting, record
         self.memory = memory or MemoryWatch()
         self._next_lane: Lane | None = None
         self._taken: Chunk | None = None
         self._source_error: Exception | None = None
+        self._shield = Shield()
+        self._held: list[Ticket] = []
+        self._held_since = 0.0
         self._flying: dict[int, Chunk] = {}
         self._sizes: dict[int, int] = {}
         self._returned = _Returned()
@@ -251,6 +254,7 @@ class Driver:
         self._end: Stop | None = None
         self._give_up_at: float | None = None
         self._judge_at: float | None = None
+        self._ends_at: float | None = None
         self._since_choice: tuple[Chunk, ChunkResult] | None = None
         self.last_loss = self.last_evidence = ""
         self.most_slots = 0
@@ -269,54 +273,65 @@ class Driver:
         try:
             self.lane.open()
             while self._end is None:
-                self._look_at_slots()
-                room = self.memory.look(self.lane.engine, self._slots)
-                if room is not None:
-                    self._events.append(room)
-                self._settle_events()
-                if self._ready:
-                    while self._ready:
-                        yield self._ready.popleft()
-                elif self._end is None:
-                    self._await()
+                if self.lane.engine.info.inline:
+                    self._step()
+                else:
+                    with self._shield:
+                        self._step()
+                while self._ready:
+                    yield self._ready.popleft()
                 if self._beat is not None:
                     self._beat()
-            while self._ready:
-                yield self._ready.popleft()
             if self._source_error is not None and not self.reason:
                 raise self._source_error
         except BaseException as error:
-            self._wind_up(error)
+            try:
+                # Nothing stands before this try: a call is where Python looks whether there was another Ctrl-C.
+                try:
+                    self._wind_up()
+                except KeyboardInterrupt:
+                    if self._ends_at is not None and time.monotonic() > self._ends_at + ECHO_S:
+                        raise
+                    self._wind_up()  # it was the echo, before anybody was deaf to it
+            finally:
+                if isinstance(error, KeyboardInterrupt) and self._flying and self._record is not None:
+                    self.lane.engine.cancel(hard=True)
             raise
         finally:
-            try:
-                self.memory.last_look(self.lane.engine)
-            finally:
-                self.lane.close()
-                if self._next_lane is not None:
-                    self._next_lane.close()
+            with self._shield:
+                try:
+                    self.memory.last_look(self.lane.engine)
+                finally:
+                    self.lane.close()
+                    if self._next_lane is not None:
+                        self._next_lane.close()
 
-    def _wind_up(self, error: BaseException) -> None:
+    def _step(self) -> None:
+        """Do what there is to do, and wait for an outcome when that has given no results."""
+        self._look_at_slots()
+        room = self.memory.look(self.lane.engine, self._slots)
+        if room is not None:
+            self._events.append(room)
+        self._settle_events()
+        if not self._ready and self._end is None:
+            self._await()
+
+    def _wind_up(self) -> None:
         """The run is ended from outside. A second Ctrl-C ends at once what still runs."""
-        engine = self.lane.engine
-        try:
-            if self._keep and not engine.info.inline:
-                with deaf_for(ECHO_S), contextlib.suppress(Exception):  # what ended the run is the one to tell
-                    self._await_the_running()
-        finally:
-            self.leftover = [*self._ready]
-            self._ready.clear()
-            if isinstance(error, KeyboardInterrupt) and self._flying and self._keep:
-                engine.cancel(hard=True)
-
-    def _await_the_running(self) -> None:
-        deadline = time.monotonic() + GRACE_S
-        self.lane.engine.cancel()
-        while self._flying and (left := deadline - time.monotonic()) > 0:
-            for outcome in self.lane.engine.wait(left):
-                if outcome.kind is Kind.ENGINE_DOWN:
-                    return
-                self._hear(outcome)
+        if self._record is None or self.lane.engine.info.inline:
+            return
+        self._ends_at = self._ends_at or self._shield.heard_at or time.monotonic()
+        echo_s = self._ends_at + ECHO_S - time.monotonic()
+        with deaf_for(echo_s), contextlib.suppress(Exception):  # what ended the run is the one to tell
+            for ticket in self._held:
+                self._flying.pop(ticket.id, None)
+            deadline = time.monotonic() + GRACE_S
+            self.lane.engine.cancel()
+            while self._flying and (left := deadline - time.monotonic()) > 0:
+                for outcome in self.lane.engine.wait(left):
+                    if outcome.kind is Kind.ENGINE_DOWN:
+                        return
+                    self._hear(outcome)
 
     @property
     def reason(self) -> str:
@@ -339,7 +354,7 @@ class Driver:
             self._slots, self._prefetch = slots, prefetch
             self.most_slots = max(slots, self.most_slots)
             info = self.lane.engine.info
-            self._events.append(Slots(slots, prefetch, self.lane.target_s, info.dispatch_s))
+            self._events.append(Slots(slots, prefetch, self.lane.target_s, info.dispatch_s, info.kills == "bundle"))
 
     def _consider(self, chunk: Chunk, result: ChunkResult) -> None:
         """Stay the loop, start workers, or change over to them."""
@@ -371,12 +386,13 @@ class Driver:
         """Step the schedule until no event is left."""
         while self._events and self._end is None:
             events, self._events = self._events, []
-            tickets: list[Ticket] = []
             for event in events:
                 for action in self.schedule.step(event) if self._end is None else ():
-                    self._act(action, tickets)
-            if tickets:
-                self.lane.engine.submit(tickets)
+                    self._act(action)
+            if self._held and time.monotonic() >= self._held_since + self.lane.holds_s:
+                self._let_go()
+        if self._held:
+            self._let_go()
         if self.schedule.stopping and self._give_up_at is None:
             self._give_up_at = time.monotonic() + GRACE_S
         if not self.schedule.has_doubts():
@@ -384,12 +400,16 @@ class Driver:
         elif self._judge_at is None:
             self._judge_at = time.monotonic() + DOUBT_S
 
-    def _act(self, action: Action, tickets: list[Ticket]) -> None:
+    def _let_go(self) -> None:
+        tickets, self._held = self._held, []
+        self.lane.engine.submit(tickets)
+
+    def _act(self, action: Action) -> None:
         match action:
             case Take(count):
                 self._take(count)
             case Submit(id, start, count):
-                self._submit(id, start, count, tickets)
+                self._submit(id, start, count)
             case Settle(position, attempts):
                 index, item, trouble, worker = self._last.pop(position)
                 self._returned.drop(position)
@@ -398,8 +418,7 @@ class Driver:
                     values = [self._absent(index)]
                 self._ready.append(Segment(position, 1, values))
             case Cancel(ids, hard):
-                self.lane.engine.submit(tickets)  # it may speak of one of these
-                tickets.clear()
+                self._let_go()  # it may speak of one of these
                 self.lane.engine.cancel(ids, hard=hard)
             case Stop():
                 self._end = action
@@ -408,7 +427,8 @@ class Driver:
         begin = time.perf_counter()
         try:
             at_once = self.lane.engine.info.inline and not self.schedule.rules.bounded
-            self._taken = chunk = self.source.take(count, copy=not at_once)
+            with self._shield.lifted():
+                self._taken = chunk = self.source.take(count, copy=not at_once)
         except Exception as error:
             # It ends the run, but after the items before it, as in the loop: one of them may fail first.
             self._taken, self._source_error = None, error
@@ -420,7 +440,7 @@ class Driver:
         elapsed = time.perf_counter() - begin
         self._events.append(Taken(len(chunk.items), exhausted=False, elapsed_s=elapsed))
 
-    def _submit(self, id: int, start: int, count: int, tickets: list[Ticket]) -> None:
+    def _submit(self, id: int, start: int, count: int) -> None:
         chunk, self._taken = self._taken, None
         if chunk is None or chunk.start != start:
             self._taken = chunk
@@ -437,7 +457,9 @@ class Driver:
             return
         self.sent_bytes += size_bytes
         self._sizes[id] = size_bytes
-        tickets.append(Ticket(id, "program", payload, count))
+        if not self._held:
+            self._held_since = time.monotonic()
+        self._held.append(Ticket(id, "program", payload, count))
 
     def _unreadable(self, id: int, error: BaseException) -> None:
         """A chunk cannot be packed, or its result cannot be unpacked."""
@@ -525,16 +547,19 @@ class Driver:
         """Make segments of the values, which leave out the failed items: those come when they are settled."""
         if self._absent is not None:
             holes = tuple(trouble.offset for trouble in result.troubles)
-            self._ready.append(Segment(chunk.start, result.done - len(holes), result.values, holes))
-            return
-        if not result.troubles:
-            self._ready.append(Segment(chunk.start, result.done, result.values))
-            return
-        begin = 0
-        for hole in [*(trouble.offset for trouble in result.troubles), result.done]:
-            if hole > begin:
-                self._ready.append(Segment(chunk.start + begin, hole - begin, result.values[begin:hole]))
-            begin = hole + 1
+            segments = [Segment(chunk.start, result.done - len(holes), result.values, holes)]
+        elif not result.troubles:
+            segments = [Segment(chunk.start, result.done, result.values)]
+        else:
+            segments, begin = [], 0
+            for hole in [*(trouble.offset for trouble in result.troubles), result.done]:
+                if hole > begin:
+                    segments.append(Segment(chunk.start + begin, hole - begin, result.values[begin:hole]))
+                begin = hole + 1
+        self._ready.extend(segments)
+        if self._record is not None:
+            for segment in segments:
+                self._record(segment)
 
     def _lost(self, outcome: Outcome) -> None:
         expired = outcome.kind is Kind.EXPIRED

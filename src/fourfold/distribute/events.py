@@ -20,13 +20,15 @@ from fourfold.distribute.sizes import SERVICE_S
 class Slots(NamedTuple):
     """The engine has `n_slots` workers now. `prefetch`: a chunk more for each may wait near it. Chunks aim at `target_s`.
 
-    One that is submitted to an idle worker starts after `dispatch_s`.
+    One that is submitted to an idle worker starts after `dispatch_s`. `in_jobs`: many that are submitted together are as cheap
+    as one, and come back together.
     """
 
     n_slots: int
     prefetch: bool = True
     target_s: float = SERVICE_S
     dispatch_s: float = 0.0
+    in_jobs: bool = False
 
 
 class Taken(NamedTuple):

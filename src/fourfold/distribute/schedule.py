@@ -141,9 +141,10 @@ class Schedule:
             raise Bug(f"the schedule has ended, and then came {event}")
         actions: list[Action] = []
         match event:
-            case Slots(count, prefetch, target_s, dispatch_s):
+            case Slots(count, prefetch, target_s, dispatch_s, in_jobs):
                 self.slots = self._sizes.slots = count
-                self._sizes.prefetch, self._sizes.target_s, self._sizes.dispatch_s = prefetch, target_s, dispatch_s
+                self._sizes.prefetch, self._sizes.target_s = prefetch, target_s
+                self._sizes.dispatch_s, self._sizes.in_jobs = dispatch_s, in_jobs
                 self.most_slots = max(count, self.most_slots)
             case Taken():
                 self._take(event, actions)

@@ -33,6 +33,13 @@ message's round trip between chunks. Larger: a chunk may wait behind a slow one 
 PREFETCH_TIMES = 100
 """... or less than so many times as long as it takes to start one: then idle workers cost at most 1 % of the time."""
 
+END_CHUNKS = 2
+"""Where chunks start in jobs, all that is left is handed out at once when it is so many chunks for each worker. Smaller: more
+jobs for the small chunks of the end. Larger: more comes back only with the last of them."""
+
+END_TICKETS = 16
+"""... as so many tickets for each worker at most. Not measured: sizes at the end give six to eight."""
+
 CHUNK_BYTES = 16 << 20
 """Bytes that a chunk should have at most, in or out. Larger: more memory in flight, and out of the processor's cache."""
 
@@ -52,11 +59,13 @@ class Sizes:
         prefetch: A chunk more for each may wait near it.
         target_s: Seconds that a chunk should take.
         dispatch_s: Seconds until a chunk that is submitted to an idle worker starts there.
+        in_jobs: Many chunks that are submitted together are as cheap as one, and come back together.
     """
 
     def __init__(self, chunk: int | None = None, costs: Sequence[float] | None = None) -> None:
         self.chunk, self.costs = chunk, costs
         self.slots, self.prefetch, self.target_s, self.dispatch_s = 0, True, SERVICE_S, 0.0
+        self.in_jobs = False
         self._costs_left = [*itertools.accumulate(reversed(costs), initial=0.0)][::-1] if costs is not None else []
         self._take_s = self._item_bytes = 0.0
         self._took = self._learned_from = self._largest = 0
@@ -93,12 +102,21 @@ class Sizes:
 
     def window(self, left: int | None) -> int:
         """How many tickets to have in flight; `left`: items not handed out yet, when known."""
+        if self.in_jobs and self._is_the_end(left):
+            return END_TICKETS * self.slots
         expected = self._expected_s() if self.prefetch else None
+        if self.in_jobs and expected is not None and expected < self.target_s / 2:
+            return self.slots  # they grow: the next ones would all be in the job of these
         if expected is None or expected > max(PREFETCH_BELOW_S, 4 * self.slots * MESSAGE_S, PREFETCH_TIMES * self.dispatch_s):
             return self.slots
         if left is not None and left < self.slots * self._largest and self._largest > 1 and expected > FLOOR_S:
             return self.slots
         return 2 * self.slots
+
+    def _is_the_end(self, left: int | None) -> bool:
+        if self._item_s is None or left is None or self.chunk is not None:
+            return False
+        return left * self._item_s <= END_CHUNKS * self.slots * self.target_s
 
     def _expected_s(self) -> float | None:
         """Seconds that the next chunk of usual size will take."""

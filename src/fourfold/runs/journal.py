@@ -1,39 +1,40 @@
 """Which items of a run are done, and where their values are. SQLite; written by the driver only.
 
-    item ended ──> values-0001.part, journal.sqlite      together, in groups: at most COMMIT_S of finished work is in memory
+    items ended ──> values-0001.part, journal.tail      at once
+                         └──> journal.sqlite            in groups
 
-A killed driver loses what was not committed: those items run again. A machine that loses its power may also lose what came
-after the last SYNC_S: rows whose values are not on the disk are forgotten when the run is opened again. Everything else that
-does not fit its checksum is damage, and is refused.
+A killed driver loses what no worker had given back: those items run again. A machine that loses its power may also lose what
+came after the last SYNC_S: rows whose values are not on the disk are forgotten when the run is opened again. Everything else
+that does not fit its checksum is damage, and is refused.
 """
 
 import json
 import os
 import sqlite3
-import struct
 import time
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import fourfold.seams as seams
 from fourfold.errors import JournalCorrupt, JournalError, RunError
 from fourfold.records import Parcel
 from fourfold.runs.place import JOURNAL, PROGRAM, WITHOUT_SHARED_MEMORY, create_private, file_system_of
 from fourfold.runs.seal import COMMAND, FUNCTION, ID_BYTES, Key, Seals, command_of, seals_of
+from fourfold.runs.tables import STATEMENTS, TABLES, VERSION, WHERE, Done, FailedItem, check_version, checksum_of, connect
+from fourfold.runs.tail import Row, Tail
 from fourfold.runs.values import ValueWriter, Where, is_whole, part_path, read_parcel, seal_again
 
-VERSION = 2
-"""Of the tables below. A journal with another one is refused: what wrote it must read it."""
-
-COMMIT_S = 0.1
-"""Seconds of finished work that a killed driver may lose. Smaller: more commits (0.2 ms each). Larger: more runs again."""
+COMMIT_S = 0.5
+"""Seconds between commits. Smaller: more of them (0.2 ms each). Larger: `fourfold show` is later, and the tail longer."""
 
 COMMIT_SHARE = 0.01
-"""Share of the driver's time that commits may take: on a slow disk they come less often. Smaller: more runs again after a
-kill. Larger: the loop, which waits for each commit, is slowed down by more."""
+"""Share of the driver's time that commits may take: on a slow disk they come less often. Not measured on one."""
+
+TAIL_SHARE = 0.2
+"""Share of the driver's time that lines of the tail may take. Smaller: more runs again after a kill, when items are short or
+the disk slow. Larger: such items are slowed down by more; with chunks of 10 ms and up there is no difference."""
 
 SYNC_S = 5.0
 """Seconds between two writes to the disk itself, for the case that the machine loses its power. Smaller: the driver waits
@@ -44,47 +45,6 @@ EVENTS_KEPT = 1000
 
 PAGE = 256
 """Rows that are read at once when a run is resumed. Not measured."""
-
-TABLES = """
-create table run (name text primary key, value text not null) without rowid;
-create table value (id integer primary key, what integer, part integer, offset integer, length_bytes integer,
-                    checksum integer, seal blob);
-create table done (first integer primary key, n_items integer, value integer, digests blob, checksum integer);
-create table failure (item integer primary key, kind text, error_type text, message text, traceback text, place text,
-                      shown text, attempts integer, worker text, digest blob, error integer, value integer);
-create table started (item integer primary key) without rowid;
-create table part (number integer primary key, synced_bytes integer);
-create table event (at real, kind text, data text);
-"""
-
-
-WHERE = "select part, offset, length_bytes, checksum, seal from value where id = ?"
-
-
-class Done(NamedTuple):
-    """Items [first, first + n_items) have values, in the parcel `value`; `digests` are the items'."""
-
-    first: int
-    n_items: int
-    value: int
-    digests: bytes
-
-
-class FailedItem(NamedTuple):
-    """An item that has no value, and why. `error` is the parcel with its exception and `value` that with the item; 0: none."""
-
-    item: int
-    kind: str
-    error_type: str
-    message: str
-    traceback: str
-    place: str
-    shown: str
-    attempts: int
-    worker: str
-    digest: bytes
-    error: int
-    value: int
 
 
 class Journal:
@@ -103,9 +63,10 @@ class Journal:
     def __init__(self, folder: Path, key: Key | None = None) -> None:
         self.folder, self.is_new = folder, False
         self._values: ValueWriter | None = None
-        self._rows: list[tuple[str, tuple[Any, ...]]] = []
-        self._committed_at = self._synced_at = time.monotonic()
-        self._took_s = 0.0
+        self._rows: list[Row] = []
+        self._tail, self._n_in_tail, self._n_commits = Tail(folder), 0, 0
+        self._committed_at = self._synced_at = self._told_at = time.monotonic()
+        self._commit_took_s = self._tail_took_s = 0.0
         self._pid = os.getpid()
         self._is_full = False
         self._database: sqlite3.Connection | None = None
@@ -115,8 +76,9 @@ class Journal:
                 seams.hit("journal.open")
                 if not (folder / JOURNAL).exists():
                     os.close(create_private(folder / JOURNAL))
-                self._database = _connect(folder / JOURNAL)
+                self._database = connect(folder / JOURNAL)
                 self._set_up()
+                self._commit_the_tail()
                 facts = self.facts()
                 if key is not None:
                     self._seals = seals_of(key, {"key": key.name, **facts}, folder)
@@ -147,6 +109,15 @@ class Journal:
             raise JournalCorrupt(
                 f"{self.folder / JOURNAL} is damaged: {told}. Bring it back from a copy, or begin again in another folder"
             )
+
+    def _commit_the_tail(self) -> None:
+        """What the driver before this one had no time to commit."""
+        self._n_commits = self.facts().get("n_commits", 0)
+        self._rows = self._tail.read(self._n_commits)
+        if self._rows:
+            self._n_in_tail = len(self._rows)
+            self.note("killed", rows=len(self._rows))
+            self._commit_rows()
 
     @property
     def database(self) -> sqlite3.Connection:
@@ -195,24 +166,23 @@ class Journal:
                 while part_path(self.folder, number).exists():  # of a session that died before its first commit
                     number += 1
                 self._values = ValueWriter(self.folder, number)
-                self._rows.append(("insert or ignore into part values (?, 0)", (number,)))
+                self._rows.append(("new part", (number,)))
             where = self._values.write(parcel, self.seals.begin(what, self._next_value))
         self._next_value += 1
-        self._rows.append(("insert or replace into value values (?, ?, ?, ?, ?, ?, ?)", (self._next_value - 1, what, *where)))
+        self._rows.append(("value", (self._next_value - 1, what, *where)))
         return self._next_value - 1
 
     def add(self, done: Done) -> None:
         """Items have values. Replaces what was known of them."""
-        self._rows.append(("insert or replace into done values (?, ?, ?, ?, ?)", (*done, _checksum(done))))
-        for table in ("failure", "started") if self._has_loose_items else ():
-            self._rows.append((f"delete from {table} where item between ? and ?", (done.first, done.first + done.n_items - 1)))
+        self._rows.append(("done", (*done, checksum_of(done))))
+        for statement in ("not failed", "ended") if self._has_loose_items else ():
+            self._rows.append((statement, (done.first, done.first + done.n_items - 1)))
 
     def add_failure(self, failed: FailedItem) -> None:
         """An item has no value."""
         self._has_loose_items = True
         plain = [storable(field) if isinstance(field, str) else field for field in failed]
-        self._rows.append((f"insert or replace into failure values ({', '.join('?' * len(failed))})", (*plain,)))
-        self._rows.append(("delete from started where item = ?", (failed.item,)))
+        self._rows += [("failed", (*plain,)), ("ended", (failed.item, failed.item))]
 
     def start(self, items: list[int]) -> None:
         """Items are about to run, and must never run twice: committed at once, to the disk itself.
@@ -224,36 +194,51 @@ class Journal:
             self._is_full = True
             self.database.execute("pragma synchronous = full")
         self._has_loose_items = True
-        self._rows += [("insert or replace into started values (?)", (item,)) for item in items]
+        self._rows += [("started", (item,)) for item in items]
         self.commit()
 
     def note(self, kind: str, **data: Any) -> None:
         """A line of the run's story."""
-        self._rows.append(("insert into event values (?, ?, ?)", (time.time(), kind, json.dumps(data))))
-        self._rows.append(("delete from event where rowid <= (select max(rowid) from event) - ?", (EVENTS_KEPT,)))
+        self._rows += [("event", (time.time(), kind, json.dumps(data))), ("newest events", (EVENTS_KEPT,))]
 
     def tell(self, **facts: Any) -> None:
         """Facts about the run, as JSON."""
-        self._rows += [("insert or replace into run values (?, ?)", (name, json.dumps(fact))) for name, fact in facts.items()]
+        self._rows += [("told", (name, json.dumps(fact))) for name, fact in facts.items()]
 
-    def beat(self, patience_s: float = COMMIT_S) -> None:
-        """Commit when the last time was more than `patience_s` ago.
+    def beat(self) -> None:
+        """Make what was written outlive this process, and commit it when it is time.
 
         Raises:
             JournalError: There is no room.
         """
-        if self._rows and time.monotonic() - self._committed_at >= max(patience_s, self._took_s / COMMIT_SHARE):
+        if not self._has_something_to_write():
+            return
+        now = time.monotonic()
+        if now - self._committed_at >= max(COMMIT_S, self._commit_took_s / COMMIT_SHARE):
             self.commit()
+        elif len(self._rows) > self._n_in_tail and now - self._told_at >= self._tail_took_s / TAIL_SHARE:
+            self._tell_the_tail(now)
+
+    def _tell_the_tail(self, begin: float) -> None:
+        """Values first, then what speaks of them."""
+        with self._one_error("written"):
+            if self._values is not None:
+                self._values.flush()
+            self._tail.append(self._n_commits, self._rows[self._n_in_tail :])
+        self._n_in_tail = len(self._rows)
+        self._told_at = time.monotonic()
+        self._tail_took_s = self._told_at - begin
+
+    def _has_something_to_write(self) -> bool:
+        return bool(self._rows) and os.getpid() == self._pid  # not in a fork of the driver: the journal is not its own
 
     def commit(self) -> None:
-        """Values first, then what speaks of them: from here on it outlives this process.
+        """Values first, then what speaks of them: from here on it is in the journal.
 
         Raises:
             JournalError: There is no room.
         """
-        if os.getpid() != self._pid:  # a fork of the driver: the journal is not this process's
-            self._rows.clear()
-        if not self._rows:
+        if not self._has_something_to_write():
             return
         begin = time.monotonic()
         with self._one_error("written"):
@@ -263,26 +248,31 @@ class Journal:
                 self._values.flush()
             self._commit_rows()
         self._committed_at = time.monotonic()
-        self._took_s = self._committed_at - begin
+        self._commit_took_s = self._committed_at - begin
 
     def _commit_rows(self) -> None:
         seams.hit("journal.commit")
         os.stat(self.folder / JOURNAL)  # what is written to a file that was removed is lost in silence
-        database = self.database
+        database, n_commits = self.database, self._n_commits + (self._n_in_tail > 0)
         try:
             database.execute("begin immediate")
-            for query, values in self._rows:
-                database.execute(query, values)
+            for name, values in self._rows:
+                database.execute(STATEMENTS[name], values)
+            if self._n_in_tail:
+                database.execute(STATEMENTS["told"], ("n_commits", json.dumps(n_commits)))
             database.execute("commit")
         except BaseException:  # Ctrl-C too: the rows are written by the next commit, again if need be
             if database.in_transaction:
                 database.execute("rollback")
             raise
+        had_tail, self._n_commits, self._n_in_tail = self._n_in_tail > 0, n_commits, 0
         self._rows.clear()
+        if had_tail:
+            self._tail.clear()
 
     def _sync(self, values: ValueWriter) -> tuple[str, tuple[Any, ...]]:
         self._synced_at = time.monotonic()
-        return "update part set synced_bytes = ? where number = ?", (values.sync(), values.number)
+        return "synced", (values.sync(), values.number)
 
     def close(self, last_words: bool = True) -> None:
         """Commit what is there and close all files.
@@ -294,6 +284,9 @@ class Journal:
             if last_words and self._database is not None:
                 self._close_values()
                 self.commit()
+                if os.getpid() == self._pid:
+                    with self._one_error("written"):
+                        self._tail.remove()
         except JournalError:
             with suppress(OSError, sqlite3.Error):
                 # Those whose values did not get into the file are forgotten when the run is opened again.
@@ -303,6 +296,7 @@ class Journal:
             if self._values is not None:
                 self._values.close()
                 self._values = None
+            self._tail.close()
             if self._database is not None:
                 self._database.close()
                 self._database = None
@@ -336,7 +330,7 @@ class Journal:
             query = "select * from done where first >= ? order by first limit ?"
             found = [(Done(*fields), checksum) for *fields, checksum in self.database.execute(query, (begin, PAGE))]
             for row, checksum in found:
-                if checksum != _checksum(row):
+                if checksum != checksum_of(row):
                     raise JournalCorrupt(
                         f"{self.folder / JOURNAL} is damaged: the row of items {row.first} to {row.first + row.n_items - 1} "
                         "has a wrong checksum. Bring it back from a copy, or begin again in another folder"
@@ -380,7 +374,7 @@ class Journal:
         rows = self.database.execute("select * from value").fetchall()
         for id, what, *fields in rows:
             seal = seal_again(self.folder, Where(*fields), seals.begin(what, id), f"parcel {id}")
-            self._rows.append(("update value set seal = ? where id = ?", (seal, id)))
+            self._rows.append(("sealed", (seal, id)))
         if "command" in facts:
             self.tell(command_seal=seals.of(COMMAND, command_of(facts)))
         with self._one_error("read"), suppress(FileNotFoundError):
@@ -392,7 +386,7 @@ class Journal:
     def forget_failures(self) -> int:
         """Forget the failed items, so that they run again; returns how many."""
         count = self.count("failure")
-        self._rows.append(("delete from failure", ()))
+        self._rows.append(("none failed", ()))
         self.commit()
         return count
 
@@ -423,56 +417,11 @@ class Journal:
     def _forget_value(self, id: int) -> None:
         for first, n_items in self.database.execute("select first, n_items from done where value = ?", (id,)):
             # They have run, whatever is left of them: where nothing may run twice they are known as started.
-            again = "insert or replace into started values (?)"
-            self._rows += [(again, (item,)) for item in range(first, first + n_items)]
+            self._rows += [("started", (item,)) for item in range(first, first + n_items)]
             self._has_loose_items = True
-        self._rows.append(("delete from done where value = ?", (id,)))
-        self._rows.append(("delete from failure where error = ? or value = ?", (id, id)))
-        self._rows.append(("delete from value where id = ?", (id,)))
-
-
-def check_version(found: int, folder: Path) -> None:
-    """Check the version of the tables of a run.
-
-    Raises:
-        JournalError: It is not ours.
-    """
-    if found != VERSION:
-        raise JournalError(
-            f"{folder} was written by another version of fourfold (tables {found}, this one has {VERSION}): "
-            "go on with that version, or begin again in another folder"
-        )
+        self._rows += [("value lost", (id,)), ("failure lost", (id, id)), ("lost", (id,))]
 
 
 def storable(text: str) -> str:
     """The text without halves of letters, as names of files in another encoding have them: SQLite stores UTF-8 only."""
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _checksum(done: Done) -> int:
-    return zlib.crc32(done.digests, zlib.crc32(struct.pack("<qqq", *done[:3])))
-
-
-def _connect(path: Path, mode: str = "rw") -> sqlite3.Connection:
-    """Open a database; results may be asked for in another thread than the one that began the run."""
-    return sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False, timeout=5.0
-    )
-
-
-@contextmanager
-def reading(folder: Path) -> Iterator[sqlite3.Connection | None]:
-    """Look into the journal of a run that somebody else may be writing, without changing it; None: nothing is in it yet.
-
-    Raises:
-        JournalError: There is none.
-    """
-    if not (folder / JOURNAL).exists():
-        raise JournalError(f"{folder} is no run: there is no {JOURNAL} in it")
-    database = _connect(folder / JOURNAL, "ro")
-    try:
-        yield database if database.execute("pragma user_version").fetchone()[0] else None
-    except (sqlite3.Error, ValueError, TypeError, KeyError) as error:
-        raise JournalError(f"{folder / JOURNAL} cannot be read: {error}") from error
-    finally:
-        database.close()

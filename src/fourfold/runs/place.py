@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -140,18 +141,23 @@ class Lock:
             os.close(self._fd)
         self._fd = -1
 
+    def __del__(self) -> None:
+        """Nobody has it any more: a call was interrupted between taking it and beginning."""
+        if hasattr(self, "_pid"):
+            self.release()
+
     def forget(self) -> None:
         """This process is a fork of the one that holds the lock: it must not hold it when that one is dead."""
         os.close(self._fd)
         self._fd = -1
 
 
-_held: set[Lock] = set()
+_held: "weakref.WeakSet[Lock]" = weakref.WeakSet()
 """The locks of this process."""
 
 
 def _forget_all() -> None:
-    for lock in _held:
+    for lock in list(_held):
         lock.forget()
     _held.clear()
 

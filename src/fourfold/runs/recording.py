@@ -17,20 +17,18 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from fourfold.errors import Indeterminate, JournalCorrupt, JournalError, RemoteError, RunChanged
+from fourfold.interrupts import Shield
 from fourfold.machine import STARTED_IN
 from fourfold.records import Failure, Parcel
 from fourfold.runs.digest import DIGEST_BYTES
 from fourfold.runs.fingerprint import differences, item_digest, program_parts
-from fourfold.runs.journal import COMMIT_S, PAGE, Done, FailedItem, Journal
+from fourfold.runs.journal import PAGE, Journal
 from fourfold.runs.place import PROGRAM, Lock, create_private, prepare
 from fourfold.runs.seal import COMMAND, ERROR, FUNCTION, ITEM, VALUES, command_of, load_key
+from fourfold.runs.tables import Done, FailedItem
 
 UNKNOWN = bytes(DIGEST_BYTES)
 """Stands for the digest of an item that cannot be pickled: any other such item is taken for it."""
-
-LOOP_COMMIT_S = 0.05
-"""Seconds of finished work that a killed driver may lose while it runs the items itself: the next one may take an hour, and
-nothing can be committed in between. Smaller: more commits. Larger: more runs again."""
 
 DIFFERENCES_TOLD = 5
 
@@ -88,7 +86,7 @@ class Recording:
         self.path, self._subject, self._carriage = path, subject, carriage
         key = load_key()
         self.folder = prepare(path)
-        self._lock: Lock | None = Lock(self.folder)
+        self._lock: Lock | None = None
         self._journal: Journal | None = None
         self._digests: dict[int, bytes] = {}
         self._page: deque[Done] = deque()
@@ -98,6 +96,8 @@ class Recording:
         self.n_passed = 0
         self._keeps_program = False
         try:
+            with Shield():
+                self._lock = Lock(self.folder)
             self._journal = Journal(self.folder, key)
             self._meet()
             self._failed = {failed.item: failed for failed in self._journal.failures()}
@@ -441,13 +441,13 @@ class Recording:
         """How many items there are, when that is known."""
         self.journal.tell(total=n_items)
 
-    def beat(self, inline: bool) -> None:
-        """Commit, when it is time. `inline`: this thread runs the items, and comes back only when some have ended.
+    def beat(self) -> None:
+        """Make what is recorded outlive this process.
 
         Raises:
             JournalError: There is no room.
         """
-        self.journal.beat(LOOP_COMMIT_S if inline else COMMIT_S)
+        self.journal.beat()
 
     def close(self, state: str) -> None:
         """The call has ended: "done", "failed", "interrupted", or "" when it never began.

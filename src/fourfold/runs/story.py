@@ -11,9 +11,9 @@ from typing import Any
 
 from fourfold.errors import JournalError, OptionError
 from fourfold.records import Parcel
-from fourfold.runs.journal import WHERE, FailedItem, check_version, reading
 from fourfold.runs.place import JOURNAL, PROGRAM, holder_of, is_held
 from fourfold.runs.seal import COMMAND, FUNCTION, ITEM, Key, Seals, changed, command_of, is_right, seals_of
+from fourfold.runs.tables import WHERE, FailedItem, check_version, reading
 from fourfold.runs.values import Where, read_parcel
 
 DEPTH = 3

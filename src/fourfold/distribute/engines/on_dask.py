@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from fourfold.distribute.connection import PROBE_S, Connection, OnConnection, parts_as_bytes
+from fourfold.distribute.connection import PROBE_S, Connection, OnConnection, check_that_somebody_listens, parts_as_bytes
 from fourfold.distribute.engine import NO_NEED, EngineInfo
+from fourfold.distribute.keeper import Keeper
 from fourfold.distribute.orders import Orders, Stored
 from fourfold.errors import EngineError
 from fourfold.records import Kind, Need, Outcome, Parcel, Ticket
@@ -48,8 +49,7 @@ class _Connection(Connection):
         self.resources = dict(resources or {})
         self.client: Any = None
         self.task: Any = None
-        self.cluster: Any = None
-        """The one that was started here."""
+        self._keeper: Keeper | None = None
 
     def _answers(self) -> bool:
         return bool(self.client.status == "running")
@@ -59,25 +59,23 @@ class _Connection(Connection):
             self.client = self._given
             return
         import distributed as untyped
-        from distributed.deploy import subprocess as untyped_too
 
         distributed: Any = untyped
-        subprocess: Any = untyped_too
         address = self._address
         try:
             if address is None:
                 from fourfold.machine import cores
 
-                # Processes that import nothing of the user's script: it needs no guard.
-                self.cluster = subprocess.SubprocessCluster(
-                    host="127.0.0.1",
-                    n_workers=self._slots or cores().n_cores,
-                    threads_per_worker=1,
-                    dashboard_address=None,
-                )
-                address = self.cluster.scheduler_address
+                self._keeper = Keeper(__name__, self._slots or cores().n_cores)
+                address = self._keeper.address
+            else:
+                check_that_somebody_listens(address)
             self.client = distributed.Client(address, set_as_default=False, timeout=CONNECT_S)
+        except EngineError:
+            self._let_go()
+            raise
         except (OSError, TimeoutError, ValueError) as error:
+            self._let_go()
             raise EngineError(
                 f"no Dask scheduler at {address}: {type(error).__name__}: {error}. Check the address, or use "
                 'engine="dask" to start a cluster of this machine'
@@ -86,11 +84,16 @@ class _Connection(Connection):
 
     def _leave(self) -> None:
         client, self.client = self.client, None
-        cluster, self.cluster = self.cluster, None
-        with contextlib.suppress(Exception):  # its scheduler may be gone
-            client.close()
-        if cluster is not None:
-            cluster.close()
+        try:
+            with contextlib.suppress(Exception):  # its scheduler may be gone
+                client.close()
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.close()
 
     def _probe(self, orders: Orders) -> dict[str, Any]:
         self.task = _make_task(orders.entry)
@@ -113,6 +116,18 @@ class _Connection(Connection):
         """Store what travels along again."""
         if self.cargo is not None:
             self.cargo = self._store_cargo(self.orders)
+
+
+def start_here(count: int) -> tuple[str, Callable[[], None]]:
+    """Start a Dask cluster of this machine; returns its scheduler's address, and what ends it. Called in a keeper."""
+    import logging
+
+    import distributed as untyped
+
+    distributed: Any = untyped
+    options = {"host": "127.0.0.1", "threads_per_worker": 1, "dashboard_address": None, "silence_logs": logging.CRITICAL}
+    cluster = distributed.LocalCluster(n_workers=count, **options)
+    return str(cluster.scheduler_address), cluster.close
 
 
 class Dask(OnConnection):

@@ -10,14 +10,18 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from fourfold.distribute.connection import PROBE_S, Connection, OnConnection, first_line
+from fourfold.distribute.connection import PROBE_S, Connection, OnConnection, check_that_somebody_listens, first_line
 from fourfold.distribute.engine import NO_NEED, EngineInfo
+from fourfold.distribute.keeper import Keeper
 from fourfold.distribute.orders import Orders, Stored, parts_of
 from fourfold.errors import EngineError
 from fourfold.records import Kind, Need, Outcome, Parcel, Ticket
 
 CAPACITY_S = 5.0
 """Seconds for which a look at the size of the cluster holds. Smaller: more questions. Larger: new machines idle longer."""
+
+CLOSE_S = 5.0
+"""Seconds in which workers whose tasks are cancelled must have ended. Not measured: they take half a second."""
 
 IDLE_S = 0.05
 """Seconds that `wait` sleeps when nothing is in flight. Not measured."""
@@ -33,6 +37,7 @@ class _Connection(Connection):
     ) -> None:
         super().__init__(ship)
         self._address, self._slots, self.resources = address, slots, dict(resources or {})
+        self._keeper: Keeper | None = None
         self.task: Any = None
 
     def _answers(self) -> bool:
@@ -52,14 +57,21 @@ class _Connection(Connection):
         handler = signal.getsignal(signal.SIGTERM)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
-        starts = self._address == "local" or (self._address is None and not os.environ.get("RAY_ADDRESS"))
-        if starts:
-            from fourfold.machine import cores
-
-            options |= {"num_cpus": self._slots or cores().n_cores, "include_dashboard": False}
+        address = self._address
         try:
-            ray.init(address="local" if starts else self._address, **options)
+            if address == "local" or (address is None and not os.environ.get("RAY_ADDRESS")):
+                from fourfold.machine import cores
+
+                _with_tokens(ray)
+                self._keeper = Keeper(__name__, self._slots or cores().n_cores)
+                address = self._keeper.address
+            elif address != "auto":
+                check_that_somebody_listens(address or os.environ["RAY_ADDRESS"])
+            ray.init(address=address, **options)
         except Exception as error:
+            self._let_go()
+            if isinstance(error, EngineError):
+                raise
             where = self._address or os.environ.get("RAY_ADDRESS") or "this machine"
             raise EngineError(
                 f"no Ray at {where}: {type(error).__name__}: {error}. Check the address, or leave it out to start one here"
@@ -72,7 +84,15 @@ class _Connection(Connection):
 
     def _leave(self) -> None:
         self.task = None
-        _ray().shutdown()
+        try:
+            _ray().shutdown()
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.close()
 
     def _probe(self, orders: Orders) -> dict[str, Any]:
         ray = _ray()
@@ -87,6 +107,23 @@ class _Connection(Connection):
 
     def _store_cargo(self, orders: Orders) -> Any:
         return _ray().put(orders.cargo)
+
+
+def _with_tokens(ray: Any) -> None:
+    """Only who has the user's token may use the Ray that is about to start, as when Ray starts one in this process."""
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        with contextlib.suppress(AttributeError):  # an older Ray has neither tokens nor this
+            ray._raylet.Config.initialize("")
+
+
+def start_here(count: int) -> tuple[str, Callable[[], None]]:
+    """Start a Ray of this machine; returns its address, and what ends it. Called in a keeper."""
+    ray = _ray()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # Ray greets; what its processes say is in its own files
+    options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "include_dashboard": False}
+    ray.init(address="local", num_cpus=count, **options)
+    return str(ray.get_runtime_context().gcs_address), ray.shutdown
 
 
 class Ray(OnConnection):
@@ -243,6 +280,8 @@ class Ray(OnConnection):
         """Cancel what runs, and free what is stored. The connection stays for the next call."""
         with contextlib.suppress(Exception):
             self.cancel(hard=True)
+            if self._flying:  # a worker that is about to be killed would get the first task of the next call
+                _ray().wait(list(self._flying), num_returns=len(self._flying), timeout=CLOSE_S, fetch_local=False)
         self._flying.clear()
         self._cancelled.clear()
         self._programs.clear()

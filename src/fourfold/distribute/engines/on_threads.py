@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from fourfold.distribute.engine import NO_NEED, EngineInfo, Runnable
+from fourfold.interrupts import Shield
 from fourfold.records import Kind, Need, Outcome, Ticket
 
 
@@ -60,8 +61,9 @@ class Threads:
 
     def open(self) -> None:
         """Start the threads."""
-        while len(self._threads) < self._workers:
-            self._start_thread()
+        with Shield():  # who closes joins all that are noted
+            while len(self._threads) < self._workers:
+                self._start_thread()
 
     def _start_thread(self) -> None:
         number = len(self._threads)

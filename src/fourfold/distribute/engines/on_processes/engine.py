@@ -14,6 +14,7 @@ from fourfold.distribute.engines.on_processes.page import LONGEST_NS
 from fourfold.distribute.engines.on_processes.pool import POOL
 from fourfold.distribute.watch import Watch, Work
 from fourfold.errors import EngineError, WorkerStartFailed
+from fourfold.interrupts import Shield
 from fourfold.records import Kind, Need, Outcome, Parcel, Ticket
 
 DEPTH = 2
@@ -77,7 +78,9 @@ class Processes:
 
     def open(self) -> None:
         """Borrow the workers from the pool; those that are not warm start in the background."""
-        if not self._workers:
+        if self._workers:
+            return
+        with Shield():  # what it opens must be known to who closes it
             self._kills = OutOfMemoryKills()
             if self._watcher is not None:
                 self._watcher.open(self._where)
@@ -107,7 +110,8 @@ class Processes:
             EngineError: There is no memory for it.
         """
         try:
-            self._programs[key] = POOL.lay_out(program)
+            with Shield():
+                self._programs[key] = POOL.lay_out(program)
         except OSError as error:
             raise EngineError(
                 f"no memory or open file for {program.size_bytes} bytes of the function: {error}. Check `ulimit -n`, or use "

@@ -241,7 +241,7 @@ class Spark(OnConnection):
                 session.free(place)
         outcomes = []
         for (ticket, _, _), (elapsed_s, reply) in zip(bundle.tickets, answers, strict=True):
-            self._bundles.learn(elapsed_s)
+            self._bundles.learn(elapsed_s, ticket.n_items)
             outcomes.append(session.orders.outcome(ticket.id, reply))
         return outcomes
 

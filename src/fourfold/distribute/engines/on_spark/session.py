@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fourfold.distribute.connection import Connection, first_line
+from fourfold.distribute.connection import Connection, check_that_somebody_listens, first_line
 from fourfold.distribute.engines.on_spark.task import SCHEMA, make_task
 from fourfold.distribute.orders import Orders
 from fourfold.errors import EngineError
@@ -21,6 +21,9 @@ from fourfold.version import VERSION
 CAPACITY_S = 30.0
 """Seconds for which a look at the size of the cluster holds: on Connect it takes a job. Smaller: more jobs. Larger: executors
 that come idle longer."""
+
+PROXIES = frozenset({"grpc_proxy", "https_proxy", "http_proxy"})
+"""Variables of the environment, in small letters, with which Connect reaches what this machine may not."""
 
 JAVA = (
     "no Java was found: Spark needs Java 17 or later on this machine (Debian: apt-get install openjdk-17-jre-headless). "
@@ -93,7 +96,11 @@ class Session(Connection):
         builder = pyspark.sql.SparkSession.builder
         handler = signal.getsignal(signal.SIGINT)
         try:
+            if master.startswith("spark://"):
+                check_that_somebody_listens(master)
             if master.startswith("sc://"):
+                if not any(name.lower() in PROXIES for name in os.environ):
+                    check_that_somebody_listens(master)
                 session = builder.remote(master).create()
             else:
                 if not shutil.which("java") and not os.environ.get("JAVA_HOME"):

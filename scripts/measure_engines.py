@@ -1,0 +1,94 @@
+"""What each engine costs on this machine, as the table in docs/engines.md.
+
+python scripts/measure_engines.py [processes ray dask spark]
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fourfold as ff
+
+ENGINES = ("processes", "ray", "dask", "spark")
+MIB = 1 << 20
+
+
+def took_s(call: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+def measure(engine: str) -> None:
+    """Print one figure per line. In a process of its own: the first call is the first of that process."""
+
+    def run(fn: Callable[[Any], Any], items: Any, **options: Any) -> Any:
+        return ff.map(fn, items, engine=engine, workers=2, progress=False, **options)
+
+    say("the first call of a process", took_s(lambda: run(abs, [1])))
+    say("a later call of one item", statistics.median(took_s(lambda: run(abs, [1])) for _ in range(10)))
+    few, many = (min(took_s(lambda n=count: run(abs, range(n), chunk=1)) for _ in range(3)) for count in (4, 68))
+    say("a chunk more, two workers", (many - few) / 64)
+    late_s = took_s(lambda: run(time.sleep, [60], timeout=1, on_error="collect"))
+    say("from an item's time-out to its failure", late_s - 1)
+    say("from `close()` of a stream to the end of the item that runs", close_s(engine))
+    shared = np.zeros(128 * MIB // 8)
+    say("a call of 8 items that share 128 MiB", took_s(lambda: run(lambda item: shared[item], range(8))))
+    say("... again, with the same object", took_s(lambda: run(lambda item: shared[item], range(8))))
+    say("64 MiB back from one item", took_s(lambda: run(lambda item: np.zeros(64 * MIB // 8), [1])))
+
+
+def close_s(engine: str) -> float:
+    """Seconds until the process that runs the item is gone."""
+    with tempfile.TemporaryDirectory() as folder:
+        note = Path(folder, "pid")
+
+        def fn(item: int) -> int:
+            if item:
+                note.write_text(str(os.getpid()))
+                time.sleep(60)
+            return item
+
+        stream = ff.imap(fn, range(2), engine=engine, workers=2, chunk=1, progress=False)
+        next(stream)
+        while not note.exists() or not note.read_text():
+            time.sleep(0.001)
+        begin = time.perf_counter()
+        stream.close()
+        while Path("/proc", note.read_text()).exists():
+            time.sleep(0.001)
+        return time.perf_counter() - begin
+
+
+def say(what: str, seconds: float) -> None:
+    print(f"{what}\t{seconds * 1000:.3g} ms" if seconds < 1 else f"{what}\t{seconds:.3g} s", flush=True)
+
+
+def main(engines: list[str]) -> None:
+    """Measure each engine, and print the table."""
+    figures: dict[str, dict[str, str]] = {}
+    for engine in engines:
+        done = subprocess.run([sys.executable, __file__, "one", engine], stdout=subprocess.PIPE, text=True, check=True)
+        for line in done.stdout.splitlines():
+            what, _, figure = line.partition("\t")
+            if figure:
+                figures.setdefault(what, {})[engine] = figure
+    print("| | " + " | ".join(engines) + " |")
+    print("|---|" + "---|" * len(engines))
+    for what, by_engine in figures.items():
+        print(f"| {what} | " + " | ".join(by_engine.get(engine, "") for engine in engines) + " |")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["one"]:
+        measure(sys.argv[2])
+    else:
+        main(sys.argv[1:] or [*ENGINES])

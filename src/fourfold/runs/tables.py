@@ -1,0 +1,117 @@
+"""The tables of a run's journal, and what is written to them."""
+
+import sqlite3
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from fourfold.errors import JournalError
+from fourfold.runs.place import JOURNAL
+
+VERSION = 3
+"""Of the tables below. A journal with another one is refused: what wrote it must read it."""
+
+TABLES = """
+create table run (name text primary key, value text not null) without rowid;
+create table value (id integer primary key, what integer, part integer, offset integer, length_bytes integer,
+                    checksum integer, seal blob);
+create table done (first integer primary key, n_items integer, value integer, digests blob, checksum integer);
+create table failure (item integer primary key, kind text, error_type text, message text, traceback text, place text,
+                      shown text, attempts integer, worker text, digest blob, error integer, value integer);
+create table started (item integer primary key) without rowid;
+create table part (number integer primary key, synced_bytes integer);
+create table event (at real, kind text, data text);
+"""
+
+STATEMENTS = {
+    "told": "insert or replace into run values (?, ?)",
+    "new part": "insert or ignore into part values (?, 0)",
+    "synced": "update part set synced_bytes = ? where number = ?",
+    "value": "insert or replace into value values (?, ?, ?, ?, ?, ?, ?)",
+    "sealed": "update value set seal = ? where id = ?",
+    "done": "insert or replace into done values (?, ?, ?, ?, ?)",
+    "failed": "insert or replace into failure values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    "not failed": "delete from failure where item between ? and ?",
+    "none failed": "delete from failure",
+    "started": "insert or replace into started values (?)",
+    "ended": "delete from started where item between ? and ?",
+    "value lost": "delete from done where value = ?",
+    "failure lost": "delete from failure where error = ? or value = ?",
+    "lost": "delete from value where id = ?",
+    "event": "insert into event values (?, ?, ?)",
+    "newest events": "delete from event where rowid <= (select max(rowid) from event) - ?",
+}
+"""All that is ever written, by name: the tail of a journal has names, and what somebody else put there runs nothing else."""
+
+WHERE = "select part, offset, length_bytes, checksum, seal from value where id = ?"
+
+
+class Done(NamedTuple):
+    """Items [first, first + n_items) have values, in the parcel `value`; `digests` are the items'."""
+
+    first: int
+    n_items: int
+    value: int
+    digests: bytes
+
+
+class FailedItem(NamedTuple):
+    """An item that has no value, and why. `error` is the parcel with its exception and `value` that with the item; 0: none."""
+
+    item: int
+    kind: str
+    error_type: str
+    message: str
+    traceback: str
+    place: str
+    shown: str
+    attempts: int
+    worker: str
+    digest: bytes
+    error: int
+    value: int
+
+
+def check_version(found: int, folder: Path) -> None:
+    """Check the version of the tables of a run.
+
+    Raises:
+        JournalError: It is not ours.
+    """
+    if found != VERSION:
+        raise JournalError(
+            f"{folder} was written by another version of fourfold (tables {found}, this one has {VERSION}): "
+            "go on with that version, or begin again in another folder"
+        )
+
+
+def checksum_of(done: Done) -> int:
+    return zlib.crc32(done.digests, zlib.crc32(struct.pack("<qqq", *done[:3])))
+
+
+def connect(path: Path, mode: str = "rw") -> sqlite3.Connection:
+    """Open a database; results may be asked for in another thread than the one that began the run."""
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False, timeout=5.0
+    )
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[sqlite3.Connection | None]:
+    """Look into the journal of a run that somebody else may be writing, without changing it; None: nothing is in it yet.
+
+    Raises:
+        JournalError: There is none.
+    """
+    if not (folder / JOURNAL).exists():
+        raise JournalError(f"{folder} is no run: there is no {JOURNAL} in it")
+    database = connect(folder / JOURNAL, "ro")
+    try:
+        yield database if database.execute("pragma user_version").fetchone()[0] else None
+    except (sqlite3.Error, ValueError, TypeError, KeyError) as error:
+        raise JournalError(f"{folder / JOURNAL} cannot be read: {error}") from error
+    finally:
+        database.close()

@@ -1,0 +1,185 @@
+"""Interrupts at every moment: a driver that is interrupted has noted what it was about to note."""
+
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import fourfold as ff
+from fourfold.interrupts import ECHO_S, Shield
+from fourfold.runs.story import story_of
+
+HOUSE = str(Path(ff.__file__).parent / "distribute")
+N_ITEMS = 12
+N_MOMENTS = 40
+
+
+def interrupt_at(moment: int) -> tuple[Callable[[FrameType, str, Any], Any], list[str]]:
+    """A trace function that sends Ctrl-C before line number `moment` that the driver and its engine run; and where that was."""
+    n_lines, places = 0, []
+
+    def line(frame: FrameType, event: str, arg: Any) -> Any:
+        nonlocal n_lines
+        if event == "line":
+            n_lines += 1
+            if n_lines == moment:
+                places.append(f"{frame.f_code.co_qualname} {frame.f_lineno}")
+                os.kill(os.getpid(), signal.SIGINT)
+        return line
+
+    def call(frame: FrameType, event: str, arg: Any) -> Any:
+        return line if frame.f_code.co_filename.startswith(HOUSE) else None
+
+    return call, places
+
+
+@pytest.mark.slow
+@pytest.mark.fault("F40")
+@pytest.mark.parametrize("engine", ["processes", "threads"])
+def test_ctrl_c_at_any_line_of_the_driver_keeps_all_that_finished(tmp_path: Path, engine: str) -> None:
+    def fn(item: int) -> int:
+        time.sleep(0.004)
+        with open(tmp_path / "ended", "a") as file:
+            file.write(f"{item}\n")
+        return item
+
+    def n_ended(moment: int, run: Path) -> tuple[int, list[str]]:
+        (tmp_path / "ended").write_text("")
+        trace, places = interrupt_at(moment)
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            ff.map(fn, range(N_ITEMS), run=run, engine=engine, workers=2, chunk=1, progress=False)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before)
+        return len((tmp_path / "ended").read_text().split()), places
+
+    chance = random.Random(engine)
+    n_all = n_cut = 0
+    last = 3000
+    for number in range(N_MOMENTS):
+        run = tmp_path / f"run-{number}"
+        ended, places = n_ended(chance.randrange(last), run)
+        if not places:  # it was over before: the next ones are earlier
+            last = last * 3 // 4
+            continue
+        n_cut += 1
+        n_all += ended
+        n_recorded = story_of(run).n_done if (run / "journal.sqlite").exists() else 0
+        assert n_recorded == ended, f"{ended} items ended, {n_recorded} are recorded: Ctrl-C came at {places}"
+    assert n_cut > N_MOMENTS / 2
+    assert n_all > N_MOMENTS
+
+
+@pytest.fixture
+def usual() -> Iterator[list[int]]:
+    """What the usual handler of Ctrl-C hears; it raises."""
+    heard: list[int] = []
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, hear)
+    yield heard
+    signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def interrupted() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        return
+    pytest.fail("there was no interrupt")
+
+
+def test_an_interrupt_is_raised_when_the_block_ends(usual: list[int]) -> None:
+    shield, steps = Shield(), []
+    handler = signal.getsignal(signal.SIGINT)
+    with interrupted(), shield:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # its echo
+        steps.append("noted")
+        assert usual == []
+    assert (steps, usual) == (["noted"], [signal.SIGINT])
+    assert signal.getsignal(signal.SIGINT) is handler
+    with shield:
+        steps.append("again")
+    assert usual == [signal.SIGINT]
+
+
+def test_a_second_interrupt_ends_a_block_that_is_stuck(usual: list[int]) -> None:
+    with interrupted(), Shield():
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(ECHO_S + 0.05)
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("nobody heard it")
+
+
+def test_a_lifted_part_is_interrupted_as_usual(usual: list[int]) -> None:
+    shield, steps = Shield(), []
+    with shield:
+        with interrupted(), shield.lifted():
+            signal.raise_signal(signal.SIGINT)
+            pytest.fail("nobody heard it")
+        steps.append("shielded")
+        with interrupted():
+            signal.raise_signal(signal.SIGINT)
+            steps.append("noted")
+            with shield.lifted():
+                pytest.fail("what was held back comes first")
+    assert (steps, usual) == (["shielded", "noted"], [signal.SIGINT] * 2)
+
+
+def test_a_handler_that_does_not_raise_is_told_as_well() -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    try:
+        shield = Shield()
+        with shield:
+            signal.raise_signal(signal.SIGINT)
+            assert heard == []
+        assert (heard, shield.heard_at) == ([signal.SIGINT], None)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_other_threads_and_other_handlers_are_left_alone(usual: list[int]) -> None:
+    handlers = []
+
+    def run() -> None:
+        with Shield():
+            handlers.append(signal.getsignal(signal.SIGINT))
+
+    before = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Shield():
+        handlers.append(signal.getsignal(signal.SIGINT))
+    signal.signal(signal.SIGINT, before)
+    assert handlers == [before, signal.SIG_IGN]
+
+
+def test_shields_nest(usual: list[int]) -> None:
+    """A source of items may use fourfold itself."""
+    outer, steps = Shield(), []
+    with interrupted(), outer:
+        with outer.lifted(), Shield():
+            signal.raise_signal(signal.SIGINT)
+            steps.append("noted")
+        pytest.fail("the inner block has ended, and the outer one was lifted")
+    assert (steps, usual) == (["noted"], [signal.SIGINT])
