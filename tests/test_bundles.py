@@ -105,6 +105,14 @@ def test_the_end_is_handed_out_at_once_where_chunks_start_in_jobs():
     assert window(left=70, in_jobs=False) <= 4
 
 
+def test_the_end_waits_where_nothing_may_wait_beside_a_worker():
+    """Of a call that may use fewer workers than the engine has: all that is handed out runs at once."""
+    sizes = Sizes()
+    sizes.slots, sizes.target_s, sizes.dispatch_s, sizes.in_jobs, sizes.prefetch = 2, 2.0, 0.1, True, False
+    sizes.learn(0, 100, 10.0)
+    assert sizes.window(70) == 2
+
+
 class Batches(Simulated):
     """An engine of bundles, that notes how many tickets are submitted together."""
 

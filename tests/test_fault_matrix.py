@@ -122,6 +122,7 @@ def state():
     return {
         "folder": os.getcwd(),
         "environment": os.environ.get("FOURFOLD_TEST_VALUE"),
+        "arguments": list(sys.argv),
         "path": "/nowhere" in sys.path,
         "recursion": sys.getrecursionlimit(),
         "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
@@ -136,6 +137,7 @@ def change_all():
     os.chdir("/")
     os.environ["FOURFOLD_TEST_VALUE"] = "changed"
     sys.path.append("/nowhere")
+    sys.argv.append("changed")
     sys.setrecursionlimit(777)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -164,6 +166,13 @@ def test_an_item_finds_what_the_one_before_it_in_its_worker_has_changed_as_in_th
     on_one_worker = on_processes(fn, range(4), workers=1, chunk=1)
     assert on_one_worker == [None, "/", "/", "/"]
     assert ff.map(fn, range(4), engine="serial") == on_one_worker
+
+
+@fault("F24")
+def test_the_arguments_of_the_driver_are_those_of_workers(monkeypatch):
+    for arguments in (["train.py", "--rate", "0.1"], ["train.py"]):  # the second time in the same worker
+        monkeypatch.setattr(sys, "argv", arguments)
+        assert on_processes(lambda _: sys.argv, range(1), chunk=1, workers=1) == [arguments]
 
 
 @fault("F24")

@@ -326,6 +326,27 @@ def test_a_driver_that_is_killed_loses_of_short_items_only_what_was_in_flight(tm
     assert n_after <= 4000 - n_before + 2 * 2 * 20  # two chunks beside each of two workers
 
 
+@pytest.mark.parametrize("engine", ["serial", "threads", "processes"])
+@pytest.mark.fault("F42")
+def test_a_driver_that_is_killed_with_a_result_in_its_hands_has_recorded_it(tmp_path, run, engine):
+    text = """
+        import os, sys, time
+        import fourfold as ff
+
+        def fn(item):
+            time.sleep(0.02)
+            return item
+
+        for value in ff.imap(fn, range(50), run="run", engine=sys.argv[1], workers=1, chunk=1):
+            if value == 3:
+                os.kill(os.getpid(), 9)
+    """
+    assert run_script(text, engine, folder=tmp_path).code == -signal.SIGKILL
+    journal = Journal(run, load_key())
+    assert journal.count("done") >= 4
+    journal.close()
+
+
 @pytest.fixture
 def tail(run, monkeypatch):
     """The tail of a run whose driver died with the second half of its 40 items in there only."""

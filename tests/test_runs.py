@@ -388,6 +388,42 @@ def test_an_item_with_effects_that_raised_does_not_run_again_by_itself(tmp_path,
         fn.mended.touch()
 
 
+WITH_EFFECTS = """
+    import os, signal, sys, time
+    import fourfold as ff
+
+    def fn(item):
+        with open("ran.txt", "a") as file:
+            file.write(f"{item}\\n")
+        if item == 3 and sys.argv[2] == "interrupt":
+            os.kill(int(os.environ["DRIVER"]), signal.SIGINT)
+            time.sleep(0.3)
+        if item == 3:
+            raise ValueError("of its own")
+        time.sleep(0.02)
+        return item
+
+    if __name__ == "__main__":
+        os.environ["DRIVER"] = str(os.getpid())
+        options = {"run": "run", "idempotent": False, "engine": sys.argv[1], "workers": 2}
+        try:
+            ff.map(fn, range(20), **options)
+        except (KeyboardInterrupt, ValueError) as error:
+            print(type(error).__name__)
+        results = ff.map(fn, range(20), on_error="collect", **options)
+        print([(failure.index, failure.error_type) for failure in results.failures])
+        print(sorted(open("ran.txt").read().split(), key=int) == [str(item) for item in range(20)])
+"""
+
+
+@pytest.mark.parametrize("engine", ["processes", "threads"])
+@pytest.mark.parametrize(("how", "error"), [("interrupt", "KeyboardInterrupt"), ("fail", "ValueError")])
+def test_of_items_with_effects_it_is_known_after_an_early_end_which_have_run(tmp_path, engine, how, error):
+    """Those that were handed out and did not begin may run; one that failed meanwhile has failed, and did not vanish."""
+    ended = run_script(WITH_EFFECTS, engine, how, folder=tmp_path)
+    assert (ended.code, ended.stdout) == (0, f"{error}\n[(3, 'ValueError')]\nTrue\n"), ended
+
+
 # ---- the record
 
 
@@ -539,7 +575,8 @@ def test_half_a_letter_in_a_message_is_recorded(run):
         assert "caf" in results[0].message
 
 
-def test_a_forked_child_leaves_the_run_to_its_parent(tmp_path):
+@pytest.mark.parametrize("arguments", [[], ["go on"]])
+def test_a_forked_child_leaves_the_run_to_its_parent(tmp_path, arguments):
     text = """
         import os, sys
         import fourfold as ff
@@ -549,16 +586,22 @@ def test_a_forked_child_leaves_the_run_to_its_parent(tmp_path):
             if value == 5:
                 pid = os.fork()
                 if not pid:
+                    if sys.argv[1:]:
+                        try:
+                            next(stream)
+                        except ff.errors.JournalError as error:
+                            print("a fork" in str(error), flush=True)
                     sys.exit(0)
                 os.waitpid(pid, 0)
                 try:
                     ff.map(abs, range(100), run="run", engine="serial")
                 except RuntimeError as error:
                     print(type(error).__name__)
-        print(ff.map(abs, range(100), run="run").report.n_recorded)
+        results = ff.map(abs, range(100), run="run")
+        print(results.report.n_recorded, results == [*range(100)])
     """
-    ended = run_script(text, folder=tmp_path, python=("-W", "ignore"))
-    assert (ended.code, ended.stdout) == (0, "RunInUse\n100\n")
+    ended = run_script(text, *arguments, folder=tmp_path, python=("-W", "ignore"))
+    assert (ended.code, ended.stdout) == (0, ("True\n" if arguments else "") + "RunInUse\n100 True\n"), ended
 
 
 def test_a_stream_that_is_closed_before_its_first_value_lets_go(run):

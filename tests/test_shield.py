@@ -156,6 +156,37 @@ def test_a_handler_that_does_not_raise_is_told_as_well() -> None:
         signal.signal(signal.SIGINT, before)
 
 
+def test_another_signal_soon_after_is_no_echo(usual: list[int]) -> None:
+    before = signal.signal(signal.SIGTERM, lambda number, frame: usual.append(number))
+    try:
+        with interrupted(), Shield():
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+            assert usual == []
+        assert usual == [signal.SIGINT, signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_handler_that_is_set_in_a_lifted_part_stays(usual: list[int]) -> None:
+    heard: list[int] = []
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+
+    shield = Shield()
+    with shield:
+        with shield.lifted():
+            signal.signal(signal.SIGINT, hear)
+        signal.raise_signal(signal.SIGINT)
+        assert heard == []
+    assert heard == [signal.SIGINT]
+    assert signal.getsignal(signal.SIGINT) is hear
+    with shield, shield.lifted():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
 def test_other_threads_and_other_handlers_are_left_alone(usual: list[int]) -> None:
     handlers = []
 

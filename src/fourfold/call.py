@@ -118,6 +118,7 @@ class Call:
             lane_failed=self._chooser.failed if self._chooser is not None else None,
             beat=self._progress.beat if recording is None else self._beat,
             starting=None if recording is None or settings.idempotent else self._starting,
+            not_started=None if recording is None or settings.idempotent else self._not_started,
             record=None if recording is None else self._record,
         )
         if recording is not None:
@@ -146,6 +147,10 @@ class Call:
     def _starting(self, chunk: Chunk) -> None:
         assert self._recorded is not None
         self._recorded.starting(chunk)
+
+    def _not_started(self, chunk: Chunk) -> None:
+        assert self._recorded is not None
+        self._recorded.not_started(chunk)
 
     # ---- running -----------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """Ctrl-C where it does no harm: what a driver is about to note of a worker is noted before anything is interrupted."""
 
 import contextlib
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -28,26 +29,30 @@ class Shield:
     def __init__(self) -> None:
         self.heard_at: float | None = None
         """When the interrupt came that was held back last."""
-        self._numbers: list[int] | None = None
         self._usual: dict[int, Any] = {}
         self._holds = False
-        self._pending: int | None = None
+        self._pending: list[int] = []
 
     def __enter__(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
+        # While Python ends nothing can be imported, and nobody interrupts.
+        if threading.current_thread() is not threading.main_thread() or sys.is_finalizing():
             return
-        import signal  # a millisecond, and a loop does not need it
-
-        if self._numbers is None:
-            known = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
-            self._numbers = [number for number in known if callable(signal.getsignal(number))]
-        self._holds, self._pending = True, None
+        self._holds, self._pending = True, []
         try:
-            for number in self._numbers:
-                self._usual[number] = signal.signal(number, self._hear)
+            self._take_over()
         except BaseException:
             self._put_back()
             raise
+
+    def _take_over(self) -> None:
+        """Hear the signals that a handler of Python has."""
+        import signal  # a millisecond, and a loop does not need it
+
+        for name in NAMES:
+            number = getattr(signal, name, None)
+            if number is not None and callable(usual := signal.getsignal(number)) and usual != self._hear:
+                self._usual[number] = usual
+                signal.signal(number, self._hear)
 
     def __exit__(self, *exc: object) -> None:
         self._put_back()
@@ -56,18 +61,24 @@ class Shield:
 
     @contextlib.contextmanager
     def lifted(self) -> Iterator[None]:
-        """A part of a block in which interrupts are raised as usual: code of the user runs, and may take for ever."""
+        """A part of a block in which interrupts are raised as usual: code of the user runs, and may take for ever.
+
+        It may also set handlers of its own, which stay.
+        """
         held, self._holds = self._holds, False
         try:
             self._raise()
             yield
         finally:
+            if held:
+                self._take_over()
             self._holds = held
 
     def _hear(self, number: int, frame: "FrameType | None") -> None:
         now = time.monotonic()
-        if self._pending is None and self._holds:
-            self._pending, self.heard_at = number, now
+        if self._holds and number not in self._pending:
+            self._pending.append(number)
+            self.heard_at = self.heard_at if len(self._pending) > 1 else now
         elif not self._holds or (self.heard_at is not None and now > self.heard_at + ECHO_S):
             self._pass_on(number)
 
@@ -86,17 +97,24 @@ class Shield:
             signal.signal(number, self._hear)
 
     def _raise(self) -> None:
-        number, self._pending = self._pending, None
-        if number is not None:
-            self._pass_on(number)
+        """Pass on what was held back; an exception of the one handler does not keep it from the others."""
+        if not self._pending:
+            return
+        try:
+            self._pass_on(self._pending.pop(0))
             self.heard_at = None  # it was no reason to raise
+        finally:
+            self._raise()
 
     def _put_back(self) -> None:
+        if not self._usual:
+            return
         import signal
 
         try:
             for number in list(self._usual):
-                signal.signal(number, self._usual[number])
+                if signal.getsignal(number) == self._hear:  # else somebody has set another one meanwhile
+                    signal.signal(number, self._usual[number])
                 del self._usual[number]
         finally:
             if self._usual:  # one that is in its place again was heard, and has interrupted this

@@ -210,6 +210,7 @@ class Lanes:
             "cwd": _current_folder(),
             "path": [entry for entry in sys.path if isinstance(entry, str)],
             "environment": dict(os.environ),
+            "arguments": [each for each in sys.argv if isinstance(each, str)],
             "threads": threads,
             "recursion_limit": sys.getrecursionlimit(),
             "levels": {"": logging.root.level, **{name: level for name, level in levels.items() if level}},

@@ -113,10 +113,18 @@ class Recorded:
         """These items may have effects from now on."""
         self.recording.start([chunk.index_of(offset) for offset in range(len(chunk.items))])
 
+    def not_started(self, chunk: Chunk) -> None:
+        """They had none: nothing of them has run."""
+        self.recording.not_started([chunk.index_of(offset) for offset in range(len(chunk.items))])
+
     def _end(self, raw: Generator[Segment], state: str) -> None:
         """Record what ended while the call was stopped. Whatever happens here, the folder is free afterwards."""
         try:
-            raw.close()
+            try:
+                raw.close()
+            except KeyboardInterrupt:
+                raw.close()  # it may have come before that one began
+                raise
         finally:
             # What ended the call is to be told, not what came of it here.
             with Shield(), suppress(Exception) if state != "done" else nullcontext():

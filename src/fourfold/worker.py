@@ -80,12 +80,13 @@ def _become(
     cwd: str | None,
     path: list[str] | None,
     environment: dict[str, str] | None,
+    arguments: list[str],
     threads: int | None,
     recursion_limit: int,
     levels: dict[str, int],
     filters: bytes,
 ) -> None:
-    """Make this process like the driver: folder, import path, environment, threads, recursion limit, logging and warnings.
+    """Make this process like the driver, in what is given here.
 
     None leaves what there is: another machine has folders and variables of its own.
 
@@ -93,6 +94,7 @@ def _become(
     """
     _calm_down()
     sys.setrecursionlimit(recursion_limit)
+    sys.argv[:] = arguments
     if cwd is not None:
         os.chdir(cwd)  # without a look at where we are: that folder may be gone
     if path is not None:

@@ -186,6 +186,10 @@ class _Returned:
         self.put(chunk, start + count - chunk.start, begin + length - start - count)
         return cut(chunk, start - chunk.start, count)
 
+    def take_all(self) -> list[Chunk]:
+        """Take out what is here."""
+        return [self.take(start, self._intervals[start][1]) for start in list(self._starts)]
+
     def drop(self, position: int) -> None:
         """Forget one item, if it is here."""
         if position in self._intervals:
@@ -214,6 +218,7 @@ class Driver:
         lane_failed: Told why the lane that `choose` returned could not be started.
         beat: Called after each wait, for progress.
         starting: None, or told of each chunk before it is submitted: its items may have effects from then on.
+        not_started: Told, when the run ends early, of those of these chunks of which nothing has run.
         record: None, or told of each segment of values as soon as it is there. Then also, when the run is ended from outside,
             up to GRACE_S is waited for what runs.
         memory: Looks at memory.
@@ -231,12 +236,13 @@ class Driver:
         lane_failed: Callable[[Exception], None] | None = None,
         beat: Callable[[], None] | None = None,
         starting: Callable[[Chunk], None] | None = None,
+        not_started: Callable[[Chunk], None] | None = None,
         record: Callable[[Segment], None] | None = None,
         memory: MemoryWatch | None = None,
     ) -> None:
         self.source, self.schedule, self.lane, self.judge = source, schedule, lane, judge
         self._absent, self._choose, self._lane_failed, self._beat = absent, choose, lane_failed, beat
-        self._starting, self._record = starting, record
+        self._starting, self._not_started, self._record = starting, not_started, record
         self.memory = memory or MemoryWatch()
         self._next_lane: Lane | None = None
         self._taken: Chunk | None = None
@@ -272,16 +278,15 @@ class Driver:
         """
         try:
             self.lane.open()
-            while self._end is None:
-                if self.lane.engine.info.inline:
-                    self._step()
-                else:
-                    with self._shield:
-                        self._step()
+            with self._shielded():
+                self._hand_out()
+            while True:
                 while self._ready:
                     yield self._ready.popleft()
-                if self._beat is not None:
-                    self._beat()
+                if self._end is not None:
+                    break
+                self._step()
+            self._note_what_may_not_run_twice()
             if self._source_error is not None and not self.reason:
                 raise self._source_error
         except BaseException as error:
@@ -306,15 +311,29 @@ class Driver:
                     if self._next_lane is not None:
                         self._next_lane.close()
 
+    def _shielded(self) -> contextlib.AbstractContextManager[None]:
+        """Where a driver notes what others do, no interrupt comes between; a loop is interrupted at once."""
+        return contextlib.nullcontext() if self.lane.engine.info.inline else self._shield
+
     def _step(self) -> None:
-        """Do what there is to do, and wait for an outcome when that has given no results."""
+        """Wait for outcomes and act on them: what is given out afterwards is recorded, and workers have their next chunks."""
+        if is_inline := self.lane.engine.info.inline:
+            self._await()
+            self._consider()
+        with self._shielded():
+            if not is_inline:
+                self._await()
+            self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Do all that can be done now."""
         self._look_at_slots()
         room = self.memory.look(self.lane.engine, self._slots)
         if room is not None:
             self._events.append(room)
         self._settle_events()
-        if not self._ready and self._end is None:
-            self._await()
+        if self._beat is not None:
+            self._beat()
 
     def _wind_up(self) -> None:
         """The run is ended from outside. A second Ctrl-C ends at once what still runs."""
@@ -323,15 +342,32 @@ class Driver:
         self._ends_at = self._ends_at or self._shield.heard_at or time.monotonic()
         echo_s = self._ends_at + ECHO_S - time.monotonic()
         with deaf_for(echo_s), contextlib.suppress(Exception):  # what ended the run is the one to tell
-            for ticket in self._held:
-                self._flying.pop(ticket.id, None)
-            deadline = time.monotonic() + GRACE_S
-            self.lane.engine.cancel()
-            while self._flying and (left := deadline - time.monotonic()) > 0:
-                for outcome in self.lane.engine.wait(left):
-                    if outcome.kind is Kind.ENGINE_DOWN:
-                        return
-                    self._hear(outcome)
+            while self._held:
+                self._returned.put(self._flying.pop(self._held.pop().id))
+            try:
+                self._await_the_running()
+            finally:
+                self._note_what_may_not_run_twice()
+
+    def _await_the_running(self) -> None:
+        deadline = time.monotonic() + GRACE_S
+        self.lane.engine.cancel()
+        while self._flying and (left := deadline - time.monotonic()) > 0:
+            for outcome in self.lane.engine.wait(left):
+                if outcome.kind is Kind.ENGINE_DOWN:
+                    return
+                self._hear(outcome)
+
+    def _note_what_may_not_run_twice(self) -> None:
+        """What has failed since the schedule was asked last, and what was handed out and never began."""
+        if self._starting is None or self._not_started is None:
+            return
+        for position, (index, item, trouble, worker) in self._last.items():
+            self._returned.drop(position)
+            self.judge.failed(index, item, trouble, 1, worker)
+        self._last.clear()
+        for chunk in self._returned.take_all():
+            self._not_started(chunk)
 
     @property
     def reason(self) -> str:
@@ -346,8 +382,6 @@ class Driver:
     # ---- which lane, and how wide ------------------------------------------------------------------------------------
 
     def _look_at_slots(self) -> None:
-        if self._choose is not None and self._since_choice is not None and not self.schedule.stopping:
-            self._consider(*self._since_choice)
         slots = self.lane.slots()
         prefetch = not self.lane.engine.info.inline and not self.lane.is_capped()
         if (slots, prefetch) != (self._slots, self._prefetch):
@@ -356,10 +390,11 @@ class Driver:
             info = self.lane.engine.info
             self._events.append(Slots(slots, prefetch, self.lane.target_s, info.dispatch_s, info.kills == "bundle"))
 
-    def _consider(self, chunk: Chunk, result: ChunkResult) -> None:
+    def _consider(self) -> None:
         """Stay the loop, start workers, or change over to them."""
-        self._since_choice = None
-        assert self._choose is not None
+        if self._choose is None or self._since_choice is None or self.schedule.stopping:
+            return
+        (chunk, result), self._since_choice = self._since_choice, None
         try:
             if self._next_lane is None:
                 self._next_lane = self._choose(chunk, result)

@@ -102,7 +102,7 @@ class Sizes:
 
     def window(self, left: int | None) -> int:
         """How many tickets to have in flight; `left`: items not handed out yet, when known."""
-        if self.in_jobs and self._is_the_end(left):
+        if self.in_jobs and self.prefetch and self._is_the_end(left):
             return END_TICKETS * self.slots
         expected = self._expected_s() if self.prefetch else None
         if self.in_jobs and expected is not None and expected < self.target_s / 2:

@@ -160,6 +160,7 @@ class Journal:
         Raises:
             JournalError: There is no room.
         """
+        self._check_that_it_is_ours()
         with self._one_error("written"):
             if self._values is None:
                 number: int = self._one("select coalesce(max(number), 0) + 1 from part")
@@ -197,6 +198,10 @@ class Journal:
         self._rows += [("started", (item,)) for item in items]
         self.commit()
 
+    def forget_start(self, items: list[int]) -> None:
+        """They were about to run, and did not."""
+        self._rows += [("ended", (item, item)) for item in items]
+
     def note(self, kind: str, **data: Any) -> None:
         """A line of the run's story."""
         self._rows += [("event", (time.time(), kind, json.dumps(data))), ("newest events", (EVENTS_KEPT,))]
@@ -230,7 +235,18 @@ class Journal:
         self._tail_took_s = self._told_at - begin
 
     def _has_something_to_write(self) -> bool:
-        return bool(self._rows) and os.getpid() == self._pid  # not in a fork of the driver: the journal is not its own
+        return bool(self._rows) and self._is_ours()
+
+    def _is_ours(self) -> bool:
+        """Not in a fork of the driver, which may live on and end in the middle of a call: it writes nothing."""
+        return os.getpid() == self._pid
+
+    def _check_that_it_is_ours(self) -> None:
+        if not self._is_ours():
+            raise JournalError(
+                f"the run {self.folder} is recorded by process {self._pid}, and this is a fork of it: make the call after the "
+                "fork, in one of them"
+            )
 
     def commit(self) -> None:
         """Values first, then what speaks of them: from here on it is in the journal.
@@ -253,22 +269,20 @@ class Journal:
     def _commit_rows(self) -> None:
         seams.hit("journal.commit")
         os.stat(self.folder / JOURNAL)  # what is written to a file that was removed is lost in silence
-        database, n_commits = self.database, self._n_commits + (self._n_in_tail > 0)
+        database, n_commits = self.database, self._n_commits + 1
         try:
             database.execute("begin immediate")
             for name, values in self._rows:
                 database.execute(STATEMENTS[name], values)
-            if self._n_in_tail:
-                database.execute(STATEMENTS["told"], ("n_commits", json.dumps(n_commits)))
+            database.execute(STATEMENTS["told"], ("n_commits", json.dumps(n_commits)))
             database.execute("commit")
         except BaseException:  # Ctrl-C too: the rows are written by the next commit, again if need be
             if database.in_transaction:
                 database.execute("rollback")
             raise
-        had_tail, self._n_commits, self._n_in_tail = self._n_in_tail > 0, n_commits, 0
+        self._n_commits, self._n_in_tail = n_commits, 0
         self._rows.clear()
-        if had_tail:
-            self._tail.clear()
+        self._tail.rewind()
 
     def _sync(self, values: ValueWriter) -> tuple[str, tuple[Any, ...]]:
         self._synced_at = time.monotonic()
@@ -284,7 +298,7 @@ class Journal:
             if last_words and self._database is not None:
                 self._close_values()
                 self.commit()
-                if os.getpid() == self._pid:
+                if self._is_ours():
                     with self._one_error("written"):
                         self._tail.remove()
         except JournalError:
@@ -302,7 +316,7 @@ class Journal:
                 self._database = None
 
     def _close_values(self) -> None:
-        if self._values is not None and self._rows:
+        if self._values is not None and self._has_something_to_write():
             with self._one_error("written"):
                 self._rows.append(self._sync(self._values))
 

@@ -437,6 +437,10 @@ class Recording:
         """
         self.journal.start(list(indices))
 
+    def not_started(self, indices: Sequence[int]) -> None:
+        """These were about to run, and did not."""
+        self.journal.forget_start(list(indices))
+
     def tell_total(self, n_items: int | None) -> None:
         """How many items there are, when that is known."""
         self.journal.tell(total=n_items)

@@ -71,17 +71,9 @@ class Tail:
                 rows += [(name, tuple(values)) for name, values in new]
         return rows
 
-    def clear(self) -> None:
-        """All of it is committed.
-
-        Raises:
-            OSError: The disk has an error.
-        """
-        if self._fd < 0 and self._path.exists():
-            self._fd = self._open()
-        if self._fd >= 0:
-            os.ftruncate(self._fd, 0)
-            self._end = 0
+    def rewind(self) -> None:
+        """All of it is committed: the next line is written over the first. What is behind it follows an older commit."""
+        self._end = 0
 
     def remove(self) -> None:
         """All of it is committed, and no more comes.

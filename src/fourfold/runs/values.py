@@ -3,6 +3,7 @@
 A parcel lies in a file as: the lengths of its pieces, then the pieces. Its checksum and its seal are in the journal.
 """
 
+import contextlib
 import hashlib
 import os
 import struct
@@ -16,6 +17,9 @@ from fourfold.errors import JournalCorrupt
 from fourfold.records import Buffer, Parcel
 from fourfold.runs.place import create_private
 from fourfold.runs.seal import changed, is_right
+
+BUFFER_BYTES = 1 << 20
+"""Bytes that wait for a write. Smaller: more writes, of some microseconds each. Larger: memory."""
 
 
 class Where(NamedTuple):
@@ -31,6 +35,8 @@ class Where(NamedTuple):
 class ValueWriter:
     """Appends parcels to a new file.
 
+    What waits is in a buffer of our own: one of Python's would be written by a fork of the driver too, when that ends.
+
     Args:
         folder: Of the run.
         number: Of the file.
@@ -42,8 +48,8 @@ class ValueWriter:
     def __init__(self, folder: Path, number: int) -> None:
         self.number, self.path = number, part_path(folder, number)
         seams.hit("journal.create")
-        self._file = os.fdopen(create_private(self.path), "wb", buffering=1 << 20)
-        self._end = 0
+        self._fd = create_private(self.path)
+        self._buffer, self._in_file = bytearray(), 0
 
     def write(self, parcel: Parcel, seal: hashlib.blake2b) -> Where:
         """Append a parcel, and feed its bytes to its seal; it is in the file after the next `flush`.
@@ -53,14 +59,33 @@ class ValueWriter:
         """
         pieces = [parcel.head, *parcel.buffers]
         pieces.insert(0, _lengths(pieces))
-        offset = self._file.tell()
-        checksum = 0
+        offset, checksum = self._end, 0
         for piece in pieces:
             checksum = zlib.crc32(piece, checksum)
             seal.update(piece)
-            self._file.write(piece)
-        self._end = self._file.tell()
+            if memoryview(piece).nbytes >= BUFFER_BYTES:
+                self._write_out()
+                self._in_file += self._pwrite(memoryview(piece).cast("B"))
+            else:
+                self._buffer += piece
+                if len(self._buffer) >= BUFFER_BYTES:
+                    self._write_out()
         return Where(self.number, offset, self._end - offset, checksum, seal.digest())
+
+    @property
+    def _end(self) -> int:
+        return self._in_file + len(self._buffer)
+
+    def _write_out(self) -> None:
+        self._in_file += self._pwrite(memoryview(self._buffer))
+        self._buffer = bytearray()
+
+    def _pwrite(self, data: memoryview) -> int:
+        """Write at the end of what is in the file; returns how much. What failed there is written over by the next try."""
+        written = 0
+        while written < len(data):
+            written += os.pwrite(self._fd, data[written:], self._in_file + written)
+        return written
 
     def flush(self) -> None:
         """Give what was written to the operating system: from here on it outlives this process.
@@ -69,7 +94,7 @@ class ValueWriter:
             OSError: There is no room.
         """
         seams.hit("journal.write")
-        self._file.flush()
+        self._write_out()
 
     def sync(self) -> int:
         """Bring it to the disk, where it outlives the machine; returns how many bytes are there.
@@ -79,15 +104,15 @@ class ValueWriter:
         """
         self.flush()
         seams.hit("journal.sync")
-        os.fdatasync(self._file.fileno())
-        return self._end
+        os.fdatasync(self._fd)
+        return self._in_file
 
     def close(self) -> None:
-        """Close the file; what was not flushed may be lost."""
-        try:
-            self._file.close()
-        except OSError:  # a full disk fails once more; the file is closed all the same
-            return
+        """Close the file; what was not flushed is lost."""
+        with contextlib.suppress(
+            OSError
+        ):  # a file system of the network may tell here of a full disk; it is closed all the same
+            os.close(self._fd)
 
 
 def part_path(folder: Path, number: int) -> Path:

@@ -146,6 +146,8 @@ class Spark(OnConnection):
 
     def wait(self, timeout: float | None) -> list[Outcome]:
         """Return what has come, or wait for the first."""
+        with self._lock:  # what came since the last time may have made room
+            self._start_jobs()
         outcomes = []
         try:
             outcomes.append(self._arrived.get(timeout=timeout) if timeout != 0 else self._arrived.get_nowait())
@@ -153,8 +155,6 @@ class Spark(OnConnection):
                 outcomes.append(self._arrived.get_nowait())
         except queue.Empty:
             pass
-        with self._lock:
-            self._start_jobs()
         return outcomes
 
     def cancel(self, ids: Collection[int] | None = None, *, hard: bool = False) -> None:
