@@ -363,6 +363,17 @@ def tail(run, monkeypatch):
 
 
 @pytest.mark.fault("F42")
+def test_the_story_of_a_killed_run_has_what_is_in_the_tail_and_changes_nothing(run, tail):
+    def files():
+        found = {path.name: path.read_bytes() for path in run.iterdir() if path.suffix != ".sqlite-shm"}
+        return {name: data for name, data in found.items() if data}  # SQLite makes an empty file beside what it reads
+
+    before = files()
+    assert story_of(run).n_done == 40
+    assert files() == before
+
+
+@pytest.mark.fault("F42")
 def test_what_is_in_the_tail_does_not_run_again(run, tail):
     results = ff.map(square, range(40), run=run, engine="serial")
     assert (results, results.report.n_recorded) == (squares(40), 40)

@@ -1,5 +1,6 @@
 """The tables of a run's journal, and what is written to them."""
 
+import json
 import sqlite3
 import struct
 import zlib
@@ -8,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from fourfold.errors import JournalError
+from fourfold.errors import JournalError, RunError
 from fourfold.runs.place import JOURNAL
+from fourfold.runs.tail import Tail
 
 VERSION = 3
 """Of the tables below. A journal with another one is refused: what wrote it must read it."""
@@ -103,6 +105,8 @@ def connect(path: Path, mode: str = "rw") -> sqlite3.Connection:
 def reading(folder: Path) -> Iterator[sqlite3.Connection | None]:
     """Look into the journal of a run that somebody else may be writing, without changing it; None: nothing is in it yet.
 
+    What is not committed yet, or was not when the driver was killed, is there too.
+
     Raises:
         JournalError: There is none.
     """
@@ -110,8 +114,24 @@ def reading(folder: Path) -> Iterator[sqlite3.Connection | None]:
         raise JournalError(f"{folder} is no run: there is no {JOURNAL} in it")
     database = connect(folder / JOURNAL, "ro")
     try:
-        yield database if database.execute("pragma user_version").fetchone()[0] else None
-    except (sqlite3.Error, ValueError, TypeError, KeyError) as error:
+        version = database.execute("pragma user_version").fetchone()[0]
+        if version == VERSION and (rows := Tail(folder).read(_n_commits(database))):
+            copy = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+            database.backup(copy)
+            database.close()
+            database = copy
+            for name, values in rows:
+                database.execute(STATEMENTS[name], values)
+        yield database if version else None
+    except (sqlite3.Error, OSError, ValueError, TypeError, KeyError) as error:
+        if isinstance(error, RunError):
+            raise
         raise JournalError(f"{folder / JOURNAL} cannot be read: {error}") from error
     finally:
         database.close()
+
+
+def _n_commits(database: sqlite3.Connection) -> int:
+    """The number of the last commit: lines of the tail that follow it are not in the database."""
+    found = database.execute("select value from run where name = 'n_commits'").fetchone()
+    return int(json.loads(found[0])) if found else 0
