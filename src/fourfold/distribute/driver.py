@@ -216,7 +216,7 @@ class Driver:
         choose: Called between chunks while `lane` is the loop of `engine="auto"`, with the chunk and the result that just
             came; returns a lane to change over to as soon as it has a worker, or None to stay.
         lane_failed: Told why the lane that `choose` returned could not be started.
-        beat: Called after each wait, for progress.
+        beat: Called after each wait, and before results are given out: for progress, and to keep what is recorded.
         starting: None, or told of each chunk before it is submitted: its items may have effects from then on.
         not_started: Told, when the run ends early, of those of these chunks of which nothing has run.
         record: None, or told of each segment of values as soon as it is there. Then also, when the run is ended from outside,
@@ -323,6 +323,8 @@ class Driver:
         with self._shielded():
             if not is_inline:
                 self._await()
+            if self._beat is not None:  # before the next items are taken: that may take for ever
+                self._beat()
             self._hand_out()
 
     def _hand_out(self) -> None:
