@@ -382,6 +382,27 @@ def test_no_more_run_at_once_than_one_asks_for(cluster, tmp_path, how):
     assert ff.map(one_at_a_time, range(8), chunk=1, **options) == list(range(8))
 
 
+def test_no_chunk_waits_behind_a_long_one_while_a_worker_idles(cluster, tmp_path):
+    """Even where short chunks have taught the cluster to expect that of all of them, and a worker was busy with other work."""
+    engine = cluster.engine()
+    ff.map(abs, range(200), engine=engine, chunk=1)
+    if cluster.kind == "dask":
+        client = engine.connection.client
+        busy = client.submit(time.sleep, 1.0, pure=False)
+
+    def meet(x):
+        """Whether the other one comes while this one waits."""
+        (tmp_path / f"here-{x}").touch()
+        deadline = time.monotonic() + 15
+        while not (tmp_path / f"here-{1 - x}").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return (tmp_path / f"here-{1 - x}").exists() and time.monotonic() < deadline
+
+    assert ff.map(meet, range(2), engine=engine, chunk=1) == [True, True]
+    if cluster.kind == "dask":
+        busy.result()
+
+
 def test_a_call_inside_the_stream_of_another_one_does_not_mix_with_it(cluster):
     def inner(x):
         return [value * 10 for value in ff.map(lambda y: y + 1, [x, x], engine=cluster.engine())]

@@ -5,6 +5,7 @@ Dask cannot stop a task that runs. Here it need not: the order is told to end, a
 
 import contextlib
 import queue
+import secrets
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -172,6 +173,9 @@ class Dask(OnConnection):
         self._room, self._room_at = 0, 0.0
         self._need = NO_NEED
         self._n_undone = 0
+        # By the first word of their names Dask expects tasks to take as long as those before them, and lets one wait behind
+        # another where that is short. Those of this call take as long as they take.
+        self._first_word = f"fourfold_{secrets.token_hex(4)}"
 
     # ---- tickets -----------------------------------------------------------------------------------------------------
 
@@ -233,7 +237,7 @@ class Dask(OnConnection):
             payload = parts_as_bytes(ticket.payload)
             work = (orders.version, there.cargo_name, there.cargo, order, payload, program.place)
             future = there.client.submit(
-                there.task, *work, key=f"fourfold-{name}", pure=False, retries=0, resources=self._wants() or None
+                there.task, *work, key=f"{self._first_word}-{name}", pure=False, retries=0, resources=self._wants() or None
             )
             self._flying[ticket.id] = (future, name)
             arrived, id = self._arrived, ticket.id

@@ -180,7 +180,7 @@ class Spark(OnConnection):
         while True:
             with self._lock:
                 tags = self._to_end()
-                if not tags:
+                if not tags or self.connection.down:
                     self._ender = None
                     return
             for tag in tags:
@@ -189,10 +189,11 @@ class Spark(OnConnection):
 
     def close(self) -> None:
         """End what runs, and free what is stored. The session stays for the next call."""
-        self.cancel(hard=True)
+        if not self.connection.down:
+            self.cancel(hard=True)
         for _ in self._threads:
             self._todo.put(None)
-        deadline = time.monotonic() + CLOSE_S
+        deadline = time.monotonic() + (CLOSE_S if not self.connection.down else 0.0)
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         with self._lock:

@@ -22,6 +22,10 @@ CAPACITY_S = 30.0
 """Seconds for which a look at the size of the cluster holds: on Connect it takes a job. Smaller: more jobs. Larger: executors
 that come idle longer."""
 
+RETRIES = {"max_retries": 8, "max_backoff": 5000}
+"""For how long a Connect session that is made here asks a server that does not answer: 25 s in all, its waits in milliseconds.
+Spark's own are 10 minutes. Shorter: a network that fails for a moment ends the call. Longer: so does the word that it is gone."""
+
 PROXIES = frozenset({"grpc_proxy", "https_proxy", "http_proxy"})
 """Variables of the environment, in small letters, with which Connect reaches what this machine may not."""
 
@@ -102,6 +106,7 @@ class Session(Connection):
                 if not any(name.lower() in PROXIES for name in os.environ):
                     check_that_somebody_listens(master)
                 session = builder.remote(master).create()
+                self._be_impatient(session)
             else:
                 if not shutil.which("java") and not os.environ.get("JAVA_HOME"):
                     raise EngineError(JAVA)
@@ -115,6 +120,11 @@ class Session(Connection):
                 signal.signal(signal.SIGINT, handler)
         self.is_ours = True
         return session
+
+    def _be_impatient(self, session: Any) -> None:
+        from pyspark.sql.connect.client.retries import DefaultPolicy
+
+        session.client.set_retry_policies([DefaultPolicy(**RETRIES)])
 
     def _running_master(self) -> str:
         """The master of the Classic session that this process has; "" when it has none, or another kind is asked for."""
@@ -150,6 +160,8 @@ class Session(Connection):
     def _leave(self) -> None:
         self._forget_files()
         spark, self.spark = self.spark, None
+        if self._is_remote and self.down:
+            spark.release_session_on_close = False  # nobody is there to be told
         with contextlib.suppress(Exception):
             spark.stop()
         if not self._is_remote:
