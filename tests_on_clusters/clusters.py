@@ -50,6 +50,8 @@ class Cluster:
     kind = ""
     n_gpus = 0
     """It claims to have so many."""
+    starts_by_itself = True
+    """Whether `engine=kind` starts one like it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -318,15 +320,22 @@ class SparkStandalone(SparkCluster):
                 program, f"{package}.worker.Worker", "--host", "127.0.0.1", "--cores", "1", "--memory", "1024m",
                 "--webui-port", "0", "--work-dir", str(self.folder / f"work-{number}"), self.master, env=environment,
             )  # fmt: skip
+        self._workers = self.processes[1:]
         super().start()
         deadline = time.monotonic() + PATIENCE_S
         while self._first.connection.spark.sparkContext._jsc.sc().getExecutorMemoryStatus().size() < 3:
             assert time.monotonic() < deadline, "the executors do not come"
             time.sleep(0.1)
 
+    def workers(self) -> list[int]:
+        """Each with its executors, as they are lost together with a machine."""
+        return [process.pid for process in self._workers]
+
 
 class SparkConnect(SparkCluster):
     """A Connect server with two executors; this process has no Java."""
+
+    starts_by_itself = False
 
     def start(self) -> None:
         import pyspark

@@ -48,6 +48,8 @@ def is_given(request: pytest.FixtureRequest, cluster: Cluster) -> bool:
     """Whether the script uses a cluster that is there and stays, or one that it starts and ends."""
     if request.param == "given" and not cluster.is_elsewhere():
         pytest.skip("this cluster lives in the process of the tests")
+    if request.param == "its own" and not cluster.starts_by_itself:
+        pytest.skip('engine="spark" starts no Connect server: what it starts is tested with --cluster=spark')
     return bool(request.param == "given")
 
 

@@ -22,9 +22,10 @@ CAPACITY_S = 30.0
 """Seconds for which a look at the size of the cluster holds: on Connect it takes a job. Smaller: more jobs. Larger: executors
 that come idle longer."""
 
-RETRIES = {"max_retries": 8, "max_backoff": 5000}
+RETRIES: dict[str, Any] = {"max_retries": 8, "max_backoff": 5000}
 """For how long a Connect session that is made here asks a server that does not answer: 25 s in all, its waits in milliseconds.
-Spark's own are 10 minutes. Shorter: a network that fails for a moment ends the call. Longer: so does the word that it is gone."""
+Spark's own are 10 minutes. Shorter: a network that fails for a moment ends the call. Longer: it takes longer to say that the
+server is gone."""
 
 PROXIES = frozenset({"grpc_proxy", "https_proxy", "http_proxy"})
 """Variables of the environment, in small letters, with which Connect reaches what this machine may not."""
@@ -103,8 +104,7 @@ class Session(Connection):
             if master.startswith("spark://"):
                 check_that_somebody_listens(master)
             if master.startswith("sc://"):
-                if not any(name.lower() in PROXIES for name in os.environ):
-                    check_that_somebody_listens(master)
+                self._check_the_server()
                 session = builder.remote(master).create()
                 self._be_impatient(session)
             else:
@@ -120,6 +120,17 @@ class Session(Connection):
                 signal.signal(signal.SIGINT, handler)
         self.is_ours = True
         return session
+
+    def _check_the_server(self) -> None:
+        if not any(name.lower() in PROXIES for name in os.environ):
+            check_that_somebody_listens(self._master or "")
+
+    def _listens(self) -> bool:
+        try:
+            self._check_the_server()
+        except EngineError:
+            return False
+        return True
 
     def _be_impatient(self, session: Any) -> None:
         from pyspark.sql.connect.client.retries import DefaultPolicy
@@ -160,7 +171,7 @@ class Session(Connection):
     def _leave(self) -> None:
         self._forget_files()
         spark, self.spark = self.spark, None
-        if self._is_remote and self.down:
+        if self._is_remote and (self.down or not self._listens()):
             spark.release_session_on_close = False  # nobody is there to be told
         with contextlib.suppress(Exception):
             spark.stop()
@@ -237,7 +248,26 @@ class Session(Connection):
             raise EngineError(
                 f"Spark gives GPUs to tasks of a cluster, not of {master}: use a standalone master, YARN or Kubernetes"
             )
-        return ResourceProfileBuilder().require(TaskResourceRequests().cpus(1).resource("gpu", gpus)).build
+        profile = ResourceProfileBuilder().require(TaskResourceRequests().cpus(1).resource("gpu", gpus)).build
+        if self._is_remote:
+            try:
+                self._tell(profile)
+            except Exception as error:
+                raise EngineError(f"this Spark gives no GPUs: {first_line(error)}") from error
+        return profile
+
+    def _tell(self, profile: Any) -> None:
+        """Connect makes a profile with the session that is active in the thread: a thread of ours has this one."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        from pyspark.sql.connect.session import SparkSession
+
+        def tell() -> int:
+            SparkSession._active_session.session = self.spark
+            return int(profile.id)
+
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(tell).result()
 
     def run_job(self, tag: str, work: list[Any], profile: Any = None) -> list[Any]:
         """Run one job, a partition for each; returns their answers. A job is called off by its tag."""
