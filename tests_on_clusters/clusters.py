@@ -333,9 +333,10 @@ class SparkStandalone(SparkCluster):
 
 
 class SparkConnect(SparkCluster):
-    """A Connect server with two executors; this process has no Java."""
+    """A Connect server in one JVM; this process has no Java."""
 
     starts_by_itself = False
+    beneath = "local[2]"
 
     def start(self) -> None:
         import pyspark
@@ -348,7 +349,7 @@ class SparkConnect(SparkCluster):
             "spark.connect.grpc.binding.port": str(port),
             "spark.local.dir": str(self.folder),
         }
-        command = ["bash", str(script), "--wait", "--master", "local-cluster[2,1,1024]"]
+        command = ["bash", str(script), "--wait", "--master", self.beneath]
         for name, value in settings.items():
             command += ["--conf", f"{name}={value}"]
         environment = {**os.environ, "PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
@@ -360,6 +361,12 @@ class SparkConnect(SparkCluster):
         self._first.open()
 
 
+class SparkConnectCluster(SparkConnect):
+    """A Connect server with two executors: three JVMs."""
+
+    beneath = "local-cluster[2,1,1024]"
+
+
 KINDS: dict[str, Callable[[Path], Cluster]] = {
     "ray": RayHere,
     "ray-two": RayOfTwoMachines,
@@ -369,4 +376,5 @@ KINDS: dict[str, Callable[[Path], Cluster]] = {
     "spark-local-cluster": SparkLocalCluster,
     "spark-standalone": SparkStandalone,
     "spark-connect": SparkConnect,
+    "spark-connect-cluster": SparkConnectCluster,
 }
