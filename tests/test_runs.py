@@ -5,6 +5,7 @@ import itertools
 import os
 import pickle
 import shutil
+import signal
 import sys
 import time
 import tracemalloc
@@ -422,6 +423,24 @@ def test_of_items_with_effects_it_is_known_after_an_early_end_which_have_run(tmp
     """Those that were handed out and did not begin may run; one that failed meanwhile has failed, and did not vanish."""
     ended = run_script(WITH_EFFECTS, engine, how, folder=tmp_path)
     assert (ended.code, ended.stdout) == (0, f"{error}\n[(3, 'ValueError')]\nTrue\n"), ended
+
+
+@pytest.mark.parametrize("engine", ["serial", "threads", "processes"])
+def test_ctrl_c_while_it_is_noted_that_an_item_starts_leaves_it_to_the_next_call(run, engine, monkeypatch):
+    from fourfold.runs.journal import Journal
+
+    start = Journal.start
+
+    def interrupted(journal, items):
+        start(journal, items)
+        if 5 in items:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    options = {"run": run, "idempotent": False, "engine": engine, "workers": 2}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Journal, "start", interrupted)
+        ff.map(abs, range(20), **options)
+    assert ff.map(abs, range(20), **options) == [*range(20)]
 
 
 # ---- the record

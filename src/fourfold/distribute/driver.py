@@ -312,8 +312,9 @@ class Driver:
                         self._next_lane.close()
 
     def _shielded(self) -> contextlib.AbstractContextManager[None]:
-        """Where a driver notes what others do, no interrupt comes between; a loop is interrupted at once."""
-        return contextlib.nullcontext() if self.lane.engine.info.inline else self._shield
+        """Where a driver notes what it does, no interrupt comes between. A loop has nothing to note that costs more to lose."""
+        notes_nothing = self.lane.engine.info.inline and self._starting is None
+        return contextlib.nullcontext() if notes_nothing else self._shield
 
     def _step(self) -> None:
         """Wait for outcomes and act on them: what is given out afterwards is recorded, and workers have their next chunks."""
@@ -339,7 +340,7 @@ class Driver:
 
     def _wind_up(self) -> None:
         """The run is ended from outside. A second Ctrl-C ends at once what still runs."""
-        if self._record is None or self.lane.engine.info.inline:
+        if self._record is None:
             return
         self._ends_at = self._ends_at or self._shield.heard_at or time.monotonic()
         echo_s = self._ends_at + ECHO_S - time.monotonic()
@@ -352,13 +353,15 @@ class Driver:
                 self._note_what_may_not_run_twice()
 
     def _await_the_running(self) -> None:
-        deadline = time.monotonic() + GRACE_S
-        self.lane.engine.cancel()
+        engine, deadline = self.lane.engine, time.monotonic() + GRACE_S
+        engine.cancel()
         while self._flying and (left := deadline - time.monotonic()) > 0:
-            for outcome in self.lane.engine.wait(left):
+            for outcome in engine.wait(left):
                 if outcome.kind is Kind.ENGINE_DOWN:
                     return
                 self._hear(outcome)
+            if engine.info.inline:
+                return  # what it was on was ended by what ends the run; only what it had not begun is told of
 
     def _note_what_may_not_run_twice(self) -> None:
         """What has failed since the schedule was asked last, and what was handed out and never began."""
