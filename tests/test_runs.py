@@ -437,9 +437,10 @@ def test_ctrl_c_while_it_is_noted_that_an_item_starts_leaves_it_to_the_next_call
             os.kill(os.getpid(), signal.SIGINT)
 
     options = {"run": run, "idempotent": False, "engine": engine, "workers": 2}
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Journal, "start", interrupted)
+    monkeypatch.setattr(Journal, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
         ff.map(abs, range(20), **options)
+    monkeypatch.undo()
     assert ff.map(abs, range(20), **options) == [*range(20)]
 
 

@@ -1,9 +1,11 @@
 """What `fourfold.map` promises, on a real cluster: the same as on this machine."""
 
+import importlib
 import logging
 import os
 import signal
 import sys
+import textwrap
 import time
 import types
 from pathlib import Path
@@ -201,6 +203,39 @@ def test_a_module_of_the_users_travels_when_it_is_shipped(cluster, tmp_path, mon
     del sys.modules["only_here"]
 
 
+def test_a_module_that_has_changed_travels_anew(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for version in (1, 2):
+        (tmp_path / "changing.py").write_text(f"def f(x):\n    return x + {version}\n")
+        sys.modules.pop("changing", None)
+        importlib.invalidate_caches()
+        changing = importlib.import_module("changing")
+        assert ff.map(changing.f, range(4), engine=cluster.engine(ship=[changing])) == [x + version for x in range(4)]
+    del sys.modules["changing"]
+
+
+def test_what_travels_survives_the_worker_that_keeps_it(cluster, tmp_path):
+    if cluster.kind != "dask":
+        pytest.skip("Ray and Spark keep it apart from their workers")
+    (tmp_path / "beside").mkdir()
+    (tmp_path / "beside" / "words.txt").write_text("here\n")
+    engine = cluster.engine(ship=[str(tmp_path / "beside")])
+    client = engine.connection.client if engine.connection.client is not None else engine.connection._given
+
+    def kept_by():
+        cargo = engine.connection.cargo
+        return [worker for workers in client.who_has([cargo]).values() for worker in workers]
+
+    assert ff.map(abs, range(4), engine=engine) == [0, 1, 2, 3]
+    for _ in range(2):  # once between two calls, and once within one
+        client.restart_workers(kept_by())
+        stream = ff.imap(lambda x: time.sleep(0.01) or x, range(60), engine=engine, chunk=1)
+        values = [next(stream)]
+        client.restart_workers(kept_by())
+        assert [*values, *stream] == list(range(60))
+
+
 def test_a_module_that_is_not_there_is_named_before_work_starts(options, tmp_path, monkeypatch):
     (tmp_path / "not_there.py").write_text("def f(x):\n    return x\n")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -359,6 +394,45 @@ def look_at_spark(engine):
     context = session.sparkContext
     properties = [context.getLocalProperty(f"spark.{name}") for name in ("jobGroup.id", "job.tags", "job.description")]
     return settings, session.getTags(), context.getJobTags(), properties, dict(context.getConf().getAll())
+
+
+OTHERS = {
+    "spark": """
+        from pyspark.sql import SparkSession
+        SparkSession.getActiveSession().stop()
+        mine = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").getOrCreate()
+        is_mine = lambda: SparkSession.getActiveSession() is mine and mine.range(3).count() == 3
+    """,
+    "ray": """
+        import ray
+        ray.shutdown()
+        assert ff.map(abs, [-1], engine="ray") == [1]
+        ray.shutdown()
+        ray.init(num_cpus=1, include_dashboard=False, configure_logging=False, log_to_driver=False)
+        is_mine = lambda: ray.cluster_resources()["CPU"] == 1
+    """,
+}
+
+
+def test_a_session_that_takes_the_place_of_ours_is_yours(cluster, tmp_path):
+    if cluster.kind not in OTHERS or not cluster.starts_by_itself:
+        pytest.skip("a process may have several clients here")
+    text = f"""
+        import fourfold as ff
+        import fourfold.lanes as lanes
+
+        if __name__ == "__main__":
+            kind = {cluster.kind!r}
+            assert ff.map(abs, [-1], engine=kind) == [1]
+            {textwrap.indent(textwrap.dedent(OTHERS[cluster.kind]), " " * 12).strip()}
+            assert is_mine()
+            assert ff.map(abs, [-1], engine=kind) == [1]
+            lanes._clusters[kind].shutdown()
+            assert is_mine()
+            print("fine")
+    """
+    ended = run_script(text, folder=tmp_path)
+    assert (ended.stdout, ended.code, ended.survivors) == ("fine\n", 0, []), ended
 
 
 def test_handlers_of_signals_stay(options):

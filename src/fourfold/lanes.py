@@ -246,9 +246,10 @@ def _cluster(name: str, workers: int | None) -> Engine:
     with _clusters_lock:
         if name not in _clusters:
             _clusters[name] = kinds[cluster_of(name)](None if name in kinds else name, slots=workers)
-        _clusters[name].open()
-        engine: Engine = _clusters[name].for_another_call()
-        return engine
+        first = _clusters[name]
+    first.open()  # may take a minute, in which calls on other clusters go on
+    engine: Engine = first.for_another_call()
+    return engine
 
 
 def _check_honoured(settings: Settings, engine: Engine) -> None:

@@ -13,6 +13,7 @@ import os
 import pickle
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -24,8 +25,15 @@ from fourfold.errors import EngineError
 from fourfold.records import Kind, Need, Outcome, Parcel, Ticket
 
 IDLE_S = 60.0
-"""Seconds without an order after which the worker processes of a site end. Smaller: the next call on this cluster starts them
-anew, some 0.2 s each. Larger: memory of a cluster that others use is held."""
+"""Seconds without an order after which the worker process of a site ends. Smaller: the next call on this cluster starts it
+anew, some 0.2 s. Larger: memory of a cluster that others use is held."""
+
+GPU_IDLE_S = 5.0
+"""... of a worker process that had a GPU: the cluster may have given that to somebody else meanwhile. Smaller: models are
+loaded again after a pause between chunks. Larger: the next owner finds its memory taken."""
+
+SWEEP_S = 2.5
+"""Seconds between looks for such worker processes, while there are idle ones. Not measured."""
 
 SAID_BYTES = 4 << 20
 """Bytes of what items print that one ticket brings back. Smaller: more is lost. Larger: more for the driver to hold."""
@@ -39,9 +47,16 @@ LOOK_S = 0.1
 
 
 class Site:
-    """One worker process, and the program that it has."""
+    """One worker process, and the program that it has.
 
-    def __init__(self) -> None:
+    Args:
+        home: Where code that travels along lies, and which devices there are: what a process has imported from one place, or
+            has set up for one device, it keeps. So another home has a process of its own.
+        idle_s: Seconds without an order after which it ends.
+    """
+
+    def __init__(self, home: tuple[str, str], idle_s: float) -> None:
+        self.home, self.idle_s = home, idle_s
         self._said: list[tuple[Any, ...]] = []
         self._said_bytes = 0
         self._processes = Processes(1, self._hear)
@@ -57,7 +72,7 @@ class Site:
         self._processes.open()
         self._processes.drop(self._program)
         self._program = ""
-        self._processes.put(program, _made_at_home(fetch()), need)
+        self._processes.put(program, _made_at_home(fetch(), self.home[0]), need)
         self._program = program
 
     def run(self, ticket: Ticket, name: str) -> Outcome:
@@ -85,8 +100,8 @@ class Site:
         self._said_bytes += size
 
     def close(self) -> None:
-        """Give the worker back."""
-        self._processes.close()
+        """End the worker: somebody else in this process may not have what it has imported."""
+        self._processes.dismiss()
 
 
 _lock = threading.Lock()
@@ -99,20 +114,23 @@ _stops: dict[str, str] = {}
 """Orders that should end: "soft" or "hard", by their names."""
 
 
-def run(order: bytes, payload: Any, fetch: Callable[[], Any]) -> tuple[Any, ...]:
+def run(order: bytes, payload: Any, fetch: Callable[[], Any], cargo: str) -> tuple[Any, ...]:
     """Run one ticket in a worker process of this machine.
 
     Args:
-        order: What `fourfold.distribute.orders.pack_order` made.
+        order: What `fourfold.distribute.orders.Orders.order` made.
         payload: The head of the chunk's parcel, and its buffers.
         fetch: Returns head and buffers of the program, when this process does not have it.
+        cargo: The folder of what travels along; "" when nothing does.
 
     Returns:
-        What `fourfold.distribute.orders.read_reply` reads.
+        What `fourfold.distribute.orders.Orders.outcome` reads.
     """
     name, program, need, n_items = pickle.loads(order)
-    program += os.environ.get("CUDA_VISIBLE_DEVICES", "")  # a cluster gives a task other devices than the last one had
-    site = _take(program)
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")  # a cluster gives a task other devices than the last one had
+    program += devices
+    need = Need(*need)
+    site = _take(program, (cargo, devices), GPU_IDLE_S if need.gpus else IDLE_S)
     where = f"on {socket.gethostname()}"
     is_sound = False
     try:
@@ -121,7 +139,7 @@ def run(order: bytes, payload: Any, fetch: Callable[[], Any]) -> tuple[Any, ...]
             return int(Kind.CANCELLED), None, None, "", "", "", False, ()
         try:
             if not site.has(program):
-                site.load(program, lambda: _parcel(fetch()), Need(*need))
+                site.load(program, lambda: _parcel(fetch()), need)
             _running[name] = ""
             outcome = site.run(Ticket(0, program, _parcel(payload), n_items), name)
         except EngineError as error:
@@ -158,21 +176,27 @@ def stop(name: str, how: str) -> None:
 
 
 def know(names: list[str]) -> bool:
-    """Whether those of these orders that run here know that they should end."""
-    return all(_running.get(name, how) == how for name, how in ((name, _stops.get(name)) for name in names))
+    """Whether those of these orders that run here know that they should end; one that was forgotten never will."""
+    wishes = [(name, _stops.get(name)) for name in names]
+    return all(how is None or _running.get(name, how) == how for name, how in wishes)
 
 
 def _renewed(site: Site) -> Site:
     """Another one in place of one that is in nobody knows what state."""
     with contextlib.suppress(Exception):
         site.close()
-    return Site()
+    return Site(site.home, site.idle_s)
 
 
-def _made_at_home(program: Parcel) -> Parcel:
-    """The program with the import path and the environment of this process, which may have changed since its worker began."""
+def _made_at_home(program: Parcel, cargo: str) -> Parcel:
+    """The program with the import path and the environment of this process, which may have changed since its worker began.
+
+    Of several cargoes on the path, which orders in other threads have put there, it has its own.
+    """
     setup, head = pickle.loads(program.head)
-    setup |= {"path": [entry for entry in sys.path if isinstance(entry, str)], "environment": dict(os.environ)}
+    others = os.path.join(tempfile.gettempdir(), f"fourfold-{os.getuid()}-")
+    path = [entry for entry in sys.path if isinstance(entry, str) and not entry.startswith(others)]
+    setup |= {"path": [cargo, *path] if cargo else path, "environment": dict(os.environ)}
     return Parcel(pickle.dumps((setup, head)), program.buffers)
 
 
@@ -181,15 +205,19 @@ def _parcel(parts: Any) -> Parcel:
     return Parcel(head, tuple(memoryview(buffer) for buffer in buffers))
 
 
-def _take(program: str) -> Site:
+def _take(program: str, home: tuple[str, str], idle_s: float) -> Site:
     global _n_busy
     with _lock:
         _n_busy += 1
-        found = next((site for site in _idle if site.has(program)), None) or (_idle[0] if _idle else None)
+        found = next((site for site in _idle if site.has(program)), None)
+        found = found or next((site for site in _idle if site.home == home), None)
         if found is not None:
             _idle.remove(found)
             return found
-    return Site()
+        stranger = _idle.pop(0) if _idle else None
+    if stranger is not None:
+        stranger.close()
+    return Site(home, idle_s)
 
 
 def _give_back(site: Site) -> None:
@@ -204,7 +232,7 @@ def _give_back(site: Site) -> None:
 def _sweep_later() -> None:
     global _sweeper
     if _sweeper is None:
-        _sweeper = threading.Timer(IDLE_S, _sweep)
+        _sweeper = threading.Timer(SWEEP_S, _sweep)
         _sweeper.name, _sweeper.daemon = "fourfold-sweep", True
         _sweeper.start()
 
@@ -213,7 +241,7 @@ def _sweep() -> None:
     global _sweeper
     with _lock:
         _sweeper = None
-        old = [site for site in _idle if time.monotonic() - site.idle_since >= IDLE_S]
+        old = [site for site in _idle if time.monotonic() - site.idle_since >= site.idle_s]
         _end(old)
         if _idle:
             _sweep_later()
@@ -224,7 +252,7 @@ def _end(sites: list[Site]) -> None:
         _idle.remove(site)
         site.close()
     if not _idle and not _n_busy:
-        POOL.close()
+        POOL.close_unless_lent()  # this process may be a driver too
 
 
 def close() -> None:

@@ -128,13 +128,14 @@ def make_entry() -> Callable[..., Any]:
         import os
         import sys
 
+        home = ""
         if cargo:
             import io
             import shutil
             import tempfile
             import zipfile
 
-            folder = os.path.join(tempfile.gettempdir(), f"fourfold-{os.getuid()}-{cargo}")
+            home = folder = os.path.join(tempfile.gettempdir(), f"fourfold-{os.getuid()}-{cargo}")
             if folder not in sys.path[:1]:
                 if not os.path.isdir(folder):
                     private = tempfile.mkdtemp(prefix="fourfold-")
@@ -162,6 +163,6 @@ def make_entry() -> Callable[..., Any]:
         if found["fourfold"] != version:
             here = f"fourfold {found['fourfold']}" if found["fourfold"] else "no fourfold"
             return here
-        return importlib.import_module("fourfold.site").run(*work)
+        return importlib.import_module("fourfold.site").run(*work, home)
 
     return entry

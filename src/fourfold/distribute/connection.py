@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 from fourfold.distribute.orders import Orders
-from fourfold.errors import EngineError
+from fourfold.errors import EngineError, FourfoldError
 from fourfold.records import Parcel
 from fourfold.version import VERSION
 
@@ -51,6 +51,8 @@ class Connection:
         """It was made here, and not given: it ends with this process."""
         self.down = ""
         """Why it is of no use any more."""
+        self.generation = 0
+        """How often it was opened. What an engine has stored in an earlier one is gone."""
         self.opened_at = self.opening_s = 0.0
         """When it was opened, by `time.perf_counter`, and how long that took."""
         self._orders: Orders | None = None
@@ -96,9 +98,15 @@ class Connection:
                 self._pid = os.getpid()
                 atexit.register(self.shutdown)
             self.down = ""
+            self.generation += 1
             self._orders = orders = Orders(VERSION, self.ship)
-            orders.check(self._probe(orders), self.where)
-            self.cargo = self._store_cargo(orders) if orders.cargo else None
+            try:
+                orders.check(self._probe(orders), self.where)
+                self.cargo = self._store_cargo(orders) if orders.cargo else None
+            except FourfoldError:
+                raise
+            except Exception as error:
+                raise EngineError(f"{self.where} cannot be used: {first_line(error)}") from error
             self._is_open = True
             self.opened_at = time.perf_counter()
             self.opening_s = self.opened_at - begin

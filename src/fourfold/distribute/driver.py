@@ -312,7 +312,7 @@ class Driver:
                         self._next_lane.close()
 
     def _shielded(self) -> contextlib.AbstractContextManager[None]:
-        """Where a driver notes what it does, no interrupt comes between. A loop has nothing to note that costs more to lose."""
+        """Where a driver notes what it does, no interrupt comes between; a loop that has nothing to note ends at once."""
         notes_nothing = self.lane.engine.info.inline and self._starting is None
         return contextlib.nullcontext() if notes_nothing else self._shield
 

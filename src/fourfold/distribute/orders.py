@@ -23,8 +23,9 @@ DOWN_IN_A_ROW = 8
 """Replies in a row that a machine of the cluster could not start a worker process, after which the cluster counts as unusable.
 Fewer: one sick machine ends the run. More: a cluster that cannot run processes at all is tried for longer."""
 
-DOWN_S = 10.0
-"""... and seconds without any other reply: a sick machine answers at once, while the others are busy. Not measured."""
+DOWN_S = 30.0
+"""... and seconds that this goes on without any other reply: a sick machine answers at once, while the others are busy. Less:
+one sick machine among others with long items ends the run. More: it is told later that nothing can run. Not measured."""
 
 Parts = tuple[Any, ...]
 """The head of a parcel, and its buffers: what every cluster can carry."""
@@ -53,8 +54,7 @@ class Orders:
         self._ship = tuple(ship)
         self._name = uuid.uuid4().hex  # also in a fork, and in containers where each process is number 1
         self._numbers = itertools.count()
-        self._down = 0
-        self._done_at = time.monotonic()
+        self._down, self._down_since = 0, 0.0
 
     @property
     def cargo_name(self) -> str:
@@ -101,11 +101,13 @@ class Orders:
             return Outcome(id, Kind.ENGINE_DOWN, reason=f"a worker has {reply}, and this is fourfold {self.version}")
         kind, data, running, reason, worker, evidence, out_of_memory, said = reply
         if kind == Kind.ENGINE_DOWN:
+            now = time.monotonic()
+            self._down_since = self._down_since if self._down else now
             self._down += 1
-            is_hopeless = self._down >= DOWN_IN_A_ROW and time.monotonic() - self._done_at > DOWN_S
+            is_hopeless = self._down >= DOWN_IN_A_ROW and now - self._down_since > DOWN_S
             down = Kind.ENGINE_DOWN if is_hopeless else Kind.COLLATERAL
             return Outcome(id, down, reason=reason, worker=worker)
-        self._down, self._done_at = 0, time.monotonic()
+        self._down = 0
         parcel = None if data is None else Parcel(data[0], tuple(memoryview(buffer) for buffer in data[1:]))
         return Outcome(id, Kind(kind), parcel, running, reason, worker, evidence, out_of_memory, said)
 

@@ -5,12 +5,19 @@ Dask cannot stop a task that runs. Here it need not: the order is told to end, a
 
 import contextlib
 import queue
-import secrets
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from fourfold.distribute.connection import PROBE_S, Connection, OnConnection, check_that_somebody_listens, parts_as_bytes
+from fourfold.distribute.connection import (
+    PROBE_S,
+    Connection,
+    OnConnection,
+    check_that_somebody_listens,
+    first_line,
+    parts_as_bytes,
+)
 from fourfold.distribute.engine import NO_NEED, EngineInfo
 from fourfold.distribute.keeper import Keeper
 from fourfold.distribute.orders import Orders, Stored
@@ -27,6 +34,10 @@ what it held are lost together. Fewer: that ends a run. More: what cannot work i
 
 CAPACITY_S = 2.0
 """Seconds for which a look at the size of the cluster holds. Smaller: more questions. Larger: new machines idle longer."""
+
+STOP_S = 2.0
+"""Seconds until workers that do not answer are not waited for, when orders are to end. Shorter: an order that was to end may
+begin. Longer: a machine that is stuck keeps the driver."""
 
 IDLE_S = 0.05
 """Seconds that `wait` sleeps when nothing is in flight. Not measured."""
@@ -53,7 +64,10 @@ class _Connection(Connection):
         self._keeper: Keeper | None = None
 
     def _answers(self) -> bool:
-        return bool(self.client.status == "running")
+        if self.client.status != "running":
+            return False
+        self.restore_cargo()
+        return True
 
     def _connect(self) -> None:
         if self._given is not None:
@@ -102,7 +116,8 @@ class _Connection(Connection):
         try:
             found: dict[str, Any] = future.result(timeout=PROBE_S)
         except Exception as error:
-            self.client.cancel([future], force=True)
+            with contextlib.suppress(Exception):
+                self.client.cancel([future], force=True)
             raise EngineError(f"the Dask cluster runs no task: {type(error).__name__}: {error}") from error
         return found
 
@@ -114,8 +129,8 @@ class _Connection(Connection):
         return self.client.scatter([data], hash=False, broadcast=False)[0]
 
     def restore_cargo(self) -> None:
-        """Store what travels along again."""
-        if self.cargo is not None:
+        """Store what travels along again, if it is gone."""
+        if self.cargo is not None and self.cargo.status != "finished":
             self.cargo = self._store_cargo(self.orders)
 
 
@@ -173,9 +188,6 @@ class Dask(OnConnection):
         self._room, self._room_at = 0, 0.0
         self._need = NO_NEED
         self._n_undone = 0
-        # By the first word of their names Dask expects tasks to take as long as those before them, and lets one wait behind
-        # another where that is short. Those of this call take as long as they take.
-        self._first_word = f"fourfold_{secrets.token_hex(4)}"
 
     # ---- tickets -----------------------------------------------------------------------------------------------------
 
@@ -229,15 +241,28 @@ class Dask(OnConnection):
         self._contents.pop(key, None)
 
     def submit(self, tickets: Sequence[Ticket]) -> None:
-        """One Dask task for each."""
+        """One Dask task for each.
+
+        Raises:
+            EngineError: Dask cannot take it.
+        """
+        try:
+            self._submit(tickets)
+        except Exception as error:
+            raise EngineError(f"Dask cannot take a chunk: {first_line(error)}") from error
+
+    def _submit(self, tickets: Sequence[Ticket]) -> None:
         there, orders = self.connection, self.connection.orders
         for ticket in tickets:
             program = self._programs[ticket.program]
             name, order = orders.order(ticket, program)
+            # By the first word of its name Dask expects a task to take as long as those before it, and lets it wait behind
+            # another one where that is short: so each function has a word of its own.
+            name_there = f"fourfold_{program.key[:8]}-{name}"
             payload = parts_as_bytes(ticket.payload)
             work = (orders.version, there.cargo_name, there.cargo, order, payload, program.place)
             future = there.client.submit(
-                there.task, *work, key=f"{self._first_word}-{name}", pure=False, retries=0, resources=self._wants() or None
+                there.task, *work, key=name_there, pure=False, retries=0, resources=self._wants() or None
             )
             self._flying[ticket.id] = (future, name)
             arrived, id = self._arrived, ticket.id
@@ -280,22 +305,25 @@ class Dask(OnConnection):
         if self._n_undone > UNDONE_IN_A_ROW:
             reason = "Dask lost the function or its results again and again: does it fit into the memory of a worker?"
             return [Outcome(id, Kind.ENGINE_DOWN, reason=reason)]
-        if any(program.place.status != "finished" for program in self._programs.values()):
+        with contextlib.suppress(Exception):  # when no worker is there to keep it, the next one that comes back tries again
             self._store_again()
         return [Outcome(id, Kind.COLLATERAL)]
 
     def _store_again(self) -> None:
         """What was stored on a worker that is gone is gone: Dask does not make it anew."""
         for key, program in self._programs.items():
-            self._programs[key] = program._replace(place=self.connection.scatter(self._contents[key]))
+            if program.place.status != "finished":
+                self._programs[key] = program._replace(place=self.connection.scatter(self._contents[key]))
         self.connection.restore_cargo()
 
     def cancel(self, ids: Collection[int] | None = None, *, hard: bool = False) -> None:
         """Tell the workers to end these orders: between items, or with the process that runs them when `hard`."""
         names = [name for id, (_, name) in self._flying.items() if ids is None or id in ids]
         if names:
-            with contextlib.suppress(Exception):
-                self.connection.client.run(_stop, names, "hard" if hard else "soft")
+            work = (self.connection.client, names, "hard" if hard else "soft")
+            teller = threading.Thread(target=_tell, args=work, name="fourfold-stop", daemon=True)
+            teller.start()
+            teller.join(STOP_S)  # a worker that does not answer may never do so
 
     def close(self) -> None:
         """Cancel what runs, and free what is stored. The connection stays for the next call."""
@@ -321,6 +349,11 @@ def _make_task(entry: Callable[..., Any]) -> Callable[..., Any]:
         return (reply[0], tuple(bytes(memoryview(part)) for part in reply[1]), *reply[2:])
 
     return fourfold_chunk
+
+
+def _tell(client: Any, names: list[str], how: str) -> None:
+    with contextlib.suppress(Exception):  # the next outcome tells what has become of the cluster
+        client.run(_stop, names, how)
 
 
 async def _stop(names: list[str], how: str) -> None:

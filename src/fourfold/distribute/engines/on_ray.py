@@ -38,10 +38,15 @@ class _Connection(Connection):
         super().__init__(ship)
         self._address, self._slots, self.resources = address, slots, dict(resources or {})
         self._keeper: Keeper | None = None
+        self._which: Any = None
         self.task: Any = None
 
     def _answers(self) -> bool:
-        return bool(_ray().is_initialized())
+        return self.is_there()
+
+    def is_there(self) -> bool:
+        """Whether this process has the Ray that was connected to: not none, and no other one."""
+        return bool(_ray().is_initialized()) and _which_ray() == self._which
 
     def _connect(self) -> None:
         ray = _ray()
@@ -52,6 +57,7 @@ class _Connection(Connection):
                 f"this process has a Ray already, and it is not {self._address}: call ray.shutdown() first, or leave the "
                 "address out"
             )
+        self._which = _which_ray()
 
     def _init(self, ray: Any) -> None:
         handler = signal.getsignal(signal.SIGTERM)
@@ -77,7 +83,8 @@ class _Connection(Connection):
                 f"no Ray at {where}: {type(error).__name__}: {error}. Check the address, or leave it out to start one here"
             ) from error
         finally:
-            with contextlib.suppress(ValueError):  # Ray puts its own there; only the main thread may put it back
+            # Ray puts its own there; only the main thread may put it back, and none that is not Python's.
+            with contextlib.suppress(ValueError, TypeError):
                 signal.signal(signal.SIGTERM, handler)
         self.is_ours = True
         _connected_to[os.getpid()] = self._address
@@ -85,7 +92,8 @@ class _Connection(Connection):
     def _leave(self) -> None:
         self.task = None
         try:
-            _ray().shutdown()
+            if self.is_there():
+                _ray().shutdown()
         finally:
             self._let_go()
 
@@ -101,7 +109,8 @@ class _Connection(Connection):
         try:
             found: dict[str, Any] = ray.get(ref, timeout=PROBE_S)
         except Exception as error:
-            ray.cancel(ref, force=True)
+            with contextlib.suppress(Exception):
+                ray.cancel(ref, force=True)
             raise EngineError(f"the Ray cluster runs no task: {type(error).__name__}: {error}") from error
         return found
 
@@ -164,6 +173,7 @@ class Ray(OnConnection):
         self._cancelled: dict[int, Kind] = {}
         self._room, self._room_at = 0, 0.0
         self._need = NO_NEED
+        self._generation = 0
 
     # ---- tickets -----------------------------------------------------------------------------------------------------
 
@@ -194,6 +204,7 @@ class Ray(OnConnection):
             EngineError: The cluster can never run it.
         """
         self._need, self._room_at = need, 0.0
+        self._generation = self.connection.generation
         try:
             place = _ray().put(parts_of(program))
         except Exception as error:
@@ -213,7 +224,23 @@ class Ray(OnConnection):
         self._programs.pop(key, None)
 
     def submit(self, tickets: Sequence[Ticket]) -> None:
-        """One Ray task for each."""
+        """One Ray task for each.
+
+        Raises:
+            EngineError: Ray cannot take it.
+        """
+        self._check_that_it_is_there()
+        try:
+            self._submit(tickets)
+        except Exception as error:
+            raise EngineError(f"Ray cannot take a chunk: {first_line(error)}") from error
+
+    def _check_that_it_is_there(self) -> None:
+        # Where there is none, most functions of Ray start one.
+        if self.connection.generation != self._generation or not _ray().is_initialized():
+            raise EngineError("Ray is gone: this process has none any more, or another one")
+
+    def _submit(self, tickets: Sequence[Ticket]) -> None:
         there, orders = self.connection, self.connection.orders
         cargo = [there.cargo] if there.cargo is not None else []
         for ticket in tickets:
@@ -232,6 +259,7 @@ class Ray(OnConnection):
         ray = _ray()
         refs = list(self._flying)
         try:
+            self._check_that_it_is_there()
             done, _ = ray.wait(refs, num_returns=1, timeout=timeout)
             if done:
                 done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
@@ -241,7 +269,9 @@ class Ray(OnConnection):
 
     def _outcome(self, ray: Any, ref: Any) -> list[Outcome]:
         errors = ray.exceptions
-        id = self._flying.pop(ref)
+        id = self._flying.pop(ref, -1)
+        if id < 0:
+            return []  # Ray is gone, and it was told of with the others
         cancelled = self._cancelled.pop(id, None)
         try:
             return [self.connection.orders.outcome(id, ray.get(ref))]
@@ -260,15 +290,16 @@ class Ray(OnConnection):
             return [Outcome(id, Kind.LOST, reason=f"Ray lost the task: {first_line(error)}")]
 
     def _go_down(self, error: BaseException) -> list[Outcome]:
-        self.connection.down = first_line(error)
-        reason = f"Ray is gone: {self.connection.down}"
+        reason = str(error) if isinstance(error, EngineError) else f"Ray is gone: {first_line(error)}"
+        if self.connection.generation == self._generation:
+            self.connection.down = reason
         ids = list(self._flying.values())
         self._flying.clear()
         return [Outcome(id, Kind.ENGINE_DOWN, reason=reason) for id in ids]
 
     def cancel(self, ids: Collection[int] | None = None, *, hard: bool = False) -> None:
         """Tasks that wait never start; those that run go on, unless `hard`."""
-        if not hard and not self._need.idempotent:
+        if not self._flying or (not hard and not self._need.idempotent) or not _ray().is_initialized():
             return  # Ray cannot tell a task that waits from one that has begun
         for ref, id in self._flying.items():
             if ids is None or id in ids:
@@ -280,7 +311,8 @@ class Ray(OnConnection):
         """Cancel what runs, and free what is stored. The connection stays for the next call."""
         with contextlib.suppress(Exception):
             self.cancel(hard=True)
-            if self._flying:  # a worker that is about to be killed would get the first task of the next call
+            if self._flying and _ray().is_initialized():
+                # A worker that is about to be killed would get the first task of the next call.
                 _ray().wait(list(self._flying), num_returns=len(self._flying), timeout=CLOSE_S, fetch_local=False)
         self._flying.clear()
         self._cancelled.clear()
@@ -295,6 +327,14 @@ def _ray() -> Any:
     import ray
 
     return ray
+
+
+def _which_ray() -> Any:
+    """What tells the Ray of this process from any other one; None where that is not known, as over ray://."""
+    with contextlib.suppress(Exception):
+        context = _ray().get_runtime_context()
+        return context.get_job_id(), context.get_node_id()
+    return None
 
 
 def _make_task(entry: Callable[..., Any]) -> Callable[..., Any]:

@@ -344,6 +344,13 @@ class Processes:
         self._by_fd.clear()
         self._poll = select.poll()
 
+    def dismiss(self) -> None:
+        """End the workers, whatever they do: nobody is to have them after this."""
+        for worker in self._workers:
+            POOL.dismiss(worker)
+        self._workers.clear()
+        self.close()
+
 
 def _last_line(text: str) -> str:
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")

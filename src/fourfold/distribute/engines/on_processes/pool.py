@@ -144,6 +144,20 @@ class Pool:
             worker.rest(KEEP_ITEMS_BYTES // max(1, len(self._idle) + len(self._lent)))
             self._idle.append(worker)
 
+    def dismiss(self, worker: Worker) -> None:
+        """End a worker that is lent."""
+        with self._lock:
+            self._lent.discard(worker)
+            if not worker.gone:
+                worker.kill()
+                worker.close()
+
+    def close_unless_lent(self) -> None:
+        """End all workers and the template, unless somebody uses workers now."""
+        with self._lock:
+            if not self._lent:
+                self.close()
+
     def _has_room_beside(self, n_new: int) -> bool:
         """Whether one more worker leaves enough open files for all of them, and some for the user."""
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,10 +1,10 @@
 """The engine: tickets become bundles, each a Spark job on a thread of ours, and outcomes come back with its end."""
 
-import os
 import pickle
 import queue
 import threading
 import time
+import uuid
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -89,7 +89,8 @@ class Spark(OnConnection):
         self._running: dict[str, _Bundle] = {}
         self._todo: queue.SimpleQueue[_Bundle | None] = queue.SimpleQueue()
         self._arrived: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
-        self._count = 0
+        self._name, self._count = f"fourfold-{uuid.uuid4().hex}", 0
+        self._generation = 0
         self._threads: list[threading.Thread] = []
         self._ender: threading.Thread | None = None
 
@@ -99,6 +100,7 @@ class Spark(OnConnection):
         Raises:
             EngineError: The cluster can never run it.
         """
+        self._generation = self.connection.generation
         name = self.connection.orders.key_of(program, need)
         self._profile = self.connection.profile_of(need.gpus) if need.gpus else None
         try:
@@ -109,7 +111,7 @@ class Spark(OnConnection):
         self._programs[key] = Stored(name, place, need)
 
     def drop(self, key: str) -> None:
-        """Forget the program. On Connect its file stays until the session ends."""
+        """Forget the program. On Connect its file stays until the session ends, as those of large payloads do."""
         program = self._programs.pop(key, None)
         if program is not None:
             self.connection.free(program.place)
@@ -136,7 +138,7 @@ class Spark(OnConnection):
 
     def _start_job(self, work: list[tuple[Ticket, Stored, bytes]]) -> None:
         self._count += 1
-        bundle = _Bundle(f"fourfold-{os.getpid()}-{id(self):x}-{self._count}", work)
+        bundle = _Bundle(f"{self._name}-{self._count}", work)
         self._running[bundle.tag] = bundle
         if len(self._threads) < SUBMITTERS and len(self._threads) < len(self._running):
             thread = threading.Thread(target=self._serve, args=(self._todo,), name="fourfold-spark", daemon=True)
@@ -234,17 +236,17 @@ class Spark(OnConnection):
                     payload = session.store(pickle.dumps(payload, protocol=5), f"{bundle.tag}-{ticket.id}")
                     stored.append(payload)
                 work.append((order, payload, program.place, program.need.idempotent))
-            answers = session.run_job(bundle.tag, work, self._profile)
+            outcomes = []
+            for (ticket, _, _), answer in zip(bundle.tickets, session.run_job(bundle.tag, work, self._profile), strict=True):
+                elapsed_s, reply = answer
+                self._bundles.learn(elapsed_s, ticket.n_items)
+                outcomes.append(session.orders.outcome(ticket.id, reply))
+            return outcomes
         except Exception as error:
             return self._failed(bundle, error, todo)
         finally:
             for place in stored:
                 session.free(place)
-        outcomes = []
-        for (ticket, _, _), (elapsed_s, reply) in zip(bundle.tickets, answers, strict=True):
-            self._bundles.learn(elapsed_s, ticket.n_items)
-            outcomes.append(session.orders.outcome(ticket.id, reply))
-        return outcomes
 
     def _failed(self, bundle: _Bundle, error: Exception, todo: Any) -> list[Outcome]:
         """Spark has given the job up, or we have."""
@@ -252,7 +254,7 @@ class Spark(OnConnection):
         reason = first_line(error)
         if bundle.interrupted:
             kind, reason = Kind.LOST, "its Spark job was ended"
-        elif self.connection.is_down(error):
+        elif self.connection.generation != self._generation or self.connection.is_down(error):
             kind, reason = Kind.ENGINE_DOWN, f"Spark is gone: {reason}"
         elif len(tickets) == 1 or not all(program.need.idempotent for _, program, _ in tickets):
             kind, reason = Kind.LOST, f"Spark gave the job up: {reason}"

@@ -59,12 +59,12 @@ class Session(Connection):
         self._is_remote = False
         self._task: Any = None
         self._capacity, self._capacity_at = 0, 0.0
-        self._files: Path | None = None
+        self._stored: set[str] = set()
 
     # ---- opening and closing -----------------------------------------------------------------------------------------
 
     def _connect(self) -> None:
-        self._forget_files()  # of a session that is gone: what was stored there must be stored again
+        self._stored.clear()  # in a session that is gone
         self.spark = self._given if self._given is not None else self._find_or_make()
         self._is_remote = type(self.spark).__module__.startswith("pyspark.sql.connect")
 
@@ -116,7 +116,8 @@ class Session(Connection):
         except Exception as error:
             raise EngineError(f"no Spark at {master}: {first_line(error)}") from error
         finally:
-            with contextlib.suppress(ValueError):  # Spark's handler cancels all jobs; ours end by their tags
+            # Spark's handler cancels all jobs; ours end by their tags. One that is none of Python's stays away.
+            with contextlib.suppress(ValueError, TypeError):
                 signal.signal(signal.SIGINT, handler)
         self.is_ours = True
         return session
@@ -169,15 +170,17 @@ class Session(Connection):
         return builder.appName("fourfold").getOrCreate()
 
     def _leave(self) -> None:
-        self._forget_files()
         spark, self.spark = self.spark, None
         if self._is_remote and (self.down or not self._listens()):
             spark.release_session_on_close = False  # nobody is there to be told
-        with contextlib.suppress(Exception):
-            spark.stop()
         if not self._is_remote:
             from pyspark import SparkContext
 
+            if SparkContext._active_spark_context not in (None, spark._sc):
+                return  # ours was stopped by somebody, who has made another one
+        with contextlib.suppress(Exception):
+            spark.stop()
+        if not self._is_remote:
             try:
                 gateway: Any = SparkContext._gateway
                 gateway.jvm.System.currentTimeMillis()
@@ -187,28 +190,26 @@ class Session(Connection):
     # ---- what is stored there ----------------------------------------------------------------------------------------
 
     def store(self, data: bytes, name: str) -> Any:
-        """Make bytes available to all tasks: a broadcast, or on Connect a file of the session, which keeps it to its end."""
+        """Make bytes available to all tasks: a broadcast, or on Connect a file of the session, which keeps it to its end.
+
+        Other bytes have another name.
+        """
         if not self._is_remote:
             return self.spark.sparkContext.broadcast(data)
-        if self._files is None:
-            self._files = Path(tempfile.mkdtemp(prefix="fourfold-"))
-        path = self._files / f"fourfold-{name}"
-        if not path.exists():
-            path.write_bytes(data)
-            self.spark.addArtifacts(str(path), file=True)
-            path.write_bytes(b"")  # it is there now; its name says so
-        return path.name
+        name = f"fourfold-{name}"
+        if name not in self._stored:
+            with tempfile.TemporaryDirectory(prefix="fourfold-") as folder:
+                path = Path(folder) / name
+                path.write_bytes(data)
+                self.spark.addArtifacts(str(path), file=True)
+            self._stored.add(name)
+        return name
 
     def free(self, place: Any) -> None:
         """Give back what was stored, as far as that can be."""
         if place is not None and not isinstance(place, str):
             with contextlib.suppress(Exception):
                 place.destroy()
-
-    def _forget_files(self) -> None:
-        if self._files is not None:
-            shutil.rmtree(self._files, ignore_errors=True)
-            self._files = None
 
     # ---- tasks -------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,158 @@
+"""What engines on clusters share: what becomes of replies, what has which name, who has which worker process."""
+
+import gc
+import os
+import pickle
+import time
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from running import until
+
+import fourfold as ff
+import fourfold.site as site
+from fourfold.call import Call
+from fourfold.distribute import orders as orders_module
+from fourfold.distribute.orders import DOWN_IN_A_ROW, DOWN_S, Orders, Stored, parts_of
+from fourfold.engines import Ray, Spark
+from fourfold.execute.parcels import ParcelCodec
+from fourfold.options import resolve
+from fourfold.records import Chunk, Kind, Need, Ticket
+from fourfold.version import VERSION
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
+    clock = types.SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(orders_module, "time", types.SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
+
+
+def reply(kind: Kind) -> tuple[Any, ...]:
+    return int(kind), None, None, "no room", "here", "", False, ()
+
+
+def test_a_sick_machine_that_answers_at_once_ends_no_run_whose_items_take_long(clock: types.SimpleNamespace) -> None:
+    orders = Orders(VERSION, ())
+    clock.now += 10 * DOWN_S  # the last good reply is long ago
+    kinds = [orders.outcome(id, reply(Kind.ENGINE_DOWN)).kind for id in range(3 * DOWN_IN_A_ROW)]
+    assert set(kinds) == {Kind.COLLATERAL}
+    clock.now += DOWN_S / 2
+    assert orders.outcome(99, reply(Kind.CANCELLED)).kind is Kind.CANCELLED
+    clock.now += DOWN_S
+    assert orders.outcome(100, reply(Kind.ENGINE_DOWN)).kind is Kind.COLLATERAL
+
+
+def test_machines_none_of_which_can_start_a_worker_end_the_run(clock: types.SimpleNamespace) -> None:
+    orders = Orders(VERSION, ())
+    for id in range(DOWN_IN_A_ROW):
+        clock.now += 1.1 * DOWN_S / (DOWN_IN_A_ROW - 1)
+        outcome = orders.outcome(id, reply(Kind.ENGINE_DOWN))
+    assert outcome.kind is Kind.ENGINE_DOWN
+
+
+def test_no_two_calls_name_their_jobs_alike_also_when_one_lies_where_the_other_lay() -> None:
+    """On Spark Connect what a call stores has the name of its job, and is not stored again under the same one."""
+    names = set()
+    for _ in range(200):
+        names.add(Spark()._name)
+        gc.collect()
+    assert len(names) == 200
+
+
+def test_all_tickets_are_told_that_ray_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    exceptions = pytest.importorskip("ray").exceptions
+
+    def get(ref: str) -> None:
+        raise exceptions.RaySystemError("the raylet is gone")
+
+    fake = types.SimpleNamespace(
+        exceptions=exceptions, get=get, is_initialized=lambda: True, wait=lambda refs, **options: (refs, [])
+    )
+    monkeypatch.setattr("fourfold.distribute.engines.on_ray._ray", lambda: fake)
+    engine = Ray()
+    engine.connection._orders = Orders(VERSION, ())
+    engine._flying = {"one": 1, "two": 2, "three": 3}
+    outcomes = engine.wait(0)
+    assert sorted((outcome.id, outcome.kind) for outcome in outcomes) == [(id, Kind.ENGINE_DOWN) for id in (1, 2, 3)]
+
+
+# ---- worker processes beside a cluster's own
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Does what a task of a cluster does with a chunk of one item; returns the item's value."""
+
+    def run(fn: Callable[[Any], Any], cargo: Path | None = None, gpus: int = 0) -> Any:
+        call = Call(fn, (), resolve({"engine": Spark()}))
+        program = call._lane.program()
+        orders, codec, need = Orders(VERSION, ()), ParcelCodec(), Need(gpus=gpus)
+        payload, _ = codec.pack(Chunk(0, [1]))
+        key = f"{orders.key_of(program, need)}{cargo}"
+        _, order = orders.order(Ticket(0, key, payload, 1), Stored(key, None, need))
+        reply = site.run(order, parts_of(payload), lambda: parts_of(program), str(cargo) if cargo else "")
+        outcome = orders.outcome(0, pickle.loads(pickle.dumps(reply, protocol=5)))
+        assert outcome.kind is Kind.DONE, outcome
+        return codec.unpack(outcome.data)[0].values[0]
+
+    yield run
+    site.close()
+
+
+def pid(item: int) -> int:
+    return os.getpid()
+
+
+def is_alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_functions_that_have_one_home_have_one_process(run: Callable[..., Any]) -> None:
+    assert run(pid) == run(lambda item: os.getpid()) != os.getpid()
+
+
+def test_code_that_has_changed_on_its_way_is_what_runs(run: Callable[..., Any], tmp_path: Path) -> None:
+    def use(item: int) -> tuple[str, int]:
+        import mine_that_changes
+
+        return mine_that_changes.VERSION, os.getpid()
+
+    for version in ("first", "second"):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "mine_that_changes.py").write_text(f"VERSION = {version!r}\n")
+    first, second, again = (run(use, tmp_path / version) for version in ("first", "second", "first"))
+    assert (first[0], second[0], again[0]) == ("first", "second", "first")
+    assert len({first[1], second[1], again[1]}) == 3
+
+
+def test_another_device_has_another_process(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    pids = []
+    for device in ("0", "0", "1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", device)
+        pids.append(run(pid, gpus=1))
+    assert pids[0] == pids[1] != pids[2]
+
+
+def test_a_process_that_had_a_device_soon_lets_go_of_it(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site, "GPU_IDLE_S", 0.2)
+    monkeypatch.setattr(site, "SWEEP_S", 0.05)
+    with_device = run(pid, gpus=1)
+    until(lambda: not is_alive(with_device), "the process ends")
+    without = run(pid)
+    time.sleep(0.5)
+    assert is_alive(without)
+
+
+def test_what_ends_beside_a_driver_in_the_same_process_is_not_the_drivers(run: Callable[..., Any]) -> None:
+    """As with `distributed.Client(processes=False)`."""
+    run(pid)
+    stream = ff.imap(lambda x: time.sleep(0.01) or x, range(50), engine="processes", workers=1, chunk=1)
+    values = [next(stream)]
+    site.close()
+    assert [*values, *stream] == [*range(50)]
+    assert stream.report.n_workers_lost == 0
