@@ -1,6 +1,7 @@
 """What can happen to the folder of a run: killed drivers, full disks, damage, strangers. One clear error, or nothing lost."""
 
 import contextlib
+import hashlib
 import itertools
 import json
 import os
@@ -30,6 +31,7 @@ from fourfold.runs.place import file_system_of
 from fourfold.runs.seal import VALUES, load_key
 from fourfold.runs.story import failures_of, story_of
 from fourfold.runs.tables import Done
+from fourfold.runs.values import ValueWriter
 
 
 @pytest.fixture
@@ -332,6 +334,9 @@ def test_a_driver_that_is_killed_with_a_result_in_its_hands_has_recorded_it(tmp_
     text = """
         import os, sys, time
         import fourfold as ff
+        import fourfold.runs.journal as journal
+
+        journal.TAIL_SHARE = 1e-9  # as if the disk were slow
 
         def fn(item):
             time.sleep(0.02)
@@ -345,6 +350,82 @@ def test_a_driver_that_is_killed_with_a_result_in_its_hands_has_recorded_it(tmp_
     journal = Journal(run, load_key())
     assert journal.count("done") >= 4
     journal.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["threads", "processes"])
+@pytest.mark.fault("F42")
+def test_what_ends_within_the_grace_outlives_a_kill_after_it(tmp_path, run, engine):
+    """Supervisors send SIGKILL soon after SIGINT or SIGTERM."""
+    text = """
+        import os, signal, sys, threading, time
+        import fourfold as ff
+
+        def fn(item):
+            time.sleep(0.5 if item else 30)
+            return item
+
+        if __name__ == "__main__":
+            threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+            threading.Timer(1.6, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+            ff.map(fn, range(2), run="run", engine=sys.argv[1], workers=2, chunk=1)
+    """
+    assert run_script(text, engine, folder=tmp_path).code == -signal.SIGKILL
+    assert story_of(run).n_done == 1
+
+
+@pytest.mark.fault("F48")
+def test_a_stream_that_is_closed_on_a_full_disk_says_so(run):
+    stream = ff.imap(square, range(1000), run=run, engine="serial", chunk=1)
+    values = [next(stream) for _ in range(5)]
+    seams.set_faults(",".join(f"journal.{seam}:*:ENOSPC" for seam in ("sync", "write", "commit", "tail")))
+    try:
+        with pytest.raises(JournalError, match="cannot be written"):
+            stream.close()
+    finally:
+        seams.set_faults("")
+    assert values == squares(5)
+    record(run)
+
+
+@pytest.mark.fault("F48")
+def test_a_killed_run_that_is_opened_on_a_full_disk_is_not_damaged(run, tail):
+    seams.set_faults("journal.commit:1:ENOSPC")
+    try:
+        with pytest.raises(JournalError, match="cannot be opened"):
+            record(run)
+    finally:
+        seams.set_faults("")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "_commit_rows", no_room)
+        with pytest.raises(JournalError, match="disk is full"):
+            record(run)
+    record(run)
+
+
+def no_room(journal):
+    """What SQLite says of a full disk."""
+    error = sqlite3.OperationalError("database or disk is full")
+    error.sqlite_errorcode = sqlite3.SQLITE_FULL
+    raise error
+
+
+def test_a_writer_goes_on_after_an_error_that_somebody_keeps(tmp_path, monkeypatch):
+    writer, errors = ValueWriter(tmp_path, 1), []
+
+    def no_room(*args):
+        raise OSError(28, "No space left on device")
+
+    writer.write(dump_by_name([1]), hashlib.blake2b())
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", no_room)
+        with pytest.raises(OSError, match="No space") as caught:
+            writer.flush()
+        errors.append(caught.value)
+    where = writer.write(dump_by_name([2]), hashlib.blake2b())
+    writer.flush()
+    writer.close()
+    assert (tmp_path / "values-0001.part").stat().st_size == where.offset + where.length_bytes
 
 
 @pytest.fixture

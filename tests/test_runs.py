@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from running import run_script
 
 import fourfold as ff
-from fourfold.errors import Indeterminate, OptionError, OptionTypeError, RunChanged, RunInUse, TooManyFailures
+from fourfold import seams
+from fourfold.errors import Indeterminate, JournalError, OptionError, OptionTypeError, RunChanged, RunInUse, TooManyFailures
 from fourfold.runs.story import failures_of, story_of
 from fourfold.runs.upkeep import change
 
@@ -441,6 +442,18 @@ def test_ctrl_c_while_it_is_noted_that_an_item_starts_leaves_it_to_the_next_call
     with pytest.raises(KeyboardInterrupt):
         ff.map(abs, range(20), **options)
     monkeypatch.undo()
+    assert ff.map(abs, range(20), **options) == [*range(20)]
+
+
+@pytest.mark.parametrize("engine", ["serial", "threads", "processes"])
+def test_an_item_whose_start_cannot_be_noted_has_not_run_and_may(run, engine):
+    options = {"run": run, "idempotent": False, "engine": engine, "workers": 1}
+    seams.set_faults("journal.commit:4:ENOSPC")
+    try:
+        with pytest.raises(JournalError, match="cannot be written"):
+            ff.map(abs, range(20), **options)
+    finally:
+        seams.set_faults("")
     assert ff.map(abs, range(20), **options) == [*range(20)]
 
 

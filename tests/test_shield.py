@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import socket
 import sys
 import threading
 import time
@@ -185,6 +186,96 @@ def test_a_handler_that_is_set_in_a_lifted_part_stays(usual: list[int]) -> None:
     with shield, shield.lifted():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_who_looks_for_the_handler_in_a_lifted_part_finds_the_usual_one(usual: list[int]) -> None:
+    """A source that sets a handler, and puts back what it found when it is closed: by then there is no shield any more."""
+
+    def items() -> Iterator[int]:
+        found = signal.signal(signal.SIGINT, lambda number, frame: None)
+        try:
+            yield from range(100)
+        finally:
+            signal.signal(signal.SIGINT, found)
+
+    before = signal.getsignal(signal.SIGINT)
+    stream = ff.imap(abs, items(), engine="threads", workers=2, chunk=1)
+    next(stream)
+    stream.close()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_one_signal_wakes_an_event_loop_once(usual: list[int]) -> None:
+    """Its handler of Ctrl-C runs for each byte that comes through its descriptor."""
+    here, there = socket.socketpair()
+    here.setblocking(False)
+    before = signal.set_wakeup_fd(here.fileno())
+    try:
+        with interrupted(), Shield():
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.set_wakeup_fd(before)
+    assert there.recv(10) == bytes([signal.SIGINT])
+    here.close()
+    there.close()
+
+
+def test_what_was_held_back_is_told_also_when_another_signal_comes_at_the_end(usual: list[int]) -> None:
+    before = signal.signal(signal.SIGTERM, lambda number, frame: usual.append(number))
+    shield = Shield()
+    put_back = shield._put_back
+
+    def interrupted_meanwhile() -> None:
+        put_back()
+        signal.raise_signal(signal.SIGINT)
+
+    try:
+        with interrupted(), shield:
+            signal.raise_signal(signal.SIGTERM)
+            shield._put_back = interrupted_meanwhile  # type: ignore[method-assign]
+        assert usual == [signal.SIGINT, signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.fault("F40")
+def test_a_stream_that_is_closed_is_deaf_to_no_ctrl_c(tmp_path: Path) -> None:
+    """Only after a first one another one may be its echo."""
+    stream = ff.imap(
+        lambda x: time.sleep(0.01 if x < 2 else 1.0) or x, range(10), run=tmp_path / "run", engine="threads", chunk=1
+    )
+    next(stream)
+    timer = threading.Timer(0.15, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with interrupted():
+        stream.close()
+    timer.join()
+
+
+class Interrupts:
+    """Sends Ctrl-C while it is recorded, once."""
+
+    def __init__(self, item: int, armed: Path) -> None:
+        self.item, self.armed = item, armed
+
+    def __reduce__(self) -> Any:
+        if self.item == 3 and self.armed.exists():
+            self.armed.unlink()
+            os.kill(os.getpid(), signal.SIGINT)
+        return Interrupts, (self.item, self.armed)
+
+
+@pytest.mark.fault("F40")
+@pytest.mark.parametrize("engine", ["serial", "threads"])
+def test_ctrl_c_while_a_value_is_recorded_does_not_lose_it(tmp_path: Path, engine: str) -> None:
+    armed = tmp_path / "armed"
+    armed.touch()
+    options = {"run": tmp_path / "run", "engine": engine, "workers": 1, "idempotent": False}
+    with interrupted():
+        ff.map(lambda item: Interrupts(item, armed), range(6), **options)
+    assert not armed.exists()
+    results = ff.map(lambda item: Interrupts(item, armed), range(6), on_error="collect", **options)
+    assert [result.item for result in results] == [*range(6)]
 
 
 def test_other_threads_and_other_handlers_are_left_alone(usual: list[int]) -> None:

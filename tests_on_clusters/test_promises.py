@@ -408,7 +408,7 @@ OTHERS = {
         ray.shutdown()
         assert ff.map(abs, [-1], engine="ray") == [1]
         ray.shutdown()
-        ray.init(num_cpus=1, include_dashboard=False, configure_logging=False, log_to_driver=False)
+        ray.init("local", num_cpus=1, include_dashboard=False, configure_logging=False, log_to_driver=False)
         is_mine = lambda: ray.cluster_resources()["CPU"] == 1
     """,
 }

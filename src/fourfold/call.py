@@ -69,7 +69,7 @@ class Call:
         self._began = time.perf_counter()
         self._final: Report | None = None
         into = into if settings.cost is None and settings.run is None else None
-        self._lanes = Lanes(fn, settings, self._name, tree, into, lambda ticket, offset: self._driver.index_of(ticket, offset))
+        self._lanes = Lanes(fn, settings, self._name, tree, into, bounded, self._index_of)
         self._lane = self._lanes.first()
         self._recording = self._open_recording()
         self._recorded: Recorded | None = None
@@ -116,7 +116,7 @@ class Call:
             absent=tree.absent if tree is not None else None,
             choose=self._chooser,
             lane_failed=self._chooser.failed if self._chooser is not None else None,
-            beat=self._progress.beat if recording is None else self._beat,
+            beat=self._beat,
             starting=None if recording is None or settings.idempotent else self._starting,
             not_started=None if recording is None or settings.idempotent else self._not_started,
             record=None if recording is None else self._record,
@@ -135,10 +135,13 @@ class Call:
 
         return open_recording(self._fn, self._settings, self._name, self._tree)
 
-    def _beat(self) -> None:
-        assert self._recorded is not None
+    def _index_of(self, ticket: int, offset: int) -> int | None:
+        return self._driver.index_of(ticket, offset)
+
+    def _beat(self, must_keep: bool) -> None:
         self._progress.beat()
-        self._recorded.beat()
+        if self._recorded is not None:
+            self._recorded.beat(must_keep)
 
     def _record(self, segment: Segment) -> None:
         assert self._recorded is not None
@@ -154,7 +157,7 @@ class Call:
 
     # ---- running -----------------------------------------------------------------------------------------------------
 
-    def in_order(self) -> Iterator[Segment]:
+    def in_order(self) -> Generator[Segment]:
         """The settled segments in input order; up to the first failure, when that ends the run."""
         order = InOrder()
         if self._recorded is not None:

@@ -44,9 +44,10 @@ def map(fn: Callable[[Any], Any], items: Iterable[Any], **options: Unpack[Option
     """
     results = Results()
     call = Call(fn, items, resolve(options), into=results)
-    for segment in call.in_order():
-        if segment.values is not results:
-            results.extend(segment.values)
+    with closing(call.in_order()) as segments:
+        for segment in segments:
+            if segment.values is not results:
+                results.extend(segment.values)
     call.raise_if_stopped()
     results.failures, results.report = call.failures.sorted(), call.conclude()
     return results
@@ -134,8 +135,9 @@ def _itself(item: Any) -> Any:
 
 def _values(call: Call, ordered: bool) -> Iterator[Any]:
     try:
-        for segment in call.in_order() if ordered else call.segments():
-            yield from segment.values
+        with closing(call.in_order() if ordered else call.segments()) as segments:
+            for segment in segments:
+                yield from segment.values
         call.raise_if_stopped()
     finally:  # also when nobody wants the rest
         call.conclude()

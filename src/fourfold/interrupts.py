@@ -4,11 +4,13 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from types import FrameType
+
+Handler = Callable[[int, "FrameType | None"], Any]
 
 ECHO_S = 0.3
 """Seconds after the first Ctrl-C in which another one is the same: some terminals and launchers send it twice."""
@@ -29,9 +31,9 @@ class Shield:
     def __init__(self) -> None:
         self.heard_at: float | None = None
         """When the interrupt came that was held back last."""
-        self._usual: dict[int, Any] = {}
+        self._usual: dict[int, Handler] = {}
         self._holds = False
-        self._pending: list[int] = []
+        self._pending: list[tuple[int, FrameType | None, Handler]] = []
 
     def __enter__(self) -> None:
         # While Python ends nothing can be imported, and nobody interrupts.
@@ -41,8 +43,25 @@ class Shield:
         try:
             self._take_over()
         except BaseException:
-            self._put_back()
+            self._end()
             raise
+
+    def __exit__(self, *exc: object) -> None:
+        self._end()
+
+    @contextlib.contextmanager
+    def lifted(self) -> Iterator[None]:
+        """A part of a block in which all is as outside: code of the user runs that may take for ever, or set handlers."""
+        held = self._holds
+        if not held:
+            yield
+            return
+        self._end()
+        try:
+            yield
+        finally:
+            self._holds, self._pending = True, []
+            self._take_over()
 
     def _take_over(self) -> None:
         """Hear the signals that a handler of Python has."""
@@ -54,57 +73,31 @@ class Shield:
                 self._usual[number] = usual
                 signal.signal(number, self._hear)
 
-    def __exit__(self, *exc: object) -> None:
-        self._put_back()
-        self._holds = False
-        self._raise()
-
-    @contextlib.contextmanager
-    def lifted(self) -> Iterator[None]:
-        """A part of a block in which interrupts are raised as usual: code of the user runs, and may take for ever.
-
-        It may also set handlers of its own, which stay.
-        """
-        held, self._holds = self._holds, False
-        try:
-            self._raise()
-            yield
-        finally:
-            if held:
-                self._take_over()
-            self._holds = held
-
     def _hear(self, number: int, frame: "FrameType | None") -> None:
-        now = time.monotonic()
-        if self._holds and number not in self._pending:
-            self._pending.append(number)
-            self.heard_at = self.heard_at if len(self._pending) > 1 else now
+        now, usual = time.monotonic(), self._usual.get(number, _raise_interrupt)
+        if self._holds and all(number != each for each, _, _ in self._pending):
+            self.heard_at = self.heard_at if self._pending else now
+            self._pending.append((number, frame, usual))
         elif not self._holds or (self.heard_at is not None and now > self.heard_at + ECHO_S):
-            self._pass_on(number)
+            usual(number, frame)
 
-    def _pass_on(self, number: int) -> None:
-        """Let the usual handler have it: of Python, the system's, or none at all."""
-        import signal
-
-        usual = self._usual.get(number)
-        if usual is None:  # the block has ended: it is in its place again
-            signal.raise_signal(number)
-            return
-        signal.signal(number, usual)
+    def _end(self) -> None:
         try:
-            signal.raise_signal(number)
+            self._put_back()
         finally:
-            signal.signal(number, self._hear)
+            self._holds = False
+            self._tell()
 
-    def _raise(self) -> None:
+    def _tell(self) -> None:
         """Pass on what was held back; an exception of the one handler does not keep it from the others."""
         if not self._pending:
             return
+        number, frame, usual = self._pending.pop(0)
         try:
-            self._pass_on(self._pending.pop(0))
+            usual(number, frame)
             self.heard_at = None  # it was no reason to raise
         finally:
-            self._raise()
+            self._tell()
 
     def _put_back(self) -> None:
         if not self._usual:
@@ -119,6 +112,10 @@ class Shield:
         finally:
             if self._usual:  # one that is in its place again was heard, and has interrupted this
                 self._put_back()
+
+
+def _raise_interrupt(number: int, frame: "FrameType | None") -> None:
+    raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

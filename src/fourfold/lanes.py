@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import fourfold.machine as machine
 from fourfold.aggregate.tree import TreeReduction
 from fourfold.distribute.chooser import Chooser
-from fourfold.distribute.driver import Lane
+from fourfold.distribute.driver import LOOP_TARGET_S, Lane
 from fourfold.distribute.engine import Engine
 from fourfold.distribute.engines.on_this_thread import ThisThread
 from fourfold.errors import NotPicklable, UnsupportedOption
@@ -58,6 +58,7 @@ class Lanes:
         name: Of the function, for messages.
         tree: None, or how values are reduced, partly in the workers.
         into: None, or the list of all values, which the loop may append to.
+        bounded: Results are streamed.
         index_of: The input index of an item, by ticket and offset.
     """
 
@@ -68,10 +69,11 @@ class Lanes:
         name: str,
         tree: TreeReduction | None,
         into: list[Any] | None,
+        bounded: bool,
         index_of: Callable[[int, int], int | None],
     ) -> None:
         self._fn, self._settings, self._name, self._tree = fn, settings, name, tree
-        self._into, self._index_of = into, index_of
+        self._into, self._bounded, self._index_of = into, bounded, index_of
         self._cores: machine.Cores | None = None
 
     @property
@@ -105,8 +107,8 @@ class Lanes:
         if engine == "processes":
             return self._on_processes()
         if engine == "serial":
-            # An hour may lie in the middle of a chunk of items that took no time so far.
-            slice_s = None if self._settings.run is None else SLICE_S
+            # An hour may lie in the middle of a chunk of items that took no time so far, and all the memory behind it.
+            slice_s = SLICE_S if self._settings.run is not None else LOOP_TARGET_S if self._bounded else None
             return Lane(ThisThread(_describe, slice_s), ObjectCodec(), self._looped, target_s=slice_s)
         if engine == "threads":
             from fourfold.distribute.engines.on_threads import Threads

@@ -4,8 +4,9 @@ settled segments ──> the call      what earlier calls finished comes back fr
        └──> journal ──^            passes it
 """
 
+import logging
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,9 +106,9 @@ class Recorded:
         finally:
             self._end(raw, "failed" if self.stopped_by_failure else state)
 
-    def beat(self) -> None:
-        """To be called often: makes what is recorded outlive this process."""
-        self.recording.beat()
+    def beat(self, must_keep: bool) -> None:
+        """To be called often: makes what is recorded outlive this process, soon or, when it must, at once."""
+        self.recording.beat(must_keep)
 
     def starting(self, chunk: Chunk) -> None:
         """These items may have effects from now on."""
@@ -119,6 +120,7 @@ class Recorded:
 
     def _end(self, raw: Generator[Segment], state: str) -> None:
         """Record what ended while the call was stopped. Whatever happens here, the folder is free afterwards."""
+        ended_by = sys.exception()
         try:
             try:
                 raw.close()
@@ -126,9 +128,14 @@ class Recorded:
                 raw.close()  # it may have come before that one began
                 raise
         finally:
-            # What ended the call is to be told, not what came of it here.
-            with Shield(), suppress(Exception) if state != "done" else nullcontext():
-                self.recording.close(state)
+            try:
+                with Shield():
+                    self.recording.close(state)
+            except Exception as error:
+                if state in ("done", "stopped"):
+                    raise
+                if not isinstance(ended_by, RunError):  # that is the one to be raised, and may have said it already
+                    logging.getLogger("fourfold").error("%s", error)
 
     def record(self, segment: Segment) -> None:
         """These items have values."""

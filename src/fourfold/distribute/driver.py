@@ -8,6 +8,7 @@ It runs in the caller's thread, as a generator: items are pulled, and results gi
 """
 
 import contextlib
+import os
 import time
 from bisect import bisect_right, insort
 from collections import deque
@@ -216,7 +217,8 @@ class Driver:
         choose: Called between chunks while `lane` is the loop of `engine="auto"`, with the chunk and the result that just
             came; returns a lane to change over to as soon as it has a worker, or None to stay.
         lane_failed: Told why the lane that `choose` returned could not be started.
-        beat: Called after each wait, and before results are given out: for progress, and to keep what is recorded.
+        beat: Called after each wait, and before results are given out, for progress and the record: with True when what is
+            recorded must outlive this process from now on.
         starting: None, or told of each chunk before it is submitted: its items may have effects from then on.
         not_started: Told, when the run ends early, of those of these chunks of which nothing has run.
         record: None, or told of each segment of values as soon as it is there. Then also, when the run is ended from outside,
@@ -234,7 +236,7 @@ class Driver:
         absent: Callable[[int], Any] | None = None,
         choose: Callable[[Chunk, ChunkResult], Lane | None] | None = None,
         lane_failed: Callable[[Exception], None] | None = None,
-        beat: Callable[[], None] | None = None,
+        beat: Callable[[bool], None] | None = None,
         starting: Callable[[Chunk], None] | None = None,
         not_started: Callable[[Chunk], None] | None = None,
         record: Callable[[Segment], None] | None = None,
@@ -261,6 +263,8 @@ class Driver:
         self._give_up_at: float | None = None
         self._judge_at: float | None = None
         self._ends_at: float | None = None
+        self._pid = os.getpid()
+        self._is_closed = False
         self._since_choice: tuple[Chunk, ChunkResult] | None = None
         self.last_loss = self.last_evidence = ""
         self.most_slots = 0
@@ -293,39 +297,54 @@ class Driver:
             try:
                 # Nothing stands before this try: a call is where Python looks whether there was another Ctrl-C.
                 try:
-                    self._wind_up()
+                    self._wind_up(isinstance(error, KeyboardInterrupt))
                 except KeyboardInterrupt:
-                    if self._ends_at is not None and time.monotonic() > self._ends_at + ECHO_S:
+                    is_echo = isinstance(error, KeyboardInterrupt)
+                    if not is_echo or (self._ends_at is not None and time.monotonic() > self._ends_at + ECHO_S):
                         raise
-                    self._wind_up()  # it was the echo, before anybody was deaf to it
+                    self._wind_up(is_interrupted=True)  # it was the echo, before anybody was deaf to it
             finally:
                 if isinstance(error, KeyboardInterrupt) and self._flying and self._record is not None:
                     self.lane.engine.cancel(hard=True)
             raise
         finally:
-            with self._shield:
-                try:
-                    self.memory.last_look(self.lane.engine)
-                finally:
-                    self.lane.close()
-                    if self._next_lane is not None:
-                        self._next_lane.close()
+            try:
+                with self._shield:
+                    self._close()
+            finally:
+                self._close()  # an interrupt may have come before the shield was up
+
+    def _close(self) -> None:
+        """Give all back; nothing when that was done."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        try:
+            self.memory.last_look(self.lane.engine)
+        finally:
+            self.lane.close()
+            if self._next_lane is not None:
+                self._next_lane.close()
+
+    def _is_free(self) -> bool:
+        """Whether it is a loop whose results nobody records: it has nothing to note, and ends at once."""
+        return self.lane.engine.info.inline and self._record is None
 
     def _shielded(self) -> contextlib.AbstractContextManager[None]:
-        """Where a driver notes what it does, no interrupt comes between; a loop that has nothing to note ends at once."""
-        notes_nothing = self.lane.engine.info.inline and self._starting is None
-        return contextlib.nullcontext() if notes_nothing else self._shield
+        """Where a driver notes what it does, no interrupt comes between."""
+        return contextlib.nullcontext() if self._is_free() else self._shield
 
     def _step(self) -> None:
         """Wait for outcomes and act on them: what is given out afterwards is recorded, and workers have their next chunks."""
-        if is_inline := self.lane.engine.info.inline:
+        if was_free := self._is_free():
             self._await()
             self._consider()
         with self._shielded():
-            if not is_inline:
+            if not was_free:
                 self._await()
+                self._consider()
             if self._beat is not None:  # before the next items are taken: that may take for ever
-                self._beat()
+                self._beat(False)
             self._hand_out()
 
     def _hand_out(self) -> None:
@@ -336,15 +355,17 @@ class Driver:
             self._events.append(room)
         self._settle_events()
         if self._beat is not None:
-            self._beat()
+            # Who takes results one by one may keep us waiting for as long as it likes; and what may not run twice is not lost.
+            self._beat(bool(self._ready) and (self.schedule.rules.bounded or self._starting is not None))
 
-    def _wind_up(self) -> None:
+    def _wind_up(self, is_interrupted: bool) -> None:
         """The run is ended from outside. A second Ctrl-C ends at once what still runs."""
-        if self._record is None:
+        if self._record is None or os.getpid() != self._pid:
             return
         self._ends_at = self._ends_at or self._shield.heard_at or time.monotonic()
         echo_s = self._ends_at + ECHO_S - time.monotonic()
-        with deaf_for(echo_s), contextlib.suppress(Exception):  # what ended the run is the one to tell
+        deaf = deaf_for(echo_s) if is_interrupted else contextlib.nullcontext()
+        with deaf, contextlib.suppress(Exception):  # what ended the run is the one to tell
             while self._held:
                 self._returned.put(self._flying.pop(self._held.pop().id))
             try:
@@ -360,6 +381,8 @@ class Driver:
                 if outcome.kind is Kind.ENGINE_DOWN:
                     return
                 self._hear(outcome)
+            if self._beat is not None:
+                self._beat(True)
             if engine.info.inline:
                 return  # what it was on was ended by what ends the run; only what it had not begun is told of
 
@@ -486,7 +509,11 @@ class Driver:
             self._taken = chunk
             chunk = self._returned.take(start, count)
         if self._starting is not None:
-            self._starting(chunk)
+            try:
+                self._starting(chunk)
+            except BaseException:
+                self._returned.put(chunk)  # it does not start
+                raise
         self._flying[id] = chunk
         try:
             payload, size_bytes = self.lane.codec.pack(chunk)
@@ -517,7 +544,9 @@ class Driver:
         for deadline in (self._give_up_at, self._judge_at):
             if deadline is not None:
                 timeout = min(timeout, max(0.0, deadline - time.monotonic()))
-        for outcome in self.lane.engine.wait(timeout):
+        with self._shield.lifted() if self.lane.engine.info.inline else contextlib.nullcontext():
+            outcomes = self.lane.engine.wait(timeout)
+        for outcome in outcomes:
             self._hear(outcome)
         if self._give_up_at is not None and time.monotonic() >= self._give_up_at:
             self._give_up_at = float("inf")

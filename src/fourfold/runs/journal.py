@@ -43,6 +43,16 @@ for the disk more often (1 to 30 ms each time). Larger: more runs again after th
 EVENTS_KEPT = 1000
 """Lines of the run's story that are kept. Fewer: less to read after many resumes. More: a larger journal."""
 
+NO_DAMAGE = {
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_NOMEM,
+}
+"""What SQLite says when the disk or the machine has no room, or somebody else is busy there: the journal is as it was."""
+
 PAGE = 256
 """Rows that are read at once when a run is resumed. Not measured."""
 
@@ -142,7 +152,8 @@ class Journal:
         except (OSError, sqlite3.Error, ValueError, TypeError, KeyError) as error:
             if isinstance(error, RunError):
                 raise
-            if (what != "written" and not isinstance(error, OSError)) or isinstance(error, sqlite3.IntegrityError):
+            is_outside = isinstance(error, OSError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in NO_DAMAGE
+            if (what != "written" and not is_outside) or isinstance(error, sqlite3.IntegrityError):
                 raise JournalCorrupt(
                     f"{self.folder / JOURNAL} is damaged: {error}. Bring it back from a copy, or begin again in another folder"
                 ) from error
@@ -210,8 +221,10 @@ class Journal:
         """Facts about the run, as JSON."""
         self._rows += [("told", (name, json.dumps(fact))) for name, fact in facts.items()]
 
-    def beat(self) -> None:
+    def beat(self, must_keep: bool = True) -> None:
         """Make what was written outlive this process, and commit it when it is time.
+
+        Unless it must, it does so only while lines take no more than TAIL_SHARE.
 
         Raises:
             JournalError: There is no room.
@@ -221,7 +234,7 @@ class Journal:
         now = time.monotonic()
         if now - self._committed_at >= max(COMMIT_S, self._commit_took_s / COMMIT_SHARE):
             self.commit()
-        elif len(self._rows) > self._n_in_tail and now - self._told_at >= self._tail_took_s / TAIL_SHARE:
+        elif len(self._rows) > self._n_in_tail and (must_keep or now - self._told_at >= self._tail_took_s / TAIL_SHARE):
             self._tell_the_tail(now)
 
     def _tell_the_tail(self, begin: float) -> None:

@@ -445,13 +445,13 @@ class Recording:
         """How many items there are, when that is known."""
         self.journal.tell(total=n_items)
 
-    def beat(self) -> None:
-        """Make what is recorded outlive this process.
+    def beat(self, must_keep: bool = True) -> None:
+        """Make what is recorded outlive this process; unless it must, not more often than the time for it allows.
 
         Raises:
             JournalError: There is no room.
         """
-        self.journal.beat()
+        self.journal.beat(must_keep)
 
     def close(self, state: str) -> None:
         """The call has ended: "done", "failed", "interrupted", or "" when it never began.

@@ -5,7 +5,7 @@ import sqlite3
 import struct
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -115,13 +115,15 @@ def reading(folder: Path) -> Iterator[sqlite3.Connection | None]:
     database = connect(folder / JOURNAL, "ro")
     try:
         version = database.execute("pragma user_version").fetchone()[0]
-        if version == VERSION and (rows := Tail(folder).read(_n_commits(database))):
+        tail = Tail(folder)
+        if version == VERSION and tail.exists():
+            # A copy of one moment, and then the lines that follow it: the driver may go on writing.
             copy = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-            database.backup(copy)
-            database.close()
-            database = copy
-            for name, values in rows:
-                database.execute(STATEMENTS[name], values)
+            committed, database = database, copy
+            with closing(committed):
+                committed.backup(copy)
+            for name, values in tail.read(_n_commits(copy)):
+                copy.execute(STATEMENTS[name], values)
         yield database if version else None
     except (sqlite3.Error, OSError, ValueError, TypeError, KeyError) as error:
         if isinstance(error, RunError):

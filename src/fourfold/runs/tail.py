@@ -53,13 +53,17 @@ class Tail:
         except FileNotFoundError:
             return create_private(self._path)
 
+    def exists(self) -> bool:
+        """Whether there is one: a run that has ended well has none."""
+        return self._path.exists()
+
     def read(self, n_commits: int) -> list[Row]:
         """The rows that were written after this commit, up to the first line that is not whole.
 
         Raises:
             OSError: The file is there and cannot be read.
         """
-        if not self._path.exists():
+        if not self.exists():
             return []
         rows: list[Row] = []
         for line in self._path.read_bytes().split(b"\n"):

@@ -77,7 +77,8 @@ class ValueWriter:
         return self._in_file + len(self._buffer)
 
     def _write_out(self) -> None:
-        self._in_file += self._pwrite(memoryview(self._buffer))
+        # A copy: whoever keeps an error of the write looks at what was written, and would keep the buffer from growing.
+        self._in_file += self._pwrite(memoryview(bytes(self._buffer)))
         self._buffer = bytearray()
 
     def _pwrite(self, data: memoryview) -> int:
