@@ -80,6 +80,9 @@ class Cluster:
         """Process ids of machines, as far as one can tell here: killing one loses what runs there."""
         raise NotImplementedError
 
+    def mend(self) -> None:
+        """Another machine takes the place of one that was lost, where the cluster does not see to that itself."""
+
     def run(self, *command: str, **options: Any) -> "subprocess.Popen[Any]":
         """Start a process that ends with the cluster."""
         with open(self.folder / f"{len(self.processes)}.log", "wb") as log:
@@ -164,6 +167,9 @@ class RayOfTwoMachines(Cluster):
 
     def workers(self) -> list[int]:
         return [info[0].process.pid for name, info in self.second.all_processes.items() if name == "raylet"]
+
+    def mend(self) -> None:
+        self.second = self.ray.add_node(num_cpus=1, num_gpus=1)
 
     def kill(self) -> None:
         for node in [self.second, self.ray.head_node]:

@@ -39,6 +39,7 @@ def test_a_machine_that_is_lost_costs_no_item(cluster: Cluster, tmp_path):
         if victims and reached.exists():
             kill(victims.pop())
             victims.clear()
+    cluster.mend()
     assert results == [x * 2 for x in range(150)]
 
 
