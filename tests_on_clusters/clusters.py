@@ -52,6 +52,8 @@ class Cluster:
     """It claims to have so many."""
     starts_by_itself = True
     """Whether `engine=kind` starts one like it."""
+    speculates = False
+    """It starts what takes long once more on another machine."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -257,10 +259,11 @@ class SparkCluster(Cluster):
 
     kind = "spark"
     master = ""
+    settings = SPARK
 
     def start(self) -> None:
         os.environ["SPARK_LOCAL_IP"], os.environ["PYSPARK_PYTHON"] = "127.0.0.1", sys.executable
-        self._first = Spark(self.master, config=SPARK | {"spark.local.dir": str(self.folder)})
+        self._first = Spark(self.master, config=self.settings | {"spark.local.dir": str(self.folder)})
         self._first.open()
 
     def engine(self, **options: Any) -> Spark:
@@ -299,35 +302,39 @@ class SparkLocalCluster(SparkCluster):
 
 
 class SparkStandalone(SparkCluster):
-    """A master and two workers, each a process of its own, from the jars of the wheel."""
+    """A master and two workers, each a process with an address of its own, from the jars of the wheel.
+
+    What takes long is started once more on the other worker. Spark does so between hosts only: not in its own cluster.
+    """
+
+    speculates = True
+    settings = SPARK | {
+        "spark.speculation": "true",
+        "spark.speculation.task.duration.threshold": "2s",
+        "spark.speculation.minTaskRuntime": "2s",
+    }
 
     def start(self) -> None:
         import pyspark
 
         port = free_port()
         self.master = f"spark://127.0.0.1:{port}"
-        program = str(Path(pyspark.__file__).parent / "bin" / "spark-class")
-        environment = {**os.environ, "SPARK_DAEMON_MEMORY": "256m", "SPARK_LOCAL_IP": "127.0.0.1"}
-        package = "org.apache.spark.deploy"
-        master = self.run(
-            program,
-            f"{package}.master.Master",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(port),
-            "--webui-port",
-            "0",
-            env=environment,
-        )
+        self._program = str(Path(pyspark.__file__).parent / "bin" / "spark-class")
+        master = self._daemon("master.Master", "--host", "127.0.0.1", "--port", str(port))
         await_port(port, master)
-        for number in range(2):
-            self.run(
-                program, f"{package}.worker.Worker", "--host", "127.0.0.1", "--cores", "1", "--memory", "1024m",
-                "--webui-port", "0", "--work-dir", str(self.folder / f"work-{number}"), self.master, env=environment,
-            )  # fmt: skip
-        self._workers = self.processes[1:]
+        self._workers = [self._worker(1), self._worker(2)]
         super().start()
+        self._await_executors()
+
+    def _daemon(self, name: str, *arguments: str) -> "subprocess.Popen[Any]":
+        environment = {**os.environ, "SPARK_DAEMON_MEMORY": "256m", "SPARK_LOCAL_IP": "127.0.0.1"}
+        return self.run(self._program, f"org.apache.spark.deploy.{name}", *arguments, "--webui-port", "0", env=environment)
+
+    def _worker(self, number: int) -> "subprocess.Popen[Any]":
+        place = ["--host", f"127.0.0.{number}", "--work-dir", str(self.folder / f"work-{number}")]
+        return self._daemon("worker.Worker", *place, "--cores", "1", "--memory", "1024m", self.master)
+
+    def _await_executors(self) -> None:
         deadline = time.monotonic() + PATIENCE_S
         while self._first.connection.spark.sparkContext._jsc.sc().getExecutorMemoryStatus().size() < 3:
             assert time.monotonic() < deadline, "the executors do not come"
@@ -336,6 +343,12 @@ class SparkStandalone(SparkCluster):
     def workers(self) -> list[int]:
         """Each with its executors, as they are lost together with a machine."""
         return [process.pid for process in self._workers]
+
+    def mend(self) -> None:
+        gone = [number for number, process in enumerate(self._workers) if process.poll() is not None]
+        for number in gone:
+            self._workers[number] = self._worker(number + 1)
+        self._await_executors()
 
 
 class SparkConnect(SparkCluster):

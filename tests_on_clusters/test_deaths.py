@@ -1,5 +1,6 @@
 """A machine of the cluster is lost, and the cluster itself: nothing that finished is lost, and nothing hangs."""
 
+import os
 import time
 
 import psutil
@@ -41,6 +42,41 @@ def test_a_machine_that_is_lost_costs_no_item(cluster: Cluster, tmp_path):
             victims.clear()
     cluster.mend()
     assert results == [x * 2 for x in range(150)]
+
+
+def test_what_is_slow_on_a_machine_may_run_on_another_machine_too_and_counts_once(cluster: Cluster, tmp_path):
+    if not cluster.speculates:
+        pytest.skip("this cluster starts nothing a second time")
+
+    def fn(x):
+        with open(tmp_path / f"starts-{x}", "a") as starts:
+            starts.write("+")
+        if x == 3 and os.path.getsize(tmp_path / "starts-3") == 1:
+            time.sleep(60)
+        return x * 2
+
+    begin = time.monotonic()
+    results = ff.map(fn, range(20), engine=cluster.engine(), chunk=1)
+    assert results == [x * 2 for x in range(20)]
+    assert (tmp_path / "starts-3").read_text() == "++"
+    assert time.monotonic() - begin < 40
+
+
+def test_what_may_not_run_twice_does_not_run_on_another_machine_too(cluster: Cluster, tmp_path):
+    if not cluster.speculates:
+        pytest.skip("this cluster starts nothing a second time")
+
+    def fn(x):
+        with open(tmp_path / f"starts-{x}", "a") as starts:
+            starts.write("+")
+        if x == 3:
+            time.sleep(20)
+        return x * 2
+
+    results = ff.map(fn, range(20), engine=cluster.engine(), chunk=1, idempotent=False, on_error="collect")
+    assert [x for x, result in enumerate(results) if result != x * 2] == [3]
+    assert "took it for slow" in str(results.failures[0])
+    assert {(tmp_path / f"starts-{x}").read_text() for x in range(20)} == {"+"}
 
 
 @pytest.mark.breaks_it
