@@ -65,7 +65,25 @@ def test_short_tickets_share_a_job():
 
 
 def test_the_end_is_one_job():
-    assert started(bundles_with(21, ticket_s=5.0), slots=10) == [[*range(21)]]
+    bundles = bundles_with(20, ticket_s=5.0)
+    bundles.add([Ticket(20, "program", None, 0)])
+    assert started(bundles, slots=10) == [[*range(21)]]
+
+
+def test_many_tickets_of_one_size_are_not_the_end():
+    """Of a call with a size of chunk that the user gave: the next job is there when one ends."""
+    jobs = started(bundles_with(1700, ticket_s=0.005), slots=2)
+    assert [len(job) for job in jobs] == [801, 899]
+    jobs = started(bundles_with(2500, ticket_s=1e-6), slots=2)
+    assert [len(job) for job in jobs] == [1000, 1000]
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 4])
+def test_no_slot_waits_for_the_last_long_ticket_of_a_job(slots):
+    """Three tickets of two seconds on two slots would leave one idle for two seconds: all outcomes of a job come together."""
+    jobs = started(bundles_with(2 * slots, ticket_s=1.9), slots)
+    assert len(jobs) >= 2
+    assert all(len(job) <= slots for job in jobs)
 
 
 def test_what_waits_behind_busy_slots_waits_for_a_worthy_job():
@@ -103,6 +121,20 @@ def test_the_end_is_handed_out_at_once_where_chunks_start_in_jobs():
     assert window(left=1000, in_jobs=True) == window(left=1000, in_jobs=False) == 4
     assert window(left=70, in_jobs=True) > 16
     assert window(left=70, in_jobs=False) <= 4
+
+
+def test_as_many_small_chunks_as_make_two_jobs_are_in_flight_where_their_size_is_given():
+    def window(item_s: float, chunk: int | None) -> int:
+        sizes = Sizes(chunk)
+        sizes.slots, sizes.target_s, sizes.dispatch_s, sizes.in_jobs = 2, 2.0, 0.1, True
+        sizes.learn(0, 1, item_s)
+        return sizes.window(100_000)
+
+    assert window(0.005, chunk=None) == 2  # the next ones will be larger
+    assert window(0.005, chunk=1) == 1600
+    assert window(0.005, chunk=20) == 80
+    assert window(0.0, chunk=20) == 2000
+    assert window(5.0, chunk=1) == 4
 
 
 def test_the_end_waits_where_nothing_may_wait_beside_a_worker():

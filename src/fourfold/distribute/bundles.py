@@ -19,12 +19,26 @@ WORTH = 40
 """A job has so many times the work that it takes to start it. Less: jobs take more of the driver's processor, on which workers
 may run as well (on Spark in one process of two cores a job took 0.1 s of it). More: more comes back at once, and later."""
 
+LONG = 10
+"""... or, when they take so many times as long as it takes to start it, one ticket for each slot: with more, slots that have
+ended theirs wait for the last of the job, since the driver hears of all together. Lower: more jobs. Higher: more waiting."""
+
 AHEAD = 2
-"""When more tickets wait than so many for each slot it is the end: all go into one job, whose long tasks start first. Between
-two jobs the order is not certain. Not more than the window of the schedule, or jobs are too large in the middle too."""
+"""When more tickets wait than so many for each slot, and they get smaller, it is the end: all go into one job, whose long
+tasks start first. Between two jobs the order is not certain. Not more than the window of the schedule, or jobs are too large
+in the middle too."""
 
 MOST = 1000
-"""... or so many, when there are fewer slots. Not measured."""
+"""Tickets of a job at most, when there are fewer slots. Not measured."""
+
+
+def worth_s(slots: int, job_s: float) -> float:
+    """Seconds of work that are worth a job.
+
+    The driver starts at most 1 / `job_s` jobs per second, and they should keep all slots busy, twice over: so a job has at
+    least the work of all slots for 2 * `job_s`.
+    """
+    return max(2 * slots, WORTH) * job_s
 
 
 class Bundles:
@@ -62,24 +76,23 @@ class Bundles:
         return [self._waiting.popleft() for _ in range(count)]
 
     def _next_job(self, slots: int) -> tuple[int, bool]:
-        """How many of those that wait make a job, and whether they are enough for one.
-
-        The driver starts at most 1 / `job_s` jobs per second, and they should keep all slots busy, twice over: so a job has
-        at least the work of all slots for 2 * `job_s`.
-        """
+        """How many of those that wait make a job, and whether they are enough for one."""
         if self._item_s is None:
             return min(max(1, slots // FIRST_JOBS), len(self._waiting)), False
-        if len(self._waiting) > AHEAD * slots:
-            return min(len(self._waiting), max(MOST, slots)), True
-        worth_s = max(2 * slots, WORTH) * self._job_s
-        work_s, n_worth = 0.0, 0
+        most = max(MOST, slots)
+        if len(self._waiting) > AHEAD * slots and self._waiting[-1].n_items < self._waiting[0].n_items:
+            return min(len(self._waiting), most), True
+        enough_s = worth_s(slots, self._job_s)
+        work_s, n_enough = 0.0, 0
         for count, ticket in enumerate(self._waiting, 1):
             work_s += ticket.n_items * self._item_s
-            if work_s >= worth_s and not n_worth:
-                n_worth = count
-            if work_s >= 2 * worth_s:  # enough for another job
-                return n_worth, True
-        return len(self._waiting), n_worth > 0
+            if not n_enough and (work_s >= enough_s or count >= most):
+                n_enough = count
+            if count >= slots and work_s >= LONG * count * self._job_s:
+                return n_enough or count, True
+            if work_s >= 2 * enough_s:  # and for another job
+                return n_enough, True
+        return min(len(self._waiting), most), n_enough > 0
 
     def ended(self, n_tickets: int) -> None:
         """A job of so many tickets is over."""

@@ -3,6 +3,8 @@
 import itertools
 from collections.abc import Sequence
 
+from fourfold.distribute.bundles import MOST, worth_s
+
 SERVICE_S = 0.05
 """Seconds that a chunk should take. Smaller: more messages (about MESSAGE_S of the driver's time each). Larger: a longer
 tail, later first results. At 50 ms two busy workers cost the driver 0.6 % of a core (benchmarks/constants.py)."""
@@ -106,7 +108,9 @@ class Sizes:
             return END_TICKETS * self.slots
         expected = self._expected_s() if self.prefetch else None
         if self.in_jobs and expected is not None and expected < self.target_s / 2:
-            return self.slots  # they grow: the next ones would all be in the job of these
+            if self.chunk is None:
+                return self.slots  # they grow: the next ones would all be in the job of these
+            return max(2 * self.slots, min(2 * MOST, int(2 * worth_s(self.slots, self.dispatch_s) / max(expected, 1e-9))))
         if expected is None or expected > max(PREFETCH_BELOW_S, 4 * self.slots * MESSAGE_S, PREFETCH_TIMES * self.dispatch_s):
             return self.slots
         if left is not None and left < self.slots * self._largest and self._largest > 1 and expected > FLOOR_S:
