@@ -314,7 +314,9 @@ def test_code_that_does_not_look_whether_it_got_its_memory_is_stopped_and_only_i
     assert failure.kind == "out of memory"
     assert isinstance(failure.error, ff.errors.OutOfMemory)
     assert isinstance(failure.error, MemoryError)
-    assert re.search(r"had 3\d\d MB of private memory, more than memory=300000000, and was stopped", failure.message)
+    told = re.search(r"had (\d+) MB of private memory, more than memory=300000000, and was stopped", failure.message)
+    assert told
+    assert 300 < int(told[1]) < 1000, "while it still takes: a machine that is busy looks late"
     assert re.search(r"there are [\d.]+ [MG]B for all workers together", failure.message)
     assert failure.attempts == 2, "once beside others and once alone"
     assert [value for value in results if value is not failure] == [0, 1, 2, 4, 5, 6, 7]
