@@ -1,11 +1,13 @@
 """The driver is interrupted, or killed: nobody is left behind on the cluster, and the run goes on from its record."""
 
+import contextlib
 import os
 import signal
 import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import psutil
 import pytest
 from clusters import Cluster
 from running import Script, started, until
@@ -26,8 +28,8 @@ SCRIPT = """
         return item * 3
 
     if __name__ == "__main__":
-        results = ff.map(fn, range(150), run="run", engine=sys.argv[1], chunk=2, progress=False)
-        assert results == [item * 3 for item in range(150)]
+        results = ff.map(fn, range(300), run="run", engine=sys.argv[1], chunk=2, progress=False)
+        assert results == [item * 3 for item in range(300)]
         print(results.report.n_recorded)
 """
 
@@ -35,6 +37,9 @@ RESUME = "fourfold: what finished is recorded in run: the same call goes on from
 
 GONE_S = 10.0
 """Seconds in which nobody must be left of what a driver has started, after Ctrl-C."""
+
+DOWN_S = 60.0
+"""Seconds in which a call must say that its cluster is gone."""
 
 CODE = {"ray": 1}
 """The exit code of a script that Ctrl-C has ended, where it is not the signal: Ray changes it, for any script."""
@@ -68,6 +73,10 @@ def recorded(folder: Path) -> int:
     return story_of(folder / "run").n_done
 
 
+def is_under_way(folder: Path) -> bool:
+    return bool(lines(folder)) and recorded(folder) >= 20
+
+
 def finish_here(folder: Path) -> None:
     """The same call on this machine does the rest: what is recorded does not run again."""
     n_recorded, n_ran = recorded(folder), len(lines(folder))
@@ -75,7 +84,7 @@ def finish_here(folder: Path) -> None:
         ended = script.end()
     assert (ended.code, ended.stderr) == (0, "")
     assert int(ended.stdout) == n_recorded > 0
-    assert len(lines(folder)) == n_ran + 150 - n_recorded
+    assert len(lines(folder)) == n_ran + 300 - n_recorded
 
 
 def check_that_it_still_works(cluster: Cluster) -> None:
@@ -84,13 +93,12 @@ def check_that_it_still_works(cluster: Cluster) -> None:
 
 def test_ctrl_c_keeps_what_finished_and_leaves_nobody_behind(cluster: Cluster, is_given: bool, tmp_path: Path) -> None:
     with start(cluster, is_given, tmp_path) as script:
-        until(lambda: len(lines(tmp_path)) >= 40, "40 items have begun", timeout=60)
+        until(lambda: is_under_way(tmp_path), "20 items are recorded", timeout=60)
         os.killpg(script.process.pid, signal.SIGINT)  # as a terminal does it
         ended = script.end(survive_s=GONE_S)
     assert (ended.code, ended.survivors) == (CODE.get(cluster.kind, -signal.SIGINT), [])
     # Not "the last line": Ray has words of its own when a driver leaves, at times.
     assert RESUME in ended.stderr.splitlines(), ended.stderr
-    assert recorded(tmp_path) >= 20
     finish_here(tmp_path)
     if is_given:
         check_that_it_still_works(cluster)
@@ -98,7 +106,7 @@ def test_ctrl_c_keeps_what_finished_and_leaves_nobody_behind(cluster: Cluster, i
 
 def test_a_killed_driver_leaves_nobody_behind(cluster: Cluster, is_given: bool, tmp_path: Path) -> None:
     with start(cluster, is_given, tmp_path) as script:
-        until(lambda: len(lines(tmp_path)) >= 40, "40 items have begun", timeout=60)
+        until(lambda: is_under_way(tmp_path), "20 items are recorded", timeout=60)
         script.process.kill()
         ended = script.end(survive_s=KILLED_GONE_S)
         if is_given:
@@ -107,6 +115,20 @@ def test_a_killed_driver_leaves_nobody_behind(cluster: Cluster, is_given: bool, 
     finish_here(tmp_path)
     if is_given:
         check_that_it_still_works(cluster)
+
+
+def test_a_cluster_that_is_killed_is_told_and_what_finished_is_kept(cluster: Cluster, tmp_path: Path) -> None:
+    if not cluster.starts_by_itself:
+        pytest.skip('engine="spark" starts no Connect server: one that is killed is in test_deaths.py')
+    with start(cluster, False, tmp_path) as script:
+        until(lambda: is_under_way(tmp_path), "20 items are recorded", timeout=60)
+        for each in psutil.Process(script.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+        ended = script.end(timeout=DOWN_S, survive_s=KILLED_GONE_S)
+    assert (ended.code, ended.survivors) == (1, []), ended.stderr
+    assert "fourfold.errors.EngineError" in ended.stderr
+    finish_here(tmp_path)
 
 
 def wait_until_quiet(folder: Path) -> None:

@@ -73,6 +73,10 @@ class Keeper:
             raise EngineError(said["error"])
         return str(said["address"])
 
+    def is_alive(self) -> bool:
+        """Whether it is there still. Its cluster does not outlive it for long."""
+        return self._process.poll() is None
+
     def close(self) -> None:
         """End the cluster, and wait until it has ended."""
         self._process.terminate()  # a fork of this process may hold the pipe open

@@ -23,6 +23,13 @@ CAPACITY_S = 5.0
 CLOSE_S = 5.0
 """Seconds in which workers whose tasks are cancelled must have ended. Not measured: they take half a second."""
 
+LOOK_S = 2.0
+"""Seconds between looks whether the head of the cluster is there. Not measured: one look takes less than a millisecond."""
+
+SILENT_S = 20.0
+"""Seconds of a head that nobody reaches until it counts as gone. Longer: one that starts again is waited for; but after 60
+Ray ends this process, whatever it is doing."""
+
 IDLE_S = 0.05
 """Seconds that `wait` sleeps when nothing is in flight. Not measured."""
 
@@ -40,13 +47,43 @@ class _Connection(Connection):
         self._keeper: Keeper | None = None
         self._which: Any = None
         self.task: Any = None
+        self._head = ""
+        self._looked_at = self._heard_at = 0.0
 
     def _answers(self) -> bool:
-        return self.is_there()
+        try:
+            return self.is_there() and self.is_heard(now=True)
+        except EngineError:
+            if self.is_ours:
+                return False  # another one is started, or connected to
+            raise
 
     def is_there(self) -> bool:
         """Whether this process has the Ray that was connected to: not none, and no other one."""
         return bool(_ray().is_initialized()) and _which_ray() == self._which
+
+    def is_heard(self, now: bool = False) -> bool:
+        """Whether the head of the cluster can be reached: most functions of Ray wait for it, for a minute.
+
+        Args:
+            now: Look, however short ago that was done.
+
+        Raises:
+            EngineError: It is gone, for good or for too long.
+        """
+        at = time.monotonic()
+        if self._head and (now or at - self._looked_at >= LOOK_S):
+            self._looked_at = at
+            if self._keeper is not None and not self._keeper.is_alive():
+                raise EngineError("the Ray that was started here was ended")
+            try:
+                check_that_somebody_listens(self._head)
+            except EngineError as error:
+                if now or at - self._heard_at >= SILENT_S:
+                    raise EngineError(f"Ray is gone: {error}") from error
+            else:
+                self._heard_at = at
+        return self._heard_at >= self._looked_at
 
     def _connect(self) -> None:
         ray = _ray()
@@ -58,6 +95,9 @@ class _Connection(Connection):
                 "address out"
             )
         self._which = _which_ray()
+        # Over ray:// the head is behind a server, whose connection Ray watches itself.
+        self._head = "" if ray.util.client.ray.is_connected() else str(ray.get_runtime_context().gcs_address)
+        self._looked_at = self._heard_at = time.monotonic()
 
     def _init(self, ray: Any) -> None:
         handler = signal.getsignal(signal.SIGTERM)
@@ -96,6 +136,14 @@ class _Connection(Connection):
                 _ray().shutdown()
         finally:
             self._let_go()
+
+    def abandon(self, generation: int) -> None:
+        """Leave the Ray that is gone, when it was connected to here: it would end this process a minute later, and hold up
+        an error that nobody catches until then."""
+        with self._lock:
+            if self.is_ours and self.generation == generation:
+                self.is_ours = False
+                self._leave()
 
     def _let_go(self) -> None:
         keeper, self._keeper = self._keeper, None
@@ -185,6 +233,8 @@ class Ray(OnConnection):
         if now >= self._room_at:
             wants = self._wants()
             try:
+                if not self.connection.is_heard():
+                    return self._room
                 machines = [machine["Resources"] for machine in _ray().nodes() if machine["Alive"]]
             except Exception:
                 return self._room  # the next outcome tells what has become of the cluster
@@ -260,7 +310,8 @@ class Ray(OnConnection):
         refs = list(self._flying)
         try:
             self._check_that_it_is_there()
-            done, _ = ray.wait(refs, num_returns=1, timeout=timeout)
+            self.connection.is_heard()
+            done, _ = ray.wait(refs, num_returns=1, timeout=LOOK_S if timeout is None else min(timeout, LOOK_S))
             if done:
                 done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
         except Exception as error:
@@ -295,6 +346,8 @@ class Ray(OnConnection):
             self.connection.down = reason
         ids = list(self._flying.values())
         self._flying.clear()
+        with contextlib.suppress(Exception):
+            self.connection.abandon(self._generation)
         return [Outcome(id, Kind.ENGINE_DOWN, reason=reason) for id in ids]
 
     def cancel(self, ids: Collection[int] | None = None, *, hard: bool = False) -> None:
