@@ -194,6 +194,11 @@ def catches(pid: int, signal_number: int) -> bool:
     return False
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether the process is frozen, as SIGSTOP does it; False when nobody can tell."""
+    return (_read(f"/proc/{pid}/stat") or "").rpartition(")")[2].split()[:1] in (["T"], ["t"])
+
+
 def _cgroup_folders(mount: str, membership: str, controller: str) -> list[str]:
     """The cgroup folders that bind this process for `controller`, innermost first, for v2 and v1 layouts."""
     folders = []

@@ -69,6 +69,15 @@ class Watch:
             "%s %s for %.0f s%s. If it hangs: %s. %s", work.worker, self._doing(work), elapsed_s, before, advice, where
         )
 
+    def starts_slowly(self, who: str, elapsed_s: float, limit_s: float, evidence: str, is_frozen: bool) -> None:
+        """Log that a worker, or what starts workers, takes very long to start."""
+        import logging
+
+        where = "It is frozen (SIGSTOP): `kill -CONT` wakes it." if is_frozen else evidence or "It says nothing."
+        logging.getLogger("fourfold").warning(
+            "%s has been starting for %.1f s; after %g s it is stopped. %s", who, elapsed_s, limit_s, where
+        )
+
     def _doing(self, work: Work) -> str:
         if work.doing is Doing.LOADS_FUNCTION:
             return f"has been building {self._name}(...)" if self._builds else f"has been loading {self._name}"

@@ -12,6 +12,7 @@ from fourfold.distribute.engines.on_processes.handle import SharedProgram, Worke
 from fourfold.distribute.engines.on_processes.obituary import OutOfMemoryKills
 from fourfold.distribute.engines.on_processes.page import LONGEST_NS
 from fourfold.distribute.engines.on_processes.pool import POOL
+from fourfold.distribute.engines.on_processes.starts import Starts
 from fourfold.distribute.watch import Watch, Work
 from fourfold.errors import EngineError, WorkerStartFailed
 from fourfold.interrupts import Shield
@@ -34,7 +35,7 @@ STALL_TIMES = 20
 """... and so many times as long as the longest block so far. Smaller: items of very different length are told of."""
 
 START_TRIES = 3
-"""Workers that may die before they are ready, with none ready at all, before the engine gives up."""
+"""Workers that may die or hang before they are ready, with none ready at all, before the engine gives up."""
 
 
 class Processes:
@@ -69,6 +70,7 @@ class Processes:
         self._poll = select.poll()
         self._by_fd: dict[int, Worker] = {}
         self._failed_starts = 0
+        self._starts = Starts(watch)
         self._fails_in_worker = True
         self._watch_at = 0.0
         self._top_bytes = self._n_recycled = 0
@@ -166,6 +168,9 @@ class Processes:
             if self._memory is not None:
                 look = self._watch_sizes(self._memory)
                 patience = look if patience is None else min(patience, look)
+            start_look = self._starts.look(self._workers)
+            if start_look is not None:
+                patience = start_look if patience is None else min(patience, start_look)
             events = [(fd, self._by_fd.get(fd)) for fd, _ in self._poll.poll(None if patience is None else patience * 1000)]
             for fd, worker in events:
                 # While earlier events were attended to, its number may have become that of another worker's file.
@@ -283,8 +288,10 @@ class Processes:
         obituary = worker.obituary
         assert obituary is not None
         if not ready:
-            self._failed_starts += 1
+            self._failed_starts += self._starts.is_its_own_fault(worker)
             reason = f"workers died before they were ready; the last one: {obituary.reason}"
+            if worker.has_failed_to_start:
+                reason = f"workers could not start; {obituary.reason}"
             if obituary.evidence:
                 reason += f"; the last that it said: {_last_line(obituary.evidence)}"
         elif not was_running and not worker.is_given_up:
@@ -297,7 +304,7 @@ class Processes:
         except WorkerStartFailed as error:
             reason = str(error)
         if not self._workers:
-            said = POOL.why_no_template()
+            said = "" if worker.has_failed_to_start else POOL.why_no_template()
             if said:
                 reason = f"the process that starts workers could not start itself; the last that it said: {_last_line(said)}"
             self._go_down(f"{reason}. Run `fourfold doctor`")

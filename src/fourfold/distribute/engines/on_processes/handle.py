@@ -20,9 +20,11 @@ from fourfold.distribute.engines.on_processes.obituary import Obituary, OutOfMem
 from fourfold.distribute.engines.on_processes.page import (
     BEGAN_NS,
     COUNT,
+    ERRNO,
     FIRST,
     PAGE_BYTES,
     PEAK_BYTES,
+    PID,
     PRIVATE_BYTES,
     STACK_AT,
     STATUS,
@@ -105,10 +107,17 @@ class Worker:
         end: The driver's end of the channel.
         page: The control page.
         is_watched: Whether the template that forked it lives: it notes how the worker dies, and reads its fd 2.
+        template_pid: That template's process id.
     """
 
-    def __init__(self, number: int, end: socket.socket, page: Page, is_watched: Callable[[], bool]) -> None:
+    def __init__(
+        self, number: int, end: socket.socket, page: Page, is_watched: Callable[[], bool], template_pid: int = 0
+    ) -> None:
         self.number, self.end, self.page, self.is_watched = number, end, page, is_watched
+        self.template_pid = template_pid
+        self.born_at = time.monotonic()
+        """When it was ordered."""
+        self._start_failure: Obituary | None = None
         self.pid = 0
         self.pidfd = -1
         self.ready = False
@@ -150,6 +159,11 @@ class Worker:
     def name(self) -> str:
         """For messages: "worker 3 (pid 4711)"."""
         return f"worker {self.number} (pid {self.pid})" if self.pid else f"worker {self.number}"
+
+    @property
+    def has_failed_to_start(self) -> bool:
+        """Whether it was ended because it took too long to start."""
+        return self._start_failure is not None
 
     # ---- to the worker -----------------------------------------------------------------------------------------------
 
@@ -267,12 +281,9 @@ class Worker:
                 case "done":
                     outcomes.append(self._done(fds, *rest))
                 case "ready":
-                    self.pid = rest[0]
+                    self._know_pid(rest[0])
                     self.ready = True
                     self.base_bytes = self.page.fields[PRIVATE_BYTES]
-                    if hasattr(os, "pidfd_open"):
-                        with contextlib.suppress(OSError):  # dead already, or no open file is left: its channel tells too
-                            self.pidfd = os.pidfd_open(self.pid)
                 case "dropped":
                     self._dropped.pop(rest[0]).returned(self, rest[1])
                 case "outgrown":
@@ -280,6 +291,18 @@ class Worker:
                 case "say":
                     self.said.append(rest[0])
         return outcomes
+
+    def is_forked(self) -> bool:
+        """Whether the template has done what it was ordered to do, or said why it cannot."""
+        if not self.pid and self.page.fields[PID]:
+            self._know_pid(int(self.page.fields[PID]))
+        return bool(self.pid or self.page.fields[ERRNO])
+
+    def _know_pid(self, pid: int) -> None:
+        self.pid = pid
+        if self.pidfd < 0 and hasattr(os, "pidfd_open"):
+            with contextlib.suppress(OSError):  # dead already, or no open file is left: its channel tells too
+                self.pidfd = os.pidfd_open(pid)
 
     def _done(self, fds: list[int], ticket: int, kind: int, answer: tuple[Any, ...] | None, kept: bool) -> Outcome:
         used = self.flights.pop(ticket)
@@ -326,9 +349,17 @@ class Worker:
 
     def kill(self) -> None:
         """Kill it with all the processes that it started."""
-        if self.pid and not self.is_dead():
+        if self.is_forked() and self.pid and not self.is_dead():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
+
+    def fail_to_start(self, reason: str, evidence: str) -> None:
+        """It has been starting for too long: end it. Whoever waits for its end hears of it."""
+        self._start_failure = Obituary(reason, evidence)
+        self.kill()
+        self.hung_up = True
+        with contextlib.suppress(OSError):  # it may be one that cannot be killed now
+            self.end.shutdown(socket.SHUT_RDWR)
 
     def expire(self, timeout_s: float) -> float:
         """Kill it, with all that it started, when the block of items that it is on has run for longer than `timeout_s`.
@@ -412,7 +443,7 @@ class Worker:
         when = obituaries.BEFORE_READY if not self.ready else obituaries.LOADING if self.is_loading() else ""
         if self.ready and not self.flights:
             when = obituaries.BETWEEN_ITEMS
-        self.obituary = obituary = obituaries.write(
+        self.obituary = obituary = self._start_failure or obituaries.write(
             self.name, self.page, when, kills if self._expired is None else None, self.is_watched
         )
         reason = obituary.reason
@@ -467,7 +498,7 @@ class Worker:
             # The fields go with this object: at the exit of the driver another thread may still read it.
 
 
-def new_worker(number: int, is_watched: Callable[[], bool]) -> tuple[Worker, socket.socket, int]:
+def new_worker(number: int, is_watched: Callable[[], bool], template_pid: int = 0) -> tuple[Worker, socket.socket, int]:
     """Make the driver's side of a worker; returns it with the channel end and page descriptor for the other side.
 
     Raises:
@@ -479,7 +510,7 @@ def new_worker(number: int, is_watched: Callable[[], bool]) -> tuple[Worker, soc
         page_fd = segments.new_file(PAGE_BYTES)
         os.ftruncate(page_fd, PAGE_BYTES)
         os.lseek(page_fd, STACK_AT, os.SEEK_SET)
-        return Worker(number, ours, Page(page_fd), is_watched), theirs, page_fd
+        return Worker(number, ours, Page(page_fd), is_watched, template_pid), theirs, page_fd
     except OSError:
         ours.close()
         theirs.close()

@@ -1,4 +1,4 @@
-"""The control page of one worker: 16 numbers in memory that the driver, the template and the worker share.
+"""The control page of one worker: some numbers in memory that the driver, the template and the worker share.
 
 Each field has one writer. The page outlives the worker, so the driver can read where it was when it died.
 
@@ -53,6 +53,9 @@ PEAK_KB = 10
 
 LONGEST_NS = 14
 """Written by the worker: how long the longest block took since it got its newest program."""
+
+PID = 15
+"""Written by the template: the worker's process id, as soon as it is forked."""
 
 
 class Page:

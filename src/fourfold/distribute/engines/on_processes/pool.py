@@ -180,7 +180,7 @@ class Pool:
         assert self._control is not None
         self._count += 1
         seams.hit("pool.spawn")
-        worker, end, page_fd = new_worker(self._count, lambda: template.poll() is None)
+        worker, end, page_fd = new_worker(self._count, lambda: template.poll() is None, template.pid)
         try:
             channel.send(self._control, (self._count,), (end.fileno(), page_fd))
         except OSError:
@@ -242,7 +242,23 @@ class Pool:
         with self._lock:
             if self._template is None or self._template.poll() is None:
                 return ""
+            return self.words_of_template(self._template.pid)
+
+    def words_of_template(self, pid: int) -> str:
+        """What the template with this pid said so far, if it is still the one that starts workers."""
+        with self._lock:
+            if self._template is None or self._template.pid != pid:
+                return ""
             return os.pread(self._template_log, LOG_BYTES, 0).decode("utf-8", "replace").strip("\0\n")
+
+    def end_template(self, pid: int) -> str:
+        """Kill the template with this pid, since it starts no workers; returns what it said."""
+        with self._lock:
+            words = self.words_of_template(pid)
+            if self._template is not None and self._template.pid == pid:
+                self._template.kill()
+                self._template.wait()
+            return words
 
     def close(self) -> None:
         """End all workers and the template, also those that are lent. The next call starts anew."""

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import fourfold.seams as seams
 from fourfold.distribute.engines.on_processes import channel
-from fourfold.distribute.engines.on_processes.page import ERRNO, PEAK_KB, STATUS, Page
+from fourfold.distribute.engines.on_processes.page import ERRNO, PEAK_KB, PID, STATUS, Page
 from fourfold.distribute.engines.on_processes.tee import Stream, Tee
 
 WorkerMain = Callable[[socket.socket, Page, int, int], None]
@@ -110,6 +110,7 @@ def _fork(
     if pid:
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)  # it does so itself, but we may have to kill the group before that
+        page.fields[PID] = pid
         children[pid] = Child(page, stream)
         end.close()
         os.close(stderr_fd)
