@@ -20,6 +20,7 @@ from running import SCALE, run_script, started, until
 from ways import notebook  # noqa: F401
 
 import fourfold as ff
+from fourfold.distribute.engines.on_processes import expiry
 
 fault = pytest.mark.fault
 
@@ -266,7 +267,9 @@ def test_an_item_that_raises_keyboard_interrupt_has_failed(chunk):
 
 @fault("F27")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_item_that_ignores_signals_is_stopped_by_its_timeout_and_ends_with_the_pool(number):
+def test_an_item_that_ignores_signals_is_stopped_by_its_timeout_and_ends_with_the_pool(number, monkeypatch):
+    monkeypatch.setattr(expiry, "GRACE_S", 0.3)
+
     def deaf(x):
         signal.signal(number, signal.SIG_IGN)
         if x == 3:

@@ -1,5 +1,6 @@
 """`timeout=`: seconds per item, whatever its chunk; the worker is really stopped, and only that item is charged."""
 
+import contextlib
 import ctypes
 import itertools
 import os
@@ -10,18 +11,28 @@ import sys
 import time
 
 import pytest
+from running import started, until
 
 import fourfold as ff
+from fourfold.distribute.engines.on_processes import expiry
 
 HANGS = 7
 BOUND_S = 3.0
 """Seconds beyond the timeout in which a run must go on: promise R7. The grace between SIGTERM and SIGKILL is 2 s of it."""
 
 
-def with_timeout(fn, items, timeout=0.3, on_error="collect", slack=2.0, **options):
+@pytest.fixture
+def short_grace(monkeypatch):
+    """Who is asked to end and does not is killed after this many seconds. Promised are 2: the tests that need no more have less."""
+    assert expiry.GRACE_S == 2.0
+    monkeypatch.setattr(expiry, "GRACE_S", 0.3)
+    return 0.3
+
+
+def with_timeout(fn, items, timeout=0.3, on_error="collect", slack=2.0, workers=2, **options):
     """Run on two workers; returns the results, and fails when an item was not stopped in time."""
     begin = time.monotonic()
-    results = ff.map(fn, items, engine="processes", workers=2, timeout=timeout, on_error=on_error, **options)
+    results = ff.map(fn, items, engine="processes", workers=workers, timeout=timeout, on_error=on_error, **options)
     assert time.monotonic() - begin < timeout + BOUND_S + slack
     return results
 
@@ -55,7 +66,7 @@ def spin():
 @pytest.mark.parametrize("chunk", [1, 20, "auto"])
 @pytest.mark.parametrize("hang", [sleep_forever, ignore_sigterm, hold_the_gil, block_in_c, freeze, spin])
 @pytest.mark.fault("F18")
-def test_only_the_item_that_takes_too_long_fails(hang, chunk):
+def test_only_the_item_that_takes_too_long_fails(hang, chunk, short_grace):
     def fn(item):
         if item == HANGS:
             hang()
@@ -87,19 +98,83 @@ def test_an_engine_that_cannot_stop_an_item_refuses(engine):
         ff.map(abs, [-1], timeout=5, engine=engine)
 
 
-@pytest.mark.fault("F20")
-def test_what_the_item_started_ends_with_it(tmp_path):
-    def fn(item):
-        child = subprocess.Popen(["sleep", "1000"])
-        (tmp_path / "pid").write_text(str(child.pid))
-        child.wait()
+STARTS = {
+    "a child": "exec sleep 1000",
+    "a child with a session of its own": "exec setsid sleep 1000",
+    "a daemon whose parent has ended": "setsid sleep 1000 & exit",
+    "a daemon that starts others": "setsid sh -c 'sleep 1000 & sleep 1000' & exit",
+}
+"""What an item may start, as lines for a shell that is the worker's child."""
 
-    with_timeout(fn, [0])
-    pid = int((tmp_path / "pid").read_text())
-    deadline = time.monotonic() + 2
-    while time.monotonic() < deadline and _runs(pid):
-        time.sleep(0.01)
-    assert not _runs(pid)
+ENDS = {
+    "timed out": lambda: time.sleep(60),
+    "crashed": lambda: os._exit(0),
+}
+
+
+@pytest.mark.fault("F20")
+@pytest.mark.parametrize("what", STARTS)
+@pytest.mark.parametrize("kind", ENDS)
+def test_what_the_item_started_ends_with_it_wherever_it_has_gone(tmp_path, what, kind):
+    line, end, mark, find, found = STARTS[what], ENDS[kind], str(tmp_path), _marked, tmp_path / "found"
+
+    def fn(item):
+        if item == 0:
+            child = subprocess.Popen(["sh", "-c", line], env={**os.environ, "MARK": mark})
+            if "daemon" in what:
+                child.wait()
+            until(lambda: find(mark), "it runs")
+            found.touch()
+            end()
+        return item
+
+    results = with_timeout(fn, [0, 1], workers=1, timeout=0.5)
+    assert [(failure.index, failure.kind) for failure in results.failures] == [(0, kind)]
+    assert found.exists()
+    until(lambda: not _marked(mark), "all that it started is gone")
+
+
+def _marked(mark):
+    """The living processes that have it in their environment."""
+    found = []
+    for folder in pathlib.Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):
+                if f"MARK={mark}".encode() in (folder / "environ").read_bytes() and _runs(folder.name):
+                    found.append(int(folder.name))
+    return found
+
+
+ORPHANS = """
+    import os, subprocess, time
+    import fourfold as ff
+
+    def work(x):
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        subprocess.Popen(["sleep", "1000"], start_new_session=True, **quiet)
+        subprocess.run(["sh", "-c", "setsid sleep 1000 &"], **quiet)
+        if x == 1:
+            print("runs", flush=True)
+            time.sleep(1000)
+        return x
+
+    list(ff.imap(work, range(2), engine="processes", workers=1, chunk=1))
+"""
+
+
+@pytest.mark.fault("F42")
+def test_what_items_started_in_sessions_of_its_own_ends_with_a_driver_that_is_killed(tmp_path):
+    with started(ORPHANS, folder=tmp_path) as script:
+        assert script.read_line() == "[item 1] runs"
+        assert len(script.survivors(0)) >= 6  # the driver, the template, a worker and what it has started
+        script.process.kill()
+        assert script.end().survivors == []
+
+
+def test_what_items_that_ended_well_left_running_in_a_session_of_its_own_stays_when_the_driver_ends_well(tmp_path):
+    with started(ORPHANS.replace("x == 1", "False"), folder=tmp_path) as script:
+        ended = script.end(survive_s=0.1)
+        assert (ended.code, ended.stderr, len(ended.survivors)) == (0, "", 4)
 
 
 def _runs(pid):
@@ -241,13 +316,92 @@ def test_an_item_that_waits_to_be_heard_is_not_late():
     assert values == [0, 1, 2]
 
 
+# ---- what it says, and how it ends: asked where it is, asked to end, killed
+
+
 @pytest.mark.fault("F18")
-def test_an_item_that_survives_a_request_to_end_is_stopped_all_the_same():
+@pytest.mark.parametrize("chunk", [1, 8])
+def test_an_item_that_outlives_a_request_to_end_gets_no_further(chunk):
     def fn(item):
         if item == 0:
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
             time.sleep(60)
         return item
 
-    results = with_timeout(fn, range(8), chunk=1)
+    results = with_timeout(fn, range(8), chunk=chunk, workers=1)
     assert [(failure.index, failure.kind) for failure in results.failures] == [(0, "timed out")]
+    assert results[1:] == list(range(1, 8))
+
+
+@pytest.mark.fault("F18")
+@pytest.mark.parametrize("hang", [sleep_forever, hold_the_gil, block_in_c, spin])
+def test_the_failure_says_where_the_item_was(hang):
+    def outer(item):
+        hang()
+
+    (failure,) = with_timeout(outer, [0]).failures
+    stack = failure.traceback.partition("Python stack of the worker, most recent call first:\n")[2]
+    assert f" in {hang.__name__}\n" in stack
+    assert " in outer" in stack
+    assert "/fourfold/src" not in stack
+    assert str(failure.error.__cause__) in failure.traceback
+
+
+def listen_to_nobody():
+    signal.signal(signal.SIGUSR1, lambda *_: None)
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("hang", [freeze, listen_to_nobody])
+def test_an_item_that_cannot_say_where_it_was_is_stopped_all_the_same(hang):
+    begin = time.monotonic()
+    (failure,) = with_timeout(lambda item: hang(), [0]).failures
+    assert time.monotonic() - begin < 0.3 + expiry.GRACE_S / 2  # nobody waits for what is frozen
+    assert (failure.kind, failure.traceback.count("most recent call first")) == ("timed out", 0)
+
+
+@pytest.mark.fault("F18")
+def test_an_item_with_a_handler_may_clean_up_before_it_is_killed(tmp_path):
+    def fn(item):
+        def clean_up(number, frame):
+            (tmp_path / "begun").touch()
+            time.sleep(0.3)
+            (tmp_path / "cleaned").touch()
+            os._exit(0)
+
+        signal.signal(signal.SIGTERM, clean_up)
+        time.sleep(60)
+
+    begin = time.monotonic()
+    (failure,) = with_timeout(fn, [0]).failures
+    assert failure.kind == "timed out"
+    assert (tmp_path / "cleaned").exists()
+    assert time.monotonic() - begin < 0.6 + expiry.GRACE_S / 2  # it is not waited for when it has ended
+
+
+@pytest.mark.fault("F18")
+def test_an_item_that_is_asked_to_end_and_does_not_is_killed_after_the_grace_and_no_sooner(tmp_path, short_grace):
+    asked = tmp_path / "asked"
+
+    def fn(item):
+        signal.signal(signal.SIGTERM, lambda *_: asked.write_text(str(time.monotonic())))
+        while True:
+            time.sleep(0.01)
+
+    (failure,) = with_timeout(fn, [0]).failures
+    took_s = time.monotonic() - float(asked.read_text())
+    assert failure.kind == "timed out"
+    assert short_grace <= took_s < short_grace + 1.0
+
+
+def test_while_one_item_has_its_grace_others_run_and_none_waits_for_its_worker(short_grace):
+    def fn(item):
+        if item == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            time.sleep(60)
+        time.sleep(0.02)
+        return os.getpid()
+
+    results = with_timeout(fn, range(40), timeout=0.1, chunk=1)
+    assert [failure.index for failure in results.failures] == [0]
+    assert len(set(results[1:])) in (2, 3)

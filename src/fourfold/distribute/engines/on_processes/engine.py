@@ -136,7 +136,7 @@ class Processes:
 
     def _assign(self) -> None:
         while self._queue:
-            ready = [worker for worker in self._workers if worker.ready and not worker.hung_up and not worker.outgrown_bytes]
+            ready = [worker for worker in self._workers if worker.is_fit()]
             worker = min(ready, key=lambda each: len(each.flights), default=None)
             if worker is None or len(worker.flights) >= DEPTH:
                 return
@@ -163,7 +163,10 @@ class Processes:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             patience = 0.0 if self._outcomes else left
             if self._timeout is not None:
-                look = min((worker.expire(self._timeout) for worker in self._workers if worker.flights), default=self._timeout)
+                look = min(
+                    (worker.expire(self._timeout) for worker in self._workers if worker.flights or worker.is_ending),
+                    default=self._timeout,
+                )
                 patience = look if patience is None else min(patience, look)
             if self._memory is not None:
                 look = self._watch_sizes(self._memory)

@@ -15,12 +15,15 @@ from typing import Any
 
 from fourfold.distribute.engines.on_processes import channel, segments
 from fourfold.distribute.engines.on_processes import obituary as obituaries
+from fourfold.distribute.engines.on_processes.expiry import Expiry
 from fourfold.distribute.engines.on_processes.gauge import private_bytes
 from fourfold.distribute.engines.on_processes.obituary import Obituary, OutOfMemoryKills
 from fourfold.distribute.engines.on_processes.page import (
     BEGAN_NS,
     COUNT,
+    ENDED,
     ERRNO,
+    EXPIRED,
     FIRST,
     PAGE_BYTES,
     PEAK_BYTES,
@@ -148,6 +151,7 @@ class Worker:
         self.has_begun = False
         """It has ended a ticket of the program that it got last."""
         self._expired: tuple[int, ...] | None = None
+        self._expiry: Expiry | None = None
         self._expired_reason = ""
         self._programs: dict[str, SharedProgram] = {}
         self._dropped: dict[int, SharedProgram] = {}
@@ -350,6 +354,7 @@ class Worker:
     def kill(self) -> None:
         """Kill it with all the processes that it started."""
         if self.is_forked() and self.pid and not self.is_dead():
+            self.page.fields[ENDED] = 1
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
 
@@ -362,21 +367,33 @@ class Worker:
             self.end.shutdown(socket.SHUT_RDWR)
 
     def expire(self, timeout_s: float) -> float:
-        """Kill it, with all that it started, when the block of items that it is on has run for longer than `timeout_s`.
+        """End it, with all that it started, when the block of items that it is on has run for longer than `timeout_s`.
 
         Returns the seconds until this must be called again, if the worker goes on as it is.
         """
+        if self._expiry is not None:
+            if not self.flights:  # it came to its end after all
+                self.kill()
+            return self._expiry.step()
         on = self._running()
-        if on is None or self._expired is not None:
+        if on is None:
             return timeout_s
         left = max(on[-1] / 1e9, self.heard_at) + timeout_s - time.monotonic()
         # It may have gone on to another item while we looked.
         if left > 0 or self._running() != on:
             return max(left, 0.0)
+        self.page.fields[EXPIRED] = on[-1]
+        if self._running() != on:  # it has gone on: from here on it cannot, if it has not
+            return 0.0
         self._expired = on
         self._expired_reason = f"ran longer than timeout={timeout_s:g} seconds; {self.name} was stopped"
-        self.kill()
-        return timeout_s
+        self._expiry = Expiry(self.pid, self.pidfd, self.page, self.kill)
+        return self._expiry.step()
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether its item has run out of time: it gets nothing more."""
+        return self._expiry is not None
 
     def private_bytes(self, live: bool) -> int:
         """Its private memory beyond that of a new worker: between its last chunks, or now."""
@@ -405,6 +422,10 @@ class Worker:
         fields = self.page.fields
         on = tuple(int(fields[number]) for number in (TICKET, FIRST, COUNT, BEGAN_NS))
         return on if on[0] else None
+
+    def is_fit(self) -> bool:
+        """Whether it may get another ticket."""
+        return self.ready and not self.hung_up and not self.outgrown_bytes and not self.is_ending
 
     def runs_another_than(self, id: int) -> bool:
         """Whether it is on another ticket now."""
@@ -462,6 +483,7 @@ class Worker:
                     else:
                         reason = f"{self.name} was stopped: the item before this one {self._expired_reason}"
                 starved = bool(self.oversize) and kind is Kind.LOST
+                stack = self._expiry.stack if self._expiry is not None and kind is Kind.EXPIRED else ""
                 outcomes.append(
                     Outcome(
                         id,
@@ -469,7 +491,7 @@ class Worker:
                         running=running,
                         reason=self.oversize if starved else reason,
                         worker=self.name,
-                        evidence=obituary.evidence,
+                        evidence=obituaries.with_stack(stack, obituary.evidence),
                         out_of_memory=starved or obituary.out_of_memory,
                     )
                 )

@@ -91,12 +91,13 @@ def write(name: str, page: Page, when: str, kills: OutOfMemoryKills | None, is_w
 def _evidence(page: Page, by_signal: bool) -> str:
     stack = stacks.at_death(page) if by_signal else ""
     words = page.words()
-    parts = []
-    if stack:
-        parts.append(f"Python stack of the worker, most recent call first:\n{stack}")
-    if words:
-        parts.append(f"last lines on stderr:\n{words}")
-    return "\n".join(parts)
+    return with_stack(stack, f"last lines on stderr:\n{words}" if words else "")
+
+
+def with_stack(stack: str, evidence: str) -> str:
+    """The evidence, below a worker's stack when there is one."""
+    told = f"Python stack of the worker, most recent call first:\n{stack}" if stack else ""
+    return "\n".join(filter(None, [told, evidence]))
 
 
 def _signal_name(number: int) -> str:

@@ -11,6 +11,7 @@ The page is the beginning of a file without a name, and behind it lie two texts,
 import math
 import mmap
 import os
+import signal
 import time
 
 PAGE_BYTES = 4096
@@ -53,6 +54,12 @@ PEAK_KB = 10
 
 LONGEST_NS = 14
 """Written by the worker: how long the longest block took since it got its newest program."""
+
+EXPIRED = 16
+"""Written by the driver: when the block began whose time is over (as BEGAN_NS has it); 0: none. The worker ends with it."""
+
+ENDED = 17
+"""Written by the driver: 1 when it has killed the worker. All that the worker has started is to end then."""
 
 PID = 15
 """Written by the template: the worker's process id, as soon as it is forked."""
@@ -110,6 +117,7 @@ class PageCell:
         self._fields = page.fields
         self._id = 0
         self._began = self._until = self._marked = 0.0
+        self._block_ns = 0
         self._longest = 0.0
 
     def begin(self, id: int) -> None:
@@ -118,7 +126,7 @@ class PageCell:
         self._until = self._marked = 0.0
         self._began = time.monotonic()
         self._fields[FIRST], self._fields[COUNT] = 0, 0
-        self._fields[BEGAN_NS] = int(self._began * 1e9)
+        self._fields[BEGAN_NS] = self._block_ns = int(self._began * 1e9)
         self._fields[TICKET] = id + 1
 
     def uncut(self) -> "PageCell":
@@ -128,6 +136,7 @@ class PageCell:
 
     def end(self) -> None:
         """No ticket runs."""
+        self._block_ns = 0
         self._fields[TICKET] = 0
 
     def leave(self) -> None:
@@ -142,6 +151,7 @@ class PageCell:
 
     def mark(self, offset: int, count: int) -> None:
         """The items `[offset, offset + count)` start."""
+        self.end_if_expired()
         fields = self._fields
         now = time.monotonic()
         if not self._until:
@@ -151,9 +161,14 @@ class PageCell:
             fields[LONGEST_NS] = int(self._longest * 1e9)
         self._marked = now
         # The driver may look in between: a block that looks younger than it is does no harm, one that looks older would.
-        fields[BEGAN_NS] = int(now * 1e9)
+        fields[BEGAN_NS] = self._block_ns = int(now * 1e9)
         fields[FIRST] = offset
         fields[COUNT] = count
+
+    def end_if_expired(self) -> None:
+        """End this process, when the time of the block that it was on is over: that it has ended after all is too late."""
+        if self._fields[EXPIRED] == self._block_ns and self._block_ns:
+            os.killpg(0, signal.SIGKILL)
 
     def stopped(self) -> bool:
         """Whether the driver asked to end this ticket, or it has run for so long that what is done had better be sent."""

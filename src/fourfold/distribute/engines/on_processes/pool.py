@@ -8,12 +8,13 @@ import subprocess
 import sys
 import threading
 import time
-from socket import socket
+from socket import MSG_DONTWAIT, socket
 
 import fourfold.seams as seams
 from fourfold.distribute.engines.on_processes import channel, segments
 from fourfold.distribute.engines.on_processes.handle import SharedProgram, Worker, new_worker
 from fourfold.distribute.engines.on_processes.segments import Owner
+from fourfold.distribute.engines.on_processes.template import END
 from fourfold.errors import WorkerStartFailed
 from fourfold.records import Parcel
 
@@ -137,7 +138,7 @@ class Pool:
             self._lent.discard(worker)
             if worker.gone:
                 return
-            if worker.flights or worker.hung_up or not worker.is_watched():
+            if worker.flights or worker.hung_up or worker.is_ending or not worker.is_watched():
                 worker.kill()
                 worker.close()
                 return
@@ -266,6 +267,9 @@ class Pool:
             workers = [*self._idle, *self._lent]
             self._idle.clear()
             self._lent.clear()
+            if self._control is not None:
+                with contextlib.suppress(OSError):  # it is dead, or frozen
+                    channel.send(self._control, (END,), (), MSG_DONTWAIT)
             for worker in workers:
                 if worker.flights or not worker.ready:
                     worker.kill()

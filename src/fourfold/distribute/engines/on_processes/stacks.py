@@ -28,6 +28,7 @@ FRAMES = 40
 """Lines of a stack that a message has. Fewer: the caller of interest may be missing. More: messages that nobody reads."""
 
 _OURS = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__))))
+_TEMPLATE = f"{os.path.dirname(__file__)}/template.py"
 _FATAL = "Fatal Python error: "
 
 
@@ -42,7 +43,7 @@ def at_death(page: Page) -> str:
     text = page.stack()
     # Whatever comes before it are answers, or crashes of processes that an item forked.
     _, fatal, text = text.rpartition(_FATAL)
-    return _trimmed(text) if fatal else ""
+    return trimmed(text) if fatal else ""
 
 
 def ask(workers: Sequence[tuple[int, int, Page]]) -> list[str]:
@@ -51,21 +52,24 @@ def ask(workers: Sequence[tuple[int, int, Page]]) -> list[str]:
     Args:
         workers: For each its process id, its pidfd or -1, and its page.
     """
-    asked = [_send(*worker) for worker in workers]
+    asked = [send(*worker) for worker in workers]
     deadline = time.monotonic() + ANSWER_S
     texts, steady_since = _read(workers, asked), time.monotonic()
     while time.monotonic() < deadline:
-        is_whole = all(text for text, is_asked in zip(texts, asked, strict=True) if is_asked)
-        if is_whole and time.monotonic() - steady_since > STEADY_S:
+        said = [text for text, is_asked in zip(texts, asked, strict=True) if is_asked]
+        if all(map(is_whole, said)):
+            break
+        is_steady = all(said)
+        if is_steady and time.monotonic() - steady_since > STEADY_S:
             break
         time.sleep(0.001)
         before, texts = texts, _read(workers, asked)
         if texts != before:
             steady_since = time.monotonic()
-    return [_trimmed(text) for text in texts]
+    return [trimmed(text) for text in texts]
 
 
-def _send(pid: int, pidfd: int, page: Page) -> bool:
+def send(pid: int, pidfd: int, page: Page) -> bool:
     """Ask one worker, if it listens: who does not, or not any more, would die of the signal."""
     if not catches(pid, ASK):
         return False
@@ -79,11 +83,17 @@ def _send(pid: int, pidfd: int, page: Page) -> bool:
     return False
 
 
+def is_whole(text: str) -> bool:
+    """Whether an answer ends where every worker's stack does, in the template, or where Python gives up."""
+    *_, above, last = ["", *text.splitlines()[-2:]] if text else ["", ""]
+    return last == "  ..." or (last.startswith('  File "<string>"') and _TEMPLATE in above)
+
+
 def _read(workers: Sequence[tuple[int, int, Page]], asked: Sequence[bool]) -> list[str]:
     return [page.stack() if is_asked else "" for (_, _, page), is_asked in zip(workers, asked, strict=True)]
 
 
-def _trimmed(text: str) -> str:
+def trimmed(text: str) -> str:
     """The frames of a stack down to the user's first one: ours below it help nobody, nor do those of an import."""
     frames = [
         line for line in text.splitlines() if line.startswith(('  File "', "  ...")) and '"<frozen importlib' not in line

@@ -19,9 +19,9 @@ from fourfold.errors import OptionError
 from fourfold.machine import is_stopped
 
 START_S = 60.0
-"""Seconds, times FOURFOLD_TIME_SCALE, that a worker has until it is ready, or what starts workers until it has started it: as a
-rule 0.01 s and 0.2 s. Smaller: a start from a slow network file system is given up. Larger: who waits for one that hangs hears of
-it later. Not measured."""
+"""Seconds, times FOURFOLD_TIME_SCALE, that a worker has until it is ready, or what starts workers until it has started it: as
+a rule 0.01 s and 0.2 s. Smaller: a start from a slow network file system is given up. Larger: who waits for one that hangs
+hears of it later. Not measured."""
 
 NOTICE = 0.25
 """Share of it after which a start that takes long is told. Smaller: slow ones are told of that end well. Not measured."""

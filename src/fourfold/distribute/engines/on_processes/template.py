@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import fourfold.seams as seams
-from fourfold.distribute.engines.on_processes import channel
-from fourfold.distribute.engines.on_processes.page import ERRNO, PEAK_KB, PID, STATUS, Page
+from fourfold.distribute.engines.on_processes import channel, family
+from fourfold.distribute.engines.on_processes.page import ENDED, ERRNO, PEAK_KB, PID, STATUS, TICKET, Page
 from fourfold.distribute.engines.on_processes.tee import Stream, Tee
 
 WorkerMain = Callable[[socket.socket, Page, int, int], None]
@@ -27,6 +27,11 @@ class Child(NamedTuple):
 
     page: Page
     stream: Stream
+    mark: int
+
+
+END = 0
+"""No order, but word that the driver ends its workers, in good order: what they started in sessions of its own may stay."""
 
 
 def main(control_fd: int, driver_pid: int, worker_main: str, stderr_fd: int) -> None:
@@ -56,6 +61,7 @@ def main(control_fd: int, driver_pid: int, worker_main: str, stderr_fd: int) -> 
     except ProcessLookupError:  # it died just now
         return
     children: dict[int, Child] = {}
+    is_in_order = False
     poll = select.poll()
     tee = Tee(2 if stderr_fd >= 0 else -1, poll)
     poll.register(control, select.POLLIN)
@@ -64,18 +70,22 @@ def main(control_fd: int, driver_pid: int, worker_main: str, stderr_fd: int) -> 
         for fd, _ in poll.poll():
             if fd == wake_read:
                 os.read(wake_read, 4096)
-                _reap(children, tee)
+                _reap(children, tee, is_in_order)
             if fd != control_fd:
                 tee.attend(fd)
                 continue
             order = channel.receive(control)
             if order is None:
-                _reap(children, tee)
+                _reap(children, tee, is_in_order)
                 for pid in children:  # their own watcher cannot, while an item holds the interpreter in C code
                     _kill_group(pid)
+                family.end({child.mark for child in children.values() if child.page.fields[ENDED] or not is_in_order})
                 tee.finish()
                 os._exit(0)  # nothing of ours waits to be tidied, and the driver waits for this
             (number,), fds = order
+            if number == END:
+                is_in_order = True
+                continue
             inherited = (control, wake_read, wake_write)
             _fork(run_worker, number, fds, children, inherited, driver_pidfd, tee)
 
@@ -93,7 +103,7 @@ def _fork(
     driver_pidfd: int,
     tee: Tee,
 ) -> None:
-    end, page = socket.socket(fileno=fds[0]), Page(fds[1])
+    end, page, mark = socket.socket(fileno=fds[0]), Page(fds[1]), family.new_mark()
     os.close(fds[1])
     stderr_fd = -1
     try:
@@ -111,7 +121,7 @@ def _fork(
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)  # it does so itself, but we may have to kill the group before that
         page.fields[PID] = pid
-        children[pid] = Child(page, stream)
+        children[pid] = Child(page, stream, mark)
         end.close()
         os.close(stderr_fd)
         return
@@ -119,6 +129,8 @@ def _fork(
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the driver may ignore it, and an item that is late is ended by it
+        family.bear(mark)
         control, *pipes = inherited
         control.close()
         for fd in pipes:
@@ -143,14 +155,10 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def _reap(children: dict[int, Child], tee: Tee) -> None:
-    while True:
-        try:
-            dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            return
-        if dead is None:
-            return
+def _reap(children: dict[int, Child], tee: Tee, is_in_order: bool) -> None:
+    """Note how those have died that are dead, and end what they have started."""
+    marks: set[int] = set()
+    while (dead := _next_dead()) is not None:
         # Until it is reaped, its number is nobody else's: what is left of its group is what its items have started.
         _kill_group(dead.si_pid)
         pid, status, usage = os.wait4(dead.si_pid, 0)
@@ -161,4 +169,15 @@ def _reap(children: dict[int, Child], tee: Tee) -> None:
                 page.keep_words(tee.drain(child.stream))
             page.fields[PEAK_KB] = usage.ru_maxrss
             page.fields[STATUS] = status + 1
+            has_crashed = not is_in_order and (status or page.fields[TICKET])
+            if has_crashed or page.fields[ENDED]:
+                marks.add(child.mark)
             page.close()
+    family.end(marks)
+
+
+def _next_dead() -> os.waitid_result | None:
+    try:
+        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None

@@ -170,6 +170,7 @@ class WorkerLoop:
         assert data is not None
         if os.getpid() != self._pid:
             os._exit(0)  # an item forked, and this is the child that came back: the parent answers
+        self._cell.end_if_expired()
         self._gauge.end_of_chunk()
         self._flush()
         answer, fd = self._results.write(data, channel.INLINE_BYTES)
