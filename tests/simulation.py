@@ -9,6 +9,7 @@ Ran                 what came of it
 import random
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 from unittest import mock
 
@@ -54,6 +55,10 @@ class Watch:
         self.steps, self.most_steps = 0, STEPS + STEPS_PER_ITEM * n_items
         self.deaths_alone: Counter[int] = Counter()
         self.starved_alone: Counter[int] = Counter()
+        self.fresh: set[int] = set()
+        """Flights in a worker that has run nothing before."""
+        self.died_fresh: set[int] = set()
+        """Positions whose last death was in such a one."""
         self.doubt_since: float | None = None
         self.starved: set[int] = set()
         """Positions that died of memory, and must run alone next."""
@@ -70,6 +75,7 @@ class Watch:
         flight = self.schedule._flights.get(getattr(event, "id", None))
         hit = range(flight.start, flight.start + flight.count) if flight is not None else range(0)
         actions: list[Any] = self.schedule.step(event)
+        self.fresh.update(one.id for one in actions if isinstance(one, Submit) and one.fresh)
         self.schedule.validate()
         self._check_blame(event, hit, actions)
         self._check_width(actions, n_flights)
@@ -104,6 +110,7 @@ class Watch:
             self.starved_alone[first] += is_alone and len(self.schedule._flights) == 1
         elif is_alone:
             self.deaths_alone[flight.start] += 1
+            (self.died_fresh.add if id in self.fresh else self.died_fresh.discard)(flight.start)
             died = self.deaths_alone[flight.start]
             assert died <= self.schedule._blame.allowed(), f"{flight.start} died alone {died} times and is not blamed"
 
@@ -126,6 +133,7 @@ class Watch:
                 died = self.deaths_alone[position]
                 is_enough = CRASHES_ALLOWED <= died == self.schedule._blame.allowed()
                 assert is_enough, f"{position} is blamed after it died alone {died} times"
+                assert position in self.died_fresh, f"{position} is blamed for a death in a worker that others have used"
 
     def _check_doubt(self) -> None:
         if not self.schedule.has_doubts():
@@ -324,6 +332,7 @@ class Case:
             boot=rate(0.1, 0.5),
         )
         self.looks, self.nudges, self.jumps = (random.Random(self.seed) if pick.random() < 0.25 else None for _ in range(3))
+        self.faults = replace(self.faults, spoils=rate(0.05, 0.3))
 
     @classmethod
     def blind(cls, seed: int) -> "Case":

@@ -25,6 +25,7 @@ from running import SCALE, run_script, started, until
 
 import fourfold as ff
 from fourfold import machine
+from fourfold.distribute.driver import Driver
 from fourfold.distribute.engines.on_processes import engine as processes
 from fourfold.distribute.engines.on_processes import handle, obituary
 from fourfold.errors import WorkerLost, WorkersKeepDying
@@ -305,10 +306,24 @@ def test_words_of_a_worker_that_was_asked_nothing_are_not_lost_at_the_end(tmp_pa
 # ---- who is to blame ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def deaths(monkeypatch):
+    """For each worker that died on items: the indices of those that it was on."""
+    heard, lost = [], Driver._lost
+
+    def note(driver, outcome):
+        chunk, (first, count) = driver._flying[outcome.id], outcome.running
+        heard.append(range(chunk.start + first, chunk.start + first + count))
+        lost(driver, outcome)
+
+    monkeypatch.setattr(Driver, "_lost", note)
+    return heard
+
+
 @fault("F13")
 @pytest.mark.parametrize("chunk", [1, 50, "auto"])
 @pytest.mark.parametrize("on_error", ["collect", "raise"])
-def test_three_deadly_items_of_a_thousand_cost_themselves_only(chunk, on_error):
+def test_three_deadly_items_of_a_thousand_cost_themselves_only(chunk, on_error, deaths):
     deadly = {3: lambda: os._exit(7), 500: lambda: os.abort(), 999: lambda: os.kill(os.getpid(), signal.SIGKILL)}
 
     def square(x):
@@ -326,6 +341,43 @@ def test_three_deadly_items_of_a_thousand_cost_themselves_only(chunk, on_error):
     assert [failure.index for failure in results.failures] == sorted(deadly)
     assert all(each in failure.message for each, failure in zip(said, results.failures, strict=True))
     assert [results[x] for x in range(1000) if x not in deadly] == [x * x for x in range(1000) if x not in deadly]
+    # One death makes suspects, and each is run again alone; in a chunk, where it may be a neighbour's fault, one time more.
+    suspects = {x: max(len(hit) for hit in deaths if x in hit) for x in deadly}
+    assert results.report.n_workers_lost == len(deaths)
+    assert len(deaths) <= sum((1 if chunk == 1 else 2) + n_suspects for n_suspects in suspects.values())
+
+
+@fault("F13")
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("chunk", [1, 50])
+def test_who_is_suspected_runs_again_in_a_worker_that_has_run_nothing_else(tmp_path, workers, chunk):
+    mark = tmp_path / "died"
+
+    def ran_before(x):
+        sys.ran_in_a_test = ran = getattr(sys, "ran_in_a_test", 0) + 1
+        if x == 20 and not mark.exists():
+            mark.touch()
+            os._exit(7)
+        time.sleep(0.002)  # so long that a block is one item, and the mark is exact
+        return ran - 1
+
+    results = on_processes(ran_before, range(40), workers=workers, chunk=chunk)
+    the_pool().close()  # whose workers have counted
+    assert (results[20], results.report.n_workers_lost) == (0, 1)
+    assert max(results) > 5
+
+
+@fault("F13")
+def test_what_items_leave_in_their_workers_is_blamed_on_nobody():
+    def dies_of_those_before(x):
+        sys.ran_in_a_test = ran = getattr(sys, "ran_in_a_test", 0) + 1
+        if ran == 8:
+            os._exit(7)
+        return x
+
+    results = on_processes(dies_of_those_before, range(100), chunk=1, on_error="collect")
+    the_pool().close()
+    assert (results, results.failures) == (list(range(100)), [])
 
 
 @fault("F5")
@@ -524,8 +576,6 @@ def test_one_kill_by_the_kernel_explains_one_death(kills):
 
 @fault("F21")
 def test_the_engine_says_of_the_outcome_that_memory_ran_out(kills):
-    from fourfold.distribute.driver import Driver
-
     heard = []
     with pytest.MonkeyPatch.context() as patch:
         lost = Driver._lost

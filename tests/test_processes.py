@@ -28,8 +28,10 @@ from leaks import descendants, living_descendants, the_pool
 from running import run_script, until
 
 import fourfold as ff
+from fourfold.distribute.engines.on_processes.engine import Processes
 from fourfold.errors import Indeterminate
 from fourfold.machine import cores
+from fourfold.testing.rig import Rig
 
 
 def on_processes(fn: Callable[[Any], Any], items: Any, **options: Any) -> ff.Results:
@@ -57,6 +59,28 @@ def workers_of_the_pool() -> list[int]:
 
 
 # ---- a worker dies
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_fresh_worker_is_made_when_all_have_run_something_and_nothing_runs_beside(tmp_path: Path, workers: int) -> None:
+    gate = tmp_path / "gate"
+
+    def pid_behind_the_gate(waits: bool) -> int:
+        if waits:
+            until(gate.exists, "the gate opens")
+        return os.getpid()
+
+    with Rig(Processes(workers, lambda record: None)) as rig:
+        rig.put(pid_behind_the_gate)
+        before = {pid for result in rig.run(*[[False]] * 8) for pid in result.values}
+        busy = rig.submit(*[[True]] * 2 * workers)  # all have something to do, and something beside it
+        alone = rig.submit([False], [False], fresh=True)
+        after = rig.submit(*[[False]] * 8)
+        gate.touch()
+        pids = [rig.result(outcome).values[0] for outcome in rig.outcomes_of([*alone, *busy, *after])]
+    fresh, others = pids[:2], pids[2 : 2 + len(busy)]
+    assert not {*fresh} & {*before, *others}
+    assert len({*fresh}) == 2
 
 
 @pytest.mark.parametrize("chunk", [1, 50, "auto"])

@@ -114,8 +114,16 @@ def test_a_death_with_several_suspects_runs_each_of_them_alone_and_blames_nobody
 def test_an_item_is_blamed_when_it_killed_its_worker_twice_alone() -> None:
     schedule = Schedule(Rules(total=1, stop_at_failure=False))
     step(schedule, Slots(1), Taken(1, False), Taken(0, True))
-    assert step(schedule, Died(0, 0, 1)) == [Submit(1, 0, 1)]
+    assert step(schedule, Died(0, 0, 1)) == [Submit(1, 0, 1, fresh=True)]
     assert step(schedule, Died(1, 0, 1)) == [Settle(0, 2), Stop("")]
+
+
+def test_suspects_of_one_death_run_alone_and_only_the_one_that_dies_again_in_a_fresh_worker() -> None:
+    schedule = Schedule(Rules(total=2, chunk=2, stop_at_failure=False))
+    step(schedule, Slots(2), Taken(2, False), Taken(0, True))
+    assert step(schedule, Died(0, first=0, n_items=2)) == [Submit(1, 0, 1), Submit(2, 1, 1)]
+    assert step(schedule, Finished(1, 1)) == []
+    assert step(schedule, Died(2, 0, 1)) == [Submit(3, 1, 1, fresh=True)]
 
 
 def test_a_death_among_neighbours_does_not_count_against_an_item() -> None:
@@ -351,8 +359,8 @@ def test_an_item_that_died_of_memory_runs_again_when_nothing_else_runs() -> None
 def test_an_item_is_blamed_when_it_died_of_memory_alone_and_its_crashes_do_not_count() -> None:
     schedule = Schedule(Rules(total=1, stop_at_failure=False))
     step(schedule, Slots(1), Taken(1, False), Taken(0, True))
-    assert step(schedule, Died(0, 0, 1)) == [Submit(1, 0, 1)]
-    assert step(schedule, Died(1, 0, 1, out_of_memory=True)) == [Submit(2, 0, 1)]
+    assert step(schedule, Died(0, 0, 1)) == [Submit(1, 0, 1, fresh=True)]
+    assert step(schedule, Died(1, 0, 1, out_of_memory=True)) == [Submit(2, 0, 1, fresh=True)]
     assert step(schedule, Died(2, 0, 1, out_of_memory=True)) == [Settle(0, 2), Stop("")]
 
 
@@ -360,8 +368,8 @@ def test_an_item_that_fails_once_for_each_cause_succeeds() -> None:
     schedule = Schedule(Rules(total=1, retries=1))
     step(schedule, Slots(1), Taken(1, False), Taken(0, True))
     assert step(schedule, Finished(0, 1, [(0, True)])) == [Submit(1, 0, 1)]
-    assert step(schedule, Died(1, 0, 1)) == [Submit(2, 0, 1)]
-    assert step(schedule, Died(2, 0, 1, out_of_memory=True)) == [Submit(3, 0, 1)]
+    assert step(schedule, Died(1, 0, 1)) == [Submit(2, 0, 1, fresh=True)]
+    assert step(schedule, Died(2, 0, 1, out_of_memory=True)) == [Submit(3, 0, 1, fresh=True)]
     assert step(schedule, Finished(3, 1)) == [Stop("")]
 
 
@@ -411,7 +419,7 @@ def test_when_memory_is_nearly_gone_the_youngest_is_stopped_and_nobody_is_blamed
     assert flying(step(schedule, Died(3, 0, 1))) == []
     assert schedule.tally.deaths == 0
     assert flying(step(schedule, Finished(0, 1, elapsed_s=1.0))) == [(3, 1)]
-    assert step(schedule, Died(4, 0, 1)) == [Submit(5, 3, 1)], "its first death"
+    assert step(schedule, Died(4, 0, 1)) == [Submit(5, 3, 1, fresh=True)], "its first death"
 
 
 def test_one_after_the_other_is_stopped_while_memory_is_nearly_gone_and_the_oldest_never() -> None:

@@ -64,6 +64,11 @@ MISTAKES = [
         "first, count = flight.start + event.first + 1, event.n_items",
     ),
     Mistake("a death is not counted", "return self._hit.get(position, (0, 0))[1]", "return self._hit[position][1] - 1"),
+    Mistake(
+        "who is suspected runs again in any worker",
+        "fresh = count == 1 and self._blame.is_suspected(start)",
+        "fresh = False",
+    ),
     Mistake("a death is forgotten", "self._hit[position] = deaths + 1, crashes + alone", "pass"),
     Mistake("a neighbour is blamed", "self._condemn(position, self", "self._condemn(position + 1, self"),
     Mistake("a neighbour's fault is an attempt", "self._suspect(suspects, flight.count == 1", "self._suspect(suspects, True"),

@@ -110,12 +110,17 @@ class Need(NamedTuple):
 
 
 class Ticket(NamedTuple):
-    """One order to an engine: run `program` on `payload`. The payload is opaque to the engine."""
+    """One order to an engine: run `program` on `payload`. The payload is opaque to the engine.
+
+    `fresh`: in a worker that has run nothing before, with nothing beside it: what it dies of there is its own fault. An engine
+    that has no such workers runs it anywhere.
+    """
 
     id: int
     program: str
     payload: Any
     n_items: int
+    fresh: bool = False
 
 
 class Outcome(NamedTuple):

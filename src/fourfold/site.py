@@ -126,7 +126,7 @@ def run(order: bytes, payload: Any, fetch: Callable[[], Any], cargo: str) -> tup
     Returns:
         What `fourfold.distribute.orders.Orders.outcome` reads.
     """
-    name, program, need, n_items = pickle.loads(order)
+    name, program, need, n_items, fresh = pickle.loads(order)
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")  # a cluster gives a task other devices than the last one had
     program += devices
     need = Need(*need)
@@ -141,7 +141,7 @@ def run(order: bytes, payload: Any, fetch: Callable[[], Any], cargo: str) -> tup
             if not site.has(program):
                 site.load(program, lambda: _parcel(fetch()), need)
             _running[name] = ""
-            outcome = site.run(Ticket(0, program, _parcel(payload), n_items), name)
+            outcome = site.run(Ticket(0, program, _parcel(payload), n_items, fresh), name)
         except EngineError as error:
             outcome = Outcome(0, Kind.ENGINE_DOWN, reason=str(error))
         is_sound = outcome.kind is not Kind.ENGINE_DOWN

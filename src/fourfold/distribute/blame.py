@@ -47,6 +47,10 @@ class Blame:
         self._hit[position] = deaths + 1, crashes + alone
         return crashes + alone
 
+    def is_suspected(self, position: int) -> bool:
+        """Whether a worker has died, and no other item can be to blame: its next run decides, and is one in a fresh worker."""
+        return position in self._hit
+
     def is_enough(self, position: int) -> bool:
         """Whether the item has died alone as often as it may."""
         return self.crashes(position) >= self.allowed()

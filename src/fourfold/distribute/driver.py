@@ -471,8 +471,8 @@ class Driver:
         match action:
             case Take(count):
                 self._take(count)
-            case Submit(id, start, count):
-                self._submit(id, start, count)
+            case Submit():
+                self._submit(action)
             case Settle(position, attempts):
                 index, item, trouble, worker = self._last.pop(position)
                 self._returned.drop(position)
@@ -503,7 +503,8 @@ class Driver:
         elapsed = time.perf_counter() - begin
         self._events.append(Taken(len(chunk.items), exhausted=False, elapsed_s=elapsed))
 
-    def _submit(self, id: int, start: int, count: int) -> None:
+    def _submit(self, order: Submit) -> None:
+        id, start, count, fresh = order
         chunk, self._taken = self._taken, None
         if chunk is None or chunk.start != start:
             self._taken = chunk
@@ -526,7 +527,7 @@ class Driver:
         self._sizes[id] = size_bytes
         if not self._held:
             self._held_since = time.monotonic()
-        self._held.append(Ticket(id, "program", payload, count))
+        self._held.append(Ticket(id, "program", payload, count, fresh))
 
     def _unreadable(self, id: int, error: BaseException) -> None:
         """A chunk cannot be packed, or its result cannot be unpacked."""

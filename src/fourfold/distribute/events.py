@@ -100,11 +100,12 @@ class Take(NamedTuple):
 
 
 class Submit(NamedTuple):
-    """Run the items [start, start + n_items) as ticket `id`."""
+    """Run the items [start, start + n_items) as ticket `id`; `fresh`: in a worker that has run nothing before."""
 
     id: int
     start: int
     n_items: int
+    fresh: bool = False
 
 
 class Settle(NamedTuple):

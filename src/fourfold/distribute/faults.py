@@ -21,6 +21,7 @@ class Faults:
         skewed: A clock jumps while the ticket runs: it took no time, or days.
         unmarked: Per death: nobody knows on which item it was.
         boot: Per start of a worker: it fails.
+        spoils: The ticket ends well, and leaves a worker that dies on the first item of its next one.
     """
 
     death: float = 0.0
@@ -33,3 +34,4 @@ class Faults:
     skewed: float = 0.0
     unmarked: float = 0.0
     boot: float = 0.0
+    spoils: float = 0.0

@@ -93,7 +93,7 @@ class Orders:
     def order(self, ticket: Ticket, program: Stored) -> tuple[str, bytes]:
         """The name of an order, and the order."""
         name = f"{self._name}-{next(self._numbers)}"
-        return name, pickle.dumps((name, program.key, tuple(program.need), ticket.n_items))
+        return name, pickle.dumps((name, program.key, tuple(program.need), ticket.n_items, ticket.fresh))
 
     def outcome(self, id: int, reply: Any) -> Outcome:
         """What became of a ticket, by the reply to its order."""

@@ -452,7 +452,9 @@ class Schedule:
         if self.rules.bounded:
             self._open.add(start)
             heapq.heappush(self._starts, start)
-        actions.append(Submit(self._next_id, start, count))
+        # What another item has done to a worker must not look like the fault of this one.
+        fresh = count == 1 and self._blame.is_suspected(start)
+        actions.append(Submit(self._next_id, start, count, fresh))
         self._next_id += 1
 
     def _land(self, id: int) -> _Flight:

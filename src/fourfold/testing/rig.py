@@ -44,12 +44,12 @@ class Rig:
         call = Call(fn, (), resolve({"engine": self.engine, "init": init}))
         self.engine.put(key, call._lane.program())
 
-    def submit(self, *chunks: Sequence[Any], key: str = "program") -> list[int]:
+    def submit(self, *chunks: Sequence[Any], key: str = "program", fresh: bool = False) -> list[int]:
         """Submit one ticket for each chunk, all at once; returns their ids."""
         tickets = []
         for items in chunks:
             payload, _ = self._codec.pack(Chunk(0, items))
-            tickets.append(Ticket(next(self._ids), key, payload, len(items)))
+            tickets.append(Ticket(next(self._ids), key, payload, len(items), fresh))
         ids = [ticket.id for ticket in tickets]
         self._submitted.update(ids)
         self.engine.submit(tickets)

@@ -41,6 +41,7 @@ class _Worker:
     free_at: float = 0.0
     tickets: deque[Ticket] = field(default_factory=deque)
     failed_boots: int = 0
+    is_spoiled: bool = False
 
 
 @dataclass(slots=True)
@@ -161,7 +162,9 @@ class Simulated:
         ticket: Ticket = worker.tickets[0]
         chunk: Chunk = ticket.payload
         begin = max(self.now, worker.free_at)
-        dies_at = self._death(chunk)
+        if ticket.fresh:
+            begin, worker.is_spoiled = begin + self._boot_s, False
+        dies_at = 0 if worker.is_spoiled else self._death(chunk)
         n_lived = len(chunk.items) if dies_at is None else dies_at
         slow_at = self._slow(chunk, n_lived)
         if slow_at is not None:
@@ -286,6 +289,7 @@ class Simulated:
             self._outcomes += self._random.sample([outcome, expired], 2)
         else:
             self._tell(outcome)
+            worker.is_spoiled = self._happens(faults.spoils)
             heapq.heappush(self._by_load, (len(worker.tickets), worker.number))
             if worker.tickets:
                 self._start(worker)
@@ -340,6 +344,7 @@ class Simulated:
         for ticket in worker.tickets:
             self._outcomes.append(Outcome(ticket.id, Kind.COLLATERAL))
         worker.tickets.clear()
+        worker.is_spoiled = False
         worker.free_at = self.now + self._boot_s
         heapq.heappush(self._by_load, (0, worker.number))
         self._booting += 1
@@ -387,7 +392,7 @@ class Simulated:
             forgotten.clear()
         for worker in self._workers:
             worker.tickets.clear()
-            worker.failed_boots = 0
+            worker.failed_boots, worker.is_spoiled = 0, False
         self._by_load = [(0, worker.number) for worker in self._workers]
         self._booting, self.is_down = len(self._workers), False
 

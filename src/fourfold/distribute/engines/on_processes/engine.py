@@ -65,6 +65,10 @@ class Processes:
         self._memory: int | None = None
         self._workers: list[Worker] = []
         self._queue: deque[Ticket] = deque()
+        self._suspects: deque[Ticket] = deque()
+        """Tickets that must run in a fresh worker."""
+        self._makes_room: Worker | None = None
+        """Gets nothing more while they wait, so that it can be exchanged for a fresh one."""
         self._programs: dict[str, SharedProgram] = {}
         self._outcomes: list[Outcome] = []
         self._poll = select.poll()
@@ -131,25 +135,62 @@ class Processes:
 
     def submit(self, tickets: Sequence[Ticket]) -> None:
         """Give tickets to the workers with the fewest, or keep them until one has room."""
-        self._queue.extend(tickets)
+        for ticket in tickets:
+            (self._suspects if ticket.fresh else self._queue).append(ticket)
         self._assign()
 
     def _assign(self) -> None:
+        while self._suspects and (fresh := self._fresh_worker()) is not None:
+            if not self._give(fresh, self._suspects):
+                return
         while self._queue:
-            ready = [worker for worker in self._workers if worker.is_fit()]
+            ready = [worker for worker in self._workers if worker.is_fit() and not self._is_kept(worker)]
             worker = min(ready, key=lambda each: len(each.flights), default=None)
-            if worker is None or len(worker.flights) >= DEPTH:
+            if worker is None or len(worker.flights) >= DEPTH or not self._give(worker, self._queue):
                 return
-            ticket = self._queue.popleft()
-            try:
-                worker.limit(self._memory if self._memory and self._fails_in_worker else 0)
-                worker.give(ticket, self._programs[ticket.program])
-            except OSError as error:
-                if not any(each.flights for each in self._workers):
-                    raise EngineError(f"no memory, disk or open file is left to send items to workers: {error}") from error
-                # Room comes back with each ticket that ends.
-                self._queue.appendleft(ticket)
-                return
+
+    def _is_kept(self, worker: Worker) -> bool:
+        """Whether it is for one that must run in a fresh worker."""
+        return bool(self._suspects) and (worker.is_new or worker is self._makes_room)
+
+    def _fresh_worker(self) -> Worker | None:
+        """A worker that has run nothing; when there is none and none comes, another one is exchanged as soon as it is idle."""
+        fit = [worker for worker in self._workers if worker.is_fit()]
+        fresh = next((worker for worker in fit if worker.is_new), None)
+        if fresh is not None or not all(worker.ready for worker in self._workers) or not fit:
+            return fresh
+        if self._makes_room not in fit:
+            self._makes_room = min(fit, key=lambda each: len(each.flights))
+        if not self._makes_room.flights:
+            return self._exchange(self._makes_room)
+        return None
+
+    def _exchange(self, worker: Worker) -> Worker | None:
+        """Give an idle worker back for one that has run nothing; returns it when there is none to be had."""
+        try:
+            successor = POOL.lend(1, fresh=True)
+        except WorkerStartFailed:
+            return worker
+        for key in self._programs:
+            worker.drop(key)
+        self._part_with(worker)
+        POOL.take_back(worker)
+        self._adopt(*successor)
+        return None
+
+    def _give(self, worker: Worker, queue: deque[Ticket]) -> bool:
+        """Give the first of these tickets; False when there is no room for it now."""
+        ticket = queue.popleft()
+        try:
+            worker.limit(self._memory if self._memory and self._fails_in_worker else 0)
+            worker.give(ticket, self._programs[ticket.program])
+        except OSError as error:
+            if not any(each.flights for each in self._workers):
+                raise EngineError(f"no memory, disk or open file is left to send items to workers: {error}") from error
+            # Room comes back with each ticket that ends.
+            queue.appendleft(ticket)
+            return False
+        return True
 
     def wait(self, timeout: float | None) -> list[Outcome]:
         """Take in what workers say; replaces workers that died."""
@@ -303,7 +344,7 @@ class Processes:
             self._outcomes.append(Outcome(-1, Kind.LOST, reason=reason, evidence=obituary.evidence, out_of_memory=starved))
         try:
             if self._failed_starts < START_TRIES:
-                self._adopt(*POOL.lend(1))
+                self._adopt(*POOL.lend(1, fresh=True))  # what ran there when it died is to run in a fresh one
         except WorkerStartFailed as error:
             reason = str(error)
         if not self._workers:
@@ -313,16 +354,18 @@ class Processes:
             self._go_down(f"{reason}. Run `fourfold doctor`")
 
     def _go_down(self, reason: str) -> None:
-        open_ids = [ticket.id for ticket in self._queue] or [-1]
+        open_ids = [ticket.id for ticket in [*self._suspects, *self._queue]] or [-1]
+        self._suspects.clear()
         self._queue.clear()
         self._outcomes += [Outcome(id, Kind.ENGINE_DOWN, reason=reason) for id in open_ids]
 
     def cancel(self, ids: Collection[int] | None = None, *, hard: bool = False) -> None:
         """Waiting tickets never start; running ones end between items, or with their worker when `hard`."""
-        for ticket in list(self._queue):
-            if ids is None or ticket.id in ids:
-                self._queue.remove(ticket)
-                self._outcomes.append(Outcome(ticket.id, Kind.CANCELLED))
+        for queue in (self._suspects, self._queue):
+            for ticket in list(queue):
+                if ids is None or ticket.id in ids:
+                    queue.remove(ticket)
+                    self._outcomes.append(Outcome(ticket.id, Kind.CANCELLED))
         for worker in self._workers:
             for id in worker.flights:
                 if ids is None or id in ids:
@@ -334,6 +377,7 @@ class Processes:
     def close(self) -> None:
         """Give the workers back to the pool; those that do not end their items within CLOSE_S are killed."""
         try:
+            self._suspects.clear()
             self._queue.clear()
             self.cancel()
             deadline = time.monotonic() + CLOSE_S

@@ -137,6 +137,9 @@ class Worker:
         self.outgrown_bytes = 0
         """What it has grown by for good, when that is too much: it is to be replaced."""
         self._served = False
+        self.is_new = True
+        """It has never had a ticket."""
+        self._alone: int | None = None
         self.base_bytes = 0
         """Its private memory when it was new."""
         self.is_given_up = False
@@ -191,7 +194,9 @@ class Worker:
         if not self.flights:
             self._since = time.monotonic()
         self.flights[ticket.id] = place.segment
-        self._served = True
+        self._served, self.is_new = True, False
+        if ticket.fresh:
+            self._alone = ticket.id
 
     def drop(self, key: str) -> None:
         """The worker may forget this program."""
@@ -425,7 +430,8 @@ class Worker:
 
     def is_fit(self) -> bool:
         """Whether it may get another ticket."""
-        return self.ready and not self.hung_up and not self.outgrown_bytes and not self.is_ending
+        is_kept = self._alone in self.flights
+        return self.ready and not (self.hung_up or self.outgrown_bytes or self.is_ending or is_kept)
 
     def runs_another_than(self, id: int) -> bool:
         """Whether it is on another ticket now."""

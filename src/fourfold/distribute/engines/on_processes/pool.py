@@ -67,15 +67,19 @@ class Pool:
         self._program_count = 0
         self._let_go_timer: threading.Timer | None = None
 
-    def lend(self, count: int) -> list[Worker]:
+    def lend(self, count: int, *, fresh: bool = False) -> list[Worker]:
         """Return `count` workers: warm ones first, the others still starting; fewer when descriptors run out.
+
+        Args:
+            count: How many.
+            fresh: They must not have run anything before.
 
         Raises:
             WorkerStartFailed: Not even one.
         """
         with self._lock:
             workers: list[Worker] = []
-            while self._idle and len(workers) < count:
+            while self._idle and len(workers) < count and not fresh:
                 worker = self._idle.pop()
                 worker.hear()
                 if worker.hung_up or worker.outgrown_bytes or not worker.is_watched() or not worker.flush():
