@@ -25,8 +25,8 @@ from running import SCALE, run_script, started, until
 
 import fourfold as ff
 from fourfold import machine
+from fourfold.distribute import watch
 from fourfold.distribute.driver import Driver
-from fourfold.distribute.engines.on_processes import engine as processes
 from fourfold.distribute.engines.on_processes import handle, obituary
 from fourfold.errors import WorkerLost, WorkersKeepDying
 
@@ -672,7 +672,7 @@ def test_a_template_that_cannot_start_is_one_error_with_its_last_words(tmp_path)
 @pytest.fixture
 def soon(monkeypatch):
     """What takes long is told of after half a second."""
-    monkeypatch.setattr(processes, "STALL_S", 0.5)
+    monkeypatch.setattr(watch, "STALL_S", 0.5)
 
 
 WAITS = {
@@ -781,7 +781,7 @@ def test_a_class_that_hangs_while_it_is_built_is_told(stall):
 
 
 def test_items_that_take_as_long_as_those_before_are_not_told_of(monkeypatch, caplog):
-    monkeypatch.setattr(processes, "STALL_S", 0.05)
+    monkeypatch.setattr(watch, "STALL_S", 0.05)
     caplog.set_level(logging.WARNING, "fourfold")
     on_processes(lambda x: time.sleep(0.3 if x == 5 else 0.03), range(6), chunk=1, workers=1)
     assert caplog.messages == []
@@ -870,6 +870,7 @@ def test_status_refuses_what_would_die_of_the_signal(tmp_path):
     """
     for work, said in [
         ("", "has no workers of fourfold"),
+        ("ff.map(abs, range(9), engine='threads', workers=1)", "has no workers of fourfold"),
         (
             "ff.map(abs, range(9), engine='processes', workers=1)",
             "does not listen for SIGUSR1 now: nothing runs on its workers",

@@ -1,5 +1,8 @@
 """Threads of this process: nothing is copied, nothing is left running, and what was given up stays given up."""
 
+import os
+import re
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +14,7 @@ import threadpoolctl
 from running import until
 
 import fourfold as ff
+from fourfold.distribute import driver, watch
 from fourfold.distribute.engines.on_threads import Threads
 from fourfold.execute.troubles import describe
 from fourfold.records import Kind
@@ -197,3 +201,75 @@ def test_a_late_end_does_not_pass_for_a_new_ticket_with_the_same_number(tmp_path
         new.open()
         (outcome,) = rig.outcomes_of(ids)
         assert rig.result(outcome).values == ["new"]
+
+
+# ---- when one hangs
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What takes long is told of soon; a list that grows with each look."""
+    monkeypatch.setattr(watch, "STALL_S", 0.1)
+    monkeypatch.setattr(driver, "PATIENCE_S", 0.01)
+    looks: list[float] = []
+    is_time = watch.Stalls.is_time_to_look
+    monkeypatch.setattr(watch.Stalls, "is_time_to_look", lambda stalls: is_time(stalls) and (looks.append(0.0) or True))
+    return looks
+
+
+@pytest.mark.fault("F18")
+def test_an_item_that_hangs_is_told_once_with_its_stack(looks: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    def hang(x: int) -> int:
+        if x == 7:
+            until(lambda: caplog.messages, "it is told of")
+            n_looks = len(looks)
+            until(lambda: len(looks) > n_looks + 2, "the engine looks again")
+        return x
+
+    assert on_threads(hang, range(20), chunk=1) == list(range(20))
+    (message,) = caplog.messages
+    assert message.startswith("thread ")
+    assert " has run item 7 of hang for 0 s. If it hangs: on engine=" in message
+    assert " in hang" in message
+    assert "/src/fourfold/" not in message
+
+
+@pytest.mark.fault("F17")
+def test_a_class_that_hangs_while_it_is_built_is_told(looks: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    class Model:
+        def __init__(self) -> None:
+            until(lambda: caplog.messages, "it is told of")
+
+        def __call__(self, x: int) -> int:
+            return x
+
+    assert on_threads(Model, range(3), workers=1) == [0, 1, 2]
+    assert re.match(r"thread 0 has been building .*Model\(\.\.\.\) for 0 s", caplog.messages[0])
+
+
+def test_items_that_take_as_long_as_those_before_are_not_told_of(looks: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    def take_long(x: int) -> None:
+        n_looks = len(looks)
+        until(lambda: len(looks) > n_looks + (2 if x == 4 else 0), "the engine looks")
+        threading.Event().wait(0.12 if x == 4 else 0.02)
+
+    on_threads(take_long, range(6), chunk=1, workers=1)
+    assert caplog.messages == []
+
+
+def test_a_driver_that_is_asked_says_where_its_threads_are(capfd: pytest.CaptureFixture[str]) -> None:
+    said = []
+
+    def ask(x: int) -> int:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        until(
+            lambda: said.append(capfd.readouterr().err) or "this process, most recent call first" in "".join(said), "it says"
+        )
+        return x
+
+    assert on_threads(ask, [5], workers=1) == [5]
+    assert re.search(
+        r'thread 0 has run item 0 of ask for \d.\d s:\n(  File .+\n)*  File ".+test_threads.py", line \d+ in ask\n',
+        "".join(said),
+    )
+    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL

@@ -21,6 +21,7 @@ from fourfold.options import Settings, cluster_of
 from fourfold.records import Need, Parcel, Trouble
 
 if TYPE_CHECKING:
+    from fourfold.distribute.watch import Watch
     from fourfold.execute.pickling import Weight
 
 KEPT_BY_THE_DRIVER = frozenset(
@@ -113,7 +114,7 @@ class Lanes:
         if engine == "threads":
             from fourfold.distribute.engines.on_threads import Threads
 
-            engine = Threads(self.workers, _describe)
+            engine = Threads(self.workers, _describe, self._watch('on engine="processes", timeout= stops what takes too long'))
         if isinstance(engine, str):
             engine = _cluster(engine, self._settings.workers)
         elif hasattr(engine, "for_another_call"):  # calls may overlap, and an engine is for one at a time
@@ -140,11 +141,15 @@ class Lanes:
 
     def _on_processes(self) -> Lane:
         from fourfold.distribute.engines.on_processes.engine import Processes
-        from fourfold.distribute.watch import Watch
         from fourfold.execute.forward import Replay
 
-        watch = Watch(self._name, is_worker_class(self._fn), self._index_of)
+        watch = self._watch("timeout= stops what takes too long")
         return self._with_parcels(Processes(self.workers, Replay(), watch))
+
+    def _watch(self, advice: str) -> "Watch":
+        from fourfold.distribute.watch import Watch
+
+        return Watch(self._name, is_worker_class(self._fn), self._index_of, advice)
 
     def _with_parcels(self, engine: Engine) -> Lane:
         from fourfold.execute.forward import Replay

@@ -8,10 +8,22 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+STALL_S = 60.0
+"""Seconds of one block, from which on it is told that it may hang. Smaller: long items are told of. Larger: who waits for an
+item that hangs is told later. Not measured."""
+
+STALL_TIMES = 20
+"""... and so many times as long as the longest block so far. Smaller: items of very different length are told of."""
+
+FRAMES = 40
+"""Lines of a stack that a message has. Fewer: the caller of interest may be missing. More: messages that nobody reads."""
+
+_OURS = os.path.dirname(os.path.dirname(__file__))
 
 
 class Doing(Enum):
@@ -33,6 +45,51 @@ class Work(NamedTuple):
     n_items: int = 0
 
 
+Worker = TypeVar("Worker")
+
+
+class Stall(NamedTuple):
+    """Work that has gone on for `elapsed_s`, and none before it for more than `longest_s`."""
+
+    work: Work
+    elapsed_s: float
+    longest_s: float
+
+
+class Stalls:
+    """Finds workers that have been at the same block for much longer than any before, and each such block once."""
+
+    def __init__(self) -> None:
+        self._longest_s = self._look_at = 0.0
+        self._told: dict[Any, Work] = {}
+
+    def is_time_to_look(self) -> bool:
+        """Whether it is; the next time is a while later."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return False
+        self._look_at = now + STALL_S / 10
+        return True
+
+    def among(self, looked: Iterable[tuple[Worker, Work | None]], longest_s: float) -> Iterator[tuple[Worker, Stall]]:
+        """Those of these workers that nobody was told of yet.
+
+        Args:
+            looked: Each worker, and what it is at.
+            longest_s: How long the longest block took that has ended.
+        """
+        self._longest_s = max(self._longest_s, longest_s)
+        limit_s, now = max(STALL_S, STALL_TIMES * self._longest_s), time.monotonic()
+        for worker, work in looked:
+            if work is not None and now - work.began_s > limit_s and self._told.get(worker) != work:
+                self._told[worker] = work
+                yield worker, Stall(work, now - work.began_s, self._longest_s)
+
+    def forget(self, worker: Any) -> None:
+        """It is gone."""
+        self._told.pop(worker, None)
+
+
 Where = Callable[[], Sequence[tuple[str, Work | None, str]]]
 """Looks at all workers: the name, the work, and the Python stack of each."""
 
@@ -44,15 +101,23 @@ class Watch:
         name: The function's, or the class's.
         builds: Workers build an instance of the class first.
         index_of: The input index of the item at an offset of a ticket; None when the ticket has just ended.
+        advice: What to do about an item that hangs.
     """
 
-    def __init__(self, name: str, builds: bool, index_of: Callable[[int, int], int | None]) -> None:
-        self._name, self._builds, self._index_of = name, builds, index_of
+    def __init__(
+        self,
+        name: str,
+        builds: bool,
+        index_of: Callable[[int, int], int | None],
+        advice: str,
+    ) -> None:
+        self._name, self._builds, self._index_of, self._advice = name, builds, index_of, advice
         self._told: set[int | None] = set()
         self._where: Where | None = None
 
-    def stalled(self, work: Work, elapsed_s: float, longest_s: float, stack: str) -> None:
+    def stalled(self, stall: Stall, stack: str) -> None:
         """Log that a worker takes very long, once for each item."""
+        work, elapsed_s, longest_s = stall
         index = self._index_of(work.ticket, work.first)
         if work.doing is Doing.RUNS:
             if index is None or index in self._told:
@@ -61,7 +126,7 @@ class Watch:
         import logging
 
         before = f", and none before it took more than {longest_s:.1f} s" if longest_s >= 0.1 else ""
-        advice = "timeout= stops what takes too long"
+        advice = self._advice
         if work.doing is Doing.LOADS_FUNCTION:
             advice = "timeout= is for items and does not stop this"
         where = f"It is here, most recent call first:\n{stack}" if stack else "It does not say where it is: it may be frozen."
@@ -121,7 +186,25 @@ class Watch:
 
 
 _watches: list[Watch] = []
-"""Those of all runs on processes that go on."""
+"""Those of all runs on processes and threads that go on."""
+
+
+def trimmed(text: str) -> str:
+    """The frames of a stack down to the user's first one: ours below it help nobody, nor do those of an import."""
+    frames = [
+        line for line in text.splitlines() if line.startswith(('  File "', "  ...")) and '"<frozen importlib' not in line
+    ]
+    end = len(frames)
+    while end and _is_ours(frames[end - 1]):
+        end -= 1
+    frames = frames[: end or len(frames)]
+    if len(frames) > FRAMES:
+        frames = [*frames[:FRAMES], f"  ... and {len(frames) - FRAMES} more"]
+    return "\n".join(frames)
+
+
+def _is_ours(line: str) -> bool:
+    return line.startswith((f'  File "{_OURS}/', '  File "<string>"'))
 
 
 def _answer(signal_number: int, frame: FrameType | None) -> None:

@@ -13,7 +13,7 @@ from fourfold.distribute.engines.on_processes.obituary import OutOfMemoryKills
 from fourfold.distribute.engines.on_processes.page import LONGEST_NS
 from fourfold.distribute.engines.on_processes.pool import POOL
 from fourfold.distribute.engines.on_processes.starts import Starts
-from fourfold.distribute.watch import Watch, Work
+from fourfold.distribute.watch import Stalls, Watch, Work
 from fourfold.errors import EngineError, WorkerStartFailed
 from fourfold.interrupts import Shield
 from fourfold.records import Kind, Need, Outcome, Parcel, Ticket
@@ -27,13 +27,6 @@ CLOSE_S = 1.0
 WATCH_S = 0.05
 """Seconds between looks at how large workers are, under `memory=`. A look takes 6 µs per worker. Smaller: more of the driver's
 time. Larger: code that takes memory past its limit (at most some GB per second) gets further before it is stopped."""
-STALL_S = 60.0
-"""Seconds of one block, from which on it is told that it may hang. Smaller: long items are told of. Larger: who waits for an
-item that hangs is told later. Not measured."""
-
-STALL_TIMES = 20
-"""... and so many times as long as the longest block so far. Smaller: items of very different length are told of."""
-
 START_TRIES = 3
 """Workers that may die or hang before they are ready, with none ready at all, before the engine gives up."""
 
@@ -79,8 +72,7 @@ class Processes:
         self._watch_at = 0.0
         self._top_bytes = self._n_recycled = 0
         self._kills: OutOfMemoryKills | None = None
-        self._longest_s = self._look_at = 0.0
-        self._seen: dict[Worker, Work] = {}
+        self._stalls = Stalls()
 
     def open(self) -> None:
         """Borrow the workers from the pool; those that are not warm start in the background."""
@@ -236,20 +228,14 @@ class Processes:
 
     def _notice_stalls(self, watch: Watch) -> None:
         """Tell of workers that have been at the same block for much longer than any before, once of each block."""
-        now = time.monotonic()
-        if now < self._look_at:
+        if not self._stalls.is_time_to_look():
             return
-        self._look_at = now + STALL_S / 10
         # Of the others the page tells what was before this run.
         longest_ns = max((int(worker.page.fields[LONGEST_NS]) for worker in self._workers if worker.has_begun), default=0)
-        self._longest_s = max(self._longest_s, longest_ns / 1e9)
-        limit_s = max(STALL_S, STALL_TIMES * self._longest_s)
-        for worker in self._workers:
-            work = worker.look()
-            if work is not None and now - work.began_s > limit_s and self._seen.get(worker) != work:
-                self._seen[worker] = work
-                (stack,) = stacks.ask([(worker.pid, worker.pidfd, worker.page)])
-                watch.stalled(work, now - work.began_s, self._longest_s, stack)
+        looked = [(worker, worker.look()) for worker in self._workers]
+        for worker, stall in self._stalls.among(looked, longest_ns / 1e9):
+            (stack,) = stacks.ask([(worker.pid, worker.pidfd, worker.page)])
+            watch.stalled(stall, stack)
 
     def _where(self) -> list[tuple[str, Work | None, str]]:
         """Each worker's name, what it does, and the stack of those that do something."""
@@ -303,7 +289,7 @@ class Processes:
             del self._by_fd[fd]
             self._poll.unregister(fd)
         self._workers.remove(worker)
-        self._seen.pop(worker, None)
+        self._stalls.forget(worker)
         self._top_bytes = max(self._top_bytes, worker.top_bytes)
 
     def memory(self, live: bool) -> MemoryUse:
@@ -391,7 +377,7 @@ class Processes:
             for worker in self._workers:
                 POOL.take_back(worker)
             self._workers.clear()
-            self._seen.clear()
+            self._stalls = Stalls()
             if self._watcher is not None:
                 self._watcher.close()
         self._outcomes.clear()

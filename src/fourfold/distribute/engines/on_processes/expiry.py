@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from fourfold.distribute.engines.on_processes import stacks
 from fourfold.distribute.engines.on_processes.page import Page
+from fourfold.distribute.watch import trimmed
 from fourfold.machine import is_stopped
 
 ASK_S = 0.1
@@ -62,7 +63,7 @@ class Expiry:
             is_steady = bool(self._text) and now - self._steady_since > stacks.STEADY_S
             if not (is_steady or stacks.is_whole(self._text) or now - self._since > ASK_S):
                 return LOOK_S
-            self.stack = stacks.trimmed(self._text)
+            self.stack = trimmed(self._text)
             self._ask_to_end()
         if self._waits_for == "end" and now - self._since >= GRACE_S:
             self._waits_for = "death"

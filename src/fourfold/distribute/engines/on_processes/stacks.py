@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 
 from fourfold.distribute.engines.on_processes.page import Page
+from fourfold.distribute.watch import trimmed
 from fourfold.machine import catches
 
 ASK = signal.SIGUSR1
@@ -24,10 +25,6 @@ frozen. A worker that runs answers in less than 1 ms."""
 STEADY_S = 0.005
 """Seconds without a new line after which an answer is taken to be whole. Not measured."""
 
-FRAMES = 40
-"""Lines of a stack that a message has. Fewer: the caller of interest may be missing. More: messages that nobody reads."""
-
-_OURS = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__))))
 _TEMPLATE = f"{os.path.dirname(__file__)}/template.py"
 _FATAL = "Fatal Python error: "
 
@@ -91,21 +88,3 @@ def is_whole(text: str) -> bool:
 
 def _read(workers: Sequence[tuple[int, int, Page]], asked: Sequence[bool]) -> list[str]:
     return [page.stack() if is_asked else "" for (_, _, page), is_asked in zip(workers, asked, strict=True)]
-
-
-def trimmed(text: str) -> str:
-    """The frames of a stack down to the user's first one: ours below it help nobody, nor do those of an import."""
-    frames = [
-        line for line in text.splitlines() if line.startswith(('  File "', "  ...")) and '"<frozen importlib' not in line
-    ]
-    end = len(frames)
-    while end and _is_ours(frames[end - 1]):
-        end -= 1
-    frames = frames[: end or len(frames)]
-    if len(frames) > FRAMES:
-        frames = [*frames[:FRAMES], f"  ... and {len(frames) - FRAMES} more"]
-    return "\n".join(frames)
-
-
-def _is_ours(line: str) -> bool:
-    return line.startswith((f'  File "{_OURS}/', '  File "<string>"'))
