@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import textwrap
 import pytest
 
 import fourfold as ff
+from fourfold.cli.runs import runs_command
+from fourfold.runs.upkeep import sweep
 
 SCRIPT = """
     import os, sys
@@ -272,6 +275,70 @@ def test_clean_removes_what_dead_drivers_left_and_nothing_else(scored):
     assert sorted(os.listdir(scored / "run")) == [name for name in before if name != orphan.name]
     assert fourfold(scored, "clean").stderr == "fourfold: 1 files removed\n"
     assert "nothing to clean" in fourfold(scored, "clean").stderr
+
+
+@pytest.fixture
+def damaged(scored):
+    """The same folder with runs in it that cannot be read: damaged, of another version, writable for others; and a good one behind."""
+    for name in ("a-damaged", "b-old", "c-shared", "z-good"):
+        shutil.copytree(scored / "run", scored / name)
+    (scored / "a-damaged" / "journal.sqlite").write_bytes(b"SQLite format 3\0" + bytes(5000))
+    with contextlib.closing(sqlite3.connect(scored / "b-old" / "journal.sqlite")) as database, database:
+        database.execute("pragma user_version = 1")
+        database.execute("drop table done")
+    os.chmod(scored / "c-shared", 0o777)
+    return scored
+
+
+def test_runs_lists_the_others_when_one_cannot_be_read_and_says_why(damaged):
+    done = fourfold(damaged, "runs")
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["c-shared", "run", "z-good"]
+    assert done.returncode == 1
+    first, second = done.stderr.splitlines()
+    assert first.startswith("fourfold: a-damaged: a-damaged/journal.sqlite cannot be read")
+    assert second.startswith("fourfold: b-old: b-old/journal.sqlite cannot be read: no such table: done")
+    done = fourfold(damaged, "runs", "--json")
+    listed = json.loads(done.stdout)
+    assert [(each["folder"], "error" in each) for each in listed] == [
+        ("c-shared", False),
+        ("run", False),
+        ("z-good", False),
+        ("a-damaged", True),
+        ("b-old", True),
+    ]
+    assert done.returncode == 1
+
+
+def test_clean_goes_on_when_a_run_cannot_be_read_and_says_why(damaged):
+    for name in ("c-shared", "z-good"):
+        (damaged / name / "values-0042.part").touch(mode=0o600)
+    done = fourfold(damaged, "clean")
+    assert (done.returncode, done.stdout) == (1, "z-good/values-0042.part\n")
+    *reasons, last = done.stderr.splitlines()
+    assert [reason.split(": ")[1] for reason in reasons] == ["a-damaged", "b-old", "c-shared"]
+    assert "others may write to" in reasons[2]
+    assert last == "fourfold: 1 files removed; 3 could not be read, and stay as they are"
+    assert (damaged / "c-shared" / "values-0042.part").exists()
+
+
+def test_a_folder_that_nobody_may_look_into_is_named(scored, monkeypatch, capsys):
+    (scored / "closed").mkdir()
+    scan = os.scandir
+
+    def refuse(path):  # root may look into every folder
+        if os.fspath(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    told = [(swept.path, type(swept.error)) for swept in sweep(scored)]
+    assert told == [(str(scored / "closed"), PermissionError)]
+    monkeypatch.chdir(scored)
+    with pytest.raises(SystemExit, match="1"):
+        runs_command(".")
+    said = capsys.readouterr()
+    assert said.out.split()[0] == "run"
+    assert "closed: PermissionError" in said.err
 
 
 def test_clean_leaves_a_living_run_alone(tmp_path):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fourfold.cli.exits import TracebackOption, one_line_errors, say
+from fourfold.cli.exits import ERROR, TracebackOption, one_line_errors, say, say_left_out
 
 
 def clean_command(
@@ -17,7 +17,7 @@ def clean_command(
     """Remove what dead runs have left in a folder: half-written outputs, and values that no journal knows.
 
     What a living run uses is locked and stays, and so does everything that is recorded. Workers and shared memory need no
-    cleaning: they end with their driver.
+    cleaning: they end with their driver. What cannot be read is named, with its reason, and the exit code is 1.
     """
     with one_line_errors(show_traceback):
         from fourfold.errors import OptionError
@@ -25,7 +25,15 @@ def clean_command(
 
         if not Path(folder).is_dir():
             raise OptionError(f"{folder} is no folder")
-        removed = sweep(Path(folder))
-        for path in removed:
-            print(path)
-        say(f"{len(removed)} files removed" if removed else f"nothing to clean in {folder}")
+        n_removed = n_left = 0
+        for swept in sweep(Path(folder)):
+            if swept.error is None:
+                print(swept.path, flush=True)  # also when a later one ends the command
+                n_removed += 1
+            else:
+                say_left_out(swept.path, swept.error)
+                n_left += 1
+        left = f"; {n_left} could not be read, and stay as they are" if n_left else ""
+        say(f"{n_removed} files removed{left}" if n_removed else f"nothing to clean in {folder}{left}")
+        if n_left:
+            raise SystemExit(ERROR)

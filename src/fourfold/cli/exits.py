@@ -92,6 +92,11 @@ def say(line: str) -> None:
     print(f"fourfold: {line}", file=sys.stderr, flush=True)
 
 
+def say_left_out(path: str, error: Exception) -> None:
+    """Print that a run, folder or file was left out, and why; the command goes on with the others."""
+    say(f"{printable(path)}: {printable(one_line(error))}")
+
+
 def printable(text: str) -> str:
     """The text without what a terminal would obey."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fourfold.cli.exits import TracebackOption, one_line_errors
+from fourfold.cli.exits import ERROR, TracebackOption, one_line, one_line_errors, say_left_out
 
 if TYPE_CHECKING:
     from fourfold.runs.story import Story
@@ -19,22 +20,52 @@ def runs_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     show_traceback: TracebackOption = False,
 ) -> None:
-    """List the runs that are recorded in a folder (run=FOLDER, --run FOLDER)."""
+    """List the runs that are recorded in a folder (run=FOLDER, --run FOLDER).
+
+    What cannot be read is named after them, with its reason, and the exit code is 1.
+    """
     with one_line_errors(show_traceback):
         from fourfold.errors import OptionError
         from fourfold.runs.story import find_runs, story_of
 
         if not Path(folder).is_dir():
             raise OptionError(f"{folder} is no folder")
-        stories = [story_of(run) for run in find_runs(Path(folder))]
-        if as_json:
-            print(json.dumps([as_dict(story) for story in stories], indent=2))
-        elif not stories:
-            print(f"no runs in {folder}")
-        else:
-            width = max(len(story.folder) for story in stories)
-            for story in stories:
-                print(f"{story.folder:<{width}}  {story.state:<11}  {progress_of(story):<24}  {story.name}")
+        found: list[tuple[str, Story | Exception]] = []
+
+        def read(run: Path) -> Story | Exception:
+            try:
+                story = story_of(run)
+                progress_of(story)  # a journal that somebody else made may have anything for a number
+            except Exception as error:
+                return error
+            return story
+
+        for run in find_runs(Path(folder), lambda error: found.append((str(error.filename), error))):
+            found.append((str(run), read(run)))  # noqa: PERF401  (folders that are closed are appended meanwhile)
+        _print(found, folder, as_json)
+
+
+def _print(found: list[tuple[str, Story | Exception]], folder: str, as_json: bool) -> None:
+    """Print the runs, and then what could not be read, with its reason.
+
+    Raises:
+        SystemExit: Something could not be read.
+    """
+    stories = [story for _, story in found if not isinstance(story, Exception)]
+    unread = [(path, error) for path, error in found if isinstance(error, Exception)]
+    if as_json:
+        errors = [{"folder": path, "error": one_line(error)} for path, error in unread]
+        print(json.dumps([*map(as_dict, stories), *errors], indent=2))
+    elif not found:
+        print(f"no runs in {folder}")
+    width = max((len(story.folder) for story in stories), default=0)
+    for story in stories if not as_json else ():
+        print(f"{story.folder:<{width}}  {story.state:<11}  {progress_of(story):<24}  {story.name}")
+    sys.stdout.flush()
+    for path, error in unread:
+        say_left_out(path, error)
+    if unread:
+        raise SystemExit(ERROR)
 
 
 def progress_of(story: Story) -> str:

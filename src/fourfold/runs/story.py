@@ -3,7 +3,7 @@
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,9 +65,14 @@ def open_run(path: str) -> Path:
     raise OptionError(f"{path} is no run{hint}")
 
 
-def find_runs(folder: Path) -> Iterator[Path]:
-    """The runs in a folder and up to DEPTH below it, by name."""
-    for root, folders, files in os.walk(folder):
+def find_runs(folder: Path, closed: Callable[[OSError], None] | None = None) -> Iterator[Path]:
+    """The runs in a folder and up to DEPTH below it, by name.
+
+    Args:
+        folder: Where to look.
+        closed: None, or told of each folder that cannot be looked into.
+    """
+    for root, folders, files in os.walk(folder, onerror=closed):
         if JOURNAL in files:
             yield Path(root)
         deep = len(Path(root).relative_to(folder).parts) >= DEPTH

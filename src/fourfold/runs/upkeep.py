@@ -3,7 +3,9 @@
 import fcntl
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from fourfold.runs.journal import Journal
 from fourfold.runs.place import Lock, check_trusted, is_held
@@ -57,31 +59,40 @@ _VALUES = re.compile(r"values-(\d+)\.part")
 _OUTPUT_PART = re.compile(r"\..+\.[0-9a-f]{16}\.part")
 
 
-def sweep(folder: Path) -> list[str]:
+class Swept(NamedTuple):
+    """A file that was removed; or, with `error`, a run, folder or file that was left as it is."""
+
+    path: str
+    error: Exception | None = None
+
+
+def sweep(folder: Path) -> Iterator[Swept]:
     """Remove what dead drivers have left below a folder: files of values that no journal knows, outputs that nobody writes.
 
-    What a living driver uses is locked, and stays.
-
-    Raises:
-        RunError: A run cannot be opened.
+    What a living driver uses is locked, and stays. What cannot be opened is told of, and the others are swept.
     """
-    removed = []
-    for run in find_runs(folder):
-        if not is_held(run):
-            removed += _sweep_run(run)
+    closed: list[Swept] = []
+
+    def note(error: OSError) -> None:
+        closed.append(Swept(str(error.filename), error))
+
+    for run in find_runs(folder, note):
+        try:
+            if not is_held(run):
+                yield from _sweep_run(run)
+        except Exception as error:
+            yield Swept(str(run), error)
+    yield from closed
     for root, folders, files in os.walk(folder):
         for name in files:
             path = Path(root, name)
             if _OUTPUT_PART.fullmatch(name) and not path.is_symlink() and not _is_locked(path):
-                path.unlink(missing_ok=True)
-                removed.append(str(path))
+                yield _remove(path)
         deep = len(Path(root).relative_to(folder).parts) >= DEPTH
         folders[:] = [] if deep else folders
-    return removed
 
 
-def _sweep_run(run: Path) -> list[str]:
-    removed = []
+def _sweep_run(run: Path) -> Iterator[Swept]:
     check_trusted(run)
     lock = Lock(run)
     try:
@@ -91,11 +102,17 @@ def _sweep_run(run: Path) -> list[str]:
         for name in os.listdir(run):
             found = _VALUES.fullmatch(name)
             if found and int(found[1]) not in known:
-                (run / name).unlink()
-                removed.append(str(run / name))
+                yield _remove(run / name)
     finally:
         lock.release()
-    return removed
+
+
+def _remove(path: Path) -> Swept:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        return Swept(str(path), error)
+    return Swept(str(path))
 
 
 def _is_locked(path: Path) -> bool:
