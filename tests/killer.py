@@ -80,7 +80,8 @@ def storm(seed: int, every_s: float) -> Iterator[list[int]]:
 
     def kill() -> None:
         while not over.wait(every_s):
-            template = the_pool()._template
+            pool = the_pool()  # none before the first call
+            template = pool._template if pool is not None else None
             workers = [each.pid for each in living_descendants(0) if template is not None and each.parent == template.pid]
             if workers:
                 pid = dice.choice(sorted(workers))

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -218,6 +219,85 @@ def test_replay_of_a_class_builds_it_and_of_a_crash_shows_the_stack(tmp_path):
     crashed = fourfold(tmp_path, "replay", "run", "--item", "2")
     assert crashed.returncode < 0
     assert "in __call__" in crashed.stderr
+
+
+ODD = """
+    import itertools, os, sys, time
+    import fourfold as ff
+
+    def wait():
+        print("it waits", flush=True)
+        time.sleep(1000)
+
+    def work(item):
+        if item == 0:
+            sys.exit(3)
+        if item == 1:
+            wait()
+        if item == 2:
+            sum(itertools.repeat(1, 10**12))
+        raise ValueError(sys.argv)
+
+    if __name__ == "__main__":
+        ff.map(work, range(4), run="run", engine="processes", workers=4, timeout=0.3, on_error="collect")
+"""
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+    """A folder with a run in it whose items fail in other ways than by an exception."""
+    folder = tmp_path_factory.mktemp("odd")
+    (folder / "script.py").write_text(textwrap.dedent(ODD))
+    subprocess.run([sys.executable, "-W", "error", "script.py", "--fast", "x"], cwd=folder, check=True)
+    return folder
+
+
+def test_replay_of_an_item_that_leaves_by_sys_exit_ends_with_its_traceback(odd):
+    done = fourfold(odd, "replay", "run", "--item", "0")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "SystemExit: 3")
+    assert 'script.py", line 11, in work' in done.stderr
+
+
+def test_replay_has_the_arguments_of_the_run(odd):
+    done = fourfold(odd, "replay", "run", "--item", "3")
+    assert done.stderr.splitlines()[-1] == "ValueError: ['script.py', '--fast', 'x']"
+
+
+@pytest.mark.fault("F18")
+def test_replay_of_an_item_that_timed_out_stops_where_it_hangs(odd):
+    done = fourfold(odd, "replay", "run", "--item", "1", "--pdb", stdin="p item\nw\nq\n")
+    assert done.returncode == 1
+    assert "fourfold: it is stopped after 0.3 s here as well" in done.stderr
+    *_, frame, _, said = done.stderr.splitlines()
+    assert frame.endswith('script.py", line 7, in wait')
+    assert said == "fourfold.errors.ItemTimeout: ran longer than timeout=0.3 seconds, as in the run"
+    assert "(Pdb)" in done.stdout
+    assert "> " + os.fspath(odd / "script.py") + "(7)wait()" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.fault("F18")
+def test_replay_of_an_item_that_timed_out_in_c_code_ends_with_its_stack(odd):
+    done = fourfold(odd, "replay", "run", "--item", "2")
+    assert done.returncode == 1
+    assert "Timeout (0:00:02.3" in done.stderr
+    assert 'script.py", line 15 in work' in done.stderr
+
+
+@pytest.mark.parametrize(("options", "code", "end"), [((), 130, "KeyboardInterrupt"), (("--pdb",), 130, "KeyboardInterrupt")])
+def test_ctrl_c_during_a_replay_shows_where_it_is(odd, options, code, end):
+    command = [sys.executable, "-m", "fourfold", "replay", "run", "--item", "1", *options]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with contextlib.closing(sqlite3.connect(odd / "run" / "journal.sqlite")) as database, database:
+        database.execute("update failure set kind = 'crashed' where item = 1")  # nothing else stops it
+    process = subprocess.Popen(command, cwd=odd, text=True, **pipes)
+    assert process.stdout.readline() == "it waits\n"
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate("p 'here', item if 'item' in dir() else 0\nup\np item * 100\nq\n", timeout=30)
+    with contextlib.closing(sqlite3.connect(odd / "run" / "journal.sqlite")) as database, database:
+        database.execute("update failure set kind = 'timed out' where item = 1")
+    assert (process.returncode, stderr.splitlines()[-1]) == (code, end)
+    assert ("100" in stdout) == bool(options)
 
 
 @pytest.mark.parametrize("command", [["resume", "run"], ["rerun", "run", "--failed"], ["replay", "run", "--item", "3"]])

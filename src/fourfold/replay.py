@@ -1,13 +1,17 @@
 """One failed item of a recorded run, again: in this process, where a debugger can look."""
 
+import contextlib
+import faulthandler
 import os
 import pickle
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NamedTuple
 
-from fourfold.errors import JournalCorrupt, OptionError
+from fourfold.errors import ItemTimeout, JournalCorrupt, OptionError
 from fourfold.execute import current
 from fourfold.execute.chunk import is_worker_class
 from fourfold.execute.pickling import load
@@ -19,12 +23,24 @@ from fourfold.runs.tables import FailedItem
 
 ITEMS_NAMED = 10
 
+DEAF_S = 2.0
+"""Seconds beyond its time after which an item in C code that hears no signal is ended: with its stack, and this process with
+it. Smaller: a busy machine ends one that would have raised. Not measured."""
 
-def prepare_replay(run: str, item: int) -> tuple[Callable[[], Any], FailedItem]:
-    """Load the function and a failed item of a run; returns what runs it as the run did, and its failure.
 
-    The current folder and the import path become those of the run. A function of a module is the one that is there now; a
-    function of a script is the one that was recorded.
+class Replay(NamedTuple):
+    """What runs a failed item as the run did, its failure, and the seconds that it may take when it had taken too long."""
+
+    run_item: Callable[[], Any]
+    failed: FailedItem
+    timeout_s: float | None
+
+
+def prepare_replay(run: str, item: int) -> Replay:
+    """Load the function and a failed item of a run.
+
+    The current folder, the import path and `sys.argv` become those of the run. A function of a module is the one that is there
+    now; a function of a script is the one that was recorded.
 
     Raises:
         OptionError: The item has not failed, or nothing was kept of it.
@@ -45,10 +61,52 @@ def prepare_replay(run: str, item: int) -> tuple[Callable[[], Any], FailedItem]:
     sys.path[:] = [*story.path, *(entry for entry in sys.path if entry not in story.path)]
     if os.path.isdir(story.working_folder):
         os.chdir(story.working_folder)
+    sys.argv[:] = arguments_of(story.command) or sys.argv
     data, parcel = read_program(folder, key), read_item(folder, failed[item].value, key, f"item {item}")
     parts = _load_program(folder, data)
     value = load(parcel)
-    return lambda: _run(parts, item, value), failed[item]
+    timeout_s = float(story.options.get("timeout", "0")) if failed[item].kind == "timed out" else 0.0
+    return Replay(lambda: _run(parts, item, value), failed[item], timeout_s or None)
+
+
+def arguments_of(command: Sequence[str]) -> list[str]:
+    """What `sys.argv` was in a process that was started with this command; of `-m`, the name of the module stands first."""
+    words = iter(command[1:])
+    for word in words:
+        if word in ("-W", "-X", "--check-hash-based-pycs"):
+            next(words, "")
+        elif word in ("-c", "-m"):
+            name = next(words, "")
+            return ["-c" if word == "-c" else name, *words]
+        elif word == "-" or not word.startswith("-"):
+            return [word, *words]
+    return []
+
+
+@contextlib.contextmanager
+def stopped_after(timeout_s: float | None) -> Iterator[None]:
+    """Raise ItemTimeout where this thread is when the time is over; not while a debugger is at work.
+
+    C code that hears no signal is ended with this process, and its Python stack is on stderr.
+    """
+    if timeout_s is None:
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        faulthandler.cancel_dump_traceback_later()
+        if sys.gettrace() is None:
+            raise ItemTimeout(f"ran longer than timeout={timeout_s:g} seconds, as in the run")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    faulthandler.dump_traceback_later(timeout_s + DEAF_S, exit=True)
+    signal.setitimer(signal.ITIMER_REAL, timeout_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        faulthandler.cancel_dump_traceback_later()
+        signal.signal(signal.SIGALRM, before)
 
 
 def _load_program(folder: Path, data: bytes) -> dict[str, Any]:
