@@ -25,9 +25,10 @@ from running import SCALE, run_script, started, until
 
 import fourfold as ff
 from fourfold import machine
-from fourfold.distribute import watch
+from fourfold.distribute import respawn, watch
 from fourfold.distribute.driver import Driver
 from fourfold.distribute.engines.on_processes import handle, obituary
+from fourfold.distribute.schedule import HOPELESS
 from fourfold.errors import WorkerLost, WorkersKeepDying
 
 BOUND_S = 5.0 * SCALE
@@ -599,6 +600,19 @@ def test_when_every_item_kills_its_worker_the_run_ends_with_one_error(chunk):
     ) as caught:
         within(10 * SCALE, lambda: on_processes(die, range(100_000), chunk=chunk, on_error="collect"))
     assert "last lines on stderr:\nno licence found" in str(caught.value.__cause__)
+
+
+@fault("F15")
+def test_workers_that_take_their_time_to_die_end_the_run_when_that_goes_on(monkeypatch):
+    monkeypatch.setattr(respawn, "LASTS_S", 0.5)
+
+    def die_slowly(x):
+        time.sleep(0.1)
+        os._exit(3)
+
+    with pytest.raises(WorkersKeepDying, match=r"(?<!\d)\d+ workers of die_slowly died .*exited with code 3") as caught:
+        within(BOUND_S, lambda: on_processes(die_slowly, range(1000), chunk=1, on_error="collect"))
+    assert 5 < int(re.match(r"\d+", str(caught.value))[0]) < HOPELESS
 
 
 @fault("F17")

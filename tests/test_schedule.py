@@ -153,6 +153,73 @@ def test_workers_that_die_again_and_again_end_the_run() -> None:
     assert schedule.stopping == "dying"
 
 
+def die_on_and_on(workers: int, each_s: float, n_well: int = 0) -> tuple[float, int, int]:
+    """All items kill their workers, after so many that end well: when the run ends, counted from then, with how many deaths.
+
+    Also how many items were blamed until then.
+    """
+    schedule = Schedule(Rules(total=10_000, chunk=1, stop_at_failure=False))
+    now = 0.0
+    events: list[Any] = [Slots(workers)]
+    flying: list[tuple[int, int]] = []
+    n_blamed = 0
+    while True:
+        for action in schedule.step(events.pop(0)):
+            match action:
+                case Take(count):
+                    events.insert(0, Taken(count, exhausted=False))
+                case Submit(id, start, _):
+                    flying.append((id, start))
+                case Settle():
+                    n_blamed += 1
+                case Stop(reason):
+                    assert reason == "dying"
+                    return now, schedule.tally.deaths, n_blamed
+            if schedule.stopping:
+                return now, schedule.tally.deaths, n_blamed
+        if not events:
+            running, flying = sorted(flying)[:workers], sorted(flying)[workers:]
+            is_well = running[0][1] < n_well
+            now = 0.0 if is_well else now + each_s
+            events = [Finished(id, 1, (), 0.01) if start < n_well else Died(id, 0, 1, at_s=now) for id, start in running]
+
+
+@pytest.mark.fault("F15")
+@pytest.mark.parametrize("n_well", [0, 20])
+@pytest.mark.parametrize("workers", [1, 2, 8, 64])
+@pytest.mark.parametrize("each_s", [0.01, 0.1, 0.5, 1.0, 1.6])
+def test_workers_that_die_on_and_on_end_the_run_within_ten_seconds(workers: int, each_s: float, n_well: int) -> None:
+    ends_s, n_deaths, _ = die_on_and_on(workers, each_s, n_well)
+    assert ends_s <= 10.0 + 2 * each_s
+    assert n_deaths > max(3, 2 * workers)
+
+
+@pytest.mark.parametrize("workers", [2, 8])
+def test_workers_that_take_four_seconds_to_die_end_it_later_but_do(workers: int) -> None:
+    ends_s, _, n_blamed = die_on_and_on(workers, 4.0)
+    assert ends_s <= 12.0
+    assert n_blamed <= 2 * workers
+
+
+def test_two_deadly_items_at_the_beginning_are_no_reason_to_give_up_however_long_they_take() -> None:
+    schedule = Schedule(Rules(total=5, chunk=1, stop_at_failure=False))
+    now, blamed = 0.0, []
+    events: list[Any] = [Slots(1, prefetch=False)]
+    while True:
+        actions = schedule.step(events.pop(0))
+        blamed += settled(actions)
+        if any(isinstance(action, Stop) for action in actions):
+            break
+        if any(isinstance(action, Take) for action in actions):
+            events.insert(0, Taken(1, False) if schedule.taken < 5 else Taken(0, True))
+        if not events:
+            now += 2.4
+            ((id, flight),) = schedule._flights.items()
+            dies = flight.start < 2
+            events = [Died(id, 0, 1, at_s=now) if dies else Finished(id, 1, (), 0.01), DoubtOver()]
+    assert (schedule.stopping, [position for position, _ in blamed]) == ("", [0, 1])
+
+
 @pytest.mark.fault("F13")
 @pytest.mark.parametrize("chunk", [1, 7, 50])
 @pytest.mark.parametrize("workers", [1, 2, 3, 5, 8])

@@ -18,7 +18,7 @@ from fourfold.errors import Bug
 
 FOLDER = Path(fourfold.distribute.__file__).parent
 
-COPIED = ["admission", "blame", "sizes", "schedule", "driver"]
+COPIED = ["admission", "blame", "respawn", "sizes", "schedule", "driver"]
 """The modules that bugs are put into; each after those that it imports."""
 
 SEEDS = 2000

@@ -639,7 +639,7 @@ class Driver:
         if outcome.out_of_memory:
             reason += self.memory.what_is_known()
         if outcome.id not in self._flying:
-            self._events.append(Died(out_of_memory=outcome.out_of_memory))
+            self._events.append(Died(out_of_memory=outcome.out_of_memory, at_s=time.monotonic()))
             return
         chunk = self._flying.pop(outcome.id)
         kind = "crashed" if self.schedule.rules.rerun_after_loss else "indeterminate"
@@ -651,4 +651,4 @@ class Driver:
             trouble = self.lane.codec.killed(one, kind, reason, outcome.evidence)
             self._last[chunk.start + offset] = (chunk.index_of(offset), one.items[0], trouble, outcome.worker)
         self._returned.put(chunk)
-        self._events.append(Died(outcome.id, first, count, expired, outcome.out_of_memory))
+        self._events.append(Died(outcome.id, first, count, expired, outcome.out_of_memory, time.monotonic()))

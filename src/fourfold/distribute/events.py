@@ -65,7 +65,7 @@ class Died(NamedTuple):
     """A worker died. With a ticket: it was running the items [first, first + n_items) of it, those before had ended.
 
     `expired`: it was ended, because one of these items ran longer than the run allows. `out_of_memory`: it was killed because
-    memory ran out, by the kernel or by the engine.
+    memory ran out, by the kernel or by the engine. `at_s`: when it was told, by a clock of the driver's.
     """
 
     id: int | None = None
@@ -73,6 +73,7 @@ class Died(NamedTuple):
     n_items: int = 0
     expired: bool = False
     out_of_memory: bool = False
+    at_s: float = 0.0
 
 
 class DoubtOver(NamedTuple):

@@ -32,6 +32,7 @@ from fourfold.distribute.events import (
     Unreadable,
     Unstarted,
 )
+from fourfold.distribute.respawn import Respawn
 from fourfold.distribute.sizes import Sizes
 from fourfold.errors import Bug
 from fourfold.fixed import Fixed
@@ -128,6 +129,7 @@ class Schedule:
         self._evicted: set[int] = set()
         self._raised: dict[int, int] = {}
         self._blame = Blame()
+        self._respawn = Respawn()
         self._halvings = 0
         """Deaths in a row that the search for one item may take, among the most suspects that one death has had."""
         self._starved: dict[int, tuple[int, int]] = {}
@@ -188,6 +190,7 @@ class Schedule:
             self.tally.busy_s += event.elapsed_s
             self.tally.finished += done
             self.tally.deaths_in_a_row = 0
+            self._respawn.item_ended()
             self._admission.calm(self.slots)
             self._blame.end_well(range(flight.start, flight.start + done))
         elif flight.alone:
@@ -231,6 +234,9 @@ class Schedule:
             # Items that ended before the one it died on are work that got done.
             self.tally.deaths_in_a_row = 1 if event.first else self.tally.deaths_in_a_row + 1
             self._any_ended = self._any_ended or event.first > 0
+            if event.first:
+                self._respawn.item_ended()
+            self._respawn.died(event.at_s)
         if event.id is None:
             self._blame.absolve()
         else:
@@ -310,7 +316,8 @@ class Schedule:
 
     def _stop_if_dying(self) -> None:
         is_hopeless = not self._any_ended and self.tally.deaths > max(HOPELESS, 4 * self.most_slots)
-        if is_hopeless or self.tally.deaths_in_a_row > max(IN_A_ROW, 4 * self.most_slots) + self._halvings:
+        is_endless = self._respawn.is_endless(self.most_slots, self._halvings, any_ended=self._any_ended)
+        if is_hopeless or is_endless or self.tally.deaths_in_a_row > max(IN_A_ROW, 4 * self.most_slots) + self._halvings:
             self._stop("dying", -1)
 
     def _starve(self, flight: _Flight, event: Died, actions: list[Action]) -> None:
