@@ -21,6 +21,7 @@ from fourfold.distribute.driver import GRACE_S
 from fourfold.distribute.engines.simulated import Simulated
 from fourfold.distribute.events import Cancel, Died, Finished, GraceOver, MemoryRoom, Settle, Stop, Submit, Unstarted
 from fourfold.distribute.faults import Faults
+from fourfold.distribute.respawn import LEAST
 from fourfold.divide.source import Source
 from fourfold.errors import EngineError
 from fourfold.execute.chunk import Program
@@ -60,6 +61,8 @@ class Watch:
         self.died_fresh: set[int] = set()
         """Positions whose last death was in such a one."""
         self.doubt_since: float | None = None
+        self.deaths_in_vain = 0
+        """Deaths since an item last ended."""
         self.starved: set[int] = set()
         """Positions that died of memory, and must run alone next."""
         self.settled: set[int] = set()
@@ -72,6 +75,7 @@ class Watch:
         assert self.steps < self.most_steps, f"the run does not end: {self.steps} steps"
         was_stopping, n_flights = self.schedule.stopping, len(self.schedule._flights)
         self._note(event)
+        self._count_deaths(event)
         flight = self.schedule._flights.get(getattr(event, "id", None))
         hit = range(flight.start, flight.start + flight.count) if flight is not None else range(0)
         actions: list[Any] = self.schedule.step(event)
@@ -83,6 +87,9 @@ class Watch:
         if self.schedule.stopping:
             if not was_stopping:
                 self._check_wind_down(actions)
+                most = max(LEAST, 2 * self.schedule.most_slots)
+                is_hopeless = self.schedule.stopping != "dying" or self.deaths_in_vain > most
+                assert is_hopeless, f"the run is given up after {self.deaths_in_vain} deaths in a row"
                 self.stopped_at = self.engine.now
             took_s = self.engine.now - (self.stopped_at or 0.0)
             assert took_s < STOPPING_S, f"the run still stops after {took_s} s"
@@ -113,6 +120,12 @@ class Watch:
             (self.died_fresh.add if id in self.fresh else self.died_fresh.discard)(flight.start)
             died = self.deaths_alone[flight.start]
             assert died <= self.schedule._blame.allowed(), f"{flight.start} died alone {died} times and is not blamed"
+
+    def _count_deaths(self, event: Any) -> None:
+        if getattr(event, "done", 0) or getattr(event, "first", 0):
+            self.deaths_in_vain = 0
+        if isinstance(event, Died) and not event.expired and event.id not in self.schedule._evicted:
+            self.deaths_in_vain += 1
 
     def _check_blame(self, event: Any, hit: range, actions: list[Any]) -> None:
         """Of the items that the event befell, and of those whose blame was put off until now."""

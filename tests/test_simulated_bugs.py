@@ -69,6 +69,11 @@ MISTAKES = [
         "fresh = count == 1 and self._blame.is_suspected(start)",
         "fresh = False",
     ),
+    Mistake(
+        "what ends does not end a row of deaths",
+        "            self._respawn.item_ended()\n            self._adm",
+        "            self._adm",
+    ),
     Mistake("a death is forgotten", "self._hit[position] = deaths + 1, crashes + alone", "pass"),
     Mistake("a neighbour is blamed", "self._condemn(position, self", "self._condemn(position + 1, self"),
     Mistake("a neighbour's fault is an attempt", "self._suspect(suspects, flight.count == 1", "self._suspect(suspects, True"),
