@@ -651,8 +651,8 @@ def test_a_worker_that_cannot_start_is_one_error_with_its_last_words(tmp_path):
     ended = within(10 * SCALE, lambda: run_script(text, folder=tmp_path))
     assert (ended.code, ended.survivors) == (0, [])
     assert re.fullmatch(
-        r"workers died before they were ready; the last one: worker \d+ exited with code 1 before it was ready; its peak "
-        r"memory was \d+ MiB; the last that it said: OSError: no such device. Run `fourfold doctor`\n",
+        r"workers died before they were ready; the last one: worker \d+ \(pid \d+\) exited with code 1 before it was ready; its "
+        r"peak memory was \d+ MiB; the last that it said: OSError: no such device. Run `fourfold doctor`\n",
         ended.stdout,
     )
 

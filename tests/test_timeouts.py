@@ -249,7 +249,8 @@ def _load(seconds):
 @pytest.mark.fault("F18")
 def test_an_item_that_hangs_while_it_is_loaded_times_out():
     items = [SlowToLoad(60 if number == 3 else 0) for number in range(6)]
-    results = with_timeout(lambda item: item.seconds, items, chunk=6)
+    # Time enough for a new worker to import this module and pytest with it.
+    results = with_timeout(lambda item: item.seconds, items, chunk=6, timeout=1.0)
     assert [(failure.index, failure.kind) for failure in results.failures] == [(3, "timed out")]
 
 
