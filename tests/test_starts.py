@@ -7,10 +7,13 @@ import signal
 
 import pytest
 from leaks import the_pool
-from running import run_script
+from running import run_script, until
 
 import fourfold as ff
 from fourfold.distribute.engines.on_processes import starts
+from fourfold.distribute.engines.on_processes.engine import Processes
+from fourfold.distribute.engines.on_processes.page import PID
+from fourfold.testing.rig import Rig
 
 LIMIT_S = 0.2
 """Seconds that a start has in these tests."""
@@ -108,6 +111,18 @@ def test_a_frozen_template_is_replaced_and_the_run_goes_on(short, caplog, tmp_pa
         re.match(rf"the process that starts workers \(pid {frozen}\) has been starting .* It is frozen \(SIGSTOP\)", message)
         for message in caplog.messages
     )
+
+
+def test_a_worker_that_was_ready_long_before_the_driver_came_back_to_hear_it_is_not_late():
+    pool = the_pool()
+    if pool is not None:
+        pool.close()
+    with Rig(Processes(1, lambda record: None)) as rig:
+        (worker,) = rig.engine._workers
+        until(worker.has_spoken, "the worker is ready")
+        worker.born_at -= 1000
+        rig.put(lambda x: os.getpid())
+        assert rig.run([0])[0].values == [worker.page.fields[PID]]
 
 
 def test_a_time_scale_that_is_no_number_is_an_error(monkeypatch):

@@ -330,7 +330,7 @@ class Processes:
             self._outcomes.append(Outcome(-1, Kind.LOST, reason=reason, evidence=obituary.evidence, out_of_memory=starved))
         try:
             if self._failed_starts < START_TRIES:
-                self._adopt(*POOL.lend(1, fresh=True))  # what ran there when it died is to run in a fresh one
+                self._adopt(*POOL.lend(1))
         except WorkerStartFailed as error:
             reason = str(error)
         if not self._workers:
@@ -378,6 +378,7 @@ class Processes:
                 POOL.take_back(worker)
             self._workers.clear()
             self._stalls = Stalls()
+            self._makes_room = None
             if self._watcher is not None:
                 self._watcher.close()
         self._outcomes.clear()

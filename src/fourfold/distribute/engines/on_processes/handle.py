@@ -301,6 +301,12 @@ class Worker:
                     self.said.append(rest[0])
         return outcomes
 
+    def has_spoken(self) -> bool:
+        """Whether there is something to hear."""
+        poll = select.poll()
+        poll.register(self.end, select.POLLIN)
+        return bool(poll.poll(0))
+
     def is_forked(self) -> bool:
         """Whether the template has done what it was ordered to do, or said why it cannot."""
         if not self.pid and self.page.fields[PID]:

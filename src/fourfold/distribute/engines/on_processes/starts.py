@@ -9,7 +9,7 @@ waits for it, and another one is started.
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from fourfold.distribute.engines.on_processes import stacks
 from fourfold.distribute.engines.on_processes.handle import Worker
@@ -54,15 +54,15 @@ class Starts:
         self._at_fault: set[int] = set()
         """Templates that are known to have started none of those that waited for them."""
 
-    def look(self, workers: Iterable[Worker]) -> float | None:
+    def look(self, workers: Sequence[Worker]) -> float | None:
         """End what has been starting for too long; returns the seconds until the next look, None when nothing starts."""
         soonest = None
         for worker in workers:
-            if worker.ready or worker.hung_up:
+            if worker.ready or worker.hung_up or worker.has_spoken():  # who comes back from elsewhere has not heard it yet
                 continue
             took_s = time.monotonic() - worker.born_at
             if took_s >= self._limit_s:
-                self._end(worker)
+                self._end(worker, workers)
                 continue
             left_s = self._limit_s - took_s
             if took_s < NOTICE * self._limit_s:
@@ -80,7 +80,7 @@ class Starts:
         self._at_fault.add(worker.template_pid)
         return not is_known
 
-    def _end(self, worker: Worker) -> None:
+    def _end(self, worker: Worker, workers: Sequence[Worker]) -> None:
         limit = f"{self._limit_s:g} s"
         if worker.is_forked():
             stack = _stack(worker)
@@ -91,7 +91,10 @@ class Starts:
         reason = (
             f"the process that starts workers (pid {worker.template_pid}){frozen} started none in {limit}, and was stopped"
         )
-        worker.fail_to_start(reason, POOL.end_template(worker.template_pid))
+        words = POOL.end_template(worker.template_pid)
+        for each in workers:
+            if each.template_pid == worker.template_pid and not each.is_forked():
+                each.fail_to_start(reason, words)
 
     def _tell(self, worker: Worker, took_s: float, watch: Watch) -> None:
         """Once of each worker, and once of each template."""
