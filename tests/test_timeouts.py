@@ -152,7 +152,7 @@ ORPHANS = """
     def work(x):
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         subprocess.Popen(["sleep", "1000"], start_new_session=True, **quiet)
-        subprocess.run(["sh", "-c", "setsid sleep 1000 &"], **quiet)
+        subprocess.run(["sh", "-c", "sleep 1000 &"], start_new_session=True, **quiet)  # a daemon
         if x == 1:
             print("runs", flush=True)
             time.sleep(1000)
