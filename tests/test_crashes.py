@@ -794,6 +794,24 @@ def test_a_class_that_hangs_while_it_is_built_is_told(stall):
     assert "in __init__" in message
 
 
+@fault("F17")
+def test_a_function_that_hangs_while_it_is_unpickled_is_told(stall):
+    class Slow:
+        def __init__(self, release):
+            self.release = release
+
+        def __call__(self, x):
+            return x
+
+        def __setstate__(self, state):
+            hang_until(state["release"])
+
+    results, (message,) = stall(Slow, range(20), workers=1)
+    assert results == list(range(20))
+    assert re.match(r"worker \d+ \(pid \d+\) has been loading .*Slow for \d+ s", message)
+    assert "in __setstate__" in message
+
+
 def test_items_that_take_as_long_as_those_before_are_not_told_of(monkeypatch, caplog):
     monkeypatch.setattr(watch, "STALL_S", 0.05)
     caplog.set_level(logging.WARNING, "fourfold")
