@@ -14,6 +14,7 @@ from fourfold.distribute.connection import (
     PROBE_S,
     Connection,
     OnConnection,
+    cannot_connect,
     check_that_somebody_listens,
     first_line,
     parts_as_bytes,
@@ -89,13 +90,19 @@ class _Connection(Connection):
         except EngineError:
             self._let_go()
             raise
-        except (OSError, TimeoutError, ValueError) as error:
+        except Exception as error:
             self._let_go()
-            raise EngineError(
-                f"no Dask scheduler at {address}: {type(error).__name__}: {error}. Check the address, or use "
-                'engine="dask" to start a cluster of this machine'
-            ) from error
+            advice = 'Check the address, or use engine="dask" to start a cluster of this machine'
+            if (address or "").startswith("tls://"):
+                advice = "Check the address, and the certificates that Dask is configured with (distributed.comm.tls)"
+            cannot_connect("Dask scheduler", address, error, advice)
         self.is_ours = True
+
+    def _open_door(self) -> tuple[str, str] | None:
+        place = str(getattr(self.client.scheduler, "address", ""))
+        if self._keeper is not None or not place.startswith("tcp://"):
+            return None
+        return place, "Start its scheduler and workers with certificates (--tls-ca-file, --tls-cert, --tls-key) and use tls://"
 
     def _leave(self) -> None:
         client, self.client = self.client, None
@@ -150,8 +157,8 @@ class Dask(OnConnection):
     """Runs tickets as tasks of a Dask cluster.
 
     Args:
-        address: Of the scheduler, "tcp://host:port"; None: a cluster of this machine that is started here and ends with this
-            process.
+        address: Of the scheduler, "tcp://host:port" or "tls://host:port"; None: a cluster of this machine that is started
+            here and ends with this process.
         client: A client of yours, instead of an address. It is used and never closed.
         slots: The most tasks at once; None: as many as the cluster has threads.
         ship: What workers need of your own code: modules, wheels, archives, folders or files, put first on their import path.

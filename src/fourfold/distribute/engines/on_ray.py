@@ -10,7 +10,16 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from fourfold.distribute.connection import PROBE_S, Connection, OnConnection, check_that_somebody_listens, first_line
+from fourfold.addresses import without_secrets
+from fourfold.distribute.connection import (
+    PROBE_S,
+    Connection,
+    OnConnection,
+    cannot_connect,
+    check_that_somebody_listens,
+    first_line,
+    unchanged,
+)
 from fourfold.distribute.engine import NO_NEED, EngineInfo
 from fourfold.distribute.keeper import Keeper
 from fourfold.distribute.orders import Orders, Stored, parts_of
@@ -49,6 +58,7 @@ class _Connection(Connection):
         self.task: Any = None
         self._head = ""
         self._looked_at = self._heard_at = 0.0
+        self._has_set_tokens = False
 
     def _answers(self) -> bool:
         try:
@@ -91,8 +101,8 @@ class _Connection(Connection):
             self._init(ray)
         elif self._address not in (None, "auto", "local", _connected_to.get(os.getpid())):
             raise EngineError(
-                f"this process has a Ray already, and it is not {self._address}: call ray.shutdown() first, or leave the "
-                "address out"
+                f"this process has a Ray already, and it is not {without_secrets(self._address)}: call ray.shutdown() first, "
+                "or leave the address out"
             )
         self._which = _which_ray()
         # Over ray:// the head is behind a server, whose connection Ray watches itself.
@@ -100,34 +110,34 @@ class _Connection(Connection):
         self._looked_at = self._heard_at = time.monotonic()
 
     def _init(self, ray: Any) -> None:
-        handler = signal.getsignal(signal.SIGTERM)
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
         address = self._address
-        try:
-            if address == "local" or (address is None and not os.environ.get("RAY_ADDRESS")):
-                from fourfold.machine import cores
+        with unchanged(*SET_BY_RAY, signals=[signal.SIGTERM]):
+            try:
+                if address == "local" or (address is None and not os.environ.get("RAY_ADDRESS")):
+                    from fourfold.machine import cores
 
-                _with_tokens(ray)
-                self._keeper = Keeper(__name__, self._slots or cores().n_cores)
-                address = self._keeper.address
-            elif address != "auto":
-                check_that_somebody_listens(address or os.environ["RAY_ADDRESS"])
-            ray.init(address=address, **options)
-        except Exception as error:
-            self._let_go()
-            if isinstance(error, EngineError):
-                raise
-            where = self._address or os.environ.get("RAY_ADDRESS") or "this machine"
-            raise EngineError(
-                f"no Ray at {where}: {type(error).__name__}: {error}. Check the address, or leave it out to start one here"
-            ) from error
-        finally:
-            # Ray puts its own there; only the main thread may put it back, and none that is not Python's.
-            with contextlib.suppress(ValueError, TypeError):
-                signal.signal(signal.SIGTERM, handler)
+                    self._has_set_tokens = _ask_for_tokens(ray)
+                    self._keeper = Keeper(__name__, self._slots or cores().n_cores)
+                    address = self._keeper.address
+                elif address != "auto":
+                    check_that_somebody_listens(address or os.environ["RAY_ADDRESS"])
+                ray.init(address=address, log_to_driver=False, configure_logging=False)
+            except Exception as error:
+                self._let_go()
+                if isinstance(error, EngineError):
+                    raise
+                where = self._address or os.environ.get("RAY_ADDRESS")
+                cannot_connect("Ray", where, error, "Check the address, or leave it out to start one here")
         self.is_ours = True
         _connected_to[os.getpid()] = self._address
+
+    def _open_door(self) -> tuple[str, str] | None:
+        if self._keeper is not None or _asks_who_it_is(_ray()):
+            return None
+        advice = (
+            "Set RAY_AUTH_MODE=token where it is started and for this process: `ray get-auth-token --generate` makes the token"
+        )
+        return self._head or self._address or "", advice
 
     def _leave(self) -> None:
         self.task = None
@@ -138,8 +148,10 @@ class _Connection(Connection):
             self._let_go()
 
     def abandon(self, generation: int) -> None:
-        """Leave the Ray that is gone, when it was connected to here: it would end this process a minute later, and hold up
-        an error that nobody catches until then."""
+        """Leave the Ray that is gone, when it was connected to here.
+
+        It would end this process a minute later, and hold up an error that nobody catches until then.
+        """
         with self._lock:
             if self.is_ours and self.generation == generation:
                 self.is_ours = False
@@ -149,6 +161,9 @@ class _Connection(Connection):
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
             keeper.close()
+        if self._has_set_tokens and not _ray().is_initialized():
+            self._has_set_tokens = False
+            _ray()._raylet.Config.initialize("")  # as the environment says it, for the next Ray of this process
 
     def _probe(self, orders: Orders) -> dict[str, Any]:
         ray = _ray()
@@ -166,16 +181,42 @@ class _Connection(Connection):
         return _ray().put(orders.cargo)
 
 
-def _with_tokens(ray: Any) -> None:
-    """Only who has the user's token may use the Ray that is about to start, as when Ray starts one in this process."""
-    if "RAY_AUTH_MODE" not in os.environ:
-        os.environ["RAY_AUTH_MODE"] = "token"
-        with contextlib.suppress(AttributeError):  # an older Ray has neither tokens nor this
-            ray._raylet.Config.initialize("")
+SET_BY_RAY = ("RAY_AUTH_MODE", "PYTHONBREAKPOINT")
+"""Variables of the environment that Ray sets in the process that connects, or that are set for it here."""
+
+
+def _ask_for_tokens(ray: Any) -> bool:
+    """Only who has the user's token may use the Ray that is about to start, as when Ray starts one in this process.
+
+    Returns:
+        Whether Ray was told to read that. It remembers it when the environment says something else again.
+    """
+    if "RAY_AUTH_MODE" in os.environ:
+        return False
+    os.environ["RAY_AUTH_MODE"] = "token"
+    with contextlib.suppress(AttributeError):  # an older Ray has neither tokens nor this
+        ray._raylet.Config.initialize("")
+        return True
+    return False
+
+
+def _asks_who_it_is(ray: Any) -> bool:
+    """Whether the Ray of this process uses tokens, or certificates on both sides."""
+    if os.environ.get("RAY_USE_TLS", "").lower() in ("1", "true"):
+        return True
+    with contextlib.suppress(AttributeError):  # an older Ray has no tokens
+        return bool(ray._raylet.get_authentication_mode() == ray._raylet.AuthenticationMode.TOKEN)
+    return False
 
 
 def start_here(count: int) -> tuple[str, Callable[[], None]]:
-    """Start a Ray of this machine; returns its address, and what ends it. Called in a keeper."""
+    """Start a Ray of this machine; returns its address, and what ends it. Called in a keeper.
+
+    It listens at 127.0.0.1 only. Ray does so where it supports no clusters, and an address that one names does not help: it
+    takes 127.0.0.1 for a mistake.
+    """
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # read when Ray is imported
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray = _ray()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # Ray greets; what its processes say is in its own files
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "include_dashboard": False}
