@@ -2,6 +2,7 @@
 
 import importlib.util
 import socket
+import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import fourfold as ff
 from fourfold.addresses import without_secrets
 from fourfold.distribute import connection
 from fourfold.distribute.connection import Connection, cannot_connect, check_that_somebody_listens, first_line
+from fourfold.engines import Dask
 from fourfold.errors import EngineError, FourfoldError
 
 SECRET = "hunter2-4711"
@@ -81,6 +83,38 @@ def test_an_address_at_which_nobody_listens_is_told_without_its_secrets(closed_p
     with pytest.raises(EngineError, match=rf"nobody listens at sc://127.0.0.1:{closed_port}/;token=…: ") as caught:
         check_that_somebody_listens(address)
     assert SECRET not in shown(caught.value)
+
+
+def test_who_listens_and_does_not_greet_is_no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask itself would wait for the greeting for ever."""
+    monkeypatch.setattr(connection, "REACH_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        check_that_somebody_listens(address)
+        with pytest.raises(EngineError, match=rf"^nobody who greets listens at {address}: timed out"):
+            check_that_somebody_listens(address, greets=True)
+
+
+def test_who_greets_may_be_a_scheduler() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet() -> None:
+            with server.accept()[0] as guest:
+                guest.sendall(b"hello")
+
+        host = threading.Thread(target=greet)
+        host.start()
+        check_that_somebody_listens(f"tcp://127.0.0.1:{server.getsockname()[1]}", greets=True)
+        host.join(10)
+
+
+def test_certificates_that_dask_does_not_have_are_asked_for() -> None:
+    pytest.importorskip("distributed")
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        pytest.raises(EngineError, match=r"^tls://127.* asks for certificates, .*distributed\.comm\.tls in dask\.config"),
+    ):
+        Dask(f"tls://127.0.0.1:{server.getsockname()[1]}").open()
 
 
 WRONG = """

@@ -130,6 +130,19 @@ def test_code_that_has_changed_on_its_way_is_what_runs(run: Callable[..., Any], 
     assert len({first[1], second[1], again[1]}) == 3
 
 
+def test_the_first_code_that_travels_sweeps_away_what_nobody_uses(
+    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweeps: list[bool] = []
+    monkeypatch.setattr(site, "remove_unused", lambda: sweeps.append(True))
+    monkeypatch.setattr(site, "_homes_seen", [])
+    run(pid)
+    assert sweeps == []
+    run(pid, tmp_path)
+    run(pid, tmp_path)
+    assert sweeps == [True]
+
+
 def test_another_device_has_another_process(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     pids = []
     for device in ("0", "0", "1"):

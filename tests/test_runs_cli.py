@@ -33,9 +33,10 @@ SCRIPT = """
 """
 
 
-def fourfold(folder, *arguments, stdin=""):
+def fourfold(folder, *arguments, stdin="", **environment):
     command = [sys.executable, "-m", "fourfold", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, input=stdin)
+    options = {"cwd": folder, "env": {**os.environ, **environment}, "capture_output": True, "text": True}
+    return subprocess.run(command, check=False, input=stdin, **options)
 
 
 @pytest.fixture
@@ -272,6 +273,19 @@ def test_clean_removes_what_dead_drivers_left_and_nothing_else(scored):
     assert sorted(os.listdir(scored / "run")) == [name for name in before if name != orphan.name]
     assert fourfold(scored, "clean").stderr == "fourfold: 1 files removed\n"
     assert "nothing to clean" in fourfold(scored, "clean").stderr
+
+
+def test_clean_removes_code_that_no_worker_uses(tmp_path):
+    used, unused = (tmp_path / f"fourfold-{os.getuid()}-{letter * 32}" for letter in "ab")
+    for home in (used, unused):
+        (home / "package").mkdir(parents=True)
+    held = os.open(used, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_SH)
+    done = fourfold(tmp_path, "clean", TMPDIR=str(tmp_path))
+    os.close(held)
+    assert done.stdout == f"{unused}\n"
+    assert f"1 folders of unpacked code removed in {tmp_path}" in done.stderr
+    assert os.listdir(tmp_path) == [used.name]
 
 
 def test_clean_leaves_a_living_run_alone(tmp_path):

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from fourfold.distribute.cargo import remove_unused
 from fourfold.distribute.engines.on_processes.engine import Processes
 from fourfold.distribute.engines.on_processes.pool import POOL
 from fourfold.errors import EngineError
@@ -107,6 +108,8 @@ class Site:
 _lock = threading.Lock()
 _idle: list[Site] = []
 _n_busy = 0
+_homes_seen: list[str] = []
+"""The first home that was used here: those that nobody uses any more were looked for then."""
 _sweeper: threading.Timer | None = None
 _running: dict[str, str] = {}
 """Orders that run here: how they know that they should end, "" when they do not."""
@@ -127,6 +130,9 @@ def run(order: bytes, payload: Any, fetch: Callable[[], Any], cargo: str) -> tup
         What `fourfold.distribute.orders.Orders.outcome` reads.
     """
     name, program, need, n_items = pickle.loads(order)
+    if cargo and not _homes_seen:
+        _homes_seen.append(cargo)
+        remove_unused()
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")  # a cluster gives a task other devices than the last one had
     program += devices
     need = Need(*need)

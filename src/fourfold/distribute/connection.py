@@ -216,11 +216,12 @@ class OnConnection:
         self.shutdown()
 
 
-def check_that_somebody_listens(address: str) -> None:
-    """Clusters themselves try a wrong address for minutes: Spark for one, Ray for two.
+def check_that_somebody_listens(address: str, greets: bool = False) -> None:
+    """Clusters themselves try a wrong address for minutes: Spark for one, Ray for two, and Dask one that is silent for ever.
 
     Args:
         address: Of a scheduler or server, "host:port" or "scheme://host:port,host:port/more". Others are not looked at.
+        greets: Who listens there speaks first.
 
     Raises:
         EngineError: Nobody does, at any of its hosts.
@@ -232,12 +233,15 @@ def check_that_somebody_listens(address: str) -> None:
         return
     for place in places:
         try:
-            socket.create_connection(place, REACH_S).close()
+            with socket.create_connection(place, REACH_S) as connected:
+                if greets and not connected.recv(1):
+                    raise ConnectionAbortedError("it hangs up")
         except OSError as error:
             why = error
         else:
             return
-    raise EngineError(f"nobody listens at {without_secrets(address)}: {why}. Is the address right, and the cluster up?")
+    who = "nobody who greets" if greets and isinstance(why, TimeoutError | ConnectionAbortedError) else "nobody"
+    raise EngineError(f"{who} listens at {without_secrets(address)}: {why}. Is the address right, and the cluster up?")
 
 
 def cannot_connect(what: str, address: str | None, error: Exception, advice: str = "") -> NoReturn:

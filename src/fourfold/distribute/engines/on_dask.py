@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from fourfold.addresses import without_secrets
 from fourfold.distribute.connection import (
     PROBE_S,
     Connection,
@@ -85,7 +86,8 @@ class _Connection(Connection):
                 self._keeper = Keeper(__name__, self._slots or cores().n_cores)
                 address = self._keeper.address
             else:
-                check_that_somebody_listens(address)
+                check_that_somebody_listens(address, greets=not address.startswith("tls://"))
+                _check_certificates(address)
             self.client = distributed.Client(address, set_as_default=False, timeout=CONNECT_S)
         except EngineError:
             self._let_go()
@@ -93,8 +95,6 @@ class _Connection(Connection):
         except Exception as error:
             self._let_go()
             advice = 'Check the address, or use engine="dask" to start a cluster of this machine'
-            if (address or "").startswith("tls://"):
-                advice = "Check the address, and the certificates that Dask is configured with (distributed.comm.tls)"
             cannot_connect("Dask scheduler", address, error, advice)
         self.is_ours = True
 
@@ -139,6 +139,18 @@ class _Connection(Connection):
         """Store what travels along again, if it is gone."""
         if self.cargo is not None and self.cargo.status != "finished":
             self.cargo = self._store_cargo(self.orders)
+
+
+def _check_certificates(address: str) -> None:
+    """A client without the certificates that its address asks for takes 20 s to end, at the end of the process."""
+    import distributed as untyped
+
+    distributed: Any = untyped
+    if address.startswith("tls://") and distributed.Security().get_connection_args("client")["ssl_context"] is None:
+        raise EngineError(
+            f"{without_secrets(address)} asks for certificates, and Dask is configured with none: set distributed.comm.tls in "
+            "dask.config, or give a client of yours, engine=fourfold.engines.Dask(client=…)"
+        )
 
 
 def start_here(count: int) -> tuple[str, Callable[[], None]]:
