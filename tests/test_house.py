@@ -22,7 +22,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "fourfold"
 
 LAYERS = [
-    {"errors", "fixed", "records", "addresses", "options", "machine", "interrupts", "seams", "version"},
+    {"errors", "fixed", "records", "addresses", "options", "machine", "devices", "interrupts", "seams", "version"},
     {"divide", "distribute", "execute", "aggregate", "runs"},
     {"worker", "site"},
     {"engines"},

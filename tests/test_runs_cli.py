@@ -257,6 +257,17 @@ def test_a_command_that_somebody_changed_is_not_run(failed):
     assert (failed / "touched").exists()
 
 
+def test_a_secret_in_the_address_of_a_cluster_is_not_shown(tmp_path):
+    secret = "hunter2-4711"
+    (tmp_path / "script.py").write_text(textwrap.dedent(SCRIPT))
+    command = [sys.executable, "script.py", "skip", f"sc://host/;token={secret}"]
+    subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
+    for arguments in (["show", "run"], ["show", "run", "--json"], ["rerun", "run", "--failed"]):
+        done = fourfold(tmp_path, *arguments)
+        assert "sc://host/;token=" in done.stdout + done.stderr
+        assert secret not in done.stdout + done.stderr
+
+
 def test_clean_removes_what_dead_drivers_left_and_nothing_else(scored):
     orphan = scored / "run" / "values-0042.part"
     orphan.touch(mode=0o600)

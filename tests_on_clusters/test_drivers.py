@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from clusters import Cluster
+from clusters import Cluster, RayElsewhere
 from running import Script, started, until
 
 import fourfold as ff
@@ -126,6 +126,24 @@ def test_a_cluster_that_is_killed_is_told_and_what_finished_is_kept(cluster: Clu
             with contextlib.suppress(psutil.NoSuchProcess):
                 each.kill()
         ended = script.end(timeout=DOWN_S, survive_s=KILLED_GONE_S)
+    assert (ended.code, ended.survivors) == (1, []), ended.stderr
+    assert "fourfold.errors.EngineError" in ended.stderr
+    finish_here(tmp_path)
+
+
+def test_a_given_ray_that_is_stopped_is_told_and_what_finished_is_kept(cluster: Cluster, tmp_path: Path) -> None:
+    if cluster.kind != "ray":
+        pytest.skip("one of another kind is in test_deaths.py")
+    (tmp_path / "cluster").mkdir()
+    given = RayElsewhere(tmp_path / "cluster")
+    try:
+        given.start()
+        with start(given, True, tmp_path) as script:
+            until(lambda: is_under_way(tmp_path), "20 items are recorded", timeout=60)
+            given.kill()
+            ended = script.end(timeout=DOWN_S, survive_s=KILLED_GONE_S)
+    finally:
+        given.stop()
     assert (ended.code, ended.survivors) == (1, []), ended.stderr
     assert "fourfold.errors.EngineError" in ended.stderr
     finish_here(tmp_path)

@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from fourfold.addresses import without_secrets
@@ -121,7 +121,8 @@ class _Connection(Connection):
                     address = self._keeper.address
                 elif address != "auto":
                     check_that_somebody_listens(address or os.environ["RAY_ADDRESS"])
-                ray.init(address=address, log_to_driver=False, configure_logging=False)
+                with _on_loopback(ray) if self._keeper is not None else contextlib.nullcontext():
+                    ray.init(address=address, log_to_driver=False, configure_logging=False)
             except Exception as error:
                 self._let_go()
                 if isinstance(error, EngineError):
@@ -209,13 +210,24 @@ def _asks_who_it_is(ray: Any) -> bool:
     return False
 
 
+@contextlib.contextmanager
+def _on_loopback(ray: Any) -> Iterator[None]:
+    """Connect to 127.0.0.1: where Ray supports clusters, it takes that for another name of this machine's own address."""
+    constants = ray._private.ray_constants
+    before = constants.ENABLE_RAY_CLUSTER
+    constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
+
+
 def start_here(count: int) -> tuple[str, Callable[[], None]]:
     """Start a Ray of this machine; returns its address, and what ends it. Called in a keeper.
 
-    It listens at 127.0.0.1 only. Ray does so where it supports no clusters, and an address that one names does not help: it
-    takes 127.0.0.1 for a mistake.
+    It listens at 127.0.0.1 only, as Ray does where it supports no clusters: its own option for the address does not take that.
     """
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # read when Ray is imported
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # read when Ray is imported, by each of its processes
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray = _ray()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # Ray greets; what its processes say is in its own files

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fourfold.distribute.connection import Connection, cannot_connect, check_that_somebody_listens, first_line
+from fourfold.distribute.connection import Connection, cannot_connect, check_that_somebody_listens, first_line, unchanged
 from fourfold.distribute.engines.on_spark.task import SCHEMA, make_task
 from fourfold.distribute.orders import Orders
 from fourfold.errors import EngineError
@@ -65,7 +65,8 @@ class Session(Connection):
 
     def _connect(self) -> None:
         self._stored.clear()  # in a session that is gone
-        self.spark = self._given if self._given is not None else self._find_or_make()
+        with unchanged("PYSPARK_PYTHON"):
+            self.spark = self._given if self._given is not None else self._find_or_make()
         self._is_remote = type(self.spark).__module__.startswith("pyspark.sql.connect")
 
     def _probe(self, orders: Orders) -> dict[str, Any]:
