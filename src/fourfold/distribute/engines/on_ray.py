@@ -4,8 +4,10 @@ Ray never runs a task again here (max_retries=0): a lost one comes back to the s
 """
 
 import contextlib
+import math
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -35,6 +37,9 @@ CLOSE_S = 5.0
 LOOK_S = 2.0
 """Seconds between looks whether the head of the cluster is there. Not measured: one look takes less than a millisecond."""
 
+ANSWER_S = 10.0
+"""Seconds in which the head must say which machines there are, if it is there. Shorter: a slow one is asked again."""
+
 SILENT_S = 20.0
 """Seconds of a head that nobody reaches until it counts as gone. Longer: one that starts again is waited for; but after 60
 Ray ends this process, whatever it is doing."""
@@ -59,6 +64,8 @@ class _Connection(Connection):
         self._head = ""
         self._looked_at = self._heard_at = 0.0
         self._has_set_tokens = False
+        self._silence = ""
+        self._asker: threading.Thread | None = None
 
     def _answers(self) -> bool:
         try:
@@ -84,16 +91,37 @@ class _Connection(Connection):
         at = time.monotonic()
         if self._head and (now or at - self._looked_at >= LOOK_S):
             self._looked_at = at
-            if self._keeper is not None and not self._keeper.is_alive():
-                raise EngineError("the Ray that was started here was ended")
             try:
+                if self._keeper is not None and not self._keeper.is_alive():
+                    self._heard_at = -math.inf  # and never again
+                    raise EngineError("the Ray that was started here was ended")
                 check_that_somebody_listens(self._head)
             except EngineError as error:
-                if now or at - self._heard_at >= SILENT_S:
-                    raise EngineError(f"Ray is gone: {error}") from error
+                self._silence = f"Ray is gone: {error}"
             else:
                 self._heard_at = at
-        return self._heard_at >= self._looked_at
+        is_heard = self._heard_at >= self._looked_at
+        if not is_heard and (now or self._looked_at - self._heard_at >= SILENT_S):
+            raise EngineError(self._silence)  # to whoever asks, until it answers again
+        return is_heard
+
+    def machines(self) -> list[dict[str, float]] | None:
+        """What each machine of the cluster has; None when the head does not answer.
+
+        It is asked in a thread: who asks a head that is gone waits for a minute, and then Ray ends the process.
+        """
+        if not self.is_heard() or (self._asker is not None and self._asker.is_alive()):
+            return None
+        found: list[list[dict[str, float]]] = []
+
+        def ask() -> None:
+            with contextlib.suppress(Exception):
+                found.append([machine["Resources"] for machine in _ray().nodes() if machine["Alive"]])
+
+        self._asker = threading.Thread(target=ask, name="fourfold-ray", daemon=True)
+        self._asker.start()
+        self._asker.join(ANSWER_S)
+        return found[0] if found else None
 
     def _connect(self) -> None:
         ray = _ray()
@@ -284,16 +312,13 @@ class Ray(OnConnection):
             return 0
         now = time.monotonic()
         if now >= self._room_at:
-            wants = self._wants()
-            try:
-                if not self.connection.is_heard():
-                    return self._room
-                machines = [machine["Resources"] for machine in _ray().nodes() if machine["Alive"]]
-            except Exception:
-                return self._room  # the next outcome tells what has become of the cluster
-            # A task has all that it wants on one machine.
-            self._room = sum(min(int(has.get(name, 0.0) / each) for name, each in wants.items()) for has in machines)
-            self._room_at = now + CAPACITY_S
+            with contextlib.suppress(Exception):  # the next outcome tells what has become of the cluster
+                machines = self.connection.machines()
+                if machines is not None:
+                    wants = self._wants()
+                    # A task has all that it wants on one machine.
+                    self._room = sum(min(int(has.get(name, 0.0) / each) for name, each in wants.items()) for has in machines)
+                    self._room_at = now + CAPACITY_S
         return self._room
 
     def _wants(self) -> dict[str, float]:
