@@ -106,7 +106,7 @@ def test_a_head_that_ended_with_its_keeper_is_told_at_once() -> None:
     there._head, there._heard_at = "127.0.0.1:1", time.monotonic()
     there._keeper = types.SimpleNamespace(is_alive=lambda: False)  # type: ignore[assignment]
     for _ in range(2):
-        with pytest.raises(EngineError, match="^Ray is gone: the Ray that was started here was ended$"):
+        with pytest.raises(EngineError, match=r"^Ray is gone: the Ray that was started here was ended$"):
             there.is_heard()
 
 

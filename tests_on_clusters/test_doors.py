@@ -2,7 +2,9 @@
 
 import json
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
@@ -10,41 +12,8 @@ from clusters import Cluster
 from running import Script, run_script, started
 
 SCRIPT = """
-    import os, sys
-    import fourfold as ff
-
-    if __name__ == "__main__":
-        assert ff.map(abs, range(-8, 0), engine=sys.argv[1], workers=2) == list(range(8, 0, -1))
-        print("up", flush=True)
-        sys.stdin.readline()
-"""
-
-
-def bound(script: Script) -> set[tuple[str, str]]:
-    """The sockets of a script, and of all that it has started, that others could reach: program and address of each."""
-    found = set()
-    for process in script._family():
-        for each in process.net_connections("inet"):
-            if each.status == psutil.CONN_LISTEN or (each.type == socket.SOCK_DGRAM and each.laddr and not each.raddr):
-                found.add((process.name(), each.laddr.ip))
-    return found
-
-
-def test_a_cluster_that_is_started_here_listens_on_this_machine_only(cluster: Cluster, tmp_path: Path) -> None:
-    if not cluster.starts_by_itself:
-        pytest.skip('engine="spark" starts no Connect server')
-    with started(SCRIPT, cluster.kind, folder=tmp_path) as script:
-        assert script.read_line() == "up"
-        found = bound(script)
-        script.process.stdin.write("\n")
-        assert script.end(survive_s=10).code == 0
-    assert found, "it listens nowhere: the test does not see its sockets"
-    assert {each for each in found if each[1] not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")} == set()
-
-
-AS_IT_WAS = """
-    import json, os, signal, sys
-    import fourfold as ff
+    import json, logging, os, signal, sys
+    import fourfold as ff, fourfold.lanes
 
     def mine(number, frame):
         pass
@@ -54,22 +23,24 @@ AS_IT_WAS = """
         return {**os.environ}, handlers
 
     if __name__ == "__main__":
+        logging.basicConfig(format="%(name)s %(levelname)s %(message)s", level=logging.WARNING)
         signal.signal(signal.SIGTERM, mine)
         signal.signal(signal.SIGINT, mine)
-        before = state()
-        states = []
+        states = [state()]
         for _ in range(2):
-            ff.map(abs, range(4), engine=sys.argv[1])
+            assert ff.map(abs, range(-8, 0), engine=sys.argv[1]) == list(range(8, 0, -1))
             states.append(state())
-        import fourfold.lanes
+        print("up", flush=True)
+        sys.stdin.readline()
         fourfold.lanes._clusters[sys.argv[1]].shutdown()
         states.append(state())
-        changes = [
-            {name: after[0].get(name) for name in {**before[0], **after[0]} if before[0].get(name) != after[0].get(name)}
-            for after in states
-        ]
-        print(json.dumps({"changes": changes, "handlers": [after[1] for after in states]}))
+        before = states[0][0]
+        names = {name for after, _ in states for name in after}
+        changed = sorted(name for name in names if any(after.get(name) != before.get(name) for after, _ in states))
+        print(json.dumps({"changed": changed, "handlers": [handlers for _, handlers in states]}))
 """
+
+LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 THEIRS = {
     "ray": {"RAY_CLIENT_MODE"},
@@ -78,42 +49,82 @@ THEIRS = {
 }
 """What these packages put into the environment of any process that uses them, and read there later."""
 
-
-def test_the_process_that_connects_keeps_its_environment_and_its_handlers(cluster: Cluster, tmp_path: Path) -> None:
-    name = cluster.kind if cluster.starts_by_itself else cluster.address()
-    ended = run_script(AS_IT_WAS, name, folder=tmp_path)
-    assert ended.code == 0, ended
-    told = json.loads(ended.stdout)
-    assert [set(changes) - THEIRS[cluster.kind] for changes in told["changes"]] == [set(), set(), set()]
-    assert told["handlers"] == [[True, True]] * 3
-
-
-ASKS_NOBODY = """
-    import logging, sys
-    import fourfold as ff
-
-    if __name__ == "__main__":
-        logging.basicConfig(format="%(name)s %(levelname)s %(message)s", level=logging.WARNING)
-        for _ in range(2):
-            ff.map(abs, range(4), engine=sys.argv[1])
-"""
-
 SET = {"ray": "RAY_AUTH_MODE=token", "dask": "--tls-ca-file", "spark": "authenticate"}
+"""What a warning says to set."""
+
+
+class Told(NamedTuple):
+    """What a script saw that made two calls, and what could be seen of it meanwhile."""
+
+    bound: set[tuple[str, str]]
+    """Programs and the addresses at which they can be reached, of the script and all that it has started."""
+    changed: set[str]
+    handlers: list[list[bool]]
+    warnings: list[str]
+
+
+@pytest.fixture(scope="module")
+def tell(shared_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Told]:
+    """Runs the script once on a cluster that it starts, and once on the given one."""
+    told: dict[bool, Told] = {}
+
+    def tell(is_given: bool) -> Told:
+        if is_given and not shared_cluster.is_elsewhere():
+            pytest.skip("this cluster lives in the process of the tests")
+        if not is_given and not shared_cluster.starts_by_itself:
+            pytest.skip('engine="spark" starts no Connect server')
+        if is_given not in told:
+            told[is_given] = run(shared_cluster, is_given, tmp_path_factory.mktemp("doors"))
+        return told[is_given]
+
+    return tell
+
+
+def run(cluster: Cluster, is_given: bool, folder: Path) -> Told:
+    name = cluster.address() if is_given else cluster.kind
+    with started(SCRIPT, name, folder=folder, **(cluster.environment() if is_given else {})) as script:
+        assert script.read_line() == "up", script.end()
+        found = bound(script)
+        script.process.stdin.write("\n")
+        ended = script.end(survive_s=10)
+    assert (ended.code, ended.survivors) == (0, []), ended
+    said = json.loads(ended.stdout)
+    warnings = [line for line in ended.stderr.splitlines() if line.startswith("fourfold WARNING")]
+    return Told(found, set(said["changed"]), said["handlers"], warnings)
+
+
+def bound(script: Script) -> set[tuple[str, str]]:
+    found = set()
+    for process in script._family():
+        for each in process.net_connections("inet"):
+            if each.status == psutil.CONN_LISTEN or (each.type == socket.SOCK_DGRAM and each.laddr and not each.raddr):
+                found.add((process.name(), each.laddr.ip))
+    return found
+
+
+def test_a_cluster_that_is_started_here_listens_on_this_machine_only(tell: Callable[[bool], Told]) -> None:
+    found = tell(False).bound
+    assert found, "it listens nowhere: the test does not see its sockets"
+    assert {each for each in found if each[1] not in LOOPBACK} == set()
 
 
 @pytest.mark.parametrize("whose", ["its own", "given"])
-def test_only_a_given_cluster_that_lets_everybody_in_is_warned_of(cluster: Cluster, whose: str, tmp_path: Path) -> None:
-    is_given = whose == "given"
-    if (is_given and not cluster.is_elsewhere()) or (not is_given and not cluster.starts_by_itself):
-        pytest.skip("there is no such cluster of this kind")
-    environment = cluster.environment() if is_given else {}
-    ended = run_script(ASKS_NOBODY, cluster.address() if is_given else cluster.kind, folder=tmp_path, **environment)
-    assert ended.code == 0, ended
-    warnings = [line for line in ended.stderr.splitlines() if line.startswith("fourfold WARNING")]
-    assert len(warnings) == is_given, ended.stderr
-    if is_given:
-        assert "lets everybody in who can reach it" in warnings[0]
-        assert SET[cluster.kind] in warnings[0]
+def test_the_process_that_connects_keeps_its_environment_and_its_handlers(
+    cluster: Cluster, tell: Callable[[bool], Told], whose: str
+) -> None:
+    told = tell(whose == "given")
+    assert told.changed - THEIRS[cluster.kind] == set()
+    assert told.handlers == [[True, True]] * 4
+
+
+def test_a_given_cluster_that_lets_everybody_in_is_warned_of_once(cluster: Cluster, tell: Callable[[bool], Told]) -> None:
+    (warning,) = tell(True).warnings
+    assert "lets everybody in who can reach it" in warning
+    assert SET[cluster.kind] in warning
+
+
+def test_a_cluster_that_is_started_here_is_not_warned_of(tell: Callable[[bool], Told]) -> None:
+    assert tell(False).warnings == []
 
 
 def test_a_ray_of_tokens_is_not_in_the_way_of_one_without(cluster: Cluster, tmp_path: Path) -> None:

@@ -33,6 +33,10 @@ SCRIPT = """
         print(results.report.n_recorded)
 """
 
+IMPATIENT = SCRIPT.replace("import fourfold as ff", "import fourfold as ff; from fourfold.distribute.engines import on_ray")
+IMPATIENT = IMPATIENT.replace("results = ff.map", "on_ray.SILENT_S = 5.0; results = ff.map")
+"""The same, without the patience of 20 s for a head that may come back: tests are long enough."""
+
 RESUME = "fourfold: what finished is recorded in run: the same call goes on from there"
 
 GONE_S = 10.0
@@ -138,7 +142,7 @@ def test_a_given_ray_that_is_stopped_is_told_and_what_finished_is_kept(cluster: 
     given = RayElsewhere(tmp_path / "cluster")
     try:
         given.start()
-        with start(given, True, tmp_path) as script:
+        with started(IMPATIENT, "ray", folder=tmp_path, **given.environment()) as script:
             until(lambda: is_under_way(tmp_path), "20 items are recorded", timeout=60)
             given.kill()
             ended = script.end(timeout=DOWN_S, survive_s=KILLED_GONE_S)
