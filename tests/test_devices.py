@@ -78,9 +78,17 @@ def test_a_task_without_gpus_sees_what_its_worker_sees(monkeypatch: pytest.Monke
 def test_one_for_which_a_process_is_ready_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     with devices_for(1, ["", "5", "6"]) as one, devices_for(1, ["5"]) as other:
         assert (one, other) == ("5", "0")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    with devices_for(1, ["5", "1"]) as one:
-        assert one == "1"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "b,a,c")
+    with devices_for(1, ["5", "a"]) as one:
+        assert one == "a"
+
+
+def test_the_same_devices_come_in_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    with devices_for(2, ["1"]) as seen:
+        assert seen == "0,1"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "b,a,c")
+    with devices_for(2, ["a"]) as seen:
+        assert seen == "b,a"
 
 
 @pytest.mark.parametrize(("given", "of"), [("0,1", "of 0,1"), ("", "of those of its machine")])

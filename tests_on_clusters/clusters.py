@@ -269,7 +269,7 @@ class DaskOfProcesses(Cluster):
         return self.url
 
     def workers(self) -> list[int]:
-        return [child.pid for process in self.processes[1:] for child in psutil.Process(process.pid).children()]
+        return [child.pid for host in self.hosts() for child in psutil.Process(host).children()]
 
     def hosts(self) -> list[int]:
         return [process.pid for process in self.processes[1:] if process.poll() is None]

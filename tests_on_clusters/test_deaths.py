@@ -126,7 +126,7 @@ def test_a_call_whose_cluster_is_gone_says_so_and_goes_on_here(request, tmp_path
     if not shared.processes and shared.kind != "ray":
         pytest.skip("this cluster lives in the process of the tests")
     if shared.kind == "ray":
-        pytest.skip("Ray ends a process whose own raylet is gone")
+        pytest.skip("Ray ends a process whose own raylet is gone: test_drivers.py has a script for it")
 
     def fn(x):
         time.sleep(0.05)

@@ -1,7 +1,9 @@
 """What a cluster that is started here opens to others, what stays as it was in the driver, and what it is warned of."""
 
+import http.client
 import json
 import socket
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -42,6 +44,9 @@ SCRIPT = """
 
 LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
+PAGES = ["/", "/status", "/metrics", "/health", "/json/counts.json", "/info/main/workers.html", "/api/version"]
+"""Of Dask and Ray; a Spark that is started here has no port for pages at all."""
+
 THEIRS = {
     "ray": {"RAY_CLIENT_MODE"},
     "dask": set(),
@@ -56,8 +61,10 @@ SET = {"ray": "RAY_AUTH_MODE=token", "dask": "--tls-ca-file", "spark": "authenti
 class Told(NamedTuple):
     """What a script saw that made two calls, and what could be seen of it meanwhile."""
 
-    bound: set[tuple[str, str]]
-    """Programs and the addresses at which they can be reached, of the script and all that it has started."""
+    bound: set[tuple[str, str, int]]
+    """Programs, and addresses and ports at which they can be reached, of the script and all that it has started."""
+    pages: set[str]
+    """Those of the usual web pages of a cluster that somebody there shows to who asks."""
     changed: set[str]
     handlers: list[list[bool]]
     warnings: list[str]
@@ -85,27 +92,40 @@ def run(cluster: Cluster, is_given: bool, folder: Path) -> Told:
     with started(SCRIPT, name, folder=folder, **(cluster.environment() if is_given else {})) as script:
         assert script.read_line() == "up", script.end()
         found = bound(script)
+        pages = {page for _, ip, port in found if ip in LOOPBACK for page in PAGES if shows(port, page)}
         script.process.stdin.write("\n")
         ended = script.end(survive_s=10)
     assert (ended.code, ended.survivors) == (0, []), ended
     said = json.loads(ended.stdout)
     warnings = [line for line in ended.stderr.splitlines() if line.startswith("fourfold WARNING")]
-    return Told(found, set(said["changed"]), said["handlers"], warnings)
+    return Told(found, pages, set(said["changed"]), said["handlers"], warnings)
 
 
-def bound(script: Script) -> set[tuple[str, str]]:
+def bound(script: Script) -> set[tuple[str, str, int]]:
     found = set()
     for process in script._family():
         for each in process.net_connections("inet"):
             if each.status == psutil.CONN_LISTEN or (each.type == socket.SOCK_DGRAM and each.laddr and not each.raddr):
-                found.add((process.name(), each.laddr.ip))
+                found.add((process.name(), each.laddr.ip, each.laddr.port))
     return found
+
+
+def shows(port: int, page: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{page}", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (OSError, http.client.HTTPException):  # most do not speak HTTP
+        return False
 
 
 def test_a_cluster_that_is_started_here_listens_on_this_machine_only(tell: Callable[[bool], Told]) -> None:
     found = tell(False).bound
     assert found, "it listens nowhere: the test does not see its sockets"
     assert {each for each in found if each[1] not in LOOPBACK} == set()
+
+
+def test_a_cluster_that_is_started_here_shows_no_web_page(tell: Callable[[bool], Told]) -> None:
+    assert tell(False).pages == set()
 
 
 @pytest.mark.parametrize("whose", ["its own", "given"])

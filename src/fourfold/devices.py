@@ -49,7 +49,7 @@ def devices_for(count: int, preferred: Sequence[str] = ()) -> Iterator[str]:
                 f"a task for {count} GPUs came to a worker with {len(taken)} to give, of {given or 'those of its machine'}: "
                 f"give workers no more of the resource GPU than they have devices, and {VARIABLE} where they may not have all"
             )
-        yield ",".join(taken)
+        yield ",".join(sorted(taken, key=int if given is None else there.index))  # one set of devices has one process
 
 
 def _of_this_machine() -> Iterable[str]:
