@@ -321,19 +321,21 @@ def test_workers_that_take_gpus_are_as_many_as_there_are_gpus(options, cluster, 
         pytest.skip("this cluster claims no GPUs")
 
     def fn(x):
-        mark = tmp_path / f"running-{x}"
+        mine = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        mark = tmp_path / f"running-{x}-on-{mine}"
         mark.touch()
         time.sleep(0.1)
-        n_running = len(list(tmp_path.glob("running-*")))
+        running = [path.name.partition("-on-")[2] for path in tmp_path.glob("running-*")]
         mark.unlink()
-        return n_running, os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        return running, mine
 
     results = ff.map(fn, range(12), gpus=1, chunk=1, **options)
-    assert max(n_running for n_running, _ in results) <= cluster.n_gpus
+    assert max(len(running) for running, _ in results) <= cluster.n_gpus
     if cluster.kind == "ray":
-        assert {devices for _, devices in results} == {"0"}  # the only one of each machine
-    if cluster.kind == "dask":
-        assert {devices for _, devices in results} == {"0", "1"}  # two workers on one machine, and Dask counts only
+        assert {mine for _, mine in results} == {"0"}  # the only one of each machine
+    if cluster.kind == "dask":  # two workers on one machine, and Dask counts only
+        assert {mine for _, mine in results} <= {"0", "1"}
+        assert all(len(set(running)) == len(running) for running, _ in results)
 
 
 def test_tasks_at_the_same_time_see_each_its_own_gpu_also_in_one_worker(cluster, tmp_path):
