@@ -63,7 +63,7 @@ def test_no_two_calls_name_their_jobs_alike_also_when_one_lies_where_the_other_l
     names = set()
     for _ in range(200):
         names.add(Spark()._name)
-        gc.collect()
+        gc.collect(0)
     assert len(names) == 200
 
 
