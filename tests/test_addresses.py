@@ -6,6 +6,7 @@ import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ import fourfold as ff
 from fourfold.addresses import without_secrets
 from fourfold.distribute import connection
 from fourfold.distribute.connection import Connection, cannot_connect, check_that_somebody_listens, first_line
-from fourfold.engines import Dask
+from fourfold.engines import Dask, Ray, Spark
 from fourfold.errors import EngineError, FourfoldError
 
 SECRET = "hunter2-4711"
@@ -209,3 +210,59 @@ def test_a_cluster_that_lets_everybody_in_is_warned_of_once(
         ("fourfold", "WARNING", f"the test cluster at tcp://…@host:1 {says}"),
         ("fourfold", "WARNING", f"the test cluster at tcp://other:1 {says}"),
     ]
+
+
+def dask_at(address: str) -> Connection:
+    there = Dask(address).connection
+    there.client = SimpleNamespace(scheduler=SimpleNamespace(address=address))
+    return there
+
+
+def classic(**settings: str) -> Connection:
+    there = Spark().connection
+    conf = {name.replace("_", "."): value for name, value in settings.items()}
+    there.spark = SimpleNamespace(sparkContext=SimpleNamespace(getConf=lambda: SimpleNamespace(get=conf.get)))
+    return there
+
+
+def connect(secure: bool) -> Connection:
+    there = Spark("sc://host").connection
+    there._is_remote = True
+    there.spark = SimpleNamespace(client=SimpleNamespace(_builder=SimpleNamespace(secure=secure, endpoint="host:15002")))
+    return there
+
+
+@pytest.mark.parametrize(
+    ("there", "place"),
+    [
+        (dask_at("tcp://host:8786"), "tcp://host:8786"),
+        (dask_at("tls://host:8786"), None),
+        (dask_at("inproc://host/1"), None),
+        (classic(spark_master="spark://host:7077"), "spark://host:7077"),
+        (classic(spark_master="yarn", spark_authenticate="false"), "yarn"),
+        (classic(spark_master="yarn", spark_authenticate="true"), None),
+        (classic(spark_master="local[2]"), None),
+        (connect(secure=False), "host:15002"),
+        (connect(secure=True), None),
+    ],
+)
+def test_who_lets_everybody_in_is_known(there: Connection, place: str | None) -> None:
+    door = there._open_door()
+    assert (door and door[0]) == place
+
+
+@pytest.mark.parametrize(
+    ("mode", "tls", "place"),
+    [("disabled", "", "host:6379"), ("disabled", "1", None), ("token", "", None), ("old", "", "host:6379")],
+)
+def test_a_ray_asks_by_tokens_or_by_certificates(
+    mode: str, tls: str, place: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raylet = SimpleNamespace(get_authentication_mode=lambda: mode, AuthenticationMode=SimpleNamespace(TOKEN="token"))
+    fake = SimpleNamespace(_raylet=raylet if mode != "old" else SimpleNamespace())
+    monkeypatch.setattr("fourfold.distribute.engines.on_ray._ray", lambda: fake)
+    monkeypatch.setenv("RAY_USE_TLS", tls)
+    there = Ray("host:6379").connection
+    there._head = "host:6379"
+    door = there._open_door()
+    assert (door and door[0]) == place
