@@ -126,7 +126,11 @@ class _Connection(Connection):
     def _connect(self) -> None:
         ray = _ray()
         if not ray.is_initialized():
-            self._init(ray)
+            try:
+                self._init(ray)
+            except EngineError:
+                self._forget_tokens()
+                raise
         elif self._address not in (None, "auto", "local", _connected_to.get(os.getpid())):
             raise EngineError(
                 f"this process has a Ray already, and it is not {without_secrets(self._address)}: call ray.shutdown() first, "
@@ -136,6 +140,7 @@ class _Connection(Connection):
         # Over ray:// the head is behind a server, whose connection Ray watches itself.
         self._head = "" if ray.util.client.ray.is_connected() else str(ray.get_runtime_context().gcs_address)
         self._looked_at = self._heard_at = time.monotonic()
+        self._asker = None
 
     def _init(self, ray: Any) -> None:
         address = self._address
@@ -175,6 +180,7 @@ class _Connection(Connection):
                 _ray().shutdown()
         finally:
             self._let_go()
+            self._forget_tokens()
 
     def abandon(self, generation: int) -> None:
         """Leave the Ray that is gone, when it was connected to here.
@@ -190,9 +196,12 @@ class _Connection(Connection):
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
             keeper.close()
+
+    def _forget_tokens(self) -> None:
+        """The next Ray of this process asks for tokens if its environment says so."""
         if self._has_set_tokens and not _ray().is_initialized():
             self._has_set_tokens = False
-            _ray()._raylet.Config.initialize("")  # as the environment says it, for the next Ray of this process
+            _ray()._raylet.Config.initialize("")
 
     def _probe(self, orders: Orders) -> dict[str, Any]:
         ray = _ray()
