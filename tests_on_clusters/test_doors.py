@@ -2,7 +2,9 @@
 
 import http.client
 import json
+import shutil
 import socket
+import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -172,3 +174,36 @@ def test_a_ray_of_tokens_is_not_in_the_way_of_one_without(cluster: Cluster, tmp_
     """
     ended = run_script(text, folder=tmp_path)
     assert (ended.stdout, ended.code, ended.survivors) == ("fine\n", 0, []), ended
+
+
+WITH_CERTIFICATES = """
+    import logging
+    import fourfold as ff, fourfold.engines
+    from distributed import LocalCluster
+
+    if __name__ == "__main__":
+        logging.basicConfig(format="%(name)s %(levelname)s %(message)s", level=logging.WARNING)
+        with fourfold.engines.Dask(slots=1) as own:
+            assert ff.map(abs, [-1], engine=own) == [1]
+            print(own.connection.client.scheduler.address.partition(":")[0])
+        options = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "silence_logs": logging.CRITICAL}
+        with LocalCluster(n_workers=1, threads_per_worker=1, **options) as given:
+            assert ff.map(abs, [-1], engine=given.scheduler_address) == [1]
+            print(given.scheduler_address.partition(":")[0])
+        fourfold.lanes._clusters[given.scheduler_address].shutdown()
+"""
+
+
+def test_a_dask_with_certificates_is_used_with_them(cluster: Cluster, tmp_path: Path) -> None:
+    if cluster.kind != "dask" or shutil.which("openssl") is None:
+        pytest.skip("only Dask has certificates, and openssl makes them")
+    key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "certificate.pem")
+    request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1"]
+    subprocess.run([*request, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    settings = {"REQUIRE_ENCRYPTION": "true", "TLS__CA_FILE": certificate}
+    for role in ("CLIENT", "SCHEDULER", "WORKER"):
+        settings |= {f"TLS__{role}__KEY": key, f"TLS__{role}__CERT": certificate}
+    environment = {f"DASK_DISTRIBUTED__COMM__{name}": value for name, value in settings.items()}
+    ended = run_script(WITH_CERTIFICATES, folder=tmp_path, **environment)
+    assert (ended.stdout, ended.code, ended.survivors) == ("tls\ntls\n", 0, []), ended
+    assert "lets everybody in" not in ended.stderr
