@@ -138,6 +138,13 @@ def test_a_cluster_that_is_started_here_shows_no_web_page(tell: Callable[[bool],
     assert tell(False).pages == set()
 
 
+def test_a_spark_that_is_started_here_asks_for_its_secret(cluster: Cluster) -> None:
+    if cluster.kind != "spark" or not cluster.address().startswith("local["):
+        pytest.skip("others are started by the tests")
+    # With a local master Spark makes the secret itself; with any other one it would not have started without one.
+    assert cluster.engine().connection._given.sparkContext.getConf().get("spark.authenticate") == "true"
+
+
 @pytest.mark.parametrize("whose", ["its own", "given"])
 def test_the_process_that_connects_keeps_its_environment_and_its_handlers(
     cluster: Cluster, tell: Callable[[bool], Told], whose: str

@@ -172,6 +172,10 @@ class Session(Connection):
                 "spark.driver.host": "127.0.0.1",
                 "spark.driver.bindAddress": "127.0.0.1",
             }
+            if not master.startswith("local-cluster"):
+                settings["spark.authenticate"] = (
+                    "true"  # Spark makes a secret of its own: other users of the machine have none
+                )
             if master == "local[*]":
                 builder = builder.master(f"local[{self._slots or cores().n_cores}]")
         if here or "127.0.0.1" in master or "localhost" in master:
