@@ -133,10 +133,12 @@ def test_bad_options_are_value_errors_and_wrong_types_are_type_errors_too():
             resolve(given)
 
 
-@pytest.mark.parametrize("name", ["spark", "ray", "dask", "spark://host:7077", "sc://host", "ray://host:1", "tcp://host:8786"])
+@pytest.mark.parametrize(
+    "name", ["spark", "ray", "dask", "spark://host:7077", "sc://host", "ray://host:1", "tcp://host:8786", "tls://host:8786"]
+)
 def test_an_engine_whose_package_is_missing_says_the_pip_line(name, monkeypatch, count):
     monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
-    extra = {"sc": "spark", "tcp": "dask"}.get(name.partition("://")[0], name.partition("://")[0])
+    extra = {"sc": "spark", "tcp": "dask", "tls": "dask"}.get(name.partition("://")[0], name.partition("://")[0])
     with pytest.raises(MissingExtra, match=rf"{CLUSTER_ENGINES[extra]}, which is not installed") as caught:
         ff.map(count, refuse_to_be_read(), engine=name)
     assert f"pip install 'fourfold[{extra}]'" in str(caught.value)

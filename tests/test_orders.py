@@ -3,6 +3,7 @@
 import gc
 import os
 import pickle
+import socket
 import time
 import types
 from collections.abc import Callable, Iterator
@@ -17,8 +18,10 @@ import fourfold as ff
 import fourfold.site as site
 from fourfold.call import Call
 from fourfold.distribute import orders as orders_module
+from fourfold.distribute.engines.on_ray import LOOK_S, SILENT_S
 from fourfold.distribute.orders import DOWN_IN_A_ROW, DOWN_S, Orders, Stored, parts_of
 from fourfold.engines import Ray, Spark
+from fourfold.errors import EngineError
 from fourfold.execute.parcels import ParcelCodec
 from fourfold.options import resolve
 from fourfold.records import Chunk, Kind, Need, Ticket
@@ -60,7 +63,7 @@ def test_no_two_calls_name_their_jobs_alike_also_when_one_lies_where_the_other_l
     names = set()
     for _ in range(200):
         names.add(Spark()._name)
-        gc.collect()
+        gc.collect(0)
     assert len(names) == 200
 
 
@@ -79,6 +82,32 @@ def test_all_tickets_are_told_that_ray_is_gone(monkeypatch: pytest.MonkeyPatch) 
     engine._flying = {"one": 1, "two": 2, "three": 3}
     outcomes = engine.wait(0)
     assert sorted((outcome.id, outcome.kind) for outcome in outcomes) == [(id, Kind.ENGINE_DOWN) for id in (1, 2, 3)]
+
+
+def test_a_head_that_is_silent_for_too_long_is_told_to_whoever_asks() -> None:
+    """Also to the second one: the first may have asked for something that can wait."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        there = Ray().connection
+        there._head = f"127.0.0.1:{closed.getsockname()[1]}"
+        there._heard_at = time.monotonic()
+        assert not there.is_heard()
+        there._heard_at -= SILENT_S
+        for _ in range(2):
+            with pytest.raises(EngineError, match=r"^Ray is gone: nobody listens at 127\.0\.0\.1:"):
+                there.is_heard()
+        closed.listen()
+        there._looked_at -= LOOK_S
+        assert there.is_heard()
+
+
+def test_a_head_that_ended_with_its_keeper_is_told_at_once() -> None:
+    there = Ray().connection
+    there._head, there._heard_at = "127.0.0.1:1", time.monotonic()
+    there._keeper = types.SimpleNamespace(is_alive=lambda: False)  # type: ignore[assignment]
+    for _ in range(2):
+        with pytest.raises(EngineError, match=r"^Ray is gone: the Ray that was started here was ended$"):
+            there.is_heard()
 
 
 # ---- worker processes beside a cluster's own
@@ -128,6 +157,19 @@ def test_code_that_has_changed_on_its_way_is_what_runs(run: Callable[..., Any], 
     first, second, again = (run(use, tmp_path / version) for version in ("first", "second", "first"))
     assert (first[0], second[0], again[0]) == ("first", "second", "first")
     assert len({first[1], second[1], again[1]}) == 3
+
+
+def test_the_first_code_that_travels_sweeps_away_what_nobody_uses(
+    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweeps: list[bool] = []
+    monkeypatch.setattr(site, "remove_unused", lambda: sweeps.append(True))
+    monkeypatch.setattr(site, "_homes_seen", [])
+    run(pid)
+    assert sweeps == []
+    run(pid, tmp_path)
+    run(pid, tmp_path)
+    assert sweeps == [True]
 
 
 def test_another_device_has_another_process(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

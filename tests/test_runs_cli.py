@@ -37,9 +37,10 @@ SCRIPT = """
 """
 
 
-def fourfold(folder, *arguments, stdin=""):
+def fourfold(folder, *arguments, stdin="", **environment):
     command = [sys.executable, "-m", "fourfold", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, input=stdin)
+    options = {"cwd": folder, "env": {**os.environ, **environment}, "capture_output": True, "text": True}
+    return subprocess.run(command, check=False, input=stdin, **options)
 
 
 @pytest.fixture
@@ -339,6 +340,17 @@ def test_a_command_that_somebody_changed_is_not_run(failed):
     assert (failed / "touched").exists()
 
 
+def test_a_secret_in_the_address_of_a_cluster_is_not_shown(tmp_path):
+    secret = "hunter2-4711"
+    (tmp_path / "script.py").write_text(textwrap.dedent(SCRIPT))
+    command = [sys.executable, "script.py", "skip", f"sc://host/;token={secret}"]
+    subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
+    for arguments in (["show", "run"], ["show", "run", "--json"], ["rerun", "run", "--failed"]):
+        done = fourfold(tmp_path, *arguments)
+        assert "sc://host/;token=" in done.stdout + done.stderr
+        assert secret not in done.stdout + done.stderr
+
+
 def test_clean_removes_what_dead_drivers_left_and_nothing_else(scored):
     orphan = scored / "run" / "values-0042.part"
     orphan.touch(mode=0o600)
@@ -419,6 +431,19 @@ def test_a_folder_that_nobody_may_look_into_is_named(scored, monkeypatch, capsys
     said = capsys.readouterr()
     assert said.out.split()[0] == "run"
     assert "closed: PermissionError" in said.err
+
+
+def test_clean_removes_code_that_no_worker_uses(tmp_path):
+    used, unused = (tmp_path / f"fourfold-{os.getuid()}-{letter * 32}" for letter in "ab")
+    for home in (used, unused):
+        (home / "package").mkdir(parents=True)
+    held = os.open(used, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_SH)
+    done = fourfold(tmp_path, "clean", TMPDIR=str(tmp_path))
+    os.close(held)
+    assert done.stdout == f"{unused}\n"
+    assert f"1 folders of unpacked code removed in {tmp_path}" in done.stderr
+    assert os.listdir(tmp_path) == [used.name]
 
 
 def test_clean_leaves_a_living_run_alone(tmp_path):

@@ -82,6 +82,10 @@ class Cluster:
         """Process ids of machines, as far as one can tell here: killing one loses what runs there."""
         raise NotImplementedError
 
+    def hosts(self) -> list[int]:
+        """Those of machines that see to their workers, where that is somebody else: without it nobody comes back."""
+        return []
+
     def mend(self) -> None:
         """Another machine takes the place of one that was lost, where the cluster does not see to that itself."""
 
@@ -189,6 +193,25 @@ class RayOfTwoMachines(Cluster):
         self.kill()
 
 
+class RayElsewhere(Cluster):
+    """A Ray of processes of its own, to which nobody has connected yet: one that is lost loses no test's own Ray."""
+
+    kind = "ray"
+
+    def start(self) -> None:
+        self._port = free_port()
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus", "2"]
+        place = ["--node-ip-address", "127.0.0.1", "--port", str(self._port), "--include-dashboard", "false"]
+        head = self.run(*command, *place, env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"})
+        await_port(self._port, head)
+
+    def address(self) -> str:
+        return "ray"
+
+    def environment(self) -> dict[str, str]:
+        return {"RAY_ADDRESS": f"127.0.0.1:{self._port}"}
+
+
 # ---- Dask
 
 
@@ -226,15 +249,18 @@ class DaskOfProcesses(Cluster):
         module = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
         scheduler = self.run(*module, "--host", "127.0.0.1", "--port", str(port), "--no-dashboard")
         await_port(port, scheduler)
-        for number in range(2):
-            self.run(
-                sys.executable, "-m", "distributed.cli.dask_worker", self.url, "--nthreads", "1", "--nworkers", "1",
-                "--host", "127.0.0.1", "--no-dashboard", "--local-directory", str(self.folder / f"worker-{number}"),
-                "--resources", "GPU=1",
-            )  # fmt: skip
+        for _ in range(2):
+            self._add_worker()
         self._first = Dask(self.url)
         self._first.open()
         self._first.connection.client.wait_for_workers(2, timeout=PATIENCE_S)
+
+    def _add_worker(self) -> None:
+        self.run(
+            sys.executable, "-m", "distributed.cli.dask_worker", self.url, "--nthreads", "1", "--nworkers", "1",
+            "--host", "127.0.0.1", "--no-dashboard", "--local-directory", str(self.folder / f"worker-{len(self.processes)}"),
+            "--resources", "GPU=1",
+        )  # fmt: skip
 
     def engine(self, **options: Any) -> Dask:
         return Dask(client=self._first.connection.client, **options)
@@ -243,7 +269,15 @@ class DaskOfProcesses(Cluster):
         return self.url
 
     def workers(self) -> list[int]:
-        return [child.pid for process in self.processes[1:] for child in psutil.Process(process.pid).children()]
+        return [child.pid for host in self.hosts() for child in psutil.Process(host).children()]
+
+    def hosts(self) -> list[int]:
+        return [process.pid for process in self.processes[1:] if process.poll() is None]
+
+    def mend(self) -> None:
+        for _ in range(2 - len(self.hosts())):
+            self._add_worker()
+        self._first.connection.client.wait_for_workers(2, timeout=PATIENCE_S)
 
     def stop(self) -> None:
         with contextlib.suppress(Exception):

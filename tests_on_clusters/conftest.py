@@ -13,6 +13,7 @@ import psutil
 import pytest
 from clusters import KINDS, Cluster
 
+from fourfold.distribute.cargo import remove_unused
 from fourfold.distribute.engine import Engine
 from fourfold.distribute.engines.on_processes.pool import POOL
 
@@ -67,13 +68,14 @@ def make_engine(cluster: Cluster) -> Callable[[], Engine]:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_worker_of_ours_survives() -> Iterator[None]:
-    """All worker processes that sites have started are gone with their clusters."""
+    """All worker processes that sites have started are gone with their clusters. What travelled to them goes now."""
     yield
     POOL.close()  # of this process, for what a test ran here
     deadline = time.monotonic() + SETTLE_S
     while (left := ours()) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert left == []
+    remove_unused(0.0)
 
 
 def ours() -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 from clusters import Cluster
 
 import fourfold as ff
-from fourfold.errors import EngineError
+from fourfold.errors import EngineError, WorkerLost
 
 GONE_S = 60.0
 """Seconds in which a call must say that its cluster is gone."""
@@ -42,6 +42,47 @@ def test_a_machine_that_is_lost_costs_no_item(cluster: Cluster, tmp_path):
             victims.clear()
     cluster.mend()
     assert results == [x * 2 for x in range(150)]
+
+
+def test_a_machine_that_does_not_come_back_costs_no_item(cluster: Cluster, tmp_path):
+    victims = cluster.hosts()
+    if not victims:
+        pytest.skip("here it is the machine itself that is lost in the test above")
+    seen = 0
+    for value in ff.imap(lambda x: time.sleep(0.05) or x * 2, range(100), engine=cluster.engine(), chunk=5):
+        assert value == seen * 2
+        seen += 1
+        if seen == 20:
+            kill(victims[0])
+    cluster.mend()
+    assert seen == 100
+
+
+def test_an_item_that_takes_its_machine_along_is_the_only_one_that_fails(cluster: Cluster, tmp_path):
+    if cluster.kind != "dask" or not cluster.workers():
+        pytest.skip("only Dask runs what was on a machine that is lost again until it gives up (KilledWorker)")
+
+    def allow_failures(count, dask_scheduler=None):  # here it travels by value
+        dask_scheduler.allowed_failures = count
+
+    def fn(x):
+        if x == 7:
+            above = psutil.Process().parents()
+            machine = next(each for each in above if "multiprocessing.spawn" in " ".join(each.cmdline()))
+            machine.kill()
+            time.sleep(60)
+        return x * 2
+
+    client = cluster.engine().connection._given
+    client.run_on_scheduler(allow_failures, 0)
+    try:
+        results = ff.map(fn, range(16), engine=cluster.engine(), chunk=2, on_error="collect")
+    finally:
+        client.run_on_scheduler(allow_failures, 3)
+        cluster.mend()
+    assert [x for x, result in enumerate(results) if result != x * 2] == [7]
+    assert isinstance(results.failures[0].error, WorkerLost), results.failures[0]
+    assert "Dask lost" in str(results.failures[0])
 
 
 def test_what_is_slow_on_a_machine_may_run_on_another_machine_too_and_counts_once(cluster: Cluster, tmp_path):
@@ -85,7 +126,7 @@ def test_a_call_whose_cluster_is_gone_says_so_and_goes_on_here(request, tmp_path
     if not shared.processes and shared.kind != "ray":
         pytest.skip("this cluster lives in the process of the tests")
     if shared.kind == "ray":
-        pytest.skip("Ray ends a process whose own raylet is gone")
+        pytest.skip("Ray ends a process whose own raylet is gone: test_drivers.py has a script for it")
 
     def fn(x):
         time.sleep(0.05)

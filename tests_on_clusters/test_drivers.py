@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from clusters import Cluster
+from clusters import Cluster, RayElsewhere
 from running import Script, started, until
 
 import fourfold as ff
@@ -32,6 +32,10 @@ SCRIPT = """
         assert results == [item * 3 for item in range(300)]
         print(results.report.n_recorded)
 """
+
+IMPATIENT = SCRIPT.replace("import fourfold as ff", "import fourfold as ff; from fourfold.distribute.engines import on_ray")
+IMPATIENT = IMPATIENT.replace("results = ff.map", "on_ray.SILENT_S = 5.0; results = ff.map")
+"""The same, without the patience of 20 s for a head that may come back: tests are long enough."""
 
 RESUME = "fourfold: what finished is recorded in run: the same call goes on from there"
 
@@ -126,6 +130,24 @@ def test_a_cluster_that_is_killed_is_told_and_what_finished_is_kept(cluster: Clu
             with contextlib.suppress(psutil.NoSuchProcess):
                 each.kill()
         ended = script.end(timeout=DOWN_S, survive_s=KILLED_GONE_S)
+    assert (ended.code, ended.survivors) == (1, []), ended.stderr
+    assert "fourfold.errors.EngineError" in ended.stderr
+    finish_here(tmp_path)
+
+
+def test_a_given_ray_that_is_stopped_is_told_and_what_finished_is_kept(cluster: Cluster, tmp_path: Path) -> None:
+    if cluster.kind != "ray":
+        pytest.skip("one of another kind is in test_deaths.py")
+    (tmp_path / "cluster").mkdir()
+    given = RayElsewhere(tmp_path / "cluster")
+    try:
+        given.start()
+        with started(IMPATIENT, "ray", folder=tmp_path, **given.environment()) as script:
+            until(lambda: is_under_way(tmp_path), "20 items are recorded", timeout=60)
+            given.kill()
+            ended = script.end(timeout=DOWN_S, survive_s=KILLED_GONE_S)
+    finally:
+        given.stop()
     assert (ended.code, ended.survivors) == (1, []), ended.stderr
     assert "fourfold.errors.EngineError" in ended.stderr
     finish_here(tmp_path)

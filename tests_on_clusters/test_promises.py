@@ -16,6 +16,7 @@ from clusters import Cluster
 from running import run_script
 
 import fourfold as ff
+from fourfold.engines import Dask
 from fourfold.errors import EngineError, ItemTimeout, OptionError, UnsupportedOption, VersionMismatch, WorkerLost
 
 
@@ -320,17 +321,50 @@ def test_workers_that_take_gpus_are_as_many_as_there_are_gpus(options, cluster, 
         pytest.skip("this cluster claims no GPUs")
 
     def fn(x):
-        mark = tmp_path / f"running-{x}"
+        mine = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        mark = tmp_path / f"running-{x}-on-{mine}"
         mark.touch()
         time.sleep(0.1)
-        n_running = len(list(tmp_path.glob("running-*")))
+        running = [path.name.partition("-on-")[2] for path in tmp_path.glob("running-*")]
         mark.unlink()
-        return n_running, os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        return running, mine
 
     results = ff.map(fn, range(12), gpus=1, chunk=1, **options)
-    assert max(n_running for n_running, _ in results) <= cluster.n_gpus
+    assert max(len(running) for running, _ in results) <= cluster.n_gpus
     if cluster.kind == "ray":
-        assert {devices for _, devices in results} == {"0"}  # the only one of each machine
+        assert {mine for _, mine in results} == {"0"}  # the only one of each machine
+    if cluster.kind == "dask":  # two workers on one machine, and Dask counts only
+        assert {mine for _, mine in results} <= {"0", "1"}
+        assert all(len(set(running)) == len(running) for running, _ in results)
+
+
+def test_tasks_at_the_same_time_see_each_its_own_gpu_also_in_one_worker(cluster, tmp_path):
+    if cluster.kind != "dask":
+        pytest.skip("Ray and Spark say which task has which")
+    from distributed import Client, LocalCluster
+
+    def fn(x):
+        """Its devices, and whether nobody else has them while this one waits for the other task."""
+        mine = os.environ["CUDA_VISIBLE_DEVICES"]
+        descriptor = os.open(tmp_path / f"device-{mine}", os.O_CREAT | os.O_EXCL)
+        deadline = time.monotonic() + 20
+        while len(list(tmp_path.glob("device-*"))) < 2 and x < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.close(descriptor)
+        time.sleep(0.05)
+        os.unlink(tmp_path / f"device-{mine}")
+        return mine
+
+    options = {"host": "127.0.0.1", "dashboard_address": None, "resources": {"GPU": 2}}
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=2, **options) as machine,
+        Client(machine, set_as_default=False) as client,
+    ):
+        seen = ff.map(fn, range(8), gpus=1, chunk=1, engine=Dask(client=client))
+        assert set(seen) == {"0", "1"}
+        assert set(ff.map(lambda x: os.environ["CUDA_VISIBLE_DEVICES"], range(2), gpus=2, engine=Dask(client=client))) == {
+            "0,1"
+        }
 
 
 WRONG = {

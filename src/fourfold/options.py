@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any, Literal, TypedDict, Unpack
 
+from fourfold.addresses import without_secrets
 from fourfold.errors import FourfoldError, MissingExtra, OptionError, OptionTypeError, UnknownOption
 from fourfold.fixed import Fixed, fields_of
 
@@ -17,7 +18,9 @@ OnError = Literal["raise", "collect", "skip"]
 LOCAL_ENGINES = ("auto", "serial", "threads", "processes")
 CLUSTER_ENGINES = MappingProxyType({"spark": "pyspark", "ray": "ray", "dask": "distributed"})
 """Engines of other people, and the package that each one needs."""
-CLUSTER_ADDRESSES = MappingProxyType({"spark://": "spark", "sc://": "spark", "ray://": "ray", "tcp://": "dask"})
+CLUSTER_ADDRESSES = MappingProxyType(
+    {"spark://": "spark", "sc://": "spark", "ray://": "ray", "tcp://": "dask", "tls://": "dask"}
+)
 
 
 class Options(TypedDict, total=False):
@@ -174,7 +177,7 @@ def _from_environment(hidden: Mapping[str, Any]) -> dict[str, Any]:
         try:
             found["engine"] = _engine("engine", engine)
         except FourfoldError as error:
-            raise type(error)(f"the environment has FOURFOLD_ENGINE={engine!r}: {error}") from None
+            raise type(error)(f"the environment has FOURFOLD_ENGINE={without_secrets(engine)!r}: {error}") from None
     workers = os.environ.get("FOURFOLD_WORKERS")
     if workers and "workers" not in hidden:
         if not workers.isdecimal() or int(workers) < 1:
@@ -199,13 +202,13 @@ def _engine(name: str, value: Any) -> Any:
         return value
     cluster = cluster_of(value)
     if cluster not in CLUSTER_ENGINES:
-        known = [*LOCAL_ENGINES, *CLUSTER_ENGINES]
-        raise OptionError(f"unknown engine {value!r}{did_you_mean(value, known)}. Engines: {', '.join(known)}")
+        known, shown = [*LOCAL_ENGINES, *CLUSTER_ENGINES], without_secrets(value)
+        raise OptionError(f"unknown engine {shown!r}{did_you_mean(value, known)}. Engines: {', '.join(known)}")
     from importlib.util import find_spec
 
     if find_spec(CLUSTER_ENGINES[cluster]) is None:
         raise MissingExtra(
-            f"engine={value!r} needs the package {CLUSTER_ENGINES[cluster]}, which is not installed. "
+            f"engine={without_secrets(value)!r} needs the package {CLUSTER_ENGINES[cluster]}, which is not installed. "
             f"Type: pip install 'fourfold[{cluster}]'"
         )
     return value

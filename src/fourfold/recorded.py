@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from fourfold.addresses import without_secrets
 from fourfold.aggregate.failures import Failures
 from fourfold.aggregate.tree import TreeReduction
 from fourfold.distribute.driver import Driver
@@ -44,7 +45,7 @@ def open_recording(fn: Callable[..., Any], settings: Settings, name: str, tree: 
         name=name,
         kind="map" if tree is None else "reduce",
         parts=parts,
-        options={each: repr(getattr(settings, each)) for each in sorted(settings.asked() - {"init"})},
+        options={each: without_secrets(repr(getattr(settings, each))) for each in sorted(settings.asked() - {"init"})},
         repeatable=settings.idempotent,
         failures_stand=settings.on_error != "raise",
     )

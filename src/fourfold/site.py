@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from fourfold.devices import VARIABLE, devices_for
+from fourfold.distribute.cargo import remove_unused
 from fourfold.distribute.engines.on_processes.engine import Processes
 from fourfold.distribute.engines.on_processes.pool import POOL
 from fourfold.errors import EngineError
@@ -72,7 +74,7 @@ class Site:
         self._processes.open()
         self._processes.drop(self._program)
         self._program = ""
-        self._processes.put(program, _made_at_home(fetch(), self.home[0]), need)
+        self._processes.put(program, _made_at_home(fetch(), self.home, need.gpus), need)
         self._program = program
 
     def run(self, ticket: Ticket, name: str) -> Outcome:
@@ -107,6 +109,8 @@ class Site:
 _lock = threading.Lock()
 _idle: list[Site] = []
 _n_busy = 0
+_homes_seen: list[str] = []
+"""The first home that was used here: those that nobody uses any more were looked for then."""
 _sweeper: threading.Timer | None = None
 _running: dict[str, str] = {}
 """Orders that run here: how they know that they should end, "" when they do not."""
@@ -126,12 +130,23 @@ def run(order: bytes, payload: Any, fetch: Callable[[], Any], cargo: str) -> tup
     Returns:
         What `fourfold.distribute.orders.Orders.outcome` reads.
     """
-    name, program, need, n_items, fresh = pickle.loads(order)
-    devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")  # a cluster gives a task other devices than the last one had
-    program += devices
-    need = Need(*need)
-    site = _take(program, (cargo, devices), GPU_IDLE_S if need.gpus else IDLE_S)
+    if cargo and not _homes_seen:
+        _homes_seen.append(cargo)
+        remove_unused()
+    need = Need(*pickle.loads(order)[2])
     where = f"on {socket.gethostname()}"
+    try:
+        with devices_for(need.gpus, [site.home[1] for site in list(_idle)]) as devices:
+            return _run(order, payload, fetch, (cargo, devices), where)
+    except EngineError as error:
+        return int(Kind.ENGINE_DOWN), None, None, f"{error} ({where})", where, "", False, ()
+
+
+def _run(order: bytes, payload: Any, fetch: Callable[[], Any], home: tuple[str, str], where: str) -> tuple[Any, ...]:
+    name, program, need, n_items, fresh = pickle.loads(order)
+    program += home[1]
+    need = Need(*need)
+    site = _take(program, home, GPU_IDLE_S if need.gpus else IDLE_S)
     is_sound = False
     try:
         if name in _stops:
@@ -188,15 +203,18 @@ def _renewed(site: Site) -> Site:
     return Site(site.home, site.idle_s)
 
 
-def _made_at_home(program: Parcel, cargo: str) -> Parcel:
+def _made_at_home(program: Parcel, home: tuple[str, str], gpus: int) -> Parcel:
     """The program with the import path and the environment of this process, which may have changed since its worker began.
 
-    Of several cargoes on the path, which orders in other threads have put there, it has its own.
+    With GPUs it sees its own ones only. Of several cargoes on the path, which orders in other threads have put there, it has
+    its own.
     """
     setup, head = pickle.loads(program.head)
+    cargo, devices = home
     others = os.path.join(tempfile.gettempdir(), f"fourfold-{os.getuid()}-")
     path = [entry for entry in sys.path if isinstance(entry, str) and not entry.startswith(others)]
-    setup |= {"path": [cargo, *path] if cargo else path, "environment": dict(os.environ)}
+    seen = {VARIABLE: devices} if gpus and devices else {}
+    setup |= {"path": [cargo, *path] if cargo else path, "environment": dict(os.environ) | seen}
     return Parcel(pickle.dumps((setup, head)), program.buffers)
 
 

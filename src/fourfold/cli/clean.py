@@ -16,10 +16,12 @@ def clean_command(
 ) -> None:
     """Remove what dead runs have left in a folder: half-written outputs, and values that no journal knows.
 
-    What a living run uses is locked and stays, and so does everything that is recorded. Workers and shared memory need no
+    And, from the folder for temporary files, code that calls on a cluster have unpacked on this machine and no worker uses.
+    What is in use is locked and stays, and so does everything that is recorded. Workers and shared memory need no
     cleaning: they end with their driver. What cannot be read is named, with its reason, and the exit code is 1.
     """
     with one_line_errors(show_traceback):
+        from fourfold.distribute.cargo import remove_unused
         from fourfold.errors import OptionError
         from fourfold.runs.upkeep import sweep
 
@@ -33,7 +35,12 @@ def clean_command(
             else:
                 say_left_out(swept.path, swept.error)
                 n_left += 1
+        homes = remove_unused(0.0)
+        for home in homes:
+            print(home)
         left = f"; {n_left} could not be read, and stay as they are" if n_left else ""
         say(f"{n_removed} files removed{left}" if n_removed else f"nothing to clean in {folder}{left}")
+        if homes:
+            say(f"{len(homes)} folders of unpacked code removed in {Path(homes[0]).parent}")
         if n_left:
             raise SystemExit(ERROR)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fourfold.addresses import without_secrets
 from fourfold.cli.exits import TracebackOption, one_line_errors, say
 from fourfold.errors import OptionError, RunInUse
 
@@ -104,7 +105,7 @@ def _type_again(story: Story) -> None:
     command = [*story.command]
     if is_map_command(command) and story.state == "done" and "--overwrite" not in command:
         command.append("--overwrite")  # its output is there, and is to be replaced by one with the failed items in it
-    say(f"in {story.working_folder}: {shlex.join(command)}")
+    say(f"in {story.working_folder}: {without_secrets(shlex.join(command))}")
     os.chdir(story.working_folder)
     sys.stdout.flush()
     os.execv(command[0], command)

@@ -41,7 +41,7 @@ def runs_command(
             return story
 
         for run in find_runs(Path(folder), lambda error: found.append((str(error.filename), error))):
-            found.append((str(run), read(run)))  # noqa: PERF401  (folders that are closed are appended meanwhile)
+            found.append((str(run), read(run)))
         _print(found, folder, as_json)
 
 

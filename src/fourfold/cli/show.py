@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fourfold.addresses import without_secrets
 from fourfold.cli.exits import TracebackOption, one_line_errors, printable
 
 GROUPS_SHOWN = 10
@@ -37,7 +38,8 @@ def show_command(
                 {key: value for key, value in each._asdict().items() if key not in ("digest", "value")} for each in failures
             ]
             told = [{"at": at, "kind": kind, **data} for at, kind, data in events]
-            print(json.dumps({**asdict(story), "failures": listed, "events": told}, indent=2))
+            command = [without_secrets(word) for word in story.command]
+            print(json.dumps({**asdict(story), "command": command, "failures": listed, "events": told}, indent=2))
             return
         from fourfold.cli.runs import progress_of
 
@@ -47,7 +49,7 @@ def show_command(
         if story.options:
             print("options: " + ", ".join(f"{name}={value}" for name, value in story.options.items()))
         if story.command:
-            print(f"command: {shlex.join(story.command)}")
+            print(f"command: {without_secrets(shlex.join(story.command))}")
         for group in grouped[:GROUPS_SHOWN]:
             print(f"\n{describe_group(group)}")
             print(f"  see it again: fourfold replay {shlex.quote(run)} --item {group[0].item}")

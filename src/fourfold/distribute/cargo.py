@@ -2,13 +2,25 @@
 
 All of it is one zip, named by its content. The entry, which needs nothing but the standard library, unpacks it on a worker's
 machine once, into a private folder, and puts that first on the import path.
+
+    /tmp/fourfold-UID-HASH         a home: each process that imports from it holds a shared lock on it, until it ends
+    /tmp/fourfold-UID-HASH-RANDOM  one that is being unpacked, or removed
+
+A home that nobody holds, and nobody has begun to hold for a day, is removed by the next process that needs another one.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import importlib.util
 import io
 import os
+import re
+import secrets
+import shutil
 import tarfile
+import tempfile
+import time
 import types
 import zipfile
 from collections.abc import Callable, Iterable
@@ -22,6 +34,10 @@ TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 OURS = ("fourfold", "cloudpickle", "threadpoolctl")
 """What a worker imports before the user's function: pure Python, so it can travel."""
+
+UNUSED_S = 24 * 3600.0
+"""Seconds for which nobody has come to a home until it is removed. Fewer: the next call unpacks it again, some 50 ms for
+fourfold alone. More: the disk is full of what was shipped once."""
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """The time of every file in the zip: the same files are the same bytes."""
@@ -128,30 +144,7 @@ def make_entry() -> Callable[..., Any]:
         import os
         import sys
 
-        home = ""
-        if cargo:
-            import io
-            import shutil
-            import tempfile
-            import zipfile
-
-            home = folder = os.path.join(tempfile.gettempdir(), f"fourfold-{os.getuid()}-{cargo}")
-            if folder not in sys.path[:1]:
-                if not os.path.isdir(folder):
-                    private = tempfile.mkdtemp(prefix="fourfold-")
-                    try:
-                        with zipfile.ZipFile(io.BytesIO(fetch_cargo())) as archive:
-                            archive.extractall(private)
-                        os.rename(private, folder)
-                    except OSError:
-                        shutil.rmtree(private, ignore_errors=True)
-                        if not os.path.isdir(folder):  # else another process of this machine was faster
-                            raise
-                about = os.lstat(folder)
-                if about.st_uid != os.getuid() or about.st_mode & 0o022:
-                    raise PermissionError(f"{folder} belongs to somebody else: code is not imported from it")
-                sys.path[:] = [folder, *(entry for entry in sys.path if entry != folder)]
-                importlib.invalidate_caches()
+        home = move_into(cargo, fetch_cargo) if cargo else ""
         found = dict.fromkeys(("fourfold", "cloudpickle"), "")
         for name in found:
             with contextlib.suppress(ImportError):
@@ -165,4 +158,108 @@ def make_entry() -> Callable[..., Any]:
             return here
         return importlib.import_module("fourfold.site").run(*work, home)
 
+    def move_into(cargo: str, fetch_cargo: Callable[[], bytes]) -> str:
+        """Put the home of this cargo first on the import path; returns it."""
+        import importlib
+        import os
+        import sys
+        import tempfile
+
+        home = os.path.join(tempfile.gettempdir(), f"fourfold-{os.getuid()}-{cargo}")
+        if home not in sys.path[:1]:
+            held = sys.__dict__.setdefault("_fourfold_homes", {})  # where no module of ours is there yet
+            if home in held and not os.path.isdir(home):  # somebody cleans up by force
+                os.close(held.pop(home))
+            while home not in held:
+                fd = hold(home) or unpack(home, fetch_cargo)
+                if fd:
+                    held[home] = fd
+            about = os.lstat(home)
+            if about.st_uid != os.getuid() or about.st_mode & 0o022:
+                raise PermissionError(f"{home} belongs to somebody else: code is not imported from it")
+            sys.path[:] = [home, *(entry for entry in sys.path if entry != home)]
+            importlib.invalidate_caches()
+        return home
+
+    def hold(home: str) -> int:
+        """Keep it there until this process ends; returns what holds it, 0 when it is not there or about to be removed."""
+        import contextlib
+        import fcntl
+        import os
+        import time
+
+        try:
+            fd = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return 0
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:  # who locks it alone is about to rename it
+            os.close(fd)
+            time.sleep(0.001)
+            return 0
+        except OSError:  # there are no locks here, and so nothing is removed
+            return fd
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(fd), os.stat(home)):
+                with contextlib.suppress(OSError):
+                    os.utime(home)
+                return fd
+        os.close(fd)
+        return 0
+
+    def unpack(home: str, fetch_cargo: Callable[[], bytes]) -> int:
+        """Make it; returns what holds it, 0 when another process of this machine was faster."""
+        import io
+        import os
+        import shutil
+        import tempfile
+        import zipfile
+
+        private = tempfile.mkdtemp(prefix=f"{os.path.basename(home)}-")
+        fd = hold(private)
+        if not fd:  # removed already
+            return 0
+        try:
+            with zipfile.ZipFile(io.BytesIO(fetch_cargo())) as archive:
+                archive.extractall(private)
+            os.rename(private, home)
+        except BaseException as error:
+            os.close(fd)
+            shutil.rmtree(private, ignore_errors=True)
+            if isinstance(error, OSError) and os.path.isdir(home):
+                return 0
+            raise
+        return fd
+
     return entry
+
+
+def remove_unused(unused_s: float = UNUSED_S) -> list[str]:
+    """Remove the homes of this machine that no process holds, and that nobody has come to for so long; returns them."""
+    folder = tempfile.gettempdir()
+    removed = []
+    for name in os.listdir(folder):
+        if re.fullmatch(rf"fourfold-{os.getuid()}-[0-9a-f]{{32}}(-.+)?", name):
+            with contextlib.suppress(OSError):  # somebody was faster, or it is somebody else's
+                if _remove(os.path.join(folder, name), unused_s):
+                    removed.append(os.path.join(folder, name))
+    return removed
+
+
+def _remove(home: str, unused_s: float) -> bool:
+    """Remove a home, if nobody holds it. Who comes to hold it meanwhile finds that it is another one, or none."""
+    fd = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        about = os.fstat(fd)
+        if about.st_uid != os.getuid() or time.time() - about.st_mtime < unused_s:
+            return False
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(about, os.stat(home)):
+            return False
+        private = f"{home}-{secrets.token_hex(8)}"
+        os.rename(home, private)
+        shutil.rmtree(private, ignore_errors=True)
+        return True
+    finally:
+        os.close(fd)

@@ -9,14 +9,17 @@ Calls may overlap, and an engine is for one call at a time: so each call has an 
 
 import atexit
 import contextlib
+import logging
 import os
 import re
+import signal
 import socket
 import threading
 import time
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn, Self
 
+from fourfold.addresses import secrets_of, without_secrets
 from fourfold.distribute.orders import Orders
 from fourfold.errors import EngineError, FourfoldError
 from fourfold.records import Parcel
@@ -110,6 +113,19 @@ class Connection:
             self._is_open = True
             self.opened_at = time.perf_counter()
             self.opening_s = self.opened_at - begin
+            self._warn_of_an_open_door()
+
+    def _warn_of_an_open_door(self) -> None:
+        """Once for each cluster that lets everybody in."""
+        place, advice = self._open_door() or ("", "")
+        if advice and (self.where, place) not in _warned_of:
+            _warned_of.add((self.where, place))
+            logging.getLogger("fourfold").warning(
+                "%s%s lets everybody in who can reach it: to run code there, and to send here what is unpickled here. %s",
+                self.where,
+                f" at {without_secrets(place)}" if place else "",
+                advice,
+            )
 
     def shutdown(self) -> None:
         """Leave the cluster, and end it, when it was made here. Called when this process ends."""
@@ -128,6 +144,10 @@ class Connection:
         """Find or make the connection; sets `is_ours`."""
         raise NotImplementedError
 
+    def _open_door(self) -> tuple[str, str] | None:
+        """Where the cluster is, and what to set, when it is somebody else's and asks nobody who he is."""
+        return None
+
     def _leave(self) -> None:
         """End what was made here."""
         raise NotImplementedError
@@ -143,6 +163,10 @@ class Connection:
     def _store_cargo(self, orders: Orders) -> Any:
         """Make what travels along available to all tasks."""
         raise NotImplementedError
+
+
+_warned_of: set[tuple[str, str]] = set()
+"""Clusters without authentication that were told of in this process: which kind, and where."""
 
 
 class OnConnection:
@@ -192,11 +216,12 @@ class OnConnection:
         self.shutdown()
 
 
-def check_that_somebody_listens(address: str) -> None:
-    """Clusters themselves try a wrong address for minutes: Spark for one, Ray for two.
+def check_that_somebody_listens(address: str, greets: bool = False) -> None:
+    """Clusters themselves try a wrong address for minutes: Spark for one, Ray for two, and Dask one that is silent for ever.
 
     Args:
         address: Of a scheduler or server, "host:port" or "scheme://host:port,host:port/more". Others are not looked at.
+        greets: Who listens there speaks first.
 
     Raises:
         EngineError: Nobody does, at any of its hosts.
@@ -208,12 +233,50 @@ def check_that_somebody_listens(address: str) -> None:
         return
     for place in places:
         try:
-            socket.create_connection(place, REACH_S).close()
+            with socket.create_connection(place, REACH_S) as connected:
+                if greets and not connected.recv(1):
+                    raise ConnectionAbortedError("it hangs up")
         except OSError as error:
             why = error
         else:
             return
-    raise EngineError(f"nobody listens at {address}: {why}. Is the address right, and the cluster up?")
+    who = "nobody who greets" if greets and isinstance(why, TimeoutError | ConnectionAbortedError) else "nobody"
+    raise EngineError(f"{who} listens at {without_secrets(address)}: {why}. Is the address right, and the cluster up?")
+
+
+def cannot_connect(what: str, address: str | None, error: Exception, advice: str = "") -> NoReturn:
+    """Say that a connection failed. No secret of the address is shown, also not by what is told as the cause.
+
+    Args:
+        what: Is not there: "Ray", "Dask scheduler", "Spark".
+        address: Where it was looked for; None: on this machine.
+        error: Of its library.
+        advice: What to do.
+
+    Raises:
+        EngineError: Always.
+    """
+    message = without_secrets(f"no {what} at {address or 'this machine'}: {first_line(error)}", address)
+    raise EngineError(f"{message}. {advice}" if advice else message) from (None if secrets_of(address or "") else error)
+
+
+@contextlib.contextmanager
+def unchanged(*variables: str, signals: Sequence[int] = ()) -> Iterator[None]:
+    """Put variables of the environment, and handlers of signals, back to what they are now: libraries set their own."""
+    handlers = {number: signal.getsignal(number) for number in signals}
+    before = {name: os.environ.get(name) for name in variables}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        for number, handler in handlers.items():
+            # Only the main thread may, and only a handler that is Python's.
+            with contextlib.suppress(ValueError, TypeError):
+                signal.signal(number, handler)
 
 
 def parts_as_bytes(parcel: Parcel) -> tuple[bytes, ...]:
@@ -224,4 +287,4 @@ def parts_as_bytes(parcel: Parcel) -> tuple[bytes, ...]:
 def first_line(error: BaseException) -> str:
     """An error of a cluster, without the stack below it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:500]
+    return without_secrets(f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:500])

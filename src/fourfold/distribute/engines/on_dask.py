@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from fourfold.addresses import without_secrets
 from fourfold.distribute.connection import (
     PROBE_S,
     Connection,
     OnConnection,
+    cannot_connect,
     check_that_somebody_listens,
     first_line,
     parts_as_bytes,
@@ -84,18 +86,23 @@ class _Connection(Connection):
                 self._keeper = Keeper(__name__, self._slots or cores().n_cores)
                 address = self._keeper.address
             else:
-                check_that_somebody_listens(address)
+                check_that_somebody_listens(address, greets=not address.startswith("tls://"))
+                _check_certificates(address)
             self.client = distributed.Client(address, set_as_default=False, timeout=CONNECT_S)
         except EngineError:
             self._let_go()
             raise
-        except (OSError, TimeoutError, ValueError) as error:
+        except Exception as error:
             self._let_go()
-            raise EngineError(
-                f"no Dask scheduler at {address}: {type(error).__name__}: {error}. Check the address, or use "
-                'engine="dask" to start a cluster of this machine'
-            ) from error
+            advice = 'Check the address, or use engine="dask" to start a cluster of this machine'
+            cannot_connect("Dask scheduler", address, error, advice)
         self.is_ours = True
+
+    def _open_door(self) -> tuple[str, str] | None:
+        place = str(getattr(self.client.scheduler, "address", ""))
+        if self._keeper is not None or not place.startswith("tcp://"):
+            return None
+        return place, "Start its scheduler and workers with certificates (--tls-ca-file, --tls-cert, --tls-key) and use tls://"
 
     def _leave(self) -> None:
         client, self.client = self.client, None
@@ -134,13 +141,28 @@ class _Connection(Connection):
             self.cargo = self._store_cargo(self.orders)
 
 
+def _check_certificates(address: str) -> None:
+    """A client without the certificates that its address asks for takes 20 s to end, at the end of the process."""
+    import distributed as untyped
+
+    distributed: Any = untyped
+    if address.startswith("tls://") and distributed.Security().get_connection_args("client")["ssl_context"] is None:
+        raise EngineError(
+            f"{without_secrets(address)} asks for certificates, and Dask is configured with none: set distributed.comm.tls in "
+            "dask.config, or give a client of yours, engine=fourfold.engines.Dask(client=…)"
+        )
+
+
 def start_here(count: int) -> tuple[str, Callable[[], None]]:
     """Start a Dask cluster of this machine; returns its scheduler's address, and what ends it. Called in a keeper."""
     import logging
 
+    import dask
     import distributed as untyped
 
     distributed: Any = untyped
+    # Each of its processes has a server of web pages, also without a dashboard. It cannot be left out, but it need not tell.
+    dask.config.set({"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []})
     options = {"host": "127.0.0.1", "threads_per_worker": 1, "dashboard_address": None, "silence_logs": logging.CRITICAL}
     cluster = distributed.LocalCluster(n_workers=count, **options)
     return str(cluster.scheduler_address), cluster.close
@@ -150,8 +172,8 @@ class Dask(OnConnection):
     """Runs tickets as tasks of a Dask cluster.
 
     Args:
-        address: Of the scheduler, "tcp://host:port"; None: a cluster of this machine that is started here and ends with this
-            process.
+        address: Of the scheduler, "tcp://host:port" or "tls://host:port"; None: a cluster of this machine that is started
+            here and ends with this process.
         client: A client of yours, instead of an address. It is used and never closed.
         slots: The most tasks at once; None: as many as the cluster has threads.
         ship: What workers need of your own code: modules, wheels, archives, folders or files, put first on their import path.

@@ -4,13 +4,24 @@ Ray never runs a task again here (max_retries=0): a lost one comes back to the s
 """
 
 import contextlib
+import math
 import os
 import signal
+import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from fourfold.distribute.connection import PROBE_S, Connection, OnConnection, check_that_somebody_listens, first_line
+from fourfold.addresses import without_secrets
+from fourfold.distribute.connection import (
+    PROBE_S,
+    Connection,
+    OnConnection,
+    cannot_connect,
+    check_that_somebody_listens,
+    first_line,
+    unchanged,
+)
 from fourfold.distribute.engine import NO_NEED, EngineInfo
 from fourfold.distribute.keeper import Keeper
 from fourfold.distribute.orders import Orders, Stored, parts_of
@@ -25,6 +36,9 @@ CLOSE_S = 5.0
 
 LOOK_S = 2.0
 """Seconds between looks whether the head of the cluster is there. Not measured: one look takes less than a millisecond."""
+
+ANSWER_S = 10.0
+"""Seconds in which the head must say which machines there are, if it is there. Shorter: a slow one is asked again."""
 
 SILENT_S = 20.0
 """Seconds of a head that nobody reaches until it counts as gone. Longer: one that starts again is waited for; but after 60
@@ -49,6 +63,9 @@ class _Connection(Connection):
         self.task: Any = None
         self._head = ""
         self._looked_at = self._heard_at = 0.0
+        self._has_set_tokens = False
+        self._silence = ""
+        self._asker: threading.Thread | None = None
 
     def _answers(self) -> bool:
         try:
@@ -74,60 +91,87 @@ class _Connection(Connection):
         at = time.monotonic()
         if self._head and (now or at - self._looked_at >= LOOK_S):
             self._looked_at = at
-            if self._keeper is not None and not self._keeper.is_alive():
-                raise EngineError("the Ray that was started here was ended")
             try:
+                if self._keeper is not None and not self._keeper.is_alive():
+                    self._heard_at = -math.inf  # and never again
+                    raise EngineError("the Ray that was started here was ended")
                 check_that_somebody_listens(self._head)
             except EngineError as error:
-                if now or at - self._heard_at >= SILENT_S:
-                    raise EngineError(f"Ray is gone: {error}") from error
+                self._silence = f"Ray is gone: {error}"
             else:
                 self._heard_at = at
-        return self._heard_at >= self._looked_at
+        is_heard = self._heard_at >= self._looked_at
+        if not is_heard and (now or self._looked_at - self._heard_at >= SILENT_S):
+            raise EngineError(self._silence)  # to whoever asks, until it answers again
+        return is_heard
+
+    def machines(self) -> list[dict[str, float]] | None:
+        """What each machine of the cluster has; None when the head does not answer.
+
+        It is asked in a thread: who asks a head that is gone waits for a minute, and then Ray ends the process.
+        """
+        if not self.is_heard() or (self._asker is not None and self._asker.is_alive()):
+            return None
+        found: list[list[dict[str, float]]] = []
+
+        def ask() -> None:
+            with contextlib.suppress(Exception):
+                found.append([machine["Resources"] for machine in _ray().nodes() if machine["Alive"]])
+
+        self._asker = threading.Thread(target=ask, name="fourfold-ray", daemon=True)
+        self._asker.start()
+        self._asker.join(ANSWER_S)
+        return found[0] if found else None
 
     def _connect(self) -> None:
         ray = _ray()
         if not ray.is_initialized():
-            self._init(ray)
+            try:
+                self._init(ray)
+            except EngineError:
+                self._forget_tokens()
+                raise
         elif self._address not in (None, "auto", "local", _connected_to.get(os.getpid())):
             raise EngineError(
-                f"this process has a Ray already, and it is not {self._address}: call ray.shutdown() first, or leave the "
-                "address out"
+                f"this process has a Ray already, and it is not {without_secrets(self._address)}: call ray.shutdown() first, "
+                "or leave the address out"
             )
         self._which = _which_ray()
         # Over ray:// the head is behind a server, whose connection Ray watches itself.
         self._head = "" if ray.util.client.ray.is_connected() else str(ray.get_runtime_context().gcs_address)
         self._looked_at = self._heard_at = time.monotonic()
+        self._asker = None
 
     def _init(self, ray: Any) -> None:
-        handler = signal.getsignal(signal.SIGTERM)
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
         address = self._address
-        try:
-            if address == "local" or (address is None and not os.environ.get("RAY_ADDRESS")):
-                from fourfold.machine import cores
+        with unchanged(*SET_BY_RAY, signals=[signal.SIGTERM]):
+            try:
+                if address == "local" or (address is None and not os.environ.get("RAY_ADDRESS")):
+                    from fourfold.machine import cores
 
-                _with_tokens(ray)
-                self._keeper = Keeper(__name__, self._slots or cores().n_cores)
-                address = self._keeper.address
-            elif address != "auto":
-                check_that_somebody_listens(address or os.environ["RAY_ADDRESS"])
-            ray.init(address=address, **options)
-        except Exception as error:
-            self._let_go()
-            if isinstance(error, EngineError):
-                raise
-            where = self._address or os.environ.get("RAY_ADDRESS") or "this machine"
-            raise EngineError(
-                f"no Ray at {where}: {type(error).__name__}: {error}. Check the address, or leave it out to start one here"
-            ) from error
-        finally:
-            # Ray puts its own there; only the main thread may put it back, and none that is not Python's.
-            with contextlib.suppress(ValueError, TypeError):
-                signal.signal(signal.SIGTERM, handler)
+                    self._has_set_tokens = _ask_for_tokens(ray)
+                    self._keeper = Keeper(__name__, self._slots or cores().n_cores)
+                    address = self._keeper.address
+                elif address != "auto":
+                    check_that_somebody_listens(address or os.environ["RAY_ADDRESS"])
+                with _on_loopback(ray) if self._keeper is not None else contextlib.nullcontext():
+                    ray.init(address=address, log_to_driver=False, configure_logging=False)
+            except Exception as error:
+                self._let_go()
+                if isinstance(error, EngineError):
+                    raise
+                where = self._address or os.environ.get("RAY_ADDRESS")
+                cannot_connect("Ray", where, error, "Check the address, or leave it out to start one here")
         self.is_ours = True
         _connected_to[os.getpid()] = self._address
+
+    def _open_door(self) -> tuple[str, str] | None:
+        if self._keeper is not None or _asks_who_it_is(_ray()):
+            return None
+        advice = (
+            "Set RAY_AUTH_MODE=token where it is started and for this process: `ray get-auth-token --generate` makes the token"
+        )
+        return self._head or self._address or "", advice
 
     def _leave(self) -> None:
         self.task = None
@@ -136,10 +180,13 @@ class _Connection(Connection):
                 _ray().shutdown()
         finally:
             self._let_go()
+            self._forget_tokens()
 
     def abandon(self, generation: int) -> None:
-        """Leave the Ray that is gone, when it was connected to here: it would end this process a minute later, and hold up
-        an error that nobody catches until then."""
+        """Leave the Ray that is gone, when it was connected to here.
+
+        It would end this process a minute later, and hold up an error that nobody catches until then.
+        """
         with self._lock:
             if self.is_ours and self.generation == generation:
                 self.is_ours = False
@@ -149,6 +196,12 @@ class _Connection(Connection):
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
             keeper.close()
+
+    def _forget_tokens(self) -> None:
+        """The next Ray of this process asks for tokens if its environment says so."""
+        if self._has_set_tokens and not _ray().is_initialized():
+            self._has_set_tokens = False
+            _ray()._raylet.Config.initialize("")
 
     def _probe(self, orders: Orders) -> dict[str, Any]:
         ray = _ray()
@@ -166,16 +219,53 @@ class _Connection(Connection):
         return _ray().put(orders.cargo)
 
 
-def _with_tokens(ray: Any) -> None:
-    """Only who has the user's token may use the Ray that is about to start, as when Ray starts one in this process."""
-    if "RAY_AUTH_MODE" not in os.environ:
-        os.environ["RAY_AUTH_MODE"] = "token"
-        with contextlib.suppress(AttributeError):  # an older Ray has neither tokens nor this
-            ray._raylet.Config.initialize("")
+SET_BY_RAY = ("RAY_AUTH_MODE", "PYTHONBREAKPOINT")
+"""Variables of the environment that Ray sets in the process that connects, or that are set for it here."""
+
+
+def _ask_for_tokens(ray: Any) -> bool:
+    """Only who has the user's token may use the Ray that is about to start, as when Ray starts one in this process.
+
+    Returns:
+        Whether Ray was told to read that. It remembers it when the environment says something else again.
+    """
+    if "RAY_AUTH_MODE" in os.environ:
+        return False
+    os.environ["RAY_AUTH_MODE"] = "token"
+    with contextlib.suppress(AttributeError):  # an older Ray has neither tokens nor this
+        ray._raylet.Config.initialize("")
+        return True
+    return False
+
+
+def _asks_who_it_is(ray: Any) -> bool:
+    """Whether the Ray of this process uses tokens, or certificates on both sides."""
+    if os.environ.get("RAY_USE_TLS", "").lower() in ("1", "true"):
+        return True
+    with contextlib.suppress(AttributeError):  # an older Ray has no tokens
+        return bool(ray._raylet.get_authentication_mode() == ray._raylet.AuthenticationMode.TOKEN)
+    return False
+
+
+@contextlib.contextmanager
+def _on_loopback(ray: Any) -> Iterator[None]:
+    """Connect to 127.0.0.1: where Ray supports clusters, it takes that for another name of this machine's own address."""
+    constants = ray._private.ray_constants
+    before = constants.ENABLE_RAY_CLUSTER
+    constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
 
 
 def start_here(count: int) -> tuple[str, Callable[[], None]]:
-    """Start a Ray of this machine; returns its address, and what ends it. Called in a keeper."""
+    """Start a Ray of this machine; returns its address, and what ends it. Called in a keeper.
+
+    It listens at 127.0.0.1 only, as Ray does where it supports no clusters: its own option for the address does not take that.
+    """
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # read when Ray is imported, by each of its processes
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray = _ray()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # Ray greets; what its processes say is in its own files
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "include_dashboard": False}
@@ -231,16 +321,13 @@ class Ray(OnConnection):
             return 0
         now = time.monotonic()
         if now >= self._room_at:
-            wants = self._wants()
-            try:
-                if not self.connection.is_heard():
-                    return self._room
-                machines = [machine["Resources"] for machine in _ray().nodes() if machine["Alive"]]
-            except Exception:
-                return self._room  # the next outcome tells what has become of the cluster
-            # A task has all that it wants on one machine.
-            self._room = sum(min(int(has.get(name, 0.0) / each) for name, each in wants.items()) for has in machines)
-            self._room_at = now + CAPACITY_S
+            with contextlib.suppress(Exception):  # the next outcome tells what has become of the cluster
+                machines = self.connection.machines()
+                if machines is not None:
+                    wants = self._wants()
+                    # A task has all that it wants on one machine.
+                    self._room = sum(min(int(has.get(name, 0.0) / each) for name, each in wants.items()) for has in machines)
+                    self._room_at = now + CAPACITY_S
         return self._room
 
     def _wants(self) -> dict[str, float]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fourfold.distribute.connection import Connection, check_that_somebody_listens, first_line
+from fourfold.distribute.connection import Connection, cannot_connect, check_that_somebody_listens, first_line, unchanged
 from fourfold.distribute.engines.on_spark.task import SCHEMA, make_task
 from fourfold.distribute.orders import Orders
 from fourfold.errors import EngineError
@@ -65,7 +65,8 @@ class Session(Connection):
 
     def _connect(self) -> None:
         self._stored.clear()  # in a session that is gone
-        self.spark = self._given if self._given is not None else self._find_or_make()
+        with unchanged("PYSPARK_PYTHON"):
+            self.spark = self._given if self._given is not None else self._find_or_make()
         self._is_remote = type(self.spark).__module__.startswith("pyspark.sql.connect")
 
     def _probe(self, orders: Orders) -> dict[str, Any]:
@@ -79,6 +80,16 @@ class Session(Connection):
 
     def _store_cargo(self, orders: Orders) -> Any:
         return self.store(orders.cargo, orders.cargo_name)
+
+    def _open_door(self) -> tuple[str, str] | None:
+        if self._is_remote:
+            server = self.spark.client._builder
+            advice = "Give the server a token (spark.connect.authenticate.token), and name it: sc://host:port/;token=…"
+            return None if getattr(server, "secure", True) else (server.endpoint, advice)
+        conf = self.spark.sparkContext.getConf()
+        if conf.get("spark.master").startswith("local") or conf.get("spark.authenticate", "false") == "true":
+            return None
+        return conf.get("spark.master"), "Set spark.authenticate=true, with spark.authenticate.secret where Spark makes none"
 
     def _answers(self) -> bool:
         """Whether the session is of use."""
@@ -114,7 +125,7 @@ class Session(Connection):
         except EngineError:
             raise
         except Exception as error:
-            raise EngineError(f"no Spark at {master}: {first_line(error)}") from error
+            cannot_connect("Spark", master, error)
         finally:
             # Spark's handler cancels all jobs; ours end by their tags. One that is none of Python's stays away.
             with contextlib.suppress(ValueError, TypeError):
@@ -161,6 +172,10 @@ class Session(Connection):
                 "spark.driver.host": "127.0.0.1",
                 "spark.driver.bindAddress": "127.0.0.1",
             }
+            if not master.startswith("local-cluster"):
+                settings["spark.authenticate"] = (
+                    "true"  # Spark makes a secret of its own: other users of the machine have none
+                )
             if master == "local[*]":
                 builder = builder.master(f"local[{self._slots or cores().n_cores}]")
         if here or "127.0.0.1" in master or "localhost" in master:

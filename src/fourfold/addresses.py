@@ -1,0 +1,47 @@
+"""Addresses of clusters hold secrets at times: what is printed, logged or raised shows them without.
+
+sc://me:word@host:443/;token=abc;user_id=me   ->   sc://…@host:443/;token=…;user_id=me
+"""
+
+import re
+
+HARMLESS = frozenset({"user_id", "use_ssl", "session_id", "user_agent"})
+"""Parameters of an address that are no secrets. Any other one may be: Connect sends it along as a header."""
+
+LITERAL = 4
+"""Letters from which on a secret is also looked for alone, as foreign errors may quote it. Fewer: common words would go."""
+
+_ADDRESS = re.compile(r"[\w+.-]+://[^\s'\"]+")
+_LOGIN = re.compile(r"(?<=://)[^/?#]+(?=@)")
+_PARAMETER = re.compile(r"(?<=[;?&])([\w.-]+)=([^;&]+)")
+
+
+def without_secrets(text: str, address: str | None = None) -> str:
+    """The text with … in place of logins and of the values of parameters.
+
+    Args:
+        text: An address, or a message with addresses in it.
+        address: One whose secrets are not to be in the text in any other way either.
+
+    Example:
+        >>> without_secrets("no Spark at sc://host/;token=abc;user_id=me")
+        'no Spark at sc://host/;token=…;user_id=me'
+    """
+    for secret in secrets_of(address or ""):
+        if len(secret) >= LITERAL:
+            text = text.replace(secret, "…")
+    return _ADDRESS.sub(lambda found: _bare(found[0]), text)
+
+
+def secrets_of(address: str) -> list[str]:
+    """What nobody should read of an address, as it stands there and as its library decodes it; the longest first."""
+    from urllib.parse import unquote  # takes a while, and is hardly ever needed
+
+    values = [found[2] for found in _PARAMETER.finditer(address) if found[1] not in HARMLESS]
+    for login in _LOGIN.findall(address):
+        values += [login, login.partition(":")[2] or login]
+    return sorted({form for value in values for form in (value, unquote(value))}, key=len, reverse=True)
+
+
+def _bare(address: str) -> str:
+    return _PARAMETER.sub(lambda found: found[0] if found[1] in HARMLESS else f"{found[1]}=…", _LOGIN.sub("…", address))
