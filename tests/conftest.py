@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from faults import bound_of, rows_of
 from leaks import Holdings, adopt_orphans, living_descendants, the_pool
 
 SETTLE_S = 5.0
@@ -86,6 +87,20 @@ def the_pool_leaves_nothing_behind() -> Iterator[None]:
         pool.close()
     left = settled(lambda: [process.line for process in living_descendants(0)])
     assert left == []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[object]:
+    """A test of a fault is over within the bound of its row, for each such fault that it makes. Fixtures do not count."""
+    from running import SCALE  # not before its assertions were rewritten
+
+    begin = time.monotonic()
+    result = yield
+    elapsed_s, bound_s = time.monotonic() - begin, bound_of(pyfuncitem)
+    if bound_s is not None and elapsed_s > bound_s * SCALE:
+        rows = ", ".join(f"{number} × {n_faults}" for number, n_faults in rows_of(pyfuncitem).items())
+        pytest.fail(f"it took {elapsed_s:.1f} s, and its faults ({rows}) have {bound_s * SCALE:g} s", pytrace=False)
+    return result
 
 
 def write_stacks_of_workers(fd: int) -> None:

@@ -58,17 +58,22 @@ def test_the_page_lists_the_rows_and_the_tests_that_are_there(tests_by_row):
 def test_what_the_page_says_has_passed():
     text = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
     for row, said in re.findall(r"^\| (F\d+) \|.*\| ([^|]*) \|$", text, re.MULTILINE):
-        assert re.fullmatch(r"\d+ passed(, \d+ skipped)?, the slowest [\d.]+ s", said), f"{row}: {said}"
+        found = re.fullmatch(r"\d+ passed(, \d+ skipped)?, the slowest ([\d.]+) s(?: for (\d+) faults)?", said)
+        assert found, f"{row}: {said}"
+        bound_s = ROWS[row].bound_s
+        assert bound_s is None or float(found[2]) <= bound_s * int(found[3] or 1), f"{row}: {said}"
 
 
 def test_a_row_says_what_became_of_its_tests():
     cases = [
-        Case(["F3"], "tests/test_x.py::test_a", "passed", 0.5),
-        Case(["F3", "F4"], "tests/test_x.py::test_b", "failed", 2.0),
-        Case(["F4"], "tests/test_x.py::test_b", "skipped", 0.0),
+        Case({"F3": 1}, "tests/test_x.py::test_a", "passed", 1.5),
+        Case({"F3": 4, "F4": 1}, "tests/test_x.py::test_b", "failed", 2.0),
+        Case({"F4": 1}, "tests/test_x.py::test_b", "skipped", 0.0),
+        Case({"F5": 40}, "tests/test_x.py::test_c", "passed", 30.0),
     ]
     text = page(cases)
-    assert f"| F3 | {ROWS['F3'].fault} | {ROWS['F3'].outcome} | 5 s | 1 passed, 1 failed, the slowest 2.0 s |\n" in text
+    assert f"| F3 | {ROWS['F3'].fault} | {ROWS['F3'].outcome} | 5 s | 1 passed, 1 failed, the slowest 1.5 s |\n" in text
+    assert "5 s | 1 passed, the slowest 30.0 s for 40 faults |\n" in text
     assert "| 1 failed, 1 skipped, the slowest 2.0 s |\n" in text
     assert "**F3**\n\n* `tests/test_x.py::test_a`\n* `tests/test_x.py::test_b`\n" in text
 
