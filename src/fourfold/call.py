@@ -27,6 +27,7 @@ from fourfold.execute.troubles import unpickled
 from fourfold.lanes import Lanes
 from fourfold.options import Settings
 from fourfold.records import Chunk, Report, Segment
+from fourfold.shown import safe_repr
 
 if TYPE_CHECKING:
     from fourfold.recorded import Recorded
@@ -374,11 +375,11 @@ def _check_function(fn: Any, settings: Settings) -> None:
         raise OptionTypeError(f"{machine.user_name_of(fn)} is an async function: wrap it, lambda item: asyncio.run(fn(item))")
     if settings.init and not isinstance(fn, type):
         raise OptionError(
-            f"init={settings.init!r} is for classes; {machine.user_name_of(fn)} is a function: use functools.partial"
+            f"init={safe_repr(settings.init)} is for classes; {machine.user_name_of(fn)} is a function: use functools.partial"
         )
     if settings.init and not is_worker_class(fn):
         raise OptionError(
-            f"init={settings.init!r}: instances of {fn.__qualname__} cannot be called: give it a __call__(self, item)"
+            f"init={safe_repr(settings.init)}: instances of {fn.__qualname__} cannot be called: give it a __call__(self, item)"
         )
     if settings.max_failures is not None and settings.on_error == "raise":
         raise OptionError(
