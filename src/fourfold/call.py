@@ -5,9 +5,10 @@
 The steps know nothing of each other; here each is handed what it needs. What only some calls need is imported when they do.
 """
 
+import itertools
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -20,7 +21,7 @@ from fourfold.distribute.driver import Driver, ProgramFailed
 from fourfold.distribute.schedule import Rules, Schedule
 from fourfold.distribute.verdict import seconds, size
 from fourfold.divide.source import Source
-from fourfold.errors import OptionError, OptionTypeError, RemoteTraceback, TooManyFailures, WorkersKeepDying
+from fourfold.errors import JournalError, OptionError, OptionTypeError, RemoteTraceback, TooManyFailures, WorkersKeepDying
 from fourfold.execute import current
 from fourfold.execute.chunk import is_worker_class
 from fourfold.execute.troubles import unpickled
@@ -75,6 +76,7 @@ class Call:
         self._recording = self._open_recording()
         self._recorded: Recorded | None = None
         self._has_begun = False
+        self._order = InOrder()
         try:
             self._set_up(items, bounded)
         except BaseException:
@@ -160,7 +162,7 @@ class Call:
 
     def in_order(self) -> Generator[Segment]:
         """The settled segments in input order; up to the first failure, when that ends the run."""
-        order = InOrder()
+        order = self._order
         if self._recorded is not None:
             self._recorded.in_order = True
         with closing(self.segments()) as segments:
@@ -224,6 +226,19 @@ class Call:
         for first, count in self._source.ranges(segment.start, segment.n_items):
             yield Segment(first, count, segment.values[begin : begin + count])
             begin += count
+
+    def rescue(self, error: JournalError, given: Sequence[Any] = ()) -> None:
+        """The record has failed: let the error have the values that are there, `given` first, which are in input order."""
+        if self._tree is not None:
+            return
+        left_out = {each.index for each in self.failures.all} if self._settings.on_error == "skip" else ()
+        found = dict(zip((index for index in itertools.count() if index not in left_out), given, strict=False))
+        for segment in [*self._order.waiting(), *(each for ready in self._driver.ready() for each in self._by_index(ready))]:
+            if isinstance(segment.values, list):  # others are still in the journal
+                found |= zip(itertools.count(segment.start), segment.values, strict=False)
+        error.results = found
+        if found:
+            error.add_note(f"fourfold: {len(found)} values are there: .results of this error has them, by index")
 
     @property
     def is_recorded(self) -> bool:
