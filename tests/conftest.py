@@ -14,9 +14,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-import pytest
-from faults import bound_of, rows_of
-from leaks import Holdings, adopt_orphans, living_descendants, the_pool
+OUTSIDE = tempfile.gettempdir()
+os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", OUTSIDE)  # where pytest keeps what tests write in their `tmp_path`
+os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="t-", dir=OUTSIDE)
+"""Temporary files of these tests are nobody else's, so that a new one is a leak. A short name: sockets lie there, too."""
+
+import pytest  # noqa: E402
+from faults import bound_of, rows_of  # noqa: E402
+from leaks import Holdings, adopt_orphans, living_descendants, the_pool  # noqa: E402
 
 SETTLE_S = 5.0
 """Seconds in which what a test has ended must be gone: a killed process takes a moment to be one no more."""
@@ -61,6 +66,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(config.stash[_state], ignore_errors=True)
+    shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

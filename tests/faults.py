@@ -96,7 +96,8 @@ ROWS = {row.number: row for rows in TABLE.values() for row in rows}
 
 def rows_of(item: pytest.Item) -> dict[str, int]:
     """The numbers of the rows that a test is marked with, each with how many such faults it makes, one after the other."""
-    return {number: mark.kwargs.get("faults", 1) for mark in item.iter_markers(MARK) for number in mark.args}
+    marks = [*item.iter_markers(MARK)][::-1]  # that of the test itself says more than that of its file
+    return {number: mark.kwargs.get("faults", 1) for mark in marks for number in mark.args}
 
 
 def bound_of(item: pytest.Item) -> float | None:

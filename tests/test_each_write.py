@@ -3,19 +3,16 @@
 Each driver is a fork of this process, so that a kill costs some hundredths of a second.
 """
 
-import contextlib
 import itertools
 import os
-import shutil
-import signal
-import sqlite3
 from pathlib import Path
 
 import pytest
+from killer import is_killed_at
+from recorded_items import recorded_items
 
 import fourfold as ff
-from fourfold import seams
-from fourfold.runs import journal, upkeep
+from fourfold.runs import journal
 
 pytestmark = [
     pytest.mark.fault("F42", faults=20),
@@ -25,7 +22,7 @@ pytestmark = [
 N_ITEMS = 8
 VALUES = [item * 0.1 for item in range(N_ITEMS)]
 
-SEAMS = ["open", "create", "write", "tail", "commit", "sync"]
+SEAMS = ["open", "create", "program", "write", "tail", "commit", "sync"]
 HOW = {
     "lines in the tail": {"TAIL_SHARE": 1e9},
     "commits": {"COMMIT_S": 0.0, "COMMIT_SHARE": 1e9, "SYNC_S": 0.0},
@@ -38,21 +35,6 @@ def how(request, monkeypatch):
     """What ends is written as soon as it has ended: as a line of the tail, or as a commit that reaches the disk."""
     for name, value in HOW[request.param].items():
         monkeypatch.setattr(journal, name, value)
-
-
-def is_killed_at(fault, work):
-    """Do some work in a fork of this process in which a fault waits; whether it was killed there."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            seams.set_faults(fault)
-            work()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    assert code in (0, -signal.SIGKILL)
-    return code != 0
 
 
 class Recorded:
@@ -77,17 +59,6 @@ class Recorded:
     def ran(self):
         return [int(line) for line in Path(self.list).read_text().split()] if os.path.exists(self.list) else []
 
-    def recorded(self):
-        """The items that the next driver finds."""
-        if not (self.run / "journal.sqlite").exists():
-            return set()
-        copy = Path(shutil.copytree(self.run, self.folder / "copy"))
-        upkeep.change(copy)
-        with contextlib.closing(sqlite3.connect(copy / "journal.sqlite")) as database:
-            rows = database.execute("select first, n_items from done").fetchall()
-        shutil.rmtree(copy)
-        return {first + offset for first, count in rows for offset in range(count)}
-
 
 @pytest.mark.parametrize("before", ["", "journal.write:6:KILL"], ids=["a new run", "a resumed one"])
 @pytest.mark.parametrize(("seam", "how"), CASES, indirect=["how"])
@@ -97,10 +68,10 @@ def test_a_driver_that_is_killed_at_each_write_goes_on(tmp_path, seam, before):
         run = Recorded(tmp_path / str(number))
         if before:
             assert is_killed_at(before, run.call)
-        first = run.recorded()
+        first = recorded_items(run.run)
         if not is_killed_at(f"journal.{seam}:{number}:KILL", run.call):
             break
-        recorded, n_ran = run.recorded(), len(run.ran())
+        recorded, n_ran = recorded_items(run.run), len(run.ran())
         assert first <= recorded
         assert run.call() == VALUES
         assert not recorded & set(run.ran()[n_ran:]), "a recorded item ran again"

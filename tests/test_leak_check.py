@@ -6,9 +6,12 @@ import subprocess
 import sys
 import tempfile
 import threading
+from pathlib import Path
 
+import leaks
 import pytest
 from leaks import Holdings, living_descendants
+from running import started, until
 
 import fourfold as ff
 
@@ -64,6 +67,73 @@ def test_a_file_with_a_name_is_seen(folder: str) -> None:
     before = Holdings.now()
     with tempfile.NamedTemporaryFile(prefix="fourfold", dir=folder) as file:
         assert f"the file {file.name}" in before.leaks()
+
+
+@pytest.mark.parametrize("make", [lambda: tempfile.mkstemp()[0], lambda: os.open(tempfile.mkdtemp(), os.O_RDONLY)])
+def test_a_temporary_file_that_stays_is_seen(make) -> None:
+    before = Holdings.now()
+    fd = make()
+    path = Path(os.readlink(f"/proc/self/fd/{fd}"))
+    os.close(fd)
+    assert before.leaks() == [f"the file {path}"]
+    path.rmdir() if path.is_dir() else path.unlink()
+
+
+def test_shared_memory_with_a_name_is_seen() -> None:
+    # Made by another process: multiprocessing keeps a process and a pipe for good where it is made.
+    before = Holdings.now()
+    code = "from multiprocessing import shared_memory as s; m = s.SharedMemory(create=True, size=9); print(m.name, flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        name = process.stdout.readline().strip()
+        assert name.startswith("psm_")
+        assert f"the file /dev/shm/{name}" in before.leaks()
+        os.unlink(f"/dev/shm/{name}")
+        process.kill()
+    until(lambda: before.leaks() == [], "its tracker has ended")
+
+
+def test_a_semaphore_with_a_name_is_seen() -> None:
+    before = Holdings.now()
+    Path("/dev/shm/sem.of-a-test").touch()
+    leaks = before.leaks()
+    Path("/dev/shm/sem.of-a-test").unlink()
+    assert leaks == ["the file /dev/shm/sem.of-a-test"]
+
+
+def test_shared_memory_of_a_stranger_is_no_leak() -> None:
+    before = Holdings.now()
+    path = f"/dev/shm/psm_of-a-stranger-{os.getpid()}"
+    code = f"import mmap; f = open({path!r}, 'w+b'); f.truncate(9); m = mmap.mmap(f.fileno(), 9); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as stranger:
+        stranger.stdout.readline()
+        assert f"the file {path}" in before.leaks()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(leaks, "descendants", list)  # as if it were not under this process
+            assert f"the file {path}" not in before.leaks()
+        os.unlink(path)
+        stranger.kill()
+
+
+def test_a_script_that_hangs_fails_with_the_stacks_of_all(tmp_path) -> None:
+    text = """
+        import fourfold as ff
+
+        def hang(x):
+            open("runs", "w").close()
+            while True:
+                pass
+
+        def wait_for_ever():
+            ff.map(hang, [1], engine="processes", workers=1)
+
+        wait_for_ever()
+    """
+    with started(text, folder=tmp_path) as script:
+        until(lambda: (tmp_path / "runs").exists(), "the item runs")
+        with pytest.raises(AssertionError, match=r"the script has not ended after 0.1 s") as caught:
+            script.end(timeout=0.1)
+    assert "in hang\n" in str(caught.value)
+    assert "in wait_for_ever\n" in str(caught.value)
 
 
 def test_warm_workers_are_no_leak() -> None:

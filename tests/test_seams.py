@@ -7,6 +7,7 @@ import itertools
 import os
 import subprocess
 import sys
+import textwrap
 import time
 import timeit
 
@@ -57,6 +58,7 @@ def is_right(found):
     return True
 
 
+@pytest.mark.fault("F53", faults=5)
 @pytest.mark.slow
 @pytest.mark.parametrize("once", ["", "+"], ids=["once", "from then on"])
 @pytest.mark.parametrize(("seam", "action"), CASES)
@@ -89,6 +91,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.fault("F53", faults=5)
 @pytest.mark.slow
 @pytest.mark.parametrize("once", ["", "+"], ids=["once", "from then on"])
 @pytest.mark.parametrize(
@@ -119,9 +122,41 @@ def test_calls_that_take_their_time_change_nothing(tmp_path, seam):
     assert run_script(SCRIPT, folder=tmp_path, FOURFOLD_FAULT=f"{seam}:*:DELAY") == (0, "True\n", "", [])
 
 
+NO_PIPE = """
+import errno, os
+from fourfold.distribute.engines.on_processes import tee
+from fourfold.worker import main
+
+opened, asked = tee.Tee.open, []
+
+def open(self):
+    asked.append(1)
+    if str(len(asked)) in os.environ["NO_PIPE"].split() or os.environ["NO_PIPE"] == "all":
+        raise OSError(errno.EMFILE, "Too many open files")
+    return opened(self)
+
+tee.Tee.open = open
+"""
+
+
+@pytest.mark.parametrize("which", ["1", "2", "1 2", "all"])
+def test_a_worker_for_which_there_is_no_pipe_does_not_start(tmp_path, which):
+    (tmp_path / "no_pipe.py").write_text(NO_PIPE)
+    text = 'from fourfold.distribute.engines.on_processes import pool\npool.WORKER_MAIN = "no_pipe:main"\n' + textwrap.dedent(
+        SCRIPT
+    )
+    ended = run_script(text, folder=tmp_path, NO_PIPE=which)
+    assert (ended.code, ended.stderr, ended.survivors) == (0, "", [])
+    if which != "all":
+        assert ended.stdout == "True\n"
+    else:
+        assert "Too many open files" in ended.stdout
+
+
 # ---- the command
 
 
+@pytest.mark.fault("F53", faults=5)
 @pytest.mark.slow
 @pytest.mark.parametrize("action", ["ENOSPC", "EIO"])
 @pytest.mark.parametrize("seam", ["sink.open", "sink.write", "sink.publish"])

@@ -37,7 +37,7 @@ def test_the_number_of_deaths_says_whether_an_item_is_blamed(tmp_path, phase, ch
         assert kill.count == 2 + among_neighbours
 
 
-@pytest.mark.fault("F5")
+@pytest.mark.fault("F5", faults=20)
 @pytest.mark.slow
 @pytest.mark.parametrize("item_s", [0.0, 0.005, 0.02])
 @pytest.mark.parametrize(("seed", "recorded"), [(1, False), (2, True)], ids=["", "recorded"])
