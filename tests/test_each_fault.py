@@ -15,7 +15,7 @@ import time
 from typing import Any, NamedTuple
 
 import pytest
-from leaks import the_pool
+from leaks import living_descendants, the_pool
 from running import until
 
 import fourfold as ff
@@ -205,11 +205,12 @@ def test_an_item_that_goes_wrong_costs_itself_at_most(name, chunk, on_error, tmp
     harm = found.harm(str(tmp_path))
     fn = lambda x: harm(x) if x == 61 else x  # noqa: E731
     check(found, on_error, lambda: on_processes(fn, range(N_ITEMS), chunk=chunk, on_error=on_error, **found.options))
-    if found.row in ("F20", "F27"):
+    if name in ("leaves a program", "ignores signals"):
         the_pool().close()  # what an item left ends with its worker
     pids = tmp_path / "pids"
-    for pid in pids.read_text().split() if pids.exists() else ():
-        until(lambda pid=pid: not os.path.exists(f"/proc/{pid}"), "what the item started is gone", timeout=2.0)
+    left = {int(pid) for pid in pids.read_text().split()} if pids.exists() else set()
+    assert (found.row == "F20") == bool(left)
+    until(lambda: not left & {each.pid for each in living_descendants(0)}, "what the item started is gone", timeout=2.0)
 
 
 class EndsWhoLoadsIt:
@@ -307,10 +308,10 @@ def test_a_class_that_cannot_be_built_is_one_error(chunk, on_error):
 @each_way
 def test_a_worker_that_has_grown_is_replaced_and_no_item_is_lost(chunk, on_error):
     def leak(x):
-        if x in (10, 30):
+        if x in (60, 80):  # not in the first chunk, against which it is measured
             sys.kept_by_a_test = [*getattr(sys, "kept_by_a_test", []), b"x" * 170_000_000]
-        time.sleep(0.05 if x == 60 else 0)  # long enough to be measured behind it
+            time.sleep(0.05)  # long enough to be measured behind it
         return os.getpid()
 
-    results = on_processes(leak, range(N_ITEMS), workers=1, chunk=chunk, on_error=on_error)
+    results = on_processes(leak, range(150), workers=1, chunk=chunk, on_error=on_error)
     assert (len(set(results)), results.failures, results.report.n_workers_lost) == (2, [], 0)

@@ -282,19 +282,7 @@ def test_calls_inside_items_start_no_processes():
     assert on_processes(nested, range(8), chunk=1) == [True] * 8
 
 
-# ---- F27: handlers, and KeyboardInterrupt
-
-
-@fault("F27")
-@pytest.mark.parametrize("chunk", [1, 50])
-def test_an_item_that_raises_keyboard_interrupt_has_failed(chunk):
-    def fn(x):
-        if x == BAD:
-            raise KeyboardInterrupt
-        return x
-
-    (failure,) = on_processes(fn, range(100), chunk=chunk, on_error="collect").failures
-    assert (failure.index, failure.error_type) == (BAD, "KeyboardInterrupt")
+# ---- F27: handlers
 
 
 @fault("F27")
@@ -313,19 +301,7 @@ def test_an_item_that_ignores_signals_is_stopped_by_its_timeout_and_ends_with_th
         until(lambda pid=pid: not os.path.exists(f"/proc/{pid}"), "the worker is gone")
 
 
-# ---- F31, F32: payloads
-
-
-@fault("F31")
-@pytest.mark.parametrize("where", ["item", "result"])
-def test_pickling_that_fails_after_a_megabyte_fails_its_item(where):
-    def late():
-        return [bytes(1 << 20), threading.Lock()]
-
-    items = [late() if x == 6 and where == "item" else x for x in range(12)]
-    fn = lambda x: late() if x == 6 and where == "result" else 0  # noqa: E731
-    (failure,) = on_processes(fn, items, on_error="collect", chunk=3).failures
-    assert (failure.index, failure.error_type) == (6, "fourfold.errors.NotPicklable")
+# ---- F32: payloads
 
 
 @fault("F32")
