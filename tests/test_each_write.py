@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
 ]
 
-N_ITEMS = 8
+N_ITEMS = 4
 VALUES = [item * 0.1 for item in range(N_ITEMS)]
 
 SEAMS = ["open", "create", "program", "write", "tail", "commit", "sync"]
@@ -60,8 +60,11 @@ class Recorded:
         return [int(line) for line in Path(self.list).read_text().split()] if os.path.exists(self.list) else []
 
 
-@pytest.mark.parametrize("before", ["", "journal.write:6:KILL"], ids=["a new run", "a resumed one"])
-@pytest.mark.parametrize(("seam", "how"), CASES, indirect=["how"])
+@pytest.mark.parametrize(
+    ("seam", "how", "before"),
+    [(*case, before) for case in CASES for before in ("", "journal.write:3:KILL") if not before or case[0] != "program"],
+    indirect=["how"],
+)
 @pytest.mark.usefixtures("how")
 def test_a_driver_that_is_killed_at_each_write_goes_on(tmp_path, seam, before):
     for number in itertools.count(1):
