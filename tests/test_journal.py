@@ -363,22 +363,34 @@ def test_a_driver_that_is_killed_with_a_result_in_its_hands_has_recorded_it(tmp_
     journal.close()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["threads", "processes"])
 @pytest.mark.fault("F42", faults=2)  # Ctrl-C, and a kill in its grace
 def test_what_ends_within_the_grace_outlives_a_kill_after_it(tmp_path, run, engine):
     """Supervisors send SIGKILL soon after SIGINT or SIGTERM."""
     text = """
-        import os, signal, sys, threading, time
+        import os, pathlib, signal, sys, threading, time
         import fourfold as ff
+        from fourfold.runs.story import story_of
+
+        def wait(is_over, patience_s=30):
+            deadline = time.monotonic() + patience_s
+            while not is_over() and time.monotonic() < deadline:
+                time.sleep(0.01)
 
         def fn(item):
-            time.sleep(0.5 if item else 30)
+            open(f"runs-{item}", "w").close()
+            wait(lambda: item and os.path.exists("interrupted"))
             return item
 
+        def interrupt_and_kill():
+            wait(lambda: os.path.exists("runs-0") and os.path.exists("runs-1"))
+            os.kill(os.getpid(), signal.SIGINT)
+            open("interrupted", "w").close()
+            wait(lambda: story_of(pathlib.Path("run")).n_done, 1.5)  # the grace is longer
+            os.kill(os.getpid(), signal.SIGKILL)
+
         if __name__ == "__main__":
-            threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
-            threading.Timer(1.6, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+            threading.Thread(target=interrupt_and_kill).start()
             ff.map(fn, range(2), run="run", engine=sys.argv[1], workers=2, chunk=1)
     """
     assert run_script(text, engine, folder=tmp_path).code == -signal.SIGKILL
