@@ -42,7 +42,7 @@ TABLE: dict[str, list[Row]] = {
         Row("F6", "a segmentation fault", "SIGSEGV is named, and the Python line that led there", 5),
         Row("F7", "abort, bus error, a stack that overflows in C", "the signal is named; `RecursionError` is an ordinary failure", 5),
         Row("F8", "a worker dies in the middle of a message", "no deadlock, no half message; the item on it is named", 5),
-        Row("F9", "a worker dies while it pickles or unpickles", "the item is named", 5),
+        Row("F9", "a worker dies while it pickles or unpickles", "the item is named; a result that kills who unpickles it kills the driver", 5),
         Row("F10", "a worker dies between items, or in a destructor", "nothing is lost and nobody is blamed", 5),
         Row("F11", "workers kill each other", "the run ends, every item has one outcome", 20),
         Row("F12", "idle workers are killed between calls", "the next call works", 2),
@@ -144,7 +144,7 @@ HEAD = """# Faults, and what comes of them
 
 Written by `scripts/write_faults.py` from a run of the tests: a row stands here with the tests that make its fault happen for
 real, and with what they gave. Bounds hold on a machine that does nothing else; a slower one sets FOURFOLD_TIME_SCALE. A bound is for
-one fault, and a test that takes longer fails; where a test makes the fault again and again, it is given as "… s for n faults".
+one fault, and a test that takes longer fails; where a test makes the fault again and again, its time is given "for n faults".
 
 There is one way in which workers start, so no row is tested under several start methods. What `multiprocessing` calls "spawn" (a
 new interpreter, nothing inherited) and "forkserver" (a server that forks workers) are the same thing here: the template is a new
