@@ -235,13 +235,28 @@ def named_files() -> frozenset[str]:
 
 
 def is_a_strangers(path: str) -> bool:
-    """Whether it is a file of /dev/shm that a process has mapped which is not under this one."""
+    """Whether it may be a file of /dev/shm that somebody else has made.
+
+    Who made it nobody knows. So it counts as ours when one of our processes has mapped it, and, when nobody has, only where
+    nobody else runs Python.
+    """
     if not path.startswith(("/dev/shm/sem.", "/dev/shm/psm_")):
         return False
     ours = {os.getpid(), *(process.pid for process in descendants())}
-    for entry in os.listdir("/proc"):
-        if entry.isdecimal() and int(entry) not in ours:
-            with contextlib.suppress(OSError):
-                if path in Path(f"/proc/{entry}/maps").read_text(errors="replace"):
-                    return True
+    return not any(_maps(pid, path) for pid in ours) and strangers_run_python(ours)
+
+
+def strangers_run_python(ours: set[int]) -> bool:
+    """Whether processes run Python that are not ours, nor above this one."""
+    known, above = {*ours}, read_process(os.getpid())
+    while above is not None:
+        known.add(above.pid)
+        above = read_process(above.parent)
+    pids = {int(entry) for entry in os.listdir("/proc") if entry.isdecimal()} - known
+    return any("python" in command_of(pid).partition(" ")[0] for pid in pids)
+
+
+def _maps(pid: int, path: str) -> bool:
+    with contextlib.suppress(OSError):
+        return path in Path(f"/proc/{pid}/maps").read_text(errors="replace")
     return False

@@ -550,7 +550,7 @@ def test_items_that_let_themselves_be_interrupted_all_the_time_do_no_harm(chunk)
 # ---- F51: what threads hold while workers start
 
 
-@fault("F51")
+@fault("F51", faults=3)
 @pytest.mark.slow
 def test_workers_start_while_threads_log_and_multiply_matrices():
     import logging

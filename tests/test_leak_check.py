@@ -92,26 +92,21 @@ def test_shared_memory_with_a_name_is_seen() -> None:
     until(lambda: before.leaks() == [], "its tracker has ended")
 
 
-def test_a_semaphore_with_a_name_is_seen() -> None:
-    before = Holdings.now()
-    Path("/dev/shm/sem.of-a-test").touch()
-    leaks = before.leaks()
-    Path("/dev/shm/sem.of-a-test").unlink()
-    assert leaks == ["the file /dev/shm/sem.of-a-test"]
+@pytest.mark.parametrize("strangers", [False, True])
+def test_a_semaphore_that_nobody_uses_is_seen_unless_others_may_have_made_it(monkeypatch, strangers) -> None:
+    monkeypatch.setattr(leaks, "strangers_run_python", lambda ours: strangers)
+    before, path = Holdings.now(), Path(f"/dev/shm/sem.of-a-test-{os.getpid()}")
+    path.touch()
+    found = before.leaks()
+    path.unlink()
+    assert found == ([] if strangers else [f"the file {path}"])
 
 
-def test_shared_memory_of_a_stranger_is_no_leak() -> None:
-    before = Holdings.now()
-    path = f"/dev/shm/psm_of-a-stranger-{os.getpid()}"
-    code = f"import mmap; f = open({path!r}, 'w+b'); f.truncate(9); m = mmap.mmap(f.fileno(), 9); print(flush=True); input()"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as stranger:
-        stranger.stdout.readline()
-        assert f"the file {path}" in before.leaks()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(leaks, "descendants", list)  # as if it were not under this process
-            assert f"the file {path}" not in before.leaks()
-        os.unlink(path)
-        stranger.kill()
+def test_a_process_that_runs_python_is_a_stranger_when_it_is_not_ours() -> None:
+    ours = {os.getpid(), *(process.pid for process in leaks.descendants())}
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        assert leaks.strangers_run_python(ours)
+        process.kill()
 
 
 def test_a_script_that_hangs_fails_with_the_stacks_of_all(tmp_path) -> None:
