@@ -143,7 +143,8 @@ class Recorder:
 HEAD = """# Faults, and what comes of them
 
 Written by `scripts/write_faults.py` from a run of the tests: a row stands here with the tests that make its fault happen for
-real, and with what they gave. Bounds hold on a machine that does nothing else; a slower one sets FOURFOLD_TIME_SCALE. A bound is for
+real, and with what they gave. Bounds hold on a machine that does nothing else; a slower one sets FOURFOLD_TIME_SCALE, and
+where others compute too, the tests allow for that. A bound is for
 one fault, and a test that takes longer fails; where a test makes the fault again and again, its time is given "for n faults".
 
 There is one way in which workers start, so no row is tested under several start methods. What `multiprocessing` calls "spawn" (a
