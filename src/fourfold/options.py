@@ -299,7 +299,8 @@ def _cost(name: str, value: Any) -> Any:
 
 def _init(name: str, value: Any) -> tuple[Any, ...]:
     if not isinstance(value, tuple):
-        raise OptionTypeError(f"{name} must be a tuple of arguments, such as {name}=(path,), not {type(value).__name__}")
+        told = shown.safe_repr(value)
+        raise OptionTypeError(f"{name}={told} must be a tuple of arguments, such as {name}=({told},)")
     return value
 
 
