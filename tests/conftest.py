@@ -14,8 +14,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-import pytest
-from leaks import Holdings, adopt_orphans, living_descendants, the_pool
+OUTSIDE = tempfile.gettempdir()
+os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", OUTSIDE)  # where pytest keeps what tests write in their `tmp_path`
+os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="t-", dir=OUTSIDE)
+"""Temporary files of these tests are nobody else's, so that a new one is a leak. A short name: sockets lie there, too."""
+
+import pytest  # noqa: E402
+from faults import bound_of, rows_of  # noqa: E402
+from leaks import Holdings, adopt_orphans, living_descendants, the_pool  # noqa: E402
 
 SETTLE_S = 5.0
 """Seconds in which what a test has ended must be gone: a killed process takes a moment to be one no more."""
@@ -26,6 +32,9 @@ main thread to listen: C code that never returns does not."""
 
 ASK_AHEAD_S = 5.0
 """Seconds before that in which workers are asked where they are: the end itself is in C, and knows nothing of workers."""
+
+OWN_LOAD = 3
+"""Processes that want to run because of the tests: driver and two workers. Bounds are for machines on which there are no others."""
 
 _stderr = pytest.StashKey[int]()
 _state = pytest.StashKey[str]()
@@ -60,6 +69,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(config.stash[_state], ignore_errors=True)
+    shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +96,25 @@ def the_pool_leaves_nothing_behind() -> Iterator[None]:
         pool.close()
     left = settled(lambda: [process.line for process in living_descendants(0)])
     assert left == []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[object]:
+    """A test of a fault is over within the bound of its row, for each such fault that it makes. Fixtures do not count."""
+    from running import SCALE  # not before its assertions were rewritten
+
+    begin = time.monotonic()
+    result = yield
+    elapsed_s, bound_s = time.monotonic() - begin, bound_of(pyfuncitem)
+    if bound_s is not None and elapsed_s > bound_s * SCALE * crowd():
+        rows = ", ".join(f"{number} × {n_faults}" for number, n_faults in rows_of(pyfuncitem).items())
+        pytest.fail(f"it took {elapsed_s:.1f} s, and its faults ({rows}) have {bound_s * SCALE * crowd():g} s", pytrace=False)
+    return result
+
+
+def crowd() -> float:
+    """How many times as many processes want to run as there are cores, those of these tests (some OWN_LOAD) not counted."""
+    return max(1.0, (os.getloadavg()[0] - OWN_LOAD) / (os.cpu_count() or 1))
 
 
 def write_stacks_of_workers(fd: int) -> None:

@@ -1,6 +1,7 @@
 """The fault matrix: what goes wrong, what must come of it, and within which time.
 
-A test says which rows it is for: `@pytest.mark.fault("F3")`. From both, `scripts/write_faults.py` makes `docs/faults.md`.
+A test says which rows it is for: `@pytest.mark.fault("F3")`, and how often it makes the fault: `@pytest.mark.fault("F5", faults=40)`.
+It must be over within the bound of the row for each of them. From all this, `scripts/write_faults.py` makes `docs/faults.md`.
 """
 
 from typing import NamedTuple
@@ -17,7 +18,8 @@ class Row(NamedTuple):
         number: Its name: "F3".
         fault: What goes wrong.
         outcome: What must come of it.
-        bound_s: Seconds in which the call must be over, on a machine that does nothing else; None when nothing can hang.
+        bound_s: Seconds in which a test of one such fault must be over, with the script that it may start, on a machine that
+            does nothing else; None when nothing can hang.
     """
 
     number: str
@@ -40,7 +42,7 @@ TABLE: dict[str, list[Row]] = {
         Row("F6", "a segmentation fault", "SIGSEGV is named, and the Python line that led there", 5),
         Row("F7", "abort, bus error, a stack that overflows in C", "the signal is named; `RecursionError` is an ordinary failure", 5),
         Row("F8", "a worker dies in the middle of a message", "no deadlock, no half message; the item on it is named", 5),
-        Row("F9", "a worker dies while it pickles or unpickles", "the item is named", 5),
+        Row("F9", "a worker dies while it pickles or unpickles", "the item is named; a result that kills who unpickles it kills the driver", 5),
         Row("F10", "a worker dies between items, or in a destructor", "nothing is lost and nobody is blamed", 5),
         Row("F11", "workers kill each other", "the run ends, every item has one outcome", 20),
         Row("F12", "idle workers are killed between calls", "the next call works", 2),
@@ -92,20 +94,31 @@ TABLE: dict[str, list[Row]] = {
 ROWS = {row.number: row for rows in TABLE.values() for row in rows}
 
 
-def rows_of(item: pytest.Item) -> list[str]:
-    """The numbers of the rows that a test is marked with."""
-    return [number for mark in item.iter_markers(MARK) for number in mark.args]
+def rows_of(item: pytest.Item) -> dict[str, int]:
+    """The numbers of the rows that a test is marked with, each with how many such faults it makes, one after the other."""
+    marks = [*item.iter_markers(MARK)][::-1]  # that of the test itself says more than that of its file
+    return {number: mark.kwargs.get("faults", 1) for mark in marks for number in mark.args}
+
+
+def bound_of(item: pytest.Item) -> float | None:
+    """Seconds in which a test must be over, by its rows; None when nothing can hang, or it is no test of a fault."""
+    bounds = [ROWS[number].bound_s for number in rows_of(item)]
+    if not bounds or None in bounds:
+        return None
+    return max((ROWS[number].bound_s or 0.0) * n_faults for number, n_faults in rows_of(item).items())
 
 
 class Case(NamedTuple):
     """What became of one test with one set of parameters."""
 
-    rows: list[str]
+    rows: dict[str, int]
+    """Its rows, and how often it makes the fault of each."""
     test: str
     """tests/test_crashes.py::test_x, without parameters."""
     outcome: str
     """"passed", "failed", "skipped", or "" when it was only collected."""
     elapsed_s: float
+    """Of the test itself, without its fixtures."""
 
 
 class Recorder:
@@ -123,13 +136,21 @@ class Recorder:
         outcome = case.outcome if case.outcome == "failed" else report.outcome
         if report.when == "teardown" and report.outcome == "passed":
             outcome = case.outcome
-        self.cases[report.nodeid] = case._replace(outcome=outcome, elapsed_s=case.elapsed_s + report.duration)
+        elapsed_s = report.duration if report.when == "call" else case.elapsed_s
+        self.cases[report.nodeid] = case._replace(outcome=outcome, elapsed_s=elapsed_s)
 
 
 HEAD = """# Faults, and what comes of them
 
 Written by `scripts/write_faults.py` from a run of the tests: a row stands here with the tests that make its fault happen for
-real, and with what they gave. Bounds hold on a machine that does nothing else; a slower one sets FOURFOLD_TIME_SCALE.
+real, and with what they gave. Bounds hold on a machine that does nothing else; a slower one sets FOURFOLD_TIME_SCALE, and
+where others compute too, the tests allow for that. A bound is for
+one fault, and a test that takes longer fails; where a test makes the fault again and again, its time is given "for n faults".
+
+There is one way in which workers start, so no row is tested under several start methods. What `multiprocessing` calls "spawn" (a
+new interpreter, nothing inherited) and "forkserver" (a server that forks workers) are the same thing here: the template is a new
+interpreter with one thread that has seen nothing of the program, and workers are forked from it, never from the program. Each
+row is tested, where that makes a difference, with items alone and fifty to a chunk, and under `on_error="raise"` and `"collect"`.
 
 """
 
@@ -151,6 +172,9 @@ def page(cases: list[Case]) -> str:
 def _line(row: Row, cases: list[Case]) -> str:
     counts = {outcome: sum(case.outcome == outcome for case in cases) for outcome in ("passed", "failed", "skipped")}
     said = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
-    slowest_s = max((case.elapsed_s for case in cases), default=0.0)
+    slowest_s, n_faults = max(
+        ((case.elapsed_s, case.rows[row.number]) for case in cases), key=lambda each: each[0] / each[1], default=(0.0, 1)
+    )
+    often = f" for {n_faults} faults" if n_faults > 1 else ""
     bound = f"{row.bound_s:g} s" if row.bound_s else "–"
-    return f"| {row.number} | {row.fault} | {row.outcome} | {bound} | {said}, the slowest {slowest_s:.1f} s |\n"
+    return f"| {row.number} | {row.fault} | {row.outcome} | {bound} | {said}, the slowest {slowest_s:.1f} s{often} |\n"

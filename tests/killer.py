@@ -1,4 +1,4 @@
-"""Kills workers: the one that runs item k at a chosen moment, or random ones again and again."""
+"""Kills workers: the one that runs item k at a chosen moment, or random ones again and again. And drivers, at a chosen seam."""
 
 import os
 import random
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from leaks import living_descendants, the_pool
+
+from fourfold import seams
 
 PHASES = ("before it", "in it", "while its result travels")
 
@@ -98,3 +100,18 @@ def storm(seed: int, every_s: float) -> Iterator[list[int]]:
     finally:
         over.set()
         thread.join()
+
+
+def is_killed_at(fault: str, work: Callable[[], object]) -> bool:
+    """Do some work in a fork of this process in which a fault waits; whether it was killed there."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            seams.set_faults(fault)
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert code in (0, -signal.SIGKILL)
+    return code != 0

@@ -15,7 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-TEMPORARY_FOLDERS = sorted({tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"})
+PREFIXES = {
+    "/var/tmp": ("fourfold",),
+    "/dev/shm": ("fourfold", "sem.", "psm_"),
+    tempfile.gettempdir(): ("fourfold", "tmp"),
+}
+"""Which files would be leaks where they are. conftest.py has given this process a folder of its own before this is read."""
 
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -56,7 +61,7 @@ class Holdings(NamedTuple):
             *self._leaked_processes(warm),
             *self._leaked_threads(warm),
             *self._leaked_files(warm),
-            *(f"the file {name}" for name in sorted(named_files() - self.named_files)),
+            *(f"the file {name}" for name in sorted(named_files() - self.named_files) if not is_a_strangers(name)),
         ]
 
     def _leaked_processes(self, warm: "WarmPool") -> Iterator[str]:
@@ -217,9 +222,41 @@ def listens(fd: int) -> bool:
 
 
 def named_files() -> frozenset[str]:
-    """Files of ours that have a name where others could find them: there should be none, ever."""
+    """Files that have a name where others could find them: of ours there should be none, ever, and of a test none that stays.
+
+    In the folder of temporary files of these tests, which nobody else uses, that is whatever `tempfile` makes. In /dev/shm it is
+    what multiprocessing makes there: semaphores and shared memory.
+    """
     found = []
-    for folder in TEMPORARY_FOLDERS:
+    for folder, prefixes in PREFIXES.items():
         with contextlib.suppress(OSError):
-            found += [f"{folder}/{name}" for name in os.listdir(folder) if name.startswith("fourfold")]
+            found += [f"{folder}/{name}" for name in os.listdir(folder) if name.startswith(prefixes)]
     return frozenset(found)
+
+
+def is_a_strangers(path: str) -> bool:
+    """Whether it may be a file of /dev/shm that somebody else has made.
+
+    Who made it nobody knows. So it counts as ours when one of our processes has mapped it, and, when nobody has, only where
+    nobody else runs Python.
+    """
+    if not path.startswith(("/dev/shm/sem.", "/dev/shm/psm_")):
+        return False
+    ours = {os.getpid(), *(process.pid for process in descendants())}
+    return not any(_maps(pid, path) for pid in ours) and strangers_run_python(ours)
+
+
+def strangers_run_python(ours: set[int]) -> bool:
+    """Whether processes run Python that are not ours, nor above this one."""
+    known, above = {*ours}, read_process(os.getpid())
+    while above is not None:
+        known.add(above.pid)
+        above = read_process(above.parent)
+    pids = {int(entry) for entry in os.listdir("/proc") if entry.isdecimal()} - known
+    return any("python" in command_of(pid).partition(" ")[0] for pid in pids)
+
+
+def _maps(pid: int, path: str) -> bool:
+    with contextlib.suppress(OSError):
+        return path in Path(f"/proc/{pid}/maps").read_text(errors="replace")
+    return False

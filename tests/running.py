@@ -68,7 +68,7 @@ def started(
     process = subprocess.Popen(
         [*command, *arguments],
         cwd=folder,
-        env={**os.environ, MARK: mark, **env},
+        env={"PYTHONFAULTHANDLER": "1", **os.environ, MARK: mark, **env},  # should it hang: see _where_all_are
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -100,8 +100,22 @@ class Script:
     def end(self, timeout: float = 60.0, survive_s: float = SURVIVE_S) -> Ended:
         """Wait for its end, and then for the end of those it left behind."""
         # Whoever holds the pipes open would keep communicate() waiting: a survivor is a failure too.
-        stdout, stderr = self.process.communicate(self._stdin or None, timeout=timeout)
+        try:
+            stdout, stderr = self.process.communicate(self._stdin or None, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the script has not ended after {timeout} s. {self._where_all_are()}") from None
         return Ended(self.process.returncode, stdout, stderr, self.survivors(survive_s))
+
+    def _where_all_are(self) -> str:
+        """The stacks of the script and of all that it has started; it ends of that."""
+        others = [each for each in self._family() if each.pid != self.process.pid]
+        said = [f"{_line(each)} is here:\n{stack_of_worker(each.pid) or '  (it does not say)'}\n" for each in others]
+        self.process.send_signal(signal.SIGABRT)  # PYTHONFAULTHANDLER: it prints the stacks of all its threads
+        for each in others:
+            with contextlib.suppress(psutil.Error):
+                each.kill()
+        stdout, stderr = self.process.communicate(timeout=10)
+        return "\n".join(["It and those that it has started are here:", *said, stdout, stderr])
 
     def survivors(self, survive_s: float = SURVIVE_S) -> list[str]:
         """Those who are still there `survive_s` from now, although the script has ended."""
@@ -131,6 +145,26 @@ class Script:
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
+
+
+def stack_of_worker(pid: int) -> str:
+    """The Python stack of a worker, asked as its driver asks it; "" when it does not say, or is no worker."""
+    from fourfold import machine
+    from fourfold.distribute.engines.on_processes import page, stacks
+
+    if not machine.catches(pid, stacks.ASK):
+        return ""
+    os.kill(pid, stacks.ASK)
+    deadline = time.monotonic() + 10 * stacks.ANSWER_S
+    while time.monotonic() < deadline:
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if "fourfold" in os.readlink(entry):  # the file of its control page has it
+                    text = entry.read_bytes()[page.STACK_AT : page.WORDS_AT].replace(b"\0", b"").decode(errors="replace")
+                    if "most recent call first" in text:
+                        return text
+        time.sleep(0.01)
+    return ""
 
 
 def _is_alive(process: psutil.Process) -> bool:

@@ -534,6 +534,18 @@ def test_doctor_prints_json_with_units_in_its_names():
     assert isinstance(figures["advice"], list)
 
 
+@pytest.mark.parametrize(("platform", "name"), [("linux", "forkserver"), ("darwin", "untested"), ("win32", "none")])
+def test_doctor_says_on_which_systems_workers_can_start(monkeypatch, platform, name):
+    from fourfold.cli import doctor
+
+    monkeypatch.setattr(sys, "platform", platform)
+    if platform == "win32":
+        monkeypatch.delattr(os, "fork")
+    found = doctor._start_method()
+    assert found["name"] == name
+    assert ("serial and threads work" in found["source"]) == (platform != "linux")
+
+
 def test_doctor_counts_the_cores_of_the_affinity_mask():
     one = min(os.sched_getaffinity(0))
     code = f"import os; os.sched_setaffinity(0, {{{one}}}); from fourfold.cli import main; main()"

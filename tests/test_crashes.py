@@ -406,11 +406,15 @@ def test_a_worker_that_somebody_else_kills_costs_no_item(tmp_path, chunk):
 
 
 @fault("F11")
-@pytest.mark.parametrize("workers", [1, 2, 5])
-def test_workers_may_kill_each_other(tmp_path, workers):
+@pytest.mark.parametrize("on_error", ["raise", "collect"])
+@pytest.mark.parametrize("chunk", [1, 50])
+@pytest.mark.parametrize("workers", [1, 2, 5, 13])
+def test_workers_may_kill_each_other(tmp_path, workers, chunk, on_error):
     marks, driver = str(tmp_path), os.getpid()
 
     def kill_the_others_once(x):
+        if x % 5:
+            return x
         try:
             os.close(os.open(f"{marks}/{x}", os.O_CREAT | os.O_EXCL))
         except FileExistsError:
@@ -424,14 +428,18 @@ def test_workers_may_kill_each_other(tmp_path, workers):
                     os.kill(int(pid), signal.SIGKILL)
         return x
 
-    run = lambda: on_processes(kill_the_others_once, range(20), workers=workers, chunk=1, on_error="collect")  # noqa: E731
-    results = within(20 * SCALE, run)
-    assert [value for value in results if not isinstance(value, ff.Failure)] == [
-        x for x in range(20) if not isinstance(results[x], ff.Failure)
-    ]
     # A victim may be hit twice while it runs alone, and then nobody can know better. Each killer has killed once.
-    assert len(results) == 20
-    assert len(results.failures) <= 5
+    try:
+        results = on_processes(kill_the_others_once, range(100), workers=workers, chunk=chunk, on_error=on_error)
+    except WorkerLost:
+        assert on_error == "raise"
+        assert workers > 1
+        return
+    assert len(results) == 100
+    assert [value for value in results if not isinstance(value, ff.Failure)] == [
+        x for x in range(100) if not isinstance(results[x], ff.Failure)
+    ]
+    assert len(results.failures) <= (5 if workers > 1 else 0)
 
 
 @fault("F10")
@@ -555,8 +563,12 @@ def killed_as_by_the_kernel(count):
 
 
 @fault("F21")
-def test_a_kill_for_want_of_memory_is_told_as_one(kills):
-    (failure,) = on_processes(killed_as_by_the_kernel(kills), range(6), on_error="collect", chunk=1).failures
+@pytest.mark.parametrize("chunk", [1, 50])
+def test_a_kill_for_want_of_memory_is_told_as_one(kills, chunk):
+    with pytest.raises(ff.errors.OutOfMemory, match="was killed by the kernel's out-of-memory killer"):
+        on_processes(killed_as_by_the_kernel(kills), range(60), chunk=chunk)
+    (failure,) = on_processes(killed_as_by_the_kernel(kills), range(60), on_error="collect", chunk=chunk).failures
+    assert failure.index == 3
     assert "was killed by the kernel's out-of-memory killer (SIGKILL); its peak memory was" in failure.message
 
 

@@ -40,7 +40,7 @@ def fail_at(*failing):
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 7, "auto"])
-@pytest.mark.fault("F1")
+@pytest.mark.fault("F1", faults=6)
 def test_the_error_is_that_of_the_first_failing_item_whatever_failed_first(way, chunk):
     for failing in [(0,), (99,), (3, 4), (97, 11), range(100), range(40, 60)]:
         with pytest.raises(ValueError, match=rf"^item {min(failing)} is bad") as caught:

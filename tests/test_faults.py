@@ -1,6 +1,7 @@
 """The fault matrix is whole: each row has tests, each mark has a row, and docs/faults.md is what the tests say."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -58,19 +59,49 @@ def test_the_page_lists_the_rows_and_the_tests_that_are_there(tests_by_row):
 def test_what_the_page_says_has_passed():
     text = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
     for row, said in re.findall(r"^\| (F\d+) \|.*\| ([^|]*) \|$", text, re.MULTILINE):
-        assert re.fullmatch(r"\d+ passed(, \d+ skipped)?, the slowest [\d.]+ s", said), f"{row}: {said}"
+        found = re.fullmatch(r"\d+ passed(, \d+ skipped)?, the slowest ([\d.]+) s(?: for (\d+) faults)?", said)
+        assert found, f"{row}: {said}"
+        bound_s = ROWS[row].bound_s
+        assert bound_s is None or float(found[2]) <= bound_s * int(found[3] or 1), f"{row}: {said}"
 
 
 def test_a_row_says_what_became_of_its_tests():
     cases = [
-        Case(["F3"], "tests/test_x.py::test_a", "passed", 0.5),
-        Case(["F3", "F4"], "tests/test_x.py::test_b", "failed", 2.0),
-        Case(["F4"], "tests/test_x.py::test_b", "skipped", 0.0),
+        Case({"F3": 1}, "tests/test_x.py::test_a", "passed", 1.5),
+        Case({"F3": 4, "F4": 1}, "tests/test_x.py::test_b", "failed", 2.0),
+        Case({"F4": 1}, "tests/test_x.py::test_b", "skipped", 0.0),
+        Case({"F5": 40}, "tests/test_x.py::test_c", "passed", 30.0),
     ]
     text = page(cases)
-    assert f"| F3 | {ROWS['F3'].fault} | {ROWS['F3'].outcome} | 5 s | 1 passed, 1 failed, the slowest 2.0 s |\n" in text
+    assert f"| F3 | {ROWS['F3'].fault} | {ROWS['F3'].outcome} | 5 s | 1 passed, 1 failed, the slowest 1.5 s |\n" in text
+    assert "5 s | 1 passed, the slowest 30.0 s for 40 faults |\n" in text
     assert "| 1 failed, 1 skipped, the slowest 2.0 s |\n" in text
     assert "**F3**\n\n* `tests/test_x.py::test_a`\n* `tests/test_x.py::test_b`\n" in text
+
+
+@pytest.mark.slow
+def test_a_test_takes_no_longer_than_its_faults_may(tmp_path):
+    (tmp_path / "test_three.py").write_text(
+        "import threading, pytest\n\n"
+        "def take_long(): threading.Event().wait(0.2)\n\n"
+        "@pytest.mark.fault('F1')\ndef test_once(): take_long()\n\n"
+        "@pytest.mark.fault('F1', faults=1000)\ndef test_often(): take_long()\n\n"
+        "@pytest.mark.fault('F22')\ndef test_without_a_bound(): take_long()\n"
+    )
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = fault(row, faults=1): a row\n")
+    command = [sys.executable, "-m", "pytest", str(tmp_path), "-q", "-p", "conftest", "-p", "no:cacheprovider"]
+    env = {**os.environ, "FOURFOLD_TIME_SCALE": "0.001"}
+    done = subprocess.run(command, cwd=Path(faults.__file__).parent, env=env, capture_output=True, text=True, check=False)
+    assert "1 failed, 2 passed" in done.stdout, done.stdout
+    assert re.search(r"test_once _+\nit took 0.\d s, and its faults \(F1 × 1\) have 0.\d+ s", done.stdout), done.stdout
+
+
+def test_the_mark_of_a_test_says_more_than_that_of_its_file():
+    class Marked:
+        def iter_markers(self, name):
+            return [pytest.mark.fault("F53", faults=20).mark, pytest.mark.fault("F53", "F1").mark]  # the nearest comes first
+
+    assert (faults.rows_of(Marked()), faults.bound_of(Marked())) == ({"F53": 20, "F1": 1}, 200)
 
 
 def test_a_test_that_fails_at_any_stage_has_failed(outcomes):

@@ -1,6 +1,6 @@
 """The import rule: who may import whom in src/fourfold.
 
-    errors records addresses options machine seams version
+    errors records addresses options machine shown environment seams version
       <- divide distribute execute aggregate, runs        (these do not import each other)
         <- worker site <- lanes recorded <- call <- compose replay    (the modules that join them)
           <- data patterns <- workloads <- insight independence interop <- testing <- cli
@@ -22,7 +22,10 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "fourfold"
 
 LAYERS = [
-    {"errors", "fixed", "records", "addresses", "options", "machine", "devices", "interrupts", "seams", "version"},
+    {
+        *{"errors", "fixed", "records", "addresses", "options", "machine", "devices", "shown", "environment"},
+        *{"interrupts", "seams", "version"},
+    },
     {"divide", "distribute", "execute", "aggregate", "runs"},
     {"worker", "site"},
     {"engines"},
@@ -38,7 +41,7 @@ LAYERS = [
 SEPARATE = LAYERS[1]
 """The parts that do not import each other: what one needs of another, it is handed."""
 
-EXECUTE_NEEDS = {"errors", "records"}
+EXECUTE_NEEDS = {"errors", "records", "shown"}
 EXECUTE_NEEDS_AT_IMPORT = {"cloudpickle"}
 EXECUTE_NEEDS_IN_FUNCTIONS = {"cloudpickle", "numpy", "threadpoolctl"}
 

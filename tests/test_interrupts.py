@@ -3,6 +3,8 @@
 import contextlib
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from recorded_items import recorded_items
 from running import Script, run_script, started
 
 import fourfold as ff
@@ -116,50 +119,85 @@ def test_after_ctrl_c_the_next_call_goes_on(tmp_path: Path, engine: str) -> None
             os.environ["DRIVER"] = str(os.getpid())
             options = {"run": "run", "engine": sys.argv[1], "workers": 2, "chunk": 1}
             try:
-                ff.map(fn, range(3000), **options)
+                ff.map(fn, range(1000), **options)
             except KeyboardInterrupt:
-                results = ff.map(fn, range(3000), **options)
-            print(results == [item * item for item in range(3000)], results.report.n_recorded >= 5)
+                results = ff.map(fn, range(1000), **options)
+            print(results == [item * item for item in range(1000)], results.report.n_recorded >= 5)
     """
     assert run_script(text, engine, folder=tmp_path) == (0, "True True\n", "", [])
 
 
+MOMENTS = """
+    print("on", flush=True)
+    import os, signal, time
+    import fourfold as ff
+
+    def fn(item):
+        time.sleep(0.001)
+        end = os.open("ran", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(end, b"%d\\n" % item)
+        os.close(end)
+        return item * 0.1
+
+    if __name__ == "__main__":
+        results = ff.map(fn, range(600), run="run", engine="processes", workers=2, progress=False)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # what follows is Python's own end
+        print(repr(results))
+"""
+
+HINT = "fourfold: what finished is recorded in run: the same call goes on from there\n"
+
+
+IN_AN_IMPORT = re.compile(
+    r'Traceback \(most recent call last\):\n(  File "<frozen importlib.*\n)+KeyError: .*\n\n'
+    r"During handling of the above exception, another exception occurred:\n\n"
+)
+"""Python looks into the cache of its import system, and says so when it is interrupted after it found nothing there."""
+
+
+def is_one_interrupt(stderr: str) -> bool:
+    """The driver's own traceback, and how to go on when the call had begun. Nothing else."""
+    lines = IN_AN_IMPORT.sub("", stderr).removesuffix(HINT).splitlines()
+    others = [line for line in lines[1:-1] if line and not line.startswith("  ")]
+    return (lines[0], lines[-1], others) == ("Traceback (most recent call last):", "KeyboardInterrupt", [])
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.fault("F40")
-def test_ctrl_c_at_any_moment_leaves_a_whole_journal_and_nobody(tmp_path: Path) -> None:
-    """50 seeded moments, from the start of the interpreter to the end of the run."""
-    text = """
-        import time
-        import fourfold as ff
-
-        def fn(item):
-            time.sleep(0.001)
-            return item * 0.1
-
-        if __name__ == "__main__":
-            print(repr(ff.map(fn, range(1000), run="run", engine="processes", workers=2)))
-    """
-    moments, before = random.Random(3), 0
-    for _ in range(50):
-        with started(text, folder=tmp_path) as script:
+@pytest.mark.fault("F40", faults=50)
+def test_ctrl_c_at_any_moment_keeps_all_that_ran_and_leaves_a_whole_journal_and_nobody(tmp_path: Path) -> None:
+    """50 seeded moments, from the first line of the script to the end of the run."""
+    moments, n_interrupts, before = random.Random(3), 0, set()
+    while n_interrupts < 50:
+        n_ran = len(ran(tmp_path))
+        with started(MOMENTS, folder=tmp_path) as script:
+            assert script.read_line() == "on"
             with contextlib.suppress(subprocess.TimeoutExpired):
-                script.process.wait(moments.uniform(0.0, 0.8))
+                script.process.wait(moments.uniform(0.0, 0.45))
             script.interrupt()
             ended = script.end()
         assert ended.survivors == []
-        assert ended.code in (0, 1, -signal.SIGINT), ended
-        if not (tmp_path / "run" / "journal.sqlite").exists():
+        now = ran(tmp_path)
+        assert not before & set(now[n_ran:]), "a recorded item ran again"
+        before = recorded_items(tmp_path / "run")
+        if ended.code == 0:  # the run was faster: begin a new one
+            assert (ended.stdout, ended.stderr) == (repr([item * 0.1 for item in range(600)]) + "\n", "")
+            shutil.rmtree(tmp_path / "run")
+            (tmp_path / "ran").unlink()
+            before = set()
             continue
-        now = recorded(tmp_path)
-        assert now >= before
-        before = now
-        if ended.code == 0:
-            for path in (tmp_path / "run").iterdir():
-                path.unlink()
-            before = 0
-    ended = run_script(text, folder=tmp_path)
-    assert (ended.code, ended.stdout) == (0, repr([item * 0.1 for item in range(1000)]) + "\n")
+        n_interrupts += 1
+        assert (ended.code, ended.stdout) == (-signal.SIGINT, "")
+        assert is_one_interrupt(ended.stderr), ended.stderr
+        assert before == set(now), "what ran is recorded"
+        assert len(now) == len(set(now)), "and so nothing has run twice"
+    ended = run_script(MOMENTS, folder=tmp_path)
+    assert ended == (0, "on\n" + repr([item * 0.1 for item in range(600)]) + "\n", "", [])
+
+
+def ran(folder: Path) -> list[int]:
+    """The items that have run, in this session or before."""
+    return [int(line) for line in (folder / "ran").read_text().split()] if (folder / "ran").exists() else []
 
 
 # ---- the command line
@@ -168,8 +206,10 @@ def test_ctrl_c_at_any_moment_leaves_a_whole_journal_and_nobody(tmp_path: Path) 
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
     (tmp_path / "slow.py").write_text(
-        "import time\n\ndef slow(row):\n    open('busy', 'w').close()\n    time.sleep(0.2)\n    return row\n"
+        "import os, time\n\ndef slow(row):\n    open('busy', 'w').close()\n"
+        "    time.sleep(0.2 if os.path.exists('slowly') else 0)\n    return row\n"
     )
+    (tmp_path / "slowly").touch()
     (tmp_path / "rows.txt").write_text("".join(f"{number}\n" for number in range(40)))
     os.mkfifo(tmp_path / "busy")
     return tmp_path
@@ -208,6 +248,7 @@ def test_the_line_that_an_interrupted_command_prints_finishes_it(rows: Path) -> 
     line = ended.stderr.splitlines()[-1]
     assert line.endswith("go on: fourfold resume run")
     (rows / "busy").unlink()
+    (rows / "slowly").unlink()
     ended = run_fourfold(rows, *line.rpartition("fourfold ")[2].split())
     assert ended.returncode == 0, ended.stderr
     assert "40 of 40 items written" in ended.stderr

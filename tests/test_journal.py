@@ -12,12 +12,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import zlib
 from pathlib import Path
 
 import pytest
 import ways
+from killer import is_killed_at
+from recorded_items import recorded_items
 from running import run_script, started
 
 import fourfold as ff
@@ -189,14 +190,23 @@ def test_a_folder_that_cannot_be_made_is_one_error(monkeypatch):
         ff.map(square, [1], run="/proc/self/run")
 
 
-WRITES = ["journal.open", "journal.create", "journal.write", "journal.tail", "journal.commit", "journal.sync"]
-SEAMS = ["journal.mkdir", "journal.lock", *WRITES]
+SEAMS = [
+    "journal.mkdir",
+    "journal.lock",
+    "journal.open",
+    "journal.create",
+    "journal.program",
+    "journal.write",
+    "journal.tail",
+    "journal.commit",
+    "journal.sync",
+]
 
 
 @pytest.mark.parametrize("action", ["ENOSPC", "EIO"])
 @pytest.mark.parametrize("once", ["", "+"], ids=["once", "from then on"])
 @pytest.mark.parametrize("seam", SEAMS)
-@pytest.mark.fault("F53")
+@pytest.mark.fault("F53", faults=20)
 def test_each_call_that_can_fail_fails_once(tmp_path, seam, once, action):
     """The N-th call fails, N = 1, 2, 3 …, until none is left to fail: each time the run ends well or in one error."""
     for number in itertools.count(1):
@@ -209,6 +219,35 @@ def test_each_call_that_can_fail_fails_once(tmp_path, seam, once, action):
         finally:
             seams.set_faults("")
         record(run, 60)
+        if not was_hit:
+            break
+    assert number > 1, "the seam is not there"
+
+
+@pytest.mark.parametrize("action", ["ENOSPC", "EIO", "KILL"])
+@pytest.mark.parametrize("seam", ["key.make", "key.read"])
+@pytest.mark.fault("F53")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_each_call_that_makes_the_key_fails_once(tmp_path, monkeypatch, seam, action):
+    """The key is there whole, or not at all: what is recorded next is sealed with one key only."""
+    for number in itertools.count(1):
+        state, run = tmp_path / f"state-{number}", tmp_path / str(number)
+        monkeypatch.setenv("XDG_STATE_HOME", str(state))
+        if action == "KILL":
+            was_hit = is_killed_at(f"{seam}:{number}:KILL", lambda run=run: record(run))
+        else:
+            seams.set_faults(f"{seam}:{number}:{action}")
+            try:
+                with contextlib.suppress(JournalError):
+                    record(run)
+                was_hit = seams.calls[seam] >= number
+            finally:
+                seams.set_faults("")
+        record(run)
+        record(run, 50)
+        left = {path.name for path in (state / "fourfold").iterdir()}
+        assert {name for name in left if not name.startswith(".key-")} == {"key"}
+        assert action == "KILL" or left == {"key"}
         if not was_hit:
             break
     assert number > 1, "the seam is not there"
@@ -239,22 +278,10 @@ def ran(folder):
     return [int(line) for line in path.read_text().split()] if path.exists() else []
 
 
-def recorded(folder):
-    """The items that the next driver finds recorded."""
-    if not (folder / "run" / "journal.sqlite").exists():
-        return set()
-    with tempfile.TemporaryDirectory() as copy:
-        run = Path(shutil.copytree(folder / "run", Path(copy, "run")))
-        upkeep.change(run)
-        with contextlib.closing(sqlite3.connect(run / "journal.sqlite")) as database:
-            rows = database.execute("select first, n_items from done").fetchall()
-    return {first + offset for first, count in rows for offset in range(count)}
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("engine", ["serial", "processes"])
-@pytest.mark.fault("F42")
+@pytest.mark.fault("F42", faults=25)
 def test_a_driver_that_is_killed_at_any_moment_loses_nothing_that_was_recorded(tmp_path, engine):
     """25 moments on each engine, 50 in all: after each the recorded items are a growing set, and none of them runs again."""
     moments = random.Random(7)
@@ -269,7 +296,7 @@ def test_a_driver_that_is_killed_at_any_moment_loses_nothing_that_was_recorded(t
             ended = script.end()
         assert ended.survivors == []
         assert not before & set(ran(tmp_path)[n_ran:]), "a recorded item ran again"
-        now = recorded(tmp_path)
+        now = recorded_items(tmp_path / "run")
         assert before <= now
         before = now
         if ended.code == 0:  # it was faster than the kill: begin a new run
@@ -279,22 +306,6 @@ def test_a_driver_that_is_killed_at_any_moment_loses_nothing_that_was_recorded(t
     ended = run_script(KILLED, str(n_items), engine, folder=tmp_path)
     assert (ended.code, ended.stderr, ended.survivors) == (0, "", [])
     assert ended.stdout.strip() == repr([item * 0.1 for item in range(n_items)])
-
-
-@pytest.mark.parametrize("seam", WRITES)
-@pytest.mark.fault("F42")
-def test_a_driver_that_is_killed_at_each_write_goes_on(tmp_path, seam):
-    for number in (1, 2, 5):
-        with started(KILLED, "60", "serial", folder=tmp_path, FOURFOLD_FAULT=f"{seam}:{number}:KILL") as script:
-            ended = script.end()
-        assert ended.survivors == []
-        before, n_ran = recorded(tmp_path), len(ran(tmp_path))
-        ended = run_script(KILLED, "60", "serial", folder=tmp_path)
-        assert (ended.code, ended.stderr) == (0, "")
-        assert ended.stdout.strip() == repr([item * 0.1 for item in range(60)])
-        assert not before & set(ran(tmp_path)[n_ran:])
-        for path in [*(tmp_path / "run").iterdir(), tmp_path / "ran.txt"]:
-            path.unlink()
 
 
 HALF = """
@@ -319,7 +330,7 @@ HALF = """
 
 
 @pytest.mark.parametrize("engine", ["serial", "processes"])
-@pytest.mark.fault("F42")
+@pytest.mark.fault("F42", faults=2)  # and a second script, without one
 def test_a_driver_that_is_killed_loses_of_short_items_only_what_was_in_flight(tmp_path, engine):
     assert run_script(HALF, engine, "kill", folder=tmp_path).code == -signal.SIGKILL
     n_before = len(ran(tmp_path))
@@ -352,22 +363,34 @@ def test_a_driver_that_is_killed_with_a_result_in_its_hands_has_recorded_it(tmp_
     journal.close()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["threads", "processes"])
-@pytest.mark.fault("F42")
+@pytest.mark.fault("F42", faults=2)  # Ctrl-C, and a kill in its grace
 def test_what_ends_within_the_grace_outlives_a_kill_after_it(tmp_path, run, engine):
     """Supervisors send SIGKILL soon after SIGINT or SIGTERM."""
     text = """
-        import os, signal, sys, threading, time
+        import os, pathlib, signal, sys, threading, time
         import fourfold as ff
+        from fourfold.runs.story import story_of
+
+        def wait(is_over, patience_s=30):
+            deadline = time.monotonic() + patience_s
+            while not is_over() and time.monotonic() < deadline:
+                time.sleep(0.01)
 
         def fn(item):
-            time.sleep(0.5 if item else 30)
+            open(f"runs-{item}", "w").close()
+            wait(lambda: item and os.path.exists("interrupted"))
             return item
 
+        def interrupt_and_kill():
+            wait(lambda: os.path.exists("runs-0") and os.path.exists("runs-1"))
+            os.kill(os.getpid(), signal.SIGINT)
+            open("interrupted", "w").close()
+            wait(lambda: story_of(pathlib.Path("run")).n_done, 1.5)  # the grace is longer
+            os.kill(os.getpid(), signal.SIGKILL)
+
         if __name__ == "__main__":
-            threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
-            threading.Timer(1.6, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+            threading.Thread(target=interrupt_and_kill).start()
             ff.map(fn, range(2), run="run", engine=sys.argv[1], workers=2, chunk=1)
     """
     assert run_script(text, engine, folder=tmp_path).code == -signal.SIGKILL
@@ -471,7 +494,7 @@ def test_a_torn_line_of_the_tail_runs_again_and_those_before_it_do_not(run, tail
 @pytest.mark.fault("F48")
 def test_a_line_of_the_tail_that_is_committed_already_is_not_read_again(run, tail):
     old = tail.read_bytes()
-    assert len(recorded(run.parent)) == 40
+    assert len(recorded_items(run)) == 40
     Journal(run).close()
     journal = Journal(run)
     journal.database.execute("delete from done where first >= 20")  # what old lines would bring back

@@ -6,9 +6,12 @@ import subprocess
 import sys
 import tempfile
 import threading
+from pathlib import Path
 
+import leaks
 import pytest
 from leaks import Holdings, living_descendants
+from running import started, until
 
 import fourfold as ff
 
@@ -64,6 +67,68 @@ def test_a_file_with_a_name_is_seen(folder: str) -> None:
     before = Holdings.now()
     with tempfile.NamedTemporaryFile(prefix="fourfold", dir=folder) as file:
         assert f"the file {file.name}" in before.leaks()
+
+
+@pytest.mark.parametrize("make", [lambda: tempfile.mkstemp()[0], lambda: os.open(tempfile.mkdtemp(), os.O_RDONLY)])
+def test_a_temporary_file_that_stays_is_seen(make) -> None:
+    before = Holdings.now()
+    fd = make()
+    path = Path(os.readlink(f"/proc/self/fd/{fd}"))
+    os.close(fd)
+    assert before.leaks() == [f"the file {path}"]
+    path.rmdir() if path.is_dir() else path.unlink()
+
+
+def test_shared_memory_with_a_name_is_seen() -> None:
+    # Made by another process: multiprocessing keeps a process and a pipe for good where it is made.
+    before = Holdings.now()
+    code = "from multiprocessing import shared_memory as s; m = s.SharedMemory(create=True, size=9); print(m.name, flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        name = process.stdout.readline().strip()
+        assert name.startswith("psm_")
+        assert f"the file /dev/shm/{name}" in before.leaks()
+        os.unlink(f"/dev/shm/{name}")
+        process.kill()
+    until(lambda: before.leaks() == [], "its tracker has ended")
+
+
+@pytest.mark.parametrize("strangers", [False, True])
+def test_a_semaphore_that_nobody_uses_is_seen_unless_others_may_have_made_it(monkeypatch, strangers) -> None:
+    monkeypatch.setattr(leaks, "strangers_run_python", lambda ours: strangers)
+    before, path = Holdings.now(), Path(f"/dev/shm/sem.of-a-test-{os.getpid()}")
+    path.touch()
+    found = before.leaks()
+    path.unlink()
+    assert found == ([] if strangers else [f"the file {path}"])
+
+
+def test_a_process_that_runs_python_is_a_stranger_when_it_is_not_ours() -> None:
+    ours = {os.getpid(), *(process.pid for process in leaks.descendants())}
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        assert leaks.strangers_run_python(ours)
+        process.kill()
+
+
+def test_a_script_that_hangs_fails_with_the_stacks_of_all(tmp_path) -> None:
+    text = """
+        import fourfold as ff
+
+        def hang(x):
+            open("runs", "w").close()
+            while True:
+                pass
+
+        def wait_for_ever():
+            ff.map(hang, [1], engine="processes", workers=1)
+
+        wait_for_ever()
+    """
+    with started(text, folder=tmp_path) as script:
+        until(lambda: (tmp_path / "runs").exists(), "the item runs")
+        with pytest.raises(AssertionError, match=r"the script has not ended after 0.1 s") as caught:
+            script.end(timeout=0.1)
+    assert "in hang\n" in str(caught.value)
+    assert "in wait_for_ever\n" in str(caught.value)
 
 
 def test_warm_workers_are_no_leak() -> None:

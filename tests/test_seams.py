@@ -4,9 +4,8 @@ Those of the journal are in test_journal.py.
 """
 
 import itertools
-import os
-import subprocess
 import sys
+import textwrap
 import time
 import timeit
 
@@ -15,6 +14,7 @@ from running import SCALE, run_script
 
 import fourfold as ff
 from fourfold import seams
+from fourfold.cli.map import map_command
 from fourfold.distribute.engines.on_processes import channel
 from fourfold.distribute.engines.on_processes.pool import POOL
 
@@ -36,8 +36,7 @@ ITEMS = [bytes([k]) * size for k, size in enumerate([1, 60_000, 1_200_000, 60_00
 
 
 def outcome():
-    """Run a small map on fresh workers: its values, or the error that it ends with."""
-    POOL.close()
+    """Run a small map: its values, or the error that it ends with."""
     begin = time.monotonic()
     try:
         return ff.map(lambda data: data * 2, ITEMS, engine="processes", workers=2, chunk=1)
@@ -57,6 +56,7 @@ def is_right(found):
     return True
 
 
+@pytest.mark.fault("F53", faults=5)
 @pytest.mark.slow
 @pytest.mark.parametrize("once", ["", "+"], ids=["once", "from then on"])
 @pytest.mark.parametrize(("seam", "action"), CASES)
@@ -89,6 +89,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.fault("F53", faults=5)
 @pytest.mark.slow
 @pytest.mark.parametrize("once", ["", "+"], ids=["once", "from then on"])
 @pytest.mark.parametrize(
@@ -119,32 +120,81 @@ def test_calls_that_take_their_time_change_nothing(tmp_path, seam):
     assert run_script(SCRIPT, folder=tmp_path, FOURFOLD_FAULT=f"{seam}:*:DELAY") == (0, "True\n", "", [])
 
 
+NO_PIPE = """
+import errno, os
+from fourfold.distribute.engines.on_processes import tee
+from fourfold.worker import main
+
+opened, asked = tee.Tee.open, []
+
+def open(self):
+    asked.append(1)
+    if str(len(asked)) in os.environ["NO_PIPE"].split() or os.environ["NO_PIPE"] == "all":
+        raise OSError(errno.EMFILE, "Too many open files")
+    return opened(self)
+
+tee.Tee.open = open
+"""
+
+
+@pytest.mark.parametrize("which", ["1", "2", "1 2", "all"])
+def test_a_worker_for_which_there_is_no_pipe_does_not_start(tmp_path, which):
+    (tmp_path / "no_pipe.py").write_text(NO_PIPE)
+    text = 'from fourfold.distribute.engines.on_processes import pool\npool.WORKER_MAIN = "no_pipe:main"\n' + textwrap.dedent(
+        SCRIPT
+    )
+    ended = run_script(text, folder=tmp_path, NO_PIPE=which)
+    assert (ended.code, ended.stderr, ended.survivors) == (0, "", [])
+    if which != "all":
+        assert ended.stdout == "True\n"
+    else:
+        assert "Too many open files" in ended.stdout
+
+
 # ---- the command
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("action", ["ENOSPC", "EIO"])
-@pytest.mark.parametrize("seam", ["sink.open", "sink.write", "sink.publish"])
-@pytest.mark.parametrize("output", ["out.jsonl", "out.csv", "out.parquet"])
-def test_each_call_that_writes_an_output_fails_once(tmp_path, seam, action, output):
-    (tmp_path / "functions.py").write_text(
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """`fourfold map` in this process, in a folder with rows of which the second fails; gives its exit code and what it says."""
+    (tmp_path / "functions_of_a_test.py").write_text(
         "def same(row):\n    if row['n'] == 'x': raise ValueError\n    return {'n': row['n']}\n"
     )
     (tmp_path / "in.csv").write_text("n\n1\nx\n3\n")
-    arguments = ["functions:same", "in.csv", "-o", output, "--overwrite", "--on-error", "collect", "--engine", "serial"]
-    command = [sys.executable, "-B", "-m", "fourfold", "map", *arguments]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.delitem(sys.modules, "functions_of_a_test", raising=False)
+
+    def run(output):
+        with pytest.raises(SystemExit) as ended:
+            map_command("functions_of_a_test:same", ["in.csv"], output, overwrite=True, engine="serial", progress=False)
+        return ended.value.code, capsys.readouterr().err
+
+    return run
+
+
+@pytest.mark.fault("F53", faults=5)
+@pytest.mark.parametrize("action", ["ENOSPC", "EIO"])
+@pytest.mark.parametrize("seam", ["sink.open", "sink.write", "sink.publish"])
+@pytest.mark.parametrize("output", ["out.jsonl", "out.csv", "out.parquet"])
+def test_each_call_that_writes_an_output_fails_once(command, tmp_path, seam, action, output):
     for number in itertools.count(1):
-        env = {**os.environ, "FOURFOLD_FAULT": f"{seam}:{number}:{action}"}
-        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+        seams.set_faults(f"{seam}:{number}:{action}")
+        try:
+            code, said = command(output)
+        finally:
+            seams.set_faults("")
         left = sorted(path.name for path in tmp_path.iterdir())
-        if f"fourfold: {output}" in done.stderr and "cannot be written" in done.stderr:
-            assert done.returncode == 1, done
+        if f"fourfold: {output}" in said and "cannot be written" in said:
+            assert code == 1, said
             # The list of failures is there before the output, which alone says that all is well.
             listed = [f"{output}.failures.jsonl"] if (seam, number) == ("sink.publish", 2) else []
-            assert left == ["functions.py", "in.csv", *listed], done
+            assert left == ["functions_of_a_test.py", "in.csv", *listed], said
             continue
-        assert left == ["functions.py", "in.csv", output, f"{output}.failures.jsonl"], done
-        assert "Traceback" not in done.stderr
+        assert code == 3, said
+        assert left == ["functions_of_a_test.py", "in.csv", output, f"{output}.failures.jsonl"], said
+        assert "Traceback" not in said
         break
     assert number > 1, "the seam is not there"
 

@@ -106,36 +106,63 @@ def test_during_a_run_no_shared_memory_and_no_temporary_file_has_a_name():
     stream.close()
 
 
+WATCHER = """
+import os, sys
+
+WORDS = "socket.connect socket.bind socket.getaddrinfo socket.gethostbyname socket.sendto urllib.Request".split()
+
+def note(*words):
+    end = os.open(os.environ["NOTES"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(end, (" ".join(map(str, (os.getpid(), *words))) + "\\n").encode())
+    os.close(end)
+
+def hook(event, arguments):
+    if event in WORDS or event.startswith(("http.", "ftplib.", "smtplib.")):
+        note(event, repr(arguments))
+
+sys.addaudithook(hook)
+note("begins")
+"""
+"""Python imports this before anything else, in every interpreter that has its folder on PYTHONPATH. Forks inherit the hook."""
+
 WATCHED = """
-    import sys
-
-    seen, words = [], "socket.connect socket.bind socket.getaddrinfo socket.gethostbyname socket.sendto urllib.Request".split()
-
-    def hook(event, arguments):
-        if event in words or event.startswith(("http.", "ftplib.", "smtplib.")):
-            seen.append((event, repr(arguments)))
-
-    sys.addaudithook(hook)
+    import os
     import fourfold as ff
     import fourfold.cli, fourfold.replay, fourfold.testing
 
     for engine in ("serial", "threads", "processes", "auto"):
-        # A function that an item runs sees its own process.
         ff.map(abs, range(50), engine=engine, workers=2, run="run-" + engine)
-    in_workers = ff.map(lambda x: (sys.addaudithook(hook), list(seen)) and list(seen), range(4), engine="processes", workers=2)
-    print(seen, any(in_workers))
+    pids = set(ff.map(lambda x: os.getpid(), range(20), engine="processes", workers=2, chunk=1))
+    print(os.getpid(), *pids)
     MORE
 """
 
-
-def test_neither_import_nor_runs_use_the_network(tmp_path):
-    assert run_script(WATCHED.replace("MORE", ""), folder=tmp_path) == (0, "[] False\n", "", [])
+CONNECTS = 'import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect(("127.0.0.1", 9))'
 
 
-def test_the_network_would_be_seen(tmp_path):
-    more = 'import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect(("127.0.0.1", 9)); print(len(seen))'
-    ended = run_script(WATCHED.replace("MORE", more), folder=tmp_path)
-    assert ended.stdout == "[] False\n1\n"
+def watched(folder, more=""):
+    """Run it under a hook that sees every process from its first line on; returns what it prints and the notes of the hook."""
+    (folder / "watcher").mkdir()
+    (folder / "watcher" / "sitecustomize.py").write_text(WATCHER)
+    paths = {"PYTHONPATH": str(folder / "watcher"), "NOTES": str(folder / "notes")}
+    ended = run_script(WATCHED.replace("MORE", more), folder=folder, **paths)
+    assert (ended.code, ended.stderr, ended.survivors) == (0, "", [])
+    return ended.stdout.split(), [line.split(maxsplit=2) for line in (folder / "notes").read_text().splitlines()]
+
+
+def test_neither_import_nor_the_start_of_workers_nor_runs_use_the_network(tmp_path):
+    (driver, *_), notes = watched(tmp_path)
+    assert [what for _, what, *_ in notes] == ["begins", "begins"], "the driver's interpreter, and the template's"
+    assert notes[0][0] == driver != notes[1][0]
+
+
+@pytest.mark.parametrize("where", ["driver", "worker"])
+def test_the_network_would_be_seen(tmp_path, where):
+    more = CONNECTS if where == "driver" else f"ff.map(lambda x: exec({CONNECTS!r}), [1], engine='processes', workers=2)"
+    (driver, *workers), notes = watched(tmp_path, more)
+    ((pid, event, _),) = [note for note in notes if note[1] != "begins"]
+    assert event == "socket.connect"
+    assert pid in ([driver] if where == "driver" else workers)
 
 
 # ---- no secret on the way

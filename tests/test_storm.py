@@ -37,16 +37,16 @@ def test_the_number_of_deaths_says_whether_an_item_is_blamed(tmp_path, phase, ch
         assert kill.count == 2 + among_neighbours
 
 
-@pytest.mark.fault("F5")
+@pytest.mark.fault("F5", faults=20)
 @pytest.mark.slow
-@pytest.mark.parametrize("item_s", [0.0, 0.005, 0.02])
+@pytest.mark.parametrize(("item_s", "workers"), [(0.0, 2), (0.005, 4), (0.02, 8)])
 @pytest.mark.parametrize(("seed", "recorded"), [(1, False), (2, True)], ids=["", "recorded"])
-def test_a_storm_of_kills_costs_no_item(tmp_path, item_s, seed, recorded):
+def test_a_storm_of_kills_costs_no_item(tmp_path, item_s, workers, seed, recorded):
     def work(x):
         time.sleep(item_s)
         return x * x
 
-    items, options = range(N_ITEMS), {"run": tmp_path / "run"} if recorded else {}
+    items, options = range(N_ITEMS), {"workers": workers, **({"run": tmp_path / "run"} if recorded else {})}
     begin, n_killed = time.monotonic(), 0
     while n_killed < 20:
         with storm(seed, every_s=0.05) as killed:
@@ -55,5 +55,5 @@ def test_a_storm_of_kills_costs_no_item(tmp_path, item_s, seed, recorded):
         assert results == [x * x for x in items]
         assert results.failures == []
         if recorded:
-            options = {"run": tmp_path / f"run-{n_killed}"}
+            options["run"] = tmp_path / f"run-{n_killed}"
     assert time.monotonic() - begin < 90 * SCALE

@@ -5,9 +5,10 @@
 The steps know nothing of each other; here each is handed what it needs. What only some calls need is imported when they do.
 """
 
+import itertools
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -20,13 +21,14 @@ from fourfold.distribute.driver import Driver, ProgramFailed
 from fourfold.distribute.schedule import Rules, Schedule
 from fourfold.distribute.verdict import seconds, size
 from fourfold.divide.source import Source
-from fourfold.errors import OptionError, OptionTypeError, RemoteTraceback, TooManyFailures, WorkersKeepDying
+from fourfold.errors import JournalError, OptionError, OptionTypeError, RemoteTraceback, TooManyFailures, WorkersKeepDying
 from fourfold.execute import current
 from fourfold.execute.chunk import is_worker_class
 from fourfold.execute.troubles import unpickled
 from fourfold.lanes import Lanes
 from fourfold.options import Settings
 from fourfold.records import Chunk, Report, Segment
+from fourfold.shown import safe_repr
 
 if TYPE_CHECKING:
     from fourfold.recorded import Recorded
@@ -74,6 +76,7 @@ class Call:
         self._recording = self._open_recording()
         self._recorded: Recorded | None = None
         self._has_begun = False
+        self._order = InOrder()
         try:
             self._set_up(items, bounded)
         except BaseException:
@@ -159,7 +162,7 @@ class Call:
 
     def in_order(self) -> Generator[Segment]:
         """The settled segments in input order; up to the first failure, when that ends the run."""
-        order = InOrder()
+        order = self._order
         if self._recorded is not None:
             self._recorded.in_order = True
         with closing(self.segments()) as segments:
@@ -223,6 +226,19 @@ class Call:
         for first, count in self._source.ranges(segment.start, segment.n_items):
             yield Segment(first, count, segment.values[begin : begin + count])
             begin += count
+
+    def rescue(self, error: JournalError, given: Sequence[Any] = ()) -> None:
+        """The record has failed: let the error have the values that are there, `given` first, which are in input order."""
+        if self._tree is not None:
+            return
+        left_out = {each.index for each in self.failures.all} if self._settings.on_error == "skip" else ()
+        found = dict(zip((index for index in itertools.count() if index not in left_out), given, strict=False))
+        for segment in [*self._order.waiting(), *(each for ready in self._driver.ready() for each in self._by_index(ready))]:
+            if isinstance(segment.values, list):  # others are still in the journal
+                found |= zip(itertools.count(segment.start), segment.values, strict=False)
+        error.results = found
+        if found:
+            error.add_note(f"fourfold: {len(found)} values are there: .results of this error has them, by index")
 
     @property
     def is_recorded(self) -> bool:
@@ -374,11 +390,11 @@ def _check_function(fn: Any, settings: Settings) -> None:
         raise OptionTypeError(f"{machine.user_name_of(fn)} is an async function: wrap it, lambda item: asyncio.run(fn(item))")
     if settings.init and not isinstance(fn, type):
         raise OptionError(
-            f"init={settings.init!r} is for classes; {machine.user_name_of(fn)} is a function: use functools.partial"
+            f"init={safe_repr(settings.init)} is for classes; {machine.user_name_of(fn)} is a function: use functools.partial"
         )
     if settings.init and not is_worker_class(fn):
         raise OptionError(
-            f"init={settings.init!r}: instances of {fn.__qualname__} cannot be called: give it a __call__(self, item)"
+            f"init={safe_repr(settings.init)}: instances of {fn.__qualname__} cannot be called: give it a __call__(self, item)"
         )
     if settings.max_failures is not None and settings.on_error == "raise":
         raise OptionError(

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 from fourfold.aggregate.results import Results, Stream
 from fourfold.aggregate.tree import TreeReduction
 from fourfold.call import Call
-from fourfold.errors import OptionTypeError
+from fourfold.errors import JournalError, OptionTypeError
 from fourfold.options import Options, resolve
 
 
@@ -32,6 +32,8 @@ def map(fn: Callable[[Any], Any], items: Iterable[Any], **options: Unpack[Option
             the first by cost), with its own type, a note
             that names the item, and the worker's traceback as the cause.
         TooManyFailures: More items failed than `max_failures`.
+        JournalError: The folder of `run=` has no room, or cannot be written; `.results` of the error has the values that are
+            there, by index.
 
     Guarantees: one outcome per item; the same values for any engine, worker count and chunk.
 
@@ -44,10 +46,14 @@ def map(fn: Callable[[Any], Any], items: Iterable[Any], **options: Unpack[Option
     """
     results = Results()
     call = Call(fn, items, resolve(options), into=results)
-    with closing(call.in_order()) as segments:
-        for segment in segments:
-            if segment.values is not results:
-                results.extend(segment.values)
+    try:
+        with closing(call.in_order()) as segments:
+            for segment in segments:
+                if segment.values is not results:
+                    results.extend(segment.values)
+    except JournalError as error:
+        call.rescue(error, results)
+        raise
     call.raise_if_stopped()
     results.failures, results.report = call.failures.sorted(), call.conclude()
     return results
@@ -139,5 +145,8 @@ def _values(call: Call, ordered: bool) -> Iterator[Any]:
             for segment in segments:
                 yield from segment.values
         call.raise_if_stopped()
+    except JournalError as error:
+        call.rescue(error)
+        raise
     finally:  # also when nobody wants the rest
         call.conclude()

@@ -32,6 +32,8 @@ FourfoldError                      catch this to catch them all
 RemoteTraceback is no FourfoldError: it is the text of a worker's traceback, and stands as the cause of an item's exception.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 
@@ -144,7 +146,13 @@ class JournalCorrupt(RunError):
 
 
 class JournalError(RunError, OSError):
-    """A file of the run cannot be written or read. What was recorded before is safe."""
+    """A file of the run cannot be written or read. What was recorded before is safe.
+
+    `.results` has, by index, the values that were there when `ff.map` or a stream ended with it, so that they need not be
+    computed again: all of `ff.map`, recorded or not, and those that a stream had not given out.
+    """
+
+    results: Mapping[int, Any] = MappingProxyType({})
 
 
 class Bug(FourfoldError, RuntimeError):

@@ -6,7 +6,9 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import fourfold.environment as environment
 import fourfold.machine as machine
+import fourfold.shown as shown
 from fourfold.aggregate.tree import TreeReduction
 from fourfold.distribute.chooser import Chooser
 from fourfold.distribute.driver import LOOP_TARGET_S, Lane
@@ -216,7 +218,8 @@ class Lanes:
             "is_cut": True,
             "cwd": _current_folder(),
             "path": [entry for entry in sys.path if isinstance(entry, str)],
-            "environment": dict(os.environ),
+            "environment": environment.for_workers(),
+            "hides": shown.key(),
             "arguments": [each for each in sys.argv if isinstance(each, str)],
             "threads": threads,
             "recursion_limit": sys.getrecursionlimit(),

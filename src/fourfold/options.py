@@ -9,6 +9,8 @@ from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any, Literal, TypedDict, Unpack
 
+import fourfold.environment as environment
+import fourfold.shown as shown
 from fourfold.addresses import without_secrets
 from fourfold.errors import FourfoldError, MissingExtra, OptionError, OptionTypeError, UnknownOption
 from fourfold.fixed import Fixed, fields_of
@@ -132,9 +134,11 @@ def resolve(options: Mapping[str, Any]) -> Settings:
     Raises:
         UnknownOption: An option has a name that does not exist.
         OptionTypeError: An option has a value of the wrong type.
-        OptionError: An option has a value that cannot be used.
+        OptionError: An option, or a variable of the environment, has a value that cannot be used.
         MissingExtra: The engine needs a package that is not installed.
     """
+    shown.obey(os.environ.get(shown.VARIABLE))
+    environment.allowed()
     given = {**_defaults_of_block.get(), **options}
     given = {**_from_environment(hidden=given), **given}
     for name in given:
@@ -298,7 +302,8 @@ def _cost(name: str, value: Any) -> Any:
 
 def _init(name: str, value: Any) -> tuple[Any, ...]:
     if not isinstance(value, tuple):
-        raise OptionTypeError(f"{name}={value!r} must be a tuple of arguments, such as init=({value!r},)")
+        told = shown.safe_repr(value)
+        raise OptionTypeError(f"{name}={told} must be a tuple of arguments, such as {name}=({told},)")
     return value
 
 

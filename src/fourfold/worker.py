@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import fourfold.shown as shown
 from fourfold.distribute.engine import Runnable
 from fourfold.distribute.engines.on_processes import stacks
 from fourfold.distribute.engines.on_processes.page import Page
@@ -85,6 +86,7 @@ def _become(
     recursion_limit: int,
     levels: dict[str, int],
     filters: bytes,
+    hides: bytes,
 ) -> None:
     """Make this process like the driver, in what is given here.
 
@@ -104,6 +106,9 @@ def _become(
     if environment is not None and dict(os.environ) != environment:
         os.environ.clear()
         os.environ.update(environment)
+    shown.hide(hides)
+    if hides:
+        os.environ[shown.VARIABLE] = "1"  # for calls inside items; another machine has an environment of its own
     if threads is not None:
         limit_threads_for_good(threads)
     forward.adopt(levels, pickle.loads(filters))

@@ -12,6 +12,10 @@ class InOrder:
         self._next = 0
         self._waiting: dict[int, Segment] = {}
 
+    def waiting(self) -> list[Segment]:
+        """Those whose turn has not come."""
+        return list(self._waiting.values())
+
     def push(self, segment: Segment) -> Iterator[Segment]:
         """Take one segment; give all those whose turn it now is."""
         self._waiting[segment.start] = segment

@@ -12,6 +12,7 @@ from typing import Any
 
 from fourfold.errors import UnwritableValue
 from fourfold.fixed import Fixed, fields_of
+from fourfold.shown import safe_repr
 
 VALUE_COLUMN = "value"
 """The one column of results that are no dicts, in csv and parquet."""
@@ -143,5 +144,5 @@ _HINTS = {
 
 def short(value: object, limit: int = 60) -> str:
     """The repr of `value`, cut to `limit` characters."""
-    text = " ".join(repr(value).split())
+    text = " ".join(safe_repr(value).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -157,12 +157,14 @@ def _open_files() -> Figures:
 
 def _start_method() -> Figures:
     """How worker processes begin, in the words of multiprocessing."""
-    if hasattr(os, "fork") and sys.platform != "darwin":
-        return {
-            "name": "forkserver",
-            "source": "workers are forked from a fresh process that has one thread, never from yours",
-        }
-    return {"name": "spawn", "source": "fork is missing or unsafe here: each worker is a fresh interpreter"}
+    if not hasattr(os, "fork"):
+        return {"name": "none", "source": "engine processes needs fork, which is missing; serial and threads work"}
+    if not sys.platform.startswith("linux"):
+        return {"name": "untested", "source": "engine processes is tested on Linux only; serial and threads work"}
+    return {
+        "name": "forkserver",
+        "source": "workers are forked from a new interpreter that has one thread, never from your process",
+    }
 
 
 def _blas() -> Figures:

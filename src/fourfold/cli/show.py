@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import time
 from typing import Annotated, Any
@@ -27,12 +28,16 @@ def show_command(
     with one_line_errors(show_traceback):
         from dataclasses import asdict
 
+        import fourfold.shown as shown
         from fourfold.aggregate.kinds import groups
         from fourfold.runs.story import events_of, failures_of, open_run, story_of
 
         folder = open_run(run)
         story, failures, events = story_of(folder), failures_of(folder), events_of(folder)
         grouped = groups(failures)
+        shown.obey(os.environ.get(shown.VARIABLE))
+        if shown.key():  # also of a run that was recorded with its items shown
+            failures = [each._replace(shown=shown.hidden(each.shown)) for each in failures]
         if as_json:
             listed = [
                 {key: value for key, value in each._asdict().items() if key not in ("digest", "value")} for each in failures

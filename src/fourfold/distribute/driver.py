@@ -397,6 +397,10 @@ class Driver:
         for chunk in self._returned.take_all():
             self._not_started(chunk)
 
+    def ready(self) -> list[Segment]:
+        """The segments that were not given out yet."""
+        return list(self._ready)
+
     @property
     def reason(self) -> str:
         """Why the run ended: "" when all is done."""

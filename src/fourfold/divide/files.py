@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, NamedTuple, cast
 
 from fourfold.errors import MissingExtra, OptionError, UnreadableInput
+from fourfold.shown import safe_repr
 
 STDIN = "-"
 
@@ -216,7 +217,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _short(value: object, limit: int = 60) -> str:
-    text = repr(value)
+    text = safe_repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

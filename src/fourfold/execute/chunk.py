@@ -16,6 +16,7 @@ from fourfold.errors import InitFailed, UnsafeRandomness
 from fourfold.execute import current
 from fourfold.execute.troubles import describe
 from fourfold.records import Cell, Chunk, ChunkResult, Kind, Trouble
+from fourfold.shown import safe_repr
 
 BLOCK_S = 0.0005
 """Seconds a block should take. Smaller: more time between blocks (about 1 µs each). Larger: more items are suspects after
@@ -61,7 +62,7 @@ class Program:
             try:
                 call = self.fn(*self.init)
             except Exception as error:
-                shown = ", ".join(map(repr, self.init))
+                shown = ", ".join(map(safe_repr, self.init))
                 raise InitFailed(f"{self.fn.__qualname__}({shown}) raised {type(error).__name__}: {error}") from error
 
         pace = _Pace()

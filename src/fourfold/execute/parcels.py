@@ -4,8 +4,9 @@ from fourfold.errors import NotPicklable
 from fourfold.execute.objects import killed
 from fourfold.execute.pickling import dump, explain, load
 from fourfold.execute.remote import load_trouble
-from fourfold.execute.troubles import describe, safe_repr
+from fourfold.execute.troubles import describe
 from fourfold.records import Chunk, ChunkResult, Parcel, Trouble
+from fourfold.shown import safe_repr, without_quotes
 
 
 class ParcelCodec:
@@ -38,7 +39,13 @@ class ParcelCodec:
 
     def unloaded(self, chunk: Chunk, payload: Parcel) -> Trouble:
         """What the worker says, and the item, which it never saw."""
-        return load_trouble(payload)._replace(kind="unpicklable", item=safe_repr(chunk.items[0]))
+        trouble, item = load_trouble(payload), chunk.items[0]
+        return trouble._replace(
+            kind="unpicklable",
+            message=without_quotes(trouble.message, item),
+            traceback=without_quotes(trouble.traceback, item),
+            item=safe_repr(item),
+        )
 
     def trouble(self, payload: Parcel) -> Trouble:
         """Unpickle the trouble of a whole chunk or program."""

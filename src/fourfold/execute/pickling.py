@@ -12,6 +12,7 @@ import cloudpickle
 
 from fourfold.errors import NotPicklable
 from fourfold.records import Buffer, Parcel
+from fourfold.shown import safe_repr
 
 MAX_DEPTH = 12
 """How deep to look for what cannot be pickled. Less: a vaguer message. More: a longer search of huge objects. Not measured."""
@@ -191,5 +192,5 @@ def _content(cell: types.CellType) -> Any:
 
 
 def _short(key: Any) -> str:
-    text = repr(key)
+    text = safe_repr(key)
     return text if len(text) <= 40 else text[:37] + "..."

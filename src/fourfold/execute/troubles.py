@@ -4,9 +4,8 @@ import contextlib
 from typing import Any
 
 from fourfold.records import Trouble
-
-REPR_CHARS = 200
-"""Characters of an item's repr that a message keeps. Less: harder to tell items apart. More: logs drown. Not measured."""
+from fourfold.shown import clip, without_quotes
+from fourfold.shown import safe_repr as safe_repr  # for those who show what an item returned
 
 TEXT_CHARS = 100_000
 """Characters of a traceback or message that travel. Not measured: it only keeps a huge message from filling the driver."""
@@ -29,8 +28,8 @@ def describe(error: BaseException, offset: int, item: Any, *, kind: str = "raise
         kind=kind,
         error=pickled(error) if travels else error,
         error_type=qualified_name(type(error)),
-        message=_clip(safe_str(error), TEXT_CHARS),
-        traceback=format_traceback(error),
+        message=without_quotes(clip(safe_str(error), TEXT_CHARS), item),
+        traceback=without_quotes(format_traceback(error), item),
         item=safe_repr(item),
     )
 
@@ -102,7 +101,7 @@ def format_traceback(error: BaseException) -> str:
         while frames is not None and _is_ours(frames.tb_frame.f_code.co_filename):
             frames = frames.tb_next
         lines = traceback.format_exception(type(error), error, frames)
-        return _clip("".join(lines), TEXT_CHARS)
+        return clip("".join(lines), TEXT_CHARS)
     except Exception as broken:
         return f"{qualified_name(type(error))}: <its traceback cannot be printed: {type(broken).__name__}>\n"
 
@@ -125,19 +124,3 @@ def safe_str(obj: object) -> str:
         return str(obj)
     except Exception:
         return f"<unprintable {type(obj).__name__}>"
-
-
-def safe_repr(item: object) -> str:
-    """A short repr of an item, or a placeholder when it raises. Long strings and sequences are not printed whole."""
-    try:
-        if isinstance(item, str | bytes | bytearray) and len(item) > REPR_CHARS:
-            return f"{item[:REPR_CHARS]!r}... ({len(item)} in all)"
-        if type(item) in (list, tuple, set, frozenset, dict) and len(item) > REPR_CHARS:  # type: ignore[arg-type]
-            return f"<{type(item).__name__} of {len(item)}>"  # type: ignore[arg-type]
-        return _clip(repr(item), REPR_CHARS)
-    except Exception:
-        return f"<unprintable {type(item).__name__}>"
-
-
-def _clip(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[:limit] + "..."

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import fourfold.seams as seams
 from fourfold.errors import Indeterminate, JournalCorrupt, JournalError, RemoteError, RunChanged
 from fourfold.interrupts import Shield
 from fourfold.machine import STARTED_IN
@@ -196,7 +197,9 @@ class Recording:
         data = bytes(self._carriage.dump((parcel.head, [bytes(each) for each in parcel.buffers])).head)
         self.journal.tell(program_seal=self.journal.seals.of(FUNCTION, data))
         try:
+            seams.hit("journal.program")
             with os.fdopen(create_private(path), "wb") as file:
+                seams.hit("journal.program")
                 file.write(data)
         except OSError as error:
             raise JournalError(f"{path} cannot be written: {error.strerror}") from error

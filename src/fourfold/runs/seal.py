@@ -19,6 +19,7 @@ from hmac import compare_digest
 from pathlib import Path
 from typing import Any
 
+import fourfold.seams as seams
 from fourfold.errors import JournalError, UntrustedRun
 
 VARIABLE = "FOURFOLD_KEY"
@@ -215,6 +216,7 @@ def _check(path: Path, found: os.stat_result, forbidden: int) -> None:
 
 
 def _read(path: Path, folder: int) -> bytes:
+    seams.hit("key.read")
     with os.fdopen(_opened(path, 0, folder), "rb") as file:
         found = os.fstat(file.fileno())
         _check(path, found, stat.S_IRWXG | stat.S_IRWXO)
@@ -227,13 +229,16 @@ def _read(path: Path, folder: int) -> bytes:
 def _make(folder: int) -> None:
     """Make the key: it is there whole or not at all, and the first one stays."""
     name = f".{FILE}-{os.urandom(8).hex()}"
+    seams.hit("key.make")
     fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
     try:
         with os.fdopen(fd, "wb") as file:
             os.fchmod(fd, 0o600)
             file.write(os.urandom(KEY_BYTES))
             file.flush()
+            seams.hit("key.make")
             os.fsync(fd)  # a key that a loss of power takes away takes all runs with it
+        seams.hit("key.make")
         with contextlib.suppress(FileExistsError):
             os.link(name, FILE, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
     finally:

@@ -1,8 +1,11 @@
 """The tables of a run's journal, and what is written to them."""
 
 import json
+import os
+import shutil
 import sqlite3
 import struct
+import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -112,7 +115,7 @@ def reading(folder: Path) -> Iterator[sqlite3.Connection | None]:
     """
     if not (folder / JOURNAL).exists():
         raise JournalError(f"{folder} is no run: there is no {JOURNAL} in it")
-    database = connect(folder / JOURNAL, "ro")
+    database = connect(folder / JOURNAL, "ro") if os.access(folder, os.W_OK) else _copy_of(folder)
     try:
         version = database.execute("pragma user_version").fetchone()[0]
         tail = Tail(folder)
@@ -131,6 +134,26 @@ def reading(folder: Path) -> Iterator[sqlite3.Connection | None]:
         raise JournalError(f"{folder / JOURNAL} cannot be read: {error}") from error
     finally:
         database.close()
+
+
+def _copy_of(folder: Path) -> sqlite3.Connection:
+    """A journal that lies where nothing can be written: even to read it, SQLite makes files beside it.
+
+    Raises:
+        JournalError: It cannot be read, or there is no room for a copy.
+    """
+    copy = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    try:
+        with tempfile.TemporaryDirectory(prefix="fourfold-") as room:
+            for path in folder.glob(f"{JOURNAL}*"):
+                if not path.name.endswith("-shm"):
+                    shutil.copyfile(path, Path(room, path.name))
+            with closing(connect(Path(room, JOURNAL))) as database:
+                database.backup(copy)
+    except (sqlite3.Error, OSError) as error:
+        copy.close()
+        raise JournalError(f"{folder / JOURNAL} cannot be read: {error}") from error
+    return copy
 
 
 def _n_commits(database: sqlite3.Connection) -> int:

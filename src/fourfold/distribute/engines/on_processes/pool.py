@@ -10,6 +10,7 @@ import threading
 import time
 from socket import MSG_DONTWAIT, socket
 
+import fourfold.environment as environment
 import fourfold.seams as seams
 from fourfold.distribute.engines.on_processes import channel, segments
 from fourfold.distribute.engines.on_processes.handle import SharedProgram, Worker, new_worker
@@ -219,7 +220,7 @@ class Pool:
                     stderr=self._template_log,
                     process_group=0,  # Ctrl-C in the terminal goes to the driver only
                     pass_fds=[fd for fd in (theirs.fileno(), stderr_fd) if fd >= 0],
-                    env={**KEEP_MEMORY, **os.environ, "FOURFOLD_ROLE": "worker"},
+                    env={**KEEP_MEMORY, **environment.for_workers(), "FOURFOLD_ROLE": "worker"},
                 )
             except OSError:
                 ours.close()
