@@ -460,6 +460,7 @@ def left_behind():
     )
 
 
+@pytest.mark.contract(20, "serial", "processes")
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["serial", "processes"])
 @pytest.mark.fault("F40")

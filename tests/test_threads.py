@@ -130,6 +130,7 @@ def test_two_calls_may_run_at_once() -> None:
     assert found == {number: [x + number for x in range(300)] for number in range(2)}
 
 
+@pytest.mark.contract(29, "threads")
 def test_numerical_libraries_share_the_cores_while_items_run_and_have_them_back_after() -> None:
     np.ones((2, 2)) @ np.ones((2, 2))
 
@@ -164,6 +165,7 @@ def give_up(rig: Rig, gate: Gate) -> None:
     assert rig.kinds(ids) == [Kind.LOST]
 
 
+@pytest.mark.contract(17, "threads")
 def test_what_is_given_up_and_ends_late_is_not_told(rig: Rig, gate: Gate) -> None:
     give_up(rig, gate)
     n_threads = len(our_threads())

@@ -135,7 +135,7 @@ class Calls(Fixtures):
 
         assert parallel_map(work, range(count), engine=engine, chunk=1) == list(range(count))
 
-    @contract(28)
+    @contract(27, 28)
     def test_a_need_that_nobody_can_meet_is_told_in_seconds(self, make_engine: Callable[[], Engine]) -> None:
         engine, begin = make_engine(), time.monotonic()
         expected = EngineError if "gpus" in engine.info.honours else UnsupportedOption

@@ -128,7 +128,7 @@ class Failures(Fixtures):
     def test_values_that_cannot_travel_cost_their_items_and_are_named(self, make_engine: Callable[[], Engine]) -> None:
         def make(x: int) -> Any:
             if x == 3:
-                return open(os.devnull, "w")  # noqa: SIM115
+                return open(os.devnull, "w")
             return x if x % 4 == 0 else threading.Lock() if x == 1 else (y for y in [x])
 
         engine = make_engine()
