@@ -213,6 +213,8 @@ def test_workers_that_take_gpus_are_as_many_as_the_machines_have(options, cluste
     assert max(n_running for n_running, _ in results) <= cluster.n_gpus
     if cluster.kind == "ray":
         assert {devices for _, devices in results} == {"0"}  # the only one of each machine
+    elif cluster.kind == "spark":
+        assert {devices for _, devices in results} <= {"1", "2"}
 
 
 WRONG = {
