@@ -206,15 +206,16 @@ class DaskCluster(Cluster):
     _first: Dask
 
     def holder(self) -> int:
+        """The worker that got the largest data first."""
+
+        def find(dask_scheduler: Any) -> str:  # inside another one it travels by value
+            kept = [task for task in dask_scheduler.tasks.values() if task.who_has]
+            largest = max(kept, key=lambda task: task.nbytes or 0)
+            return str(next(iter(largest.who_has)).address)
+
         client = self._first.connection.client
-        (address,) = client.run_on_scheduler(_keeper_of_the_largest)
+        address = client.run_on_scheduler(find)
         return int(client.run(os.getpid, workers=[address])[address])
-
-
-def _keeper_of_the_largest(dask_scheduler: Any) -> list[str]:
-    """The worker that got the largest data first."""
-    largest = max(dask_scheduler.tasks.values(), key=lambda task: (len(task.who_has or ()) > 0, task.nbytes or 0))
-    return [next(iter(largest.who_has)).address]
 
 
 class DaskHere(DaskCluster):
