@@ -31,9 +31,13 @@ def in_dask(engine: Any) -> int:
 
 
 def in_spark(engine: Any) -> int:
-    """Bytes of broadcasts on the driver."""
-    environment = engine.connection.spark.sparkContext._jvm.org.apache.spark.SparkEnv.get()
-    return int(environment.blockManager().memoryStore().memoryUsed())
+    """Bytes of blocks, in all block managers."""
+    status = engine.connection.spark.sparkContext._jsc.sc().getExecutorMemoryStatus().valuesIterator()
+    used = 0
+    while status.hasNext():
+        most_and_left = status.next()
+        used += most_and_left._1() - most_and_left._2()
+    return used
 
 
 STORED: dict[str, tuple[Callable[[Any], int], int]] = {
