@@ -331,9 +331,7 @@ class SparkStandalone(SparkCluster):
     """
 
     speculates = True
-    n_gpus = 2
     settings = SPARK | {
-        "spark.executor.resource.gpu.amount": "1",
         "spark.speculation": "true",
         "spark.speculation.task.duration.threshold": "2s",
         "spark.speculation.minTaskRuntime": "2s",
@@ -351,18 +349,13 @@ class SparkStandalone(SparkCluster):
         super().start()
         self._await_executors()
 
-    def _daemon(self, name: str, *arguments: str, **environment: str) -> "subprocess.Popen[Any]":
-        environment = {**os.environ, "SPARK_DAEMON_MEMORY": "256m", "SPARK_LOCAL_IP": "127.0.0.1", **environment}
+    def _daemon(self, name: str, *arguments: str) -> "subprocess.Popen[Any]":
+        environment = {**os.environ, "SPARK_DAEMON_MEMORY": "256m", "SPARK_LOCAL_IP": "127.0.0.1"}
         return self.run(self._program, f"org.apache.spark.deploy.{name}", *arguments, "--webui-port", "0", env=environment)
 
     def _worker(self, number: int) -> "subprocess.Popen[Any]":
         place = ["--host", f"127.0.0.{number}", "--work-dir", str(self.folder / f"work-{number}")]
-        finder = self.folder / f"find-gpus-{number}"  # Spark asks a program which GPUs a machine has
-        finder.write_text(f'#!/bin/sh\necho \'{{"name": "gpu", "addresses": ["{number}"]}}\'\n')
-        finder.chmod(0o700)
-        gpus = f"-Dspark.worker.resource.gpu.amount=1 -Dspark.worker.resource.gpu.discoveryScript={finder}"
-        limits = ["--cores", "1", "--memory", "1024m"]
-        return self._daemon("worker.Worker", *place, *limits, self.master, SPARK_WORKER_OPTS=gpus)
+        return self._daemon("worker.Worker", *place, "--cores", "1", "--memory", "1024m", self.master)
 
     def _await_executors(self) -> None:
         deadline = time.monotonic() + PATIENCE_S

