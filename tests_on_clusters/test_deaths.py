@@ -37,12 +37,15 @@ def test_a_machine_that_is_lost_costs_no_item(cluster: Cluster, tmp_path):
         return int(shared[x << 10])
 
     results, is_killed = [], False
-    for value in ff.imap(fn, range(150), engine=cluster.engine(), chunk=5):
-        results.append(value)
-        if not is_killed and reached.exists():
-            kill(cluster.holder())
-            is_killed = True
-    cluster.mend()
+    try:
+        for value in ff.imap(fn, range(150), engine=cluster.engine(), chunk=5):
+            results.append(value)
+            if not is_killed and reached.exists():
+                kill(cluster.holder())
+                is_killed = True
+    finally:
+        if is_killed:
+            cluster.mend()
     assert is_killed
     assert results == [x << 10 for x in range(150)]
 

@@ -3,7 +3,6 @@
 import ctypes
 import os
 import pickle
-import resource
 import signal
 import subprocess
 import sys
@@ -36,7 +35,8 @@ FOUND_S = 30.0
 """Seconds in which the one item among 20 that kills its worker is found, or one that takes too long."""
 
 CHILD = """
-import os, pickle, sys
+import os, pickle, resource, sys
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 sys.path[:], program = pickle.load(sys.stdin.buffer)
 make_engine, call, deaths = pickle.loads(program)
 codes = []
@@ -66,7 +66,6 @@ def codes_of_callers(make_engine: Callable[[], Engine], call: Callable[[Engine, 
         capture_output=True,
         timeout=60,
         check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),
     )
     assert done.returncode == 0, done.stderr.decode()
     codes: list[int] = eval(done.stdout)
