@@ -1,5 +1,6 @@
 """Threads of this process: nothing is copied, nothing is left running, and what was given up stays given up."""
 
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import threadpoolctl
-from running import until
+from running import run_script, started, until
 
 import fourfold as ff
 from fourfold.distribute.engines.on_threads import Threads
 from fourfold.execute.troubles import describe
 from fourfold.records import Kind
+from fourfold.runs.story import story_of
 from fourfold.testing import Gate, Rig, stop_at
 
 
@@ -199,3 +201,29 @@ def test_a_late_end_does_not_pass_for_a_new_ticket_with_the_same_number(tmp_path
         new.open()
         (outcome,) = rig.outcomes_of(ids)
         assert rig.result(outcome).values == ["new"]
+
+
+# ---- the end of the process
+
+
+@pytest.mark.contract(21, "threads")
+def test_a_killed_driver_takes_its_threads_along_and_its_record_goes_on(tmp_path: Path) -> None:
+    text = """
+        import sys, time
+        import fourfold as ff
+
+        def fn(item):
+            time.sleep(float(sys.argv[1]))
+            return item * 3
+
+        if __name__ == "__main__":
+            results = ff.map(fn, range(40), run="run", engine="threads", workers=2)
+            print(results == [item * 3 for item in range(40)], results.report.n_recorded)
+    """
+    with started(text, "0.05", folder=tmp_path) as script:
+        until(lambda: (tmp_path / "run" / "journal.sqlite").exists() and story_of(tmp_path / "run").n_done >= 5, "5 are done")
+        script.process.kill()
+        ended = script.end()
+    assert (ended.code, ended.survivors) == (-signal.SIGKILL, [])
+    n_recorded = story_of(tmp_path / "run").n_done
+    assert run_script(text, "0", folder=tmp_path) == (0, f"True {n_recorded}\n", "", [])
