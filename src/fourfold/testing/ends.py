@@ -241,11 +241,11 @@ class Ends(Fixtures):
             with Rig(make_engine()) as rig:
                 rig.put(lambda x: x * 2 + number)
                 both_run.wait(PATIENCE_S)
-                found[number] = [result.values for result in rig.run(*[[x] for x in range(50)])]
+                found[number] = [result.values for result in rig.run(*[[x] for x in range(20)])]
 
         threads = [threading.Thread(target=use, args=(number,)) for number in range(2)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(PATIENCE_S)
-        assert found == {number: [[x * 2 + number] for x in range(50)] for number in range(2)}
+        assert found == {number: [[x * 2 + number] for x in range(20)] for number in range(2)}
