@@ -44,6 +44,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--ff-seed", type=int, help="run only the simulated cases of this seed")
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """`-m contract` finds the tests of the contract suite too."""
+    rows = getattr(getattr(item, "function", None), "contract_rows", ())
+    if rows:
+        item.add_marker(pytest.mark.contract(*rows))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With a seed only what it replays is run, alone."""
     if config.getoption("--ff-seed") is None:

@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fourfold.runs.story import story_of
+
 FUNCTIONS = '''
 """Functions for the tests."""
 import os, sys, threading, time
@@ -84,6 +86,14 @@ class Multiply:
 
     def __call__(self, row):
         return {"n": int(row["n"]) * self.factor}
+
+
+def fatal(row):
+    """Kills its worker: item 13 once, item 30 always."""
+    if row["n"] == 30 or (row["n"] == 13 and not os.path.exists("died")):
+        open("died", "w").close()
+        os.kill(os.getpid(), 9)
+    return {"n": row["n"], "m": 3 * row["n"]}
 
 
 not_a_function = 3
@@ -195,6 +205,23 @@ def test_workers_write_the_same_file_as_the_loop(size):
         assert done.returncode == 0, done.stderr
     assert pathlib.Path("serial.jsonl").read_text() == pathlib.Path("processes.jsonl").read_text()
     assert len(pathlib.Path("serial.jsonl").read_text().splitlines()) == size
+
+
+@pytest.mark.slow
+@pytest.mark.contract(33, "processes")
+@pytest.mark.parametrize("output", ["out.jsonl", "out.parquet"])
+def test_a_reader_of_the_output_finds_each_item_once_though_workers_die(output):
+    pathlib.Path("in.jsonl").write_text("".join(f'{{"n": {k}}}\n' for k in range(50)))
+    workers = ("--engine", "processes", "--workers", "2", "--chunk", "4")
+    done = run("functions:fatal", "in.jsonl", "-o", output, "--run", "record", *workers)
+    assert done.returncode == 3, done.stderr
+    assert [each["index"] for each in failures(output)] == [30]
+    if output == "out.parquet":
+        rows = pq.read_table(output).to_pylist()
+    else:
+        rows = [json.loads(line) for line in pathlib.Path(output).read_text().splitlines()]
+    assert rows == [{"n": n, "m": 3 * n} for n in range(50) if n != 30]
+    assert story_of(pathlib.Path("record")).n_done == 49
 
 
 def test_workers_find_modules_of_this_folder_under_the_installed_command():
@@ -433,6 +460,7 @@ def left_behind():
     )
 
 
+@pytest.mark.contract(20, "serial", "processes")
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["serial", "processes"])
 @pytest.mark.fault("F40")

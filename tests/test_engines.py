@@ -76,7 +76,7 @@ class TestProcesses(EngineContract):
 class TestSimulated(EngineContract):
     @pytest.fixture
     def beside(self) -> None:
-        pytest.skip("this engine runs items inside wait: nothing happens beside them")
+        pytest.skip("not applicable: this engine runs items inside wait, and nothing happens beside them")
 
     @pytest.fixture
     def make_engine(self) -> Callable[[], Engine]:

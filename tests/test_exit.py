@@ -196,6 +196,7 @@ def test_standard_error_may_be_closed(tmp_path: Path) -> None:
 # ---- how a script starts
 
 
+@pytest.mark.contract(10, "processes")
 @pytest.mark.parametrize("how", ["file", "-c", "-"])
 def test_functions_and_classes_of_a_script_without_a_guard_work_and_it_runs_once(tmp_path: Path, how: str) -> None:
     text = """
@@ -351,6 +352,7 @@ def await_busy(folder: Path) -> Callable[[], None]:
     return wait
 
 
+@pytest.mark.contract(21, "processes")
 @pytest.mark.parametrize("what", BUSY)
 @pytest.mark.fault("F42")
 def test_nobody_survives_a_driver_that_is_killed(tmp_path: Path, what: str) -> None:
@@ -409,6 +411,7 @@ def only_a_keyboard_interrupt(stderr: str) -> bool:
     return stderr.startswith("Traceback (") and len(tracebacks) == 1 and stderr.endswith("\nKeyboardInterrupt\n")
 
 
+@pytest.mark.contract(20, "processes")
 @pytest.mark.slow
 @pytest.mark.parametrize("what", BUSY)
 @pytest.mark.fault("F40")
@@ -422,6 +425,7 @@ def test_ctrl_c_ends_the_driver_and_leaves_nobody(tmp_path: Path, what: str) -> 
     assert only_a_keyboard_interrupt(ended.stderr), ended.stderr
 
 
+@pytest.mark.contract(20, "serial", "threads")
 @pytest.mark.parametrize("engine", ["serial", "threads"])
 @pytest.mark.fault("F40")
 def test_ctrl_c_ends_the_driver_on_other_engines(tmp_path: Path, engine: str) -> None:

@@ -102,6 +102,7 @@ def test_items_that_do_not_end_are_killed_after_the_grace(tmp_path: Path) -> Non
     assert (ended.code, ended.survivors) == (-signal.SIGINT, [])
 
 
+@pytest.mark.contract(20, "serial", "threads", "processes")
 @pytest.mark.parametrize("engine", ["serial", "threads", "processes"])
 @pytest.mark.fault("F40")
 def test_after_ctrl_c_the_next_call_goes_on(tmp_path: Path, engine: str) -> None:

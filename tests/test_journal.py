@@ -278,6 +278,7 @@ def ran(folder):
     return [int(line) for line in path.read_text().split()] if path.exists() else []
 
 
+@pytest.mark.contract(21, "serial", "processes")
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("engine", ["serial", "processes"])

@@ -4,6 +4,7 @@ import gc
 import os
 import pickle
 import socket
+import sys
 import time
 import types
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from fourfold.distribute import orders as orders_module
 from fourfold.distribute.engines.on_ray import LOOK_S, SILENT_S
 from fourfold.distribute.orders import DOWN_IN_A_ROW, DOWN_S, Orders, Stored, parts_of
 from fourfold.engines import Ray, Spark
-from fourfold.errors import EngineError
+from fourfold.errors import EngineError, VersionMismatch
 from fourfold.execute.parcels import ParcelCodec
 from fourfold.options import resolve
 from fourfold.records import Chunk, Kind, Need, Ticket
@@ -56,6 +57,33 @@ def test_machines_none_of_which_can_start_a_worker_end_the_run(clock: types.Simp
         clock.now += 1.1 * DOWN_S / (DOWN_IN_A_ROW - 1)
         outcome = orders.outcome(id, reply(Kind.ENGINE_DOWN))
     assert outcome.kind is Kind.ENGINE_DOWN
+
+
+HERE = {"python": sys.version_info[:3], "executable": "/there/bin/python", "fourfold": VERSION, "cloudpickle": "3.0"}
+
+
+@pytest.mark.contract(35)
+def test_workers_with_another_version_are_refused_with_both_and_what_to_do() -> None:
+    with pytest.raises(VersionMismatch, match=rf"the workers has fourfold 0\.0\.9 and this is {VERSION}: install the same"):
+        Orders(VERSION, ()).check({**HERE, "fourfold": "0.0.9"}, "the workers")
+    with pytest.raises(VersionMismatch, match=r"runs Python 3\.1\.4 \(/there/bin/python\) and this is Python 3\."):
+        Orders(VERSION, ()).check({**HERE, "python": (3, 1, 4)}, "the workers")
+
+
+@pytest.mark.contract(35)
+def test_fourfold_travels_to_workers_that_have_none() -> None:
+    there = Orders(VERSION, ())
+    assert not there.check(HERE, "the workers")
+    assert there.cargo == b""
+    assert there.check({**HERE, "fourfold": ""}, "the workers")
+    assert there.cargo
+
+
+@pytest.mark.contract(35)
+def test_a_worker_that_has_another_version_later_ends_the_run_with_both() -> None:
+    outcome = Orders(VERSION, ()).outcome(7, "fourfold 0.0.9")
+    assert (outcome.id, outcome.kind) == (7, Kind.ENGINE_DOWN)
+    assert outcome.reason == f"a worker has fourfold 0.0.9, and this is fourfold {VERSION}"
 
 
 def test_no_two_calls_name_their_jobs_alike_also_when_one_lies_where_the_other_lay() -> None:

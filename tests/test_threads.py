@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import threadpoolctl
-from running import until
+from running import run_script, started, until
 
 import fourfold as ff
 from fourfold.distribute import driver, watch
 from fourfold.distribute.engines.on_threads import Threads
 from fourfold.execute.troubles import describe
 from fourfold.records import Kind
+from fourfold.runs.story import story_of
 from fourfold.testing import Gate, Rig, stop_at
 
 
@@ -134,6 +135,7 @@ def test_two_calls_may_run_at_once() -> None:
     assert found == {number: [x + number for x in range(300)] for number in range(2)}
 
 
+@pytest.mark.contract(29, "threads")
 def test_numerical_libraries_share_the_cores_while_items_run_and_have_them_back_after() -> None:
     np.ones((2, 2)) @ np.ones((2, 2))
 
@@ -168,6 +170,7 @@ def give_up(rig: Rig, gate: Gate) -> None:
     assert rig.kinds(ids) == [Kind.LOST]
 
 
+@pytest.mark.contract(17, "threads")
 def test_what_is_given_up_and_ends_late_is_not_told(rig: Rig, gate: Gate) -> None:
     give_up(rig, gate)
     n_threads = len(our_threads())
@@ -273,3 +276,29 @@ def test_a_driver_that_is_asked_says_where_its_threads_are(capfd: pytest.Capture
         "".join(said),
     )
     assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+
+
+# ---- the end of the process
+
+
+@pytest.mark.contract(21, "threads")
+def test_a_killed_driver_takes_its_threads_along_and_its_record_goes_on(tmp_path: Path) -> None:
+    text = """
+        import sys, time
+        import fourfold as ff
+
+        def fn(item):
+            time.sleep(float(sys.argv[1]))
+            return item * 3
+
+        if __name__ == "__main__":
+            results = ff.map(fn, range(40), run="run", engine="threads", workers=2)
+            print(results == [item * 3 for item in range(40)], results.report.n_recorded)
+    """
+    with started(text, "0.05", folder=tmp_path) as script:
+        until(lambda: (tmp_path / "run" / "journal.sqlite").exists() and story_of(tmp_path / "run").n_done >= 5, "5 are done")
+        script.process.kill()
+        ended = script.end()
+    assert (ended.code, ended.survivors) == (-signal.SIGKILL, [])
+    n_recorded = story_of(tmp_path / "run").n_done
+    assert run_script(text, "0", folder=tmp_path) == (0, f"True {n_recorded}\n", "", [])

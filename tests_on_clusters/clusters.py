@@ -25,6 +25,7 @@ SPARK = {
     "spark.executor.memory": "512m",
     "spark.python.task.killTimeout": "200ms",
     "spark.log.level": "OFF",
+    "spark.driver.maxResultSize": "96m",
 }
 
 
@@ -52,6 +53,8 @@ class Cluster:
     """It claims to have so many."""
     starts_by_itself = True
     """Whether `engine=kind` starts one like it."""
+    is_connect = False
+    """It keeps what was stored until the session ends."""
     speculates = False
     """It starts what takes long once more on another machine."""
 
@@ -85,6 +88,10 @@ class Cluster:
     def hosts(self) -> list[int]:
         """Those of machines that see to their workers, where that is somebody else: without it nobody comes back."""
         return []
+
+    def holder(self) -> int:
+        """The one of them that keeps what the items of a call share, where one does."""
+        return self.workers()[-1]
 
     def mend(self) -> None:
         """Another machine takes the place of one that was lost, where the cluster does not see to that itself."""
@@ -215,10 +222,27 @@ class RayElsewhere(Cluster):
 # ---- Dask
 
 
-class DaskHere(Cluster):
-    """A LocalCluster, started for this process, as `engine="dask"` does."""
+class DaskCluster(Cluster):
+    """One client for all tests."""
 
     kind = "dask"
+    _first: Dask
+
+    def holder(self) -> int:
+        """The worker that got the largest data first."""
+
+        def find(dask_scheduler: Any) -> str:  # inside another one it travels by value
+            kept = [task for task in dask_scheduler.tasks.values() if task.who_has]
+            largest = max(kept, key=lambda task: task.nbytes or 0)
+            return str(next(iter(largest.who_has)).address)
+
+        client = self._first.connection.client
+        address = client.run_on_scheduler(find)
+        return int(client.run(os.getpid, workers=[address])[address])
+
+
+class DaskHere(DaskCluster):
+    """A LocalCluster, started for this process, as `engine="dask"` does."""
 
     def start(self) -> None:
         self._first = Dask(slots=2)
@@ -237,10 +261,9 @@ class DaskHere(Cluster):
         self._first.shutdown()
 
 
-class DaskOfProcesses(Cluster):
+class DaskOfProcesses(DaskCluster):
     """A scheduler and two workers, each a process of its own."""
 
-    kind = "dask"
     n_gpus = 2
 
     def start(self) -> None:
@@ -389,6 +412,7 @@ class SparkConnect(SparkCluster):
     """A Connect server in one JVM; this process has no Java."""
 
     starts_by_itself = False
+    is_connect = True
     beneath = "local[2]"
 
     def start(self) -> None:

@@ -40,6 +40,13 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """`-m contract` finds the tests of the contract suite too."""
+    rows = getattr(getattr(item, "function", None), "contract_rows", ())
+    if rows:
+        item.add_marker(pytest.mark.contract(*rows))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("breaks_it") is not None)
 

@@ -3,6 +3,7 @@
 import os
 import time
 
+import numpy as np
 import psutil
 import pytest
 from clusters import Cluster
@@ -22,26 +23,31 @@ def kill(pid: int) -> None:
             each.kill()
 
 
+@pytest.mark.contract(14, 15, 23)
 def test_a_machine_that_is_lost_costs_no_item(cluster: Cluster, tmp_path):
-    victims = cluster.workers()
-    if not victims:
-        pytest.skip("this cluster is one machine: when it is lost, the cluster is")
+    if not cluster.workers():
+        pytest.skip("not applicable: this cluster is one machine: when it is lost, the cluster is")
     reached = tmp_path / "reached"
+    shared = np.arange(2 << 20)  # 16 MiB, which that machine keeps, where a machine does
 
     def fn(x):
         if x == 20:
             reached.touch()
         time.sleep(0.05)
-        return x * 2
+        return int(shared[x << 10])
 
-    results = []
-    for value in ff.imap(fn, range(150), engine=cluster.engine(), chunk=5):
-        results.append(value)
-        if victims and reached.exists():
-            kill(victims.pop())
-            victims.clear()
-    cluster.mend()
-    assert results == [x * 2 for x in range(150)]
+    results, is_killed = [], False
+    try:
+        for value in ff.imap(fn, range(150), engine=cluster.engine(), chunk=5):
+            results.append(value)
+            if not is_killed and reached.exists():
+                kill(cluster.holder())
+                is_killed = True
+    finally:
+        if is_killed:
+            cluster.mend()
+    assert is_killed
+    assert results == [x << 10 for x in range(150)]
 
 
 def test_a_machine_that_does_not_come_back_costs_no_item(cluster: Cluster, tmp_path):
@@ -85,9 +91,10 @@ def test_an_item_that_takes_its_machine_along_is_the_only_one_that_fails(cluster
     assert "Dask lost" in str(results.failures[0])
 
 
+@pytest.mark.contract(32)
 def test_what_is_slow_on_a_machine_may_run_on_another_machine_too_and_counts_once(cluster: Cluster, tmp_path):
     if not cluster.speculates:
-        pytest.skip("this cluster starts nothing a second time")
+        pytest.skip("not applicable: this cluster starts nothing a second time")
 
     def fn(x):
         with open(tmp_path / f"starts-{x}", "a") as starts:
@@ -103,9 +110,10 @@ def test_what_is_slow_on_a_machine_may_run_on_another_machine_too_and_counts_onc
     assert time.monotonic() - begin < 40
 
 
+@pytest.mark.contract(32)
 def test_what_may_not_run_twice_does_not_run_on_another_machine_too(cluster: Cluster, tmp_path):
     if not cluster.speculates:
-        pytest.skip("this cluster starts nothing a second time")
+        pytest.skip("not applicable: this cluster starts nothing a second time")
 
     def fn(x):
         with open(tmp_path / f"starts-{x}", "a") as starts:
@@ -120,13 +128,14 @@ def test_what_may_not_run_twice_does_not_run_on_another_machine_too(cluster: Clu
     assert {(tmp_path / f"starts-{x}").read_text() for x in range(20)} == {"+"}
 
 
+@pytest.mark.contract(36)
 @pytest.mark.breaks_it
 def test_a_call_whose_cluster_is_gone_says_so_and_goes_on_here(request, tmp_path):
     shared = request.getfixturevalue("shared_cluster")
     if not shared.processes and shared.kind != "ray":
-        pytest.skip("this cluster lives in the process of the tests")
+        pytest.skip("not applicable: this cluster lives in the process of the tests")
     if shared.kind == "ray":
-        pytest.skip("Ray ends a process whose own raylet is gone: test_drivers.py has a script for it")
+        pytest.skip("not applicable: Ray ends a process whose own raylet is gone; test_drivers.py has a script for it")
 
     def fn(x):
         time.sleep(0.05)

@@ -56,9 +56,9 @@ KILLED_GONE_S = 60.0
 def is_given(request: pytest.FixtureRequest, cluster: Cluster) -> bool:
     """Whether the script uses a cluster that is there and stays, or one that it starts and ends."""
     if request.param == "given" and not cluster.is_elsewhere():
-        pytest.skip("this cluster lives in the process of the tests")
+        pytest.skip("not applicable: this cluster lives in the process of the tests")
     if request.param == "its own" and not cluster.starts_by_itself:
-        pytest.skip('engine="spark" starts no Connect server: what it starts is tested with --cluster=spark')
+        pytest.skip('not applicable: engine="spark" starts no Connect server: what it starts is tested with --cluster=spark')
     return bool(request.param == "given")
 
 
@@ -95,6 +95,7 @@ def check_that_it_still_works(cluster: Cluster) -> None:
     assert ff.map(lambda x: x + 1, range(10), engine=cluster.engine()) == list(range(1, 11))
 
 
+@pytest.mark.contract(20)
 def test_ctrl_c_keeps_what_finished_and_leaves_nobody_behind(cluster: Cluster, is_given: bool, tmp_path: Path) -> None:
     with start(cluster, is_given, tmp_path) as script:
         until(lambda: is_under_way(tmp_path), "20 items are recorded", timeout=60)
@@ -108,6 +109,7 @@ def test_ctrl_c_keeps_what_finished_and_leaves_nobody_behind(cluster: Cluster, i
         check_that_it_still_works(cluster)
 
 
+@pytest.mark.contract(21)
 def test_a_killed_driver_leaves_nobody_behind(cluster: Cluster, is_given: bool, tmp_path: Path) -> None:
     with start(cluster, is_given, tmp_path) as script:
         until(lambda: is_under_way(tmp_path), "20 items are recorded", timeout=60)
@@ -121,9 +123,10 @@ def test_a_killed_driver_leaves_nobody_behind(cluster: Cluster, is_given: bool, 
         check_that_it_still_works(cluster)
 
 
+@pytest.mark.contract(36)
 def test_a_cluster_that_is_killed_is_told_and_what_finished_is_kept(cluster: Cluster, tmp_path: Path) -> None:
     if not cluster.starts_by_itself:
-        pytest.skip('engine="spark" starts no Connect server: one that is killed is in test_deaths.py')
+        pytest.skip('not applicable: engine="spark" starts no Connect server: one that is killed is in test_deaths.py')
     with start(cluster, False, tmp_path) as script:
         until(lambda: is_under_way(tmp_path), "20 items are recorded", timeout=60)
         for each in psutil.Process(script.process.pid).children(recursive=True):

@@ -1,4 +1,7 @@
-"""What `fourfold.map` promises, on a real cluster: the same as on this machine."""
+"""What `fourfold.map` promises, on a real cluster: the same as on this machine.
+
+What every engine promises is in the contract suite (test_contract.py).
+"""
 
 import importlib
 import logging
@@ -10,14 +13,13 @@ import time
 import types
 from pathlib import Path
 
-import numpy as np
 import pytest
 from clusters import Cluster
 from running import run_script
 
 import fourfold as ff
 from fourfold.engines import Dask
-from fourfold.errors import EngineError, ItemTimeout, OptionError, UnsupportedOption, VersionMismatch, WorkerLost
+from fourfold.errors import OptionError, UnsupportedOption, VersionMismatch
 
 
 @pytest.fixture
@@ -25,110 +27,7 @@ def options(cluster: Cluster):
     return {"engine": cluster.engine()}
 
 
-# ---- the same answer
-
-
-@pytest.mark.parametrize("chunk", ["auto", 1, 17])
-def test_values_come_in_input_order(options, chunk):
-    assert ff.map(lambda x: x * x, range(100), chunk=chunk, **options) == [x * x for x in range(100)]
-
-
-def test_random_numbers_are_those_of_the_loop(options):
-    def draw(item):
-        return float(ff.rng().normal()), float(np.random.random())
-
-    assert ff.map(draw, range(30), seed=7, **options) == ff.map(draw, range(30), seed=7, engine="serial")
-
-
-def test_a_stream_gives_what_the_loop_gives(options):
-    assert list(ff.imap(lambda x: -x, (x for x in range(60)), **options)) == [-x for x in range(60)]
-    assert sorted(ff.imap(lambda x: -x, range(60), ordered=False, **options)) == sorted(-x for x in range(60))
-
-
-def test_a_sum_of_floats_has_the_same_bits(options):
-    items = [0.1 * x for x in range(500)]
-    expected = ff.reduce(lambda a, b: a + b, items, engine="serial")
-    for chunk in ("auto", 33):
-        assert ff.reduce(lambda a, b: a + b, items, chunk=chunk, **options) == expected
-
-
-def test_arrays_go_there_and_come_back(options):
-    items = [np.full(200_000, x) for x in range(4)]
-    for item, value in zip(items, ff.map(lambda a: a * 2, items, **options), strict=True):
-        assert np.array_equal(value, item * 2)
-
-
-def test_what_the_function_holds_is_sent_once(options, tmp_path):
-    table = np.arange(16 << 20)  # 128 MiB
-
-    class Sum:
-        def __init__(self, table, log):
-            self.table = table
-            with open(log, "a") as file:
-                file.write("built\n")
-
-        def __call__(self, x):
-            return int(self.table[x])
-
-    log = tmp_path / "built"
-    results = ff.map(Sum, range(50), init=(table, str(log)), chunk=1, **options)
-    assert results == list(range(50))
-    assert results.report.sent_bytes < 1_000_000
-    assert len(log.read_text().splitlines()) <= 4  # once for each worker, and not for each chunk
-
-
-def test_large_results_come_back(options):
-    results = ff.map(lambda x: np.full(8 << 20, x), [3, 4], chunk=1, **options)  # 64 MiB each
-    assert [(value.nbytes >> 20, int(value[0]), int(value[-1])) for value in results] == [(64, 3, 3), (64, 4, 4)]
-
-
 # ---- items that fail
-
-
-def test_a_failed_item_is_raised_with_its_own_type_and_the_loops_item(options):
-    with pytest.raises(ZeroDivisionError) as caught:
-        ff.map(lambda x: 1 // (x - 5), range(20), **options)
-    assert any("item 5 " in note for note in caught.value.__notes__)
-
-
-def test_an_item_that_kills_its_process_costs_one_item(options):
-    def fragile(x):
-        if x == 13:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return x
-
-    results = ff.map(fragile, range(40), on_error="collect", **options)
-    assert [x for x in results if x != 13 and not isinstance(x, ff.Failure)] == [x for x in range(40) if x != 13]
-    (failure,) = results.failures
-    assert isinstance(failure.error, WorkerLost)
-    assert "SIGKILL" in failure.message
-    assert failure.index == 13
-
-
-def test_an_item_that_dies_once_runs_again(options, tmp_path):
-    marker = str(tmp_path / "died")
-
-    def once(x):
-        if x == 3 and not os.path.exists(marker):
-            open(marker, "w").close()
-            os._exit(9)
-        return x
-
-    results = ff.map(once, range(10), **options)
-    assert results == list(range(10))
-    assert results.report.n_workers_lost == 1
-
-
-def test_an_item_that_takes_too_long_costs_one_item(options):
-    def wait(x):
-        time.sleep(30 if x == 2 else 0)
-        return x
-
-    begin = time.monotonic()
-    results = ff.map(wait, range(6), timeout=1.0, on_error="collect", **options)
-    assert [failure.index for failure in results.failures] == [2]
-    assert isinstance(results.failures[0].error, ItemTimeout)
-    assert time.monotonic() - begin < 25
 
 
 def test_an_item_that_takes_too_much_memory_costs_one_item(options):
@@ -216,9 +115,10 @@ def test_a_module_that_has_changed_travels_anew(cluster, tmp_path, monkeypatch):
     del sys.modules["changing"]
 
 
+@pytest.mark.contract(23)
 def test_what_travels_survives_the_worker_that_keeps_it(cluster, tmp_path):
     if cluster.kind != "dask":
-        pytest.skip("Ray and Spark keep it apart from their workers")
+        pytest.skip("not applicable: Ray and Spark keep it apart from their workers")
     (tmp_path / "beside").mkdir()
     (tmp_path / "beside" / "words.txt").write_text("here\n")
     engine = cluster.engine(ship=[str(tmp_path / "beside")])
@@ -237,6 +137,7 @@ def test_what_travels_survives_the_worker_that_keeps_it(cluster, tmp_path):
         assert [*values, *stream] == list(range(60))
 
 
+@pytest.mark.contract(9)
 def test_a_module_that_is_not_there_is_named_before_work_starts(options, tmp_path, monkeypatch):
     (tmp_path / "not_there.py").write_text("def f(x):\n    return x\n")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -280,6 +181,7 @@ def test_what_cannot_travel_is_refused_at_once(cluster):
             ff.map(abs, [1], engine=cluster.engine(ship=[nonsense]))
 
 
+@pytest.mark.contract(35)
 def test_another_python_is_refused(options, monkeypatch):
     monkeypatch.setattr("fourfold.distribute.orders.sys", types.SimpleNamespace(version_info=(3, 99, 0)))
     with pytest.raises(VersionMismatch, match=r"this is Python 3\.99\.0"):
@@ -295,30 +197,10 @@ def test_options_that_it_cannot_keep_are_refused_before_anything_starts(options)
         ff.map(abs, [-1], idempotent=False, **options)
 
 
-def test_workers_have_as_many_threads_as_they_are_given(options):
-    def threads(x):
-        import numpy
-        import threadpoolctl
-
-        numpy.ones((10, 10)) @ numpy.ones((10, 10))
-        return os.environ["OMP_NUM_THREADS"], [each["num_threads"] for each in threadpoolctl.threadpool_info()]
-
-    for wanted in (1, 2):
-        ((variable, found),) = ff.map(threads, [0], threads_per_worker=wanted, **options)
-        assert variable == str(wanted)
-        assert all(each <= wanted for each in found)
-
-
-def test_a_need_that_nobody_can_meet_is_told_in_seconds(options):
-    begin = time.monotonic()
-    with pytest.raises(EngineError, match=r"(?i)gpu"):
-        ff.map(abs, [1], gpus=64, **options)
-    assert time.monotonic() - begin < 15
-
-
+@pytest.mark.contract(27)
 def test_workers_that_take_gpus_are_as_many_as_there_are_gpus(options, cluster, tmp_path):
     if not cluster.n_gpus:
-        pytest.skip("this cluster claims no GPUs")
+        pytest.skip("not applicable: this cluster has no GPUs, and what asks for one is refused (test_contract.py)")
 
     def fn(x):
         mine = os.environ.get("CUDA_VISIBLE_DEVICES", "")
@@ -374,6 +256,7 @@ WRONG = {
 }
 
 
+@pytest.mark.contract(35)
 def test_a_wrong_address_is_told_in_seconds(cluster, tmp_path):
     for address in WRONG[cluster.kind]:
         text = f"""
@@ -398,6 +281,7 @@ def test_the_verdict_tells_what_it_took_to_connect(cluster):
 # ---- what is somebody else's stays as it is
 
 
+@pytest.mark.contract(37)
 def test_a_session_or_client_of_yours_keeps_what_it_has(options, cluster):
     look = {"ray": look_at_ray, "dask": look_at_dask, "spark": look_at_spark}[cluster.kind]
     before = look(options["engine"])
@@ -448,9 +332,10 @@ OTHERS = {
 }
 
 
+@pytest.mark.contract(37)
 def test_a_session_that_takes_the_place_of_ours_is_yours(cluster, tmp_path):
     if cluster.kind not in OTHERS or not cluster.starts_by_itself:
-        pytest.skip("a process may have several clients here")
+        pytest.skip("not applicable: a process may have several clients here")
     text = f"""
         import fourfold as ff
         import fourfold.lanes as lanes
@@ -469,6 +354,7 @@ def test_a_session_that_takes_the_place_of_ours_is_yours(cluster, tmp_path):
     assert (ended.stdout, ended.code, ended.survivors) == ("fine\n", 0, []), ended
 
 
+@pytest.mark.contract(37)
 def test_handlers_of_signals_stay(options):
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     ff.map(abs, range(4), **options)
@@ -511,6 +397,7 @@ def test_no_chunk_waits_behind_a_long_one_while_a_worker_idles(cluster, tmp_path
         busy.result()
 
 
+@pytest.mark.contract(31)
 def test_a_call_inside_the_stream_of_another_one_does_not_mix_with_it(cluster):
     def inner(x):
         return [value * 10 for value in ff.map(lambda y: y + 1, [x, x], engine=cluster.engine())]

@@ -240,6 +240,9 @@ THREAD_VARIABLES = (
 )
 """What numerical libraries read when they are first imported, to know how many threads to start."""
 
+JOBLIB_VARIABLE = "LOKY_MAX_CPU_COUNT"
+"""What joblib, and scikit-learn with it, takes for the number of cores: so many processes `n_jobs=-1` starts."""
+
 
 def in_notebook() -> bool:
     """Whether this process is the kernel of a notebook."""

@@ -20,7 +20,7 @@ from fourfold.execute import current, forward
 from fourfold.execute.chunk import Run
 from fourfold.execute.pickling import load
 from fourfold.execute.remote import dump_trouble
-from fourfold.machine import THREAD_VARIABLES, limit_threads_for_good
+from fourfold.machine import JOBLIB_VARIABLE, THREAD_VARIABLES, limit_threads_for_good
 from fourfold.records import Kind, Parcel
 
 
@@ -103,6 +103,8 @@ def _become(
         sys.path[:] = path
     if threads is not None:
         environment = {**(environment or os.environ), **dict.fromkeys(THREAD_VARIABLES, str(threads))}
+    if environment is not None:
+        environment.setdefault(JOBLIB_VARIABLE, str(threads or 1))  # each of the workers has that many
     if environment is not None and dict(os.environ) != environment:
         os.environ.clear()
         os.environ.update(environment)

@@ -1,5 +1,6 @@
 """An engine with what a driver puts around it, and gates at which items wait: what the tests of engines are made with."""
 
+import contextlib
 import itertools
 import os
 import time
@@ -7,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import psutil
 import pytest
 
 from fourfold.call import Call
@@ -128,6 +130,23 @@ def _travelling() -> Callable[[str], None]:
 stop_at = _travelling()
 
 
+def await_end(pid: int, seconds: float) -> None:
+    """Wait until a process, which need not be a child of this one, is gone or a zombie."""
+    deadline = time.monotonic() + seconds
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline, f"process {pid} is still there after {seconds} s"
+            time.sleep(0.005)
+
+
+def await_text(path: Path, text: str) -> None:
+    """Wait until a file has this text."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not path.exists() or path.read_text() != text:
+        assert time.monotonic() < deadline, f"{path} is not {text!r} after {PATIENCE_S} s"
+        time.sleep(0.005)
+
+
 class Fixtures:
     """What all tests of an engine take."""
 
@@ -151,4 +170,4 @@ class Fixtures:
     def beside(self, make_engine: Callable[[], Engine]) -> None:
         """For tests of what happens while items run."""
         if make_engine().info.inline:
-            pytest.skip("this engine runs items inside wait: nothing happens beside them")
+            pytest.skip("not applicable: this engine runs items inside wait, and nothing happens beside them")

@@ -9,11 +9,13 @@ import pytest
 
 from fourfold.records import Kind
 from fourfold.testing.rig import Fixtures, Gate, Rig, stop_at
+from fourfold.testing.rows import contract
 
 
 class Tickets(Fixtures):
     """Each ticket has one outcome, whatever happens to its items."""
 
+    @contract(1)
     def test_each_of_200_tickets_has_exactly_one_outcome_with_its_own_values(self, rig: Rig) -> None:
         rig.put(lambda x: x * x)
         chunks = [range(number, number + 1 + number % 3) for number in range(200)]
@@ -29,6 +31,7 @@ class Tickets(Fixtures):
         assert result.done == 3
         assert result.elapsed_s > 0
 
+    @contract(2)
     @pytest.mark.usefixtures("beside")
     def test_a_fast_ticket_is_told_while_a_slow_one_runs(self, rig: Rig, gates: Callable[[int], list[Gate]]) -> None:
         rig.put(stop_at)
@@ -76,12 +79,26 @@ class Tickets(Fixtures):
 
     # ---- items that fail ---------------------------------------------------------------------------------------------
 
-    def test_an_item_that_raises_leaves_its_neighbours_their_values(self, rig: Rig) -> None:
-        rig.put(lambda x: 1 // x)
+    @contract(4)
+    def test_an_item_that_raises_leaves_its_neighbours_their_values_and_their_worker(self, rig: Rig) -> None:
+        rig.put(lambda x: (1 // x, os.getpid()))
         (result,) = rig.run([1, 0, 1])
-        assert result.values == [1, None, 1]
-        assert [(trouble.offset, trouble.error_type) for trouble in result.troubles] == [(1, "ZeroDivisionError")]
+        before, nothing, after = result.values
+        assert (before[0], nothing, after[0]) == (1, None, 1)
+        assert before[1] == after[1]
+        (trouble,) = result.troubles
+        assert (trouble.offset, trouble.error_type) == (1, "ZeroDivisionError")
+        assert "by zero" in trouble.message
 
+    @contract(4)
+    def test_the_worker_of_an_item_that_raised_runs_the_next_tickets(self, rig: Rig) -> None:
+        rig.put(lambda x: os.getpid() if x else 1 // x)
+        rig.await_slots()
+        n_workers = 2 * max(rig.engine.slots(), 1)  # of a cluster, others may have come meanwhile
+        results = rig.run(*[[1, 0] for _ in range(10 * n_workers)])
+        assert len({result.values[0] for result in results}) <= n_workers
+
+    @contract(6)
     def test_an_item_that_exits_is_a_failed_item_and_no_dead_worker(self, rig: Rig) -> None:
         def leave(x: int) -> int:
             if x == 1:
@@ -139,9 +156,6 @@ class Tickets(Fixtures):
         assert rig.run([-1], key="sound")[0].values == [1]
 
     def test_a_program_that_cannot_be_loaded_is_told_and_others_run(self, rig: Rig) -> None:
-        if rig.engine.info.takes_objects:
-            pytest.skip("this engine takes programs as they are: nothing is loaded")
-
         class Unloadable:
             def __setstate__(self, state: object) -> None:
                 raise ValueError("made for another version")
@@ -151,6 +165,9 @@ class Tickets(Fixtures):
         rig.put(lambda item: poison, "broken")
         rig.put(abs, "sound")
         (outcome,) = rig.outcomes_of(rig.submit([1], key="broken"))
+        if rig.engine.info.takes_objects:  # as it is: nothing is loaded
+            assert rig.result(outcome).values == [poison]
+            return
         assert outcome.kind is Kind.BAD_PROGRAM
         assert "made for another version" in rig.trouble(outcome).message
         assert rig.run([-1], key="sound")[0].values == [1]

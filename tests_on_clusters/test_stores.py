@@ -1,0 +1,80 @@
+"""What a cluster keeps for a call: the function once, and nothing of it afterwards; results only as large as it carries."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from clusters import Cluster
+from running import until
+
+import fourfold as ff
+from fourfold.errors import WorkerLost
+
+LARGE_BYTES = 32 << 20
+
+FREED_S = 30.0
+"""Seconds in which a cluster has freed what nobody wants any more."""
+
+
+def in_ray(engine: Any) -> int:
+    """Objects that this process owns."""
+    import ray
+
+    return len(ray._private.worker.global_worker.core_worker.get_all_reference_counts())
+
+
+def in_dask(engine: Any) -> int:
+    client = engine.connection.client
+    return int(client.run_on_scheduler(lambda dask_scheduler: sum(task.nbytes or 0 for task in dask_scheduler.tasks.values())))
+
+
+def in_spark(engine: Any) -> int:
+    """Bytes of blocks, in all block managers."""
+    status = engine.connection.spark.sparkContext._jsc.sc().getExecutorMemoryStatus().valuesIterator()
+    used = 0
+    while status.hasNext():
+        most_and_left = status.next()
+        used += most_and_left._1() - most_and_left._2()
+    return used
+
+
+STORED: dict[str, tuple[Callable[[Any], int], int]] = {
+    "ray": (in_ray, 0),
+    "dask": (in_dask, 1 << 20),
+    "spark": (in_spark, 1 << 20),
+}
+"""How much a cluster keeps, and how much more of that is nothing of ours."""
+
+
+@pytest.mark.contract(22)
+def test_what_items_share_is_freed_after_the_call(cluster: Cluster) -> None:
+    engine = cluster.engine()
+    ff.map(abs, [1], engine=engine)
+    table = np.arange(LARGE_BYTES // 8)
+    if cluster.is_connect:  # as the docstring of `drop` says: its files stay until the session ends, but each is sent once
+        stored = engine.connection._stored
+        before = len(stored)
+        for _ in range(2):
+            assert ff.map(lambda x: int(table[x]), range(4), engine=engine) == list(range(4))
+            assert len(stored) == before + 1
+        return
+    look, slack = STORED[cluster.kind]
+    before, most = look(engine), 0
+    for value in ff.imap(lambda x: int(table[x]), range(6), engine=engine, chunk=1):
+        most = look(engine) if value == 1 else most
+    assert most > before + slack
+    until(lambda: look(engine) <= before + slack, "it is freed", timeout=FREED_S)
+
+
+@pytest.mark.contract(25)
+def test_a_result_that_the_cluster_does_not_carry_costs_its_item_and_is_told(cluster: Cluster) -> None:
+    if cluster.kind != "spark":
+        pytest.skip("not applicable: Ray and Dask carry what fits into memory, and on disks what does not")
+    begin = time.monotonic()
+    results = ff.map(lambda x: bytes(x << 20), [1, 128, 2], engine=cluster.engine(), chunk=1, on_error="collect")
+    assert [len(results[0]), len(results[2])] == [1 << 20, 2 << 20]
+    assert isinstance(results[1].error, WorkerLost)
+    assert "spark.driver.maxResultSize" in results[1].message
+    assert time.monotonic() - begin < 60
