@@ -8,6 +8,7 @@
     errors, records, options, machine        the ground that all of them stand on
     call (lanes, recorded), worker (site)    join the four steps, in the driver and in a worker process
     compose, engines                         the functions that users call, and engines as objects
+    data                                     tables bigger than memory: scan, Dataset
     cli/                                     the command line, one file per command
     testing                                  contract suites and a simulated engine, for engines of your own
 
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from fourfold.version import VERSION as __version__
 
 _WHERE = {
+    "Dataset": "data.dataset",
     "Failure": "records",
     "FourfoldError": "errors",
     "Options": "options",
@@ -32,10 +34,12 @@ _WHERE = {
     "map": "compose",
     "reduce": "compose",
     "rng": "execute.current",
+    "scan": "data.scan",
     "using": "options",
 }
 
 __all__ = [
+    "Dataset",
     "Failure",
     "FourfoldError",
     "Options",
@@ -49,6 +53,7 @@ __all__ = [
     "map",
     "reduce",
     "rng",
+    "scan",
     "using",
 ]
 
@@ -57,6 +62,8 @@ if TYPE_CHECKING:
     import fourfold.errors as errors
     from fourfold.aggregate.results import Results, Stream
     from fourfold.compose import imap, map, reduce
+    from fourfold.data.dataset import Dataset
+    from fourfold.data.scan import scan
     from fourfold.errors import FourfoldError
     from fourfold.execute.current import rng
     from fourfold.options import Options, using
