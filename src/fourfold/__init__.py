@@ -8,7 +8,7 @@
     errors, records, options, machine        the ground that all of them stand on
     call (lanes, recorded), worker (site)    join the four steps, in the driver and in a worker process
     compose, engines                         the functions that users call, and engines as objects
-    data                                     tables bigger than memory: scan, Dataset
+    data, workloads                          tables bigger than memory, and what is done with them: scan, Dataset
     cli/                                     the command line, one file per command
     testing                                  contract suites and a simulated engine, for engines of your own
 
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from fourfold.version import VERSION as __version__
 
 _WHERE = {
-    "Dataset": "data.dataset",
+    "Dataset": "workloads.dataset",
     "Failure": "records",
     "FourfoldError": "errors",
     "Options": "options",
@@ -34,7 +34,7 @@ _WHERE = {
     "map": "compose",
     "reduce": "compose",
     "rng": "execute.current",
-    "scan": "data.scan",
+    "scan": "workloads.scan",
     "using": "options",
 }
 
@@ -62,12 +62,12 @@ if TYPE_CHECKING:
     import fourfold.errors as errors
     from fourfold.aggregate.results import Results, Stream
     from fourfold.compose import imap, map, reduce
-    from fourfold.data.dataset import Dataset
-    from fourfold.data.scan import scan
     from fourfold.errors import FourfoldError
     from fourfold.execute.current import rng
     from fourfold.options import Options, using
     from fourfold.records import Failure, Report
+    from fourfold.workloads.dataset import Dataset
+    from fourfold.workloads.scan import scan
 
 
 def __getattr__(name: str) -> Any:

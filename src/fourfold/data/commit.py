@@ -188,7 +188,7 @@ class Output:
 
 
 def _has_entries(path: Path) -> bool:
-    return path.is_dir() and any(os.scandir(path))
+    return path.is_dir() and bool(os.listdir(path))
 
 
 def _remove(path: Path) -> None:

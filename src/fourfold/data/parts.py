@@ -201,8 +201,10 @@ class PartWriter:
 
         import pyarrow as pa
 
-        with contextlib.suppress(pa.ArrowException, OSError, ValueError):
-            self._file.close()
+        # The writer first: left open it would try again when it is collected, and complain on stderr.
+        for each in (self._writer, self._file):
+            with contextlib.suppress(pa.ArrowException, OSError, ValueError, AttributeError):
+                each.close()
         with contextlib.suppress(OSError):
             os.unlink(self._path)
 

@@ -139,7 +139,8 @@ class _Connection(Connection):
 
     def abandon(self, generation: int) -> None:
         """Leave the Ray that is gone, when it was connected to here: it would end this process a minute later, and hold up
-        an error that nobody catches until then."""
+        an error that nobody catches until then.
+        """
         with self._lock:
             if self.is_ours and self.generation == generation:
                 self.is_ours = False

@@ -4,7 +4,6 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fourfold.data.dataset import Dataset
 from fourfold.data.files import find
 from fourfold.data.kinds import as_table, kind_of
 from fourfold.data.pieces import TableSource
@@ -12,6 +11,7 @@ from fourfold.data.plan import Plan
 from fourfold.data.schema import declared
 from fourfold.data.text import dialect_of
 from fourfold.errors import MissingExtra, OptionError, OptionTypeError
+from fourfold.workloads.dataset import Dataset
 
 
 def scan(

@@ -14,6 +14,9 @@ from fourfold.data.work import Count, Tables
 from fourfold.errors import OptionError, OptionTypeError, UnwritableValue
 from fourfold.machine import user_name_of
 from fourfold.options import Options
+from fourfold.workloads.models import Model
+from fourfold.workloads.predict import Predict
+from fourfold.workloads.transform import Transform
 
 if TYPE_CHECKING:
     import os
@@ -121,6 +124,61 @@ class Dataset:
             raise OptionError(f"init={init!r} is for classes; {user_name_of(fn)} is a function: use functools.partial")
         most = _batch_rows(batch_size)
         step = MapBatches(fn, init, check_kind("batch_format", batch_format), most, declared(schema))
+        return self._with(step)
+
+    def transform(self, fitted: Any, dense: bool = False) -> "Dataset":
+        """Apply a fitted transformer of scikit-learn: its columns take the place of those that it was fitted on.
+
+        They stand behind the others, which are kept.
+
+        Args:
+            fitted: Fitted on a DataFrame, so that it knows its columns. New ones are named by `get_feature_names_out()`.
+            dense: Make columns of a sparse result. Without it that is an error, since a thousand columns of zeros need memory.
+
+        Raises:
+            OptionError: A column that it takes is not there; before anything runs, where the columns are known.
+        """
+        return self._with(Transform(fitted, dense))
+
+    def predict(
+        self,
+        model: Any,
+        *,
+        method: str = "predict",
+        keep: Sequence[str] | None = None,
+        name: str | None = None,
+        init: tuple[Any, ...] = (),
+        batch_size: int | str = "auto",
+        batch_format: str = "pandas",
+        size_of: Callable[[Any], Any] | None = None,
+        dedupe: Sequence[str] = (),
+    ) -> "Dataset":
+        """Say for each row what a model makes of it, beside the columns that are kept.
+
+        Args:
+            model: The path of a model (joblib, pickle, skops, ONNX), which each worker loads once; a fitted estimator or
+                Pipeline, with scikit-learn's interface; a module of torch; or a class that is built once per worker with
+                `init=`, and takes a batch and gives an array, a dict of arrays or a table with as many rows.
+            method: Of an estimator: "predict", "predict_proba", "decision_function", or another that takes features.
+            keep: Columns of the input beside the prediction; None for all.
+            name: Of the new column; of several, the beginning. By default `prediction`, `proba_<class>`, `decision`.
+            init: Arguments of the class.
+            batch_size: Rows of a call. "auto" grows while that makes rows faster, and shrinks when memory runs out.
+            batch_format: The kind of table that a class takes.
+            size_of: Takes such a table and gives a size for each row: rows of like size are given to the model together.
+            dedupe: Columns: of the rows of a batch that are equal in these, the model sees the first only.
+
+        Raises:
+            OptionError: There is no such file, or a column that the model was fitted on is not there; before anything runs,
+                where model and columns are known.
+
+        Guarantees: columns are given to an estimator by name and in its order. With batch_size="auto", models that use BLAS
+            may differ in their last bits from run to run.
+        """
+        most = _batch_rows(batch_size)
+        if size_of is not None and not callable(size_of):
+            raise OptionTypeError(f"size_of={size_of!r} must be a function that gives a size for each row of a batch")
+        step = Predict(Model(model, init), method, keep, name, most, check_kind("batch_format", batch_format), size_of, dedupe)
         return self._with(step)
 
     def split(self, test: float, seed: int = 0, by: str | None = None) -> tuple["Dataset", "Dataset"]:
