@@ -14,6 +14,7 @@ from fourfold.data.work import Count, Tables
 from fourfold.errors import OptionError, OptionTypeError, UnwritableValue
 from fourfold.machine import user_name_of
 from fourfold.options import Options
+from fourfold.workloads.describe import Describe, described
 from fourfold.workloads.models import Model
 from fourfold.workloads.predict import Predict
 from fourfold.workloads.transform import Transform
@@ -238,6 +239,18 @@ class Dataset:
         n_rows = sum(done.value or 0 for _, done in run.pieces_done())
         run.warn_of_failures()
         return n_rows
+
+    def describe(self, batch_format: str = "pandas", **options: Unpack[Options]) -> Any:
+        """Figures of each column, from one pass: rows, nulls (NaN is one), distinct values, mean, std, quantiles.
+
+        The number of distinct values has a standard error of 1.6 %, a quantile is off by at most 1 % of its value; all others
+        are exact. The same bits for any number of workers.
+        """
+        kind = check_kind("batch_format", batch_format)
+        run = Run(self._plan, Describe(), options, "describe")
+        parts = [done.value or {} for _, done in sorted(run.pieces_done(), key=lambda each: each[0].number)]
+        run.warn_of_failures()
+        return as_kind(described(parts, self.columns or []), kind)
 
     def head(self, n: int = 5, batch_format: str = "pandas") -> Any:
         """The first rows, computed here, in this process; no more is read than they need."""
