@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import fourfold.data.pieces as pieces
+import fourfold.data.plan as plan
 
 # Arrow makes its pools of threads, with pipes of their own, when they are first needed, and keeps them.
 pyarrow.csv.read_csv(io.BytesIO(b"a\n1\n"))
@@ -56,6 +57,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
                 ("MAX_BYTES", size_bytes),
             ):
                 monkeypatch.setattr(f"fourfold.data.sources.{module}.{name}", value, raising=False)
-        assert pieces.MIN_ROWS > 1
+        monkeypatch.setattr(pieces, "MIN_ROWS", rows)
+        monkeypatch.setattr(plan, "MIN_ROWS", rows)
 
     return cut

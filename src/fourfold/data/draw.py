@@ -24,6 +24,8 @@ class Draw:
     """
 
     keeps_rows = True
+    most_rows: int | None = None
+    least_rows = 0
 
     def __init__(self, low: float, high: float, seed: int, by: str | None) -> None:
         self.low, self.high, self.seed, self.by = low, high, seed, by

@@ -8,16 +8,20 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
-MIN_BYTES, MAX_BYTES = 8 << 20, 128 << 20
-"""Bytes of a piece, before compression. Smaller: more pieces, each with a file of its own where they are written, and some
-milliseconds to open what it is in. Larger: more is run again after a death, and workers wait longer for the last one. Not
-measured."""
+PIECES = 128
+"""A source is cut into about so many pieces when the limits allow: some for each of many workers, not too many files. What a
+row costs is not known, and pieces must not depend on it: the same input is always cut alike. Fewer: workers wait for the last
+one. More: each is some milliseconds, to open what it is in and to write a file."""
 
-MIN_ROWS, MAX_ROWS = 1 << 15, 1 << 20
-"""Rows of a piece, for the same reasons. Not measured."""
+MIN_ROWS, MAX_ROWS = 256, 1 << 20
+"""Rows of a piece; fewer than the least, where calls of a few rows are wanted. Smaller least: a small table becomes many
+files. Larger most: more is run again after a death. Not measured."""
 
-PIECES = 512
-"""A source is cut into about so many pieces when the limits allow: enough for any number of workers here, and few files."""
+MIN_BYTES, MAX_BYTES = 1 << 20, 128 << 20
+"""Bytes of a piece, before compression, likewise. Of files of lines, whose rows nobody has counted, a piece has no less."""
+
+CALLS = 4
+"""A piece has rows for at least so many calls of the function that takes the fewest. Fewer: more pieces. Not measured."""
 
 Part = tuple[int, ...]
 
@@ -61,8 +65,11 @@ class TableSource(Protocol):
     schema: Any
     n_rows: int | None
 
-    def pieces(self) -> Iterable[Piece]:
-        """All pieces, in the order of the rows. They do not depend on the number of workers."""
+    def pieces(self, least_rows: int = MIN_ROWS) -> Iterable[Piece]:
+        """All pieces, in the order of the rows. They do not depend on the number of workers.
+
+        `least_rows`: how few rows a piece may have.
+        """
 
     def read(self, piece: Piece, columns: Sequence[str], batch_rows: int) -> Iterator[tuple[int, Any]]:
         """The rows of a piece: the place of the first one in the piece, and an Arrow table of at most `batch_rows` rows.

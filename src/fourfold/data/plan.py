@@ -6,7 +6,7 @@ piece ──read──> batch ──step──> batch ──step──> batch �
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from fourfold.data.pieces import Piece, TableSource
+from fourfold.data.pieces import CALLS, MIN_ROWS, Piece, TableSource
 from fourfold.data.steps import Apply, Batch, Select, Step
 
 BATCH_ROWS = 1 << 14
@@ -53,6 +53,12 @@ class Plan(NamedTuple):
     def keeps_rows(self) -> bool:
         """Whether each row that comes out is one that was read."""
         return all(step.keeps_rows for step in self.steps)
+
+    def pieces(self) -> list[Piece]:
+        """How the source is cut for these steps: where one takes few rows at once, each of them may take long."""
+        fewest = min((step.most_rows for step in self.steps if step.most_rows is not None), default=MIN_ROWS)
+        least = max((step.least_rows for step in self.steps), default=0)
+        return list(self.source.pieces(max(1, least, min(MIN_ROWS, CALLS * fewest))))
 
     def prepare(self) -> "Prepared":
         """What one worker needs, once."""

@@ -78,7 +78,7 @@ class Run:
             Exception: What the first failing row raised, under `on_error="raise"`.
             TooManyFailures: More rows failed than `max_failures` allows.
         """
-        pieces = list(self._plan.source.pieces())
+        pieces = self._plan.pieces()
         call = self._call(pieces, self._gather, self._policy, self._settings.run)
         deadly: list[tuple[Piece, Failure]] = []
         try:

@@ -1,8 +1,8 @@
 """Figures of a column from parts of it: each part is summed up where it is, and sums are merged.
 
-Sources: mean and variance: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances"
-(1979). Distinct values: Flajolet et al., "HyperLogLog" (2007), with linear counting where few registers are used. Quantiles:
-Masson, Rim and Lee, "DDSketch" (VLDB 2019).
+Sources: mean and variance: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
+variances" (1979). Distinct values: Flajolet et al., "HyperLogLog" (2007), with linear counting where few registers are used.
+Quantiles: Masson, Rim and Lee, "DDSketch" (VLDB 2019).
 """
 
 from typing import Any

@@ -35,6 +35,10 @@ class Step(Protocol):
 
     keeps_rows: bool
     """Whether each row that goes in comes out, or not at all, and still is that row."""
+    most_rows: int | None
+    """The most rows that are taken at once; None when it does not matter."""
+    least_rows: int
+    """Rows that it wants to see together; 0 when it does not matter."""
 
     def schema(self, before: Any) -> Any:
         """The schema that it makes of this one; None when only a run can tell.
@@ -63,6 +67,8 @@ class Select:
     """Some columns, in this order."""
 
     keeps_rows = True
+    most_rows: int | None = None
+    least_rows = 0
 
     def __init__(self, columns: Sequence[str]) -> None:
         self.columns = list(columns)
@@ -85,6 +91,8 @@ class Filter:
     """The rows that fulfil a condition: an expression of Arrow, or a function that gives a boolean for each row of a batch."""
 
     keeps_rows = True
+    most_rows: int | None = None
+    least_rows = 0
 
     def __init__(self, condition: Any, kind: str) -> None:
         self.condition, self.kind = condition, kind
@@ -148,9 +156,10 @@ class MapBatches:
     """
 
     keeps_rows = False
+    least_rows = 0
 
     def __init__(self, fn: Any, init: tuple[Any, ...], kind: str, most: int | None, declared: Any) -> None:
-        self.fn, self.init, self.kind, self.most, self.declared = fn, init, kind, most, declared
+        self.fn, self.init, self.kind, self.most_rows, self.declared = fn, init, kind, most, declared
 
     @property
     def name(self) -> str:
@@ -164,7 +173,7 @@ class MapBatches:
         call = built(self.fn, self.init)
 
         def apply(batch: Batch) -> Batch:
-            return Batch(concatenated([self._called(call, part) for part in parts_of(batch.table, self.most)]))
+            return Batch(concatenated([self._called(call, part) for part in parts_of(batch.table, self.most_rows)]))
 
         return apply
 

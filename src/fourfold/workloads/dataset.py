@@ -257,7 +257,7 @@ class Dataset:
         kind = check_kind("batch_format", batch_format)
         prepared = self._plan._replace(batch_rows=min(self._plan.batch_rows, max(n, 1))).prepare()
         tables, n_rows = [], 0
-        for piece in self._plan.source.pieces():
+        for piece in self._plan.pieces():
             for _, batch in prepared.batches(piece):
                 tables.append(prepared.run(batch))
                 n_rows += tables[-1].num_rows

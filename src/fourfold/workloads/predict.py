@@ -10,11 +10,16 @@ from fourfold.data.kinds import as_kind
 from fourfold.data.steps import Apply, Batch, check_columns
 from fourfold.errors import InitFailed, OptionError
 from fourfold.execute import current
-from fourfold.workloads.batching import BatchSize
+from fourfold.workloads.batching import FIRST_ROWS, BatchSize
 from fourfold.workloads.models import Model, check_features, feature_names
 
 COLUMN_OF = {"predict": "prediction", "predict_proba": "proba", "decision_function": "decision"}
 """How the column of a method is called; of any other method, as the method."""
+
+
+BUCKETS = 64
+"""Calls of the model among which rows are sorted by size, or equal ones are found. Fewer: more rows of unlike size in a call.
+More: pieces of more rows, for fewer workers."""
 
 
 class Predict:
@@ -46,6 +51,9 @@ class Predict:
     ) -> None:
         self.model, self.method, self.keep, self.name = model, method, keep, name
         self.batch_size, self.kind, self.size_of, self.dedupe = batch_size, kind, size_of, tuple(dedupe)
+        sees_many = size_of is not None or bool(self.dedupe)
+        self.most_rows = None if sees_many else batch_size
+        self.least_rows = BUCKETS * (batch_size or FIRST_ROWS) if sees_many else 0
 
     def schema(self, before: Any) -> Any:
         """Nobody knows the new columns before the model has run; but what it takes can be checked when it is here."""

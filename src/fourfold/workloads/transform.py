@@ -13,6 +13,8 @@ class Transform:
     """See `Dataset.transform`."""
 
     keeps_rows = True
+    most_rows: int | None = None
+    least_rows = 0
 
     def __init__(self, fitted: Any, dense: bool) -> None:
         self.fitted, self.dense = fitted, dense

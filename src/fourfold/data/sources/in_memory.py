@@ -14,13 +14,13 @@ class InMemory:
         self.schema = table.schema
         self.n_rows: int | None = table.num_rows
 
-    def pieces(self) -> list[Piece]:
+    def pieces(self, least_rows: int = MIN_ROWS) -> list[Piece]:
         """Ranges of rows."""
         n_rows = self._table.num_rows
         if not n_rows:
             return []
         row_bytes = max(1, self._table.nbytes // n_rows)
-        rows = min(share(n_rows, MIN_ROWS, MAX_ROWS), max(1, share(self._table.nbytes, MIN_BYTES, MAX_BYTES) // row_bytes))
+        rows = min(share(n_rows, least_rows, MAX_ROWS), max(1, share(self._table.nbytes, MIN_BYTES, MAX_BYTES) // row_bytes))
         return [
             Piece(number, "", (first, min(first + rows, n_rows)), first=first)
             for number, first in enumerate(range(0, n_rows, rows))

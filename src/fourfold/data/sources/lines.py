@@ -14,7 +14,7 @@ from typing import IO, Any, cast
 
 from fourfold.data.files import DataFile, key_columns, opened
 from fourfold.data.keys import columns_of, filled
-from fourfold.data.pieces import MAX_BYTES, MIN_BYTES, Piece, share
+from fourfold.data.pieces import MAX_BYTES, MIN_BYTES, MIN_ROWS, Piece, share
 from fourfold.data.schema import SchemaConflict, unified
 from fourfold.data.text import TEXT, Dialect, header_of, parse_csv, parse_jsonl, parse_text, row_end
 from fourfold.errors import OptionError, UnreadableInput
@@ -152,8 +152,8 @@ class Lines:
 
     # ---- pieces ------------------------------------------------------------------------------------------------------
 
-    def pieces(self) -> Iterator[Piece]:
-        """Ranges of bytes, in order."""
+    def pieces(self, least_rows: int = MIN_ROWS) -> Iterator[Piece]:
+        """Ranges of bytes, in order, whatever the rows: nobody has counted them."""
         size = share(sum(file.size_bytes for file in self._files), MIN_BYTES, MAX_BYTES)
         number = 0
         for file, (start, header) in zip(self._files, self._starts, strict=True):

@@ -52,9 +52,9 @@ class Parquet:
             groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
             return parquet.schema_arrow.remove_metadata(), [(group.num_rows, group.total_byte_size) for group in groups]
 
-    def pieces(self) -> list[Piece]:
+    def pieces(self, least_rows: int = MIN_ROWS) -> list[Piece]:
         """Row groups, in order."""
-        rows = share(self.n_rows or 0, MIN_ROWS, MAX_ROWS)
+        rows = share(self.n_rows or 0, least_rows, MAX_ROWS)
         size = share(sum(each for groups in self._groups for _, each in groups), MIN_BYTES, MAX_BYTES)
         pieces: list[Piece] = []
         before = 0
