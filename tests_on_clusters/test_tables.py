@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,8 +15,9 @@ import fourfold as ff
 from fourfold.errors import UnreadableInput
 
 
-def prepare(batch: pd.DataFrame) -> pd.DataFrame:
-    return batch.assign(y=np.sqrt(batch["x"]) + batch["id"])
+def prepare() -> Any:
+    """A function that travels by value: this module is not on the workers."""
+    return lambda batch: batch.assign(y=np.sqrt(batch["x"]) + batch["id"])
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def rows(tmp_path: Path) -> ff.Dataset:
 
 
 def test_what_is_computed_and_written_there_is_what_is_here(cluster: Cluster, rows: ff.Dataset, tmp_path: Path) -> None:
-    dataset = rows.map_batches(prepare).filter(lambda batch: batch["x"] > 0.25)
+    dataset = rows.map_batches(prepare()).filter(lambda batch: batch["x"] > 0.25)
     here = dataset.write(tmp_path / "here", partition_by="key", engine="serial")
     there = dataset.write(tmp_path / "there", partition_by="key", engine=cluster.engine(), workers=2)
     assert [Path(each).read_bytes() for each in here.files] == [Path(each).read_bytes() for each in there.files]
@@ -57,4 +59,4 @@ def test_rows_that_fail_or_kill_are_found_there_too(cluster: Cluster, rows: ff.D
 def test_a_file_that_workers_do_not_see_is_one_error_that_names_it(cluster: Cluster, rows: ff.Dataset, tmp_path: Path) -> None:
     os.rename(tmp_path / "in.parquet", tmp_path / "gone.parquet")
     with pytest.raises(UnreadableInput, match=r"in\.parquet cannot be read on .*put them where all machines see them"):
-        rows.map_batches(prepare).count(engine=cluster.engine())
+        rows.map_batches(prepare()).count(engine=cluster.engine())

@@ -3,21 +3,17 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
-from fourfold.data.draw import Draw
 from fourfold.data.kinds import as_kind, check_kind
 from fourfold.data.numbered import Numbered
 from fourfold.data.plan import Plan
 from fourfold.data.running import Run
-from fourfold.data.schema import SchemaConflict, declared, fitted, unified
-from fourfold.data.steps import Batch, Filter, MapBatches, Select, Step, parts_of
+from fourfold.data.schema import SchemaConflict, fitted, unified
+from fourfold.data.steps import Batch, Select, Step, parts_of
 from fourfold.data.work import Count, Tables
-from fourfold.errors import OptionError, OptionTypeError, UnwritableValue
-from fourfold.machine import user_name_of
+from fourfold.errors import OptionError, UnwritableValue
 from fourfold.options import Options
 from fourfold.workloads.describe import Describe, described
-from fourfold.workloads.models import Model
-from fourfold.workloads.predict import Predict
-from fourfold.workloads.transform import Transform
+from fourfold.workloads.steps import batch_rows, drawn, filtered, mapped, predicted, selected, transformed
 
 if TYPE_CHECKING:
     import os
@@ -72,11 +68,7 @@ class Dataset:
         Raises:
             OptionError: There is no such column.
         """
-        if isinstance(columns, str) or not all(isinstance(name, str) for name in columns):
-            raise OptionTypeError(f"columns={columns!r} must be a list of names")
-        if not columns:
-            raise OptionError("select([]) keeps no column: name at least one")
-        return self._with(Select(columns))
+        return self._with(selected(columns))
 
     def filter(self, condition: Any, batch_format: str = "pandas") -> "Dataset":
         """Keep the rows that fulfil a condition.
@@ -86,11 +78,7 @@ class Dataset:
                 boolean for each row. A null is no true.
             batch_format: The kind of table that the function takes.
         """
-        import pyarrow.compute as pc
-
-        if not isinstance(condition, pc.Expression) and not callable(condition):
-            raise OptionTypeError(f"filter({condition!r}): give an expression of pyarrow.compute, or a function of a batch")
-        return self._with(Filter(condition, check_kind("batch_format", batch_format)))
+        return self._with(filtered(condition, batch_format))
 
     def map_batches(
         self,
@@ -117,29 +105,21 @@ class Dataset:
 
         Guarantees: what a batch is depends on the input and `batch_size` only, not on workers or engine.
         """
-        if not callable(fn):
-            raise OptionTypeError(f"fn={fn!r} must be a function of one batch, or a class; it is of type {type(fn).__name__}")
-        if not isinstance(init, tuple):
-            raise OptionTypeError(f"init={init!r} must be a tuple of arguments, such as init=({init!r},)")
-        if init and not isinstance(fn, type):
-            raise OptionError(f"init={init!r} is for classes; {user_name_of(fn)} is a function: use functools.partial")
-        most = _batch_rows(batch_size)
-        step = MapBatches(fn, init, check_kind("batch_format", batch_format), most, declared(schema))
-        return self._with(step)
+        return self._with(mapped(fn, init, batch_size, batch_format, schema))
 
-    def transform(self, fitted: Any, dense: bool = False) -> "Dataset":
+    def transform(self, transformer: Any, dense: bool = False) -> "Dataset":
         """Apply a fitted transformer of scikit-learn: its columns take the place of those that it was fitted on.
 
         They stand behind the others, which are kept.
 
         Args:
-            fitted: Fitted on a DataFrame, so that it knows its columns. New ones are named by `get_feature_names_out()`.
+            transformer: Fitted on a DataFrame, so that it knows its columns. New ones are named by `get_feature_names_out()`.
             dense: Make columns of a sparse result. Without it that is an error, since a thousand columns of zeros need memory.
 
         Raises:
             OptionError: A column that it takes is not there; before anything runs, where the columns are known.
         """
-        return self._with(Transform(fitted, dense))
+        return self._with(transformed(transformer, dense))
 
     def predict(
         self,
@@ -176,10 +156,17 @@ class Dataset:
         Guarantees: columns are given to an estimator by name and in its order. With batch_size="auto", models that use BLAS
             may differ in their last bits from run to run.
         """
-        most = _batch_rows(batch_size)
-        if size_of is not None and not callable(size_of):
-            raise OptionTypeError(f"size_of={size_of!r} must be a function that gives a size for each row of a batch")
-        step = Predict(Model(model, init), method, keep, name, most, check_kind("batch_format", batch_format), size_of, dedupe)
+        step = predicted(
+            model,
+            method=method,
+            keep=keep,
+            name=name,
+            init=init,
+            batch_size=batch_size,
+            batch_format=batch_format,
+            size_of=size_of,
+            dedupe=dedupe,
+        )
         return self._with(step)
 
     def split(self, test: float, seed: int = 0, by: str | None = None) -> tuple["Dataset", "Dataset"]:
@@ -195,33 +182,27 @@ class Dataset:
         Raises:
             OptionError: `test` is no share; or rows have no number any more, after `map_batches`.
         """
-        self._check_share("test", test)
-        train = self._drawn(test, 1.0, seed, by)
-        # Of one source, so that rows which must be counted are counted once.
-        return train, Dataset(train._plan._replace(steps=(*self._plan.steps, Draw(0.0, test, seed, by))))
+        train, held = drawn(test, seed, by)
+        numbered = self._numbered(by)  # one source, so that rows which must be counted are counted once
+        return numbered._with(train), numbered._with(held)
 
     def sample(self, fraction: float, seed: int = 0, by: str | None = None) -> "Dataset":
         """About this share of the rows: see `split`."""
-        self._check_share("fraction", fraction)
-        return self._drawn(0.0, fraction, seed, by)
+        _, kept = drawn(fraction, seed, by, "fraction")
+        return self._numbered(by)._with(kept)
 
-    def _check_share(self, name: str, share: Any) -> None:
-        if isinstance(share, bool) or not isinstance(share, int | float):
-            raise OptionTypeError(f"{name}={share!r} must be a number from 0 to 1")
-        if not 0 <= share <= 1:
-            raise OptionError(f"{name}={share!r} must be from 0 to 1: a share of the rows")
-
-    def _drawn(self, low: float, high: float, seed: int, by: str | None) -> "Dataset":
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise OptionTypeError(f"seed={seed!r} must be a whole number from 0 up")
-        if by is None and not self._plan.keeps_rows():
+    def _numbered(self, by: str | None) -> "Dataset":
+        """The same rows, with numbers that tell which is which, unless a column does."""
+        if by is not None:
+            return self
+        if not self._plan.keeps_rows():
             raise OptionError(
                 "after map_batches nobody knows which row is which: split or sample first, or name a column with by="
             )
-        plan = self._plan
-        if by is None and plan.source.n_rows is None and not isinstance(plan.source, Numbered):
-            plan = plan._replace(source=Numbered(plan.source))
-        return Dataset(plan.with_step(Draw(low, high, seed, by)))
+        source = self._plan.source
+        if source.n_rows is not None or isinstance(source, Numbered):
+            return self
+        return Dataset(self._plan._replace(source=Numbered(source)))
 
     def _with(self, step: Step) -> "Dataset":
         return Dataset(self._plan.with_step(step))
@@ -269,7 +250,7 @@ class Dataset:
         self, batch_size: int | str = "auto", batch_format: str = "pandas", **options: Unpack[Options]
     ) -> Iterator[Any]:
         """The rows in order, as tables of at most so many rows, while others are still computed. Memory stays bounded."""
-        kind, most = check_kind("batch_format", batch_format), _batch_rows(batch_size)
+        kind, most = check_kind("batch_format", batch_format), batch_rows(batch_size)
         run = Run(self._plan, Tables(), options, "iter_batches", is_stream=True)
         return self._batches(run, kind, most)
 
@@ -337,16 +318,6 @@ class Dataset:
         from fourfold.data.writing import write
 
         return write(self._plan, path, format, partition_by, overwrite, dict(options))
-
-
-def _batch_rows(batch_size: Any) -> int | None:
-    if batch_size == "auto":
-        return None
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int):
-        raise OptionTypeError(f'batch_size={batch_size!r} must be a number of rows or "auto"')
-    if batch_size < 1:
-        raise OptionError(f"batch_size={batch_size} must be at least 1")
-    return batch_size
 
 
 def _joined(plan: Plan, tables: list[Any]) -> Any:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fourfold.data.files import find
+from fourfold.data.frames import frame_kind_of
 from fourfold.data.kinds import as_table, kind_of
 from fourfold.data.pieces import TableSource
 from fourfold.data.plan import Plan
@@ -12,6 +13,7 @@ from fourfold.data.schema import declared
 from fourfold.data.text import dialect_of
 from fourfold.errors import MissingExtra, OptionError, OptionTypeError
 from fourfold.workloads.dataset import Dataset
+from fourfold.workloads.frame import Frame
 
 
 def scan(
@@ -23,8 +25,10 @@ def scan(
     schema: Any = None,
     storage_options: Mapping[str, Any] | None = None,
     **reading: Any,
-) -> Dataset:
-    """A dataset of the rows of files, or of a table in memory. Reads what it must know of them, and no rows.
+) -> Any:
+    """A `Dataset` of the rows of files, or of a table in memory. Reads what it must know of them, and no rows.
+
+    A frame that lives in a cluster (a DataFrame of Spark or Dask, a Dataset of Ray) gives a `Frame`: its steps run there.
 
     Args:
         source: A path, a glob, a folder or a URL of fsspec (s3, gs, hdfs, …), or a list of these: Parquet, CSV, JSON lines or
@@ -52,6 +56,12 @@ def scan(
     except ImportError as error:
         raise MissingExtra(f"tables need {error.name}: pip install 'fourfold[data]'") from error
     del pyarrow
+    if (kind := frame_kind_of(source)) is not None:
+        if format is not None or schema is not None or storage_options or reading:
+            raise OptionError(f"format=, schema=, storage_options= and options of CSV are for files, and this is {kind.name}")
+        frame = Frame(kind, source)
+        frame = frame if filter is None else frame.filter(filter)
+        return frame if columns is None else frame.select(columns)
     found = _source_of(source, format, declared(schema), storage_options or {}, reading)
     dataset = Dataset(Plan(found, tuple(found.schema.names)))
     if filter is not None and columns is None:
