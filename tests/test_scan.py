@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import json
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,7 +100,10 @@ def test_compressed_files_are_read(tmp_path: Path) -> None:
     plain = (tmp_path / "in.jsonl").read_bytes()
     (tmp_path / "in.jsonl.gz").write_bytes(gzip.compress(plain))
     (tmp_path / "in.jsonl.bz2").write_bytes(bz2.compress(plain))
-    for name in ("in.jsonl.gz", "in.jsonl.bz2"):
+    (tmp_path / "in.jsonl.xz").write_bytes(lzma.compress(plain))
+    with pa.CompressedOutputStream(str(tmp_path / "in.jsonl.zst"), "zstd") as packed:
+        packed.write(plain)
+    for name in ("in.jsonl.gz", "in.jsonl.bz2", "in.jsonl.xz", "in.jsonl.zst"):
         assert ff.scan(tmp_path / name).to_arrow().equals(table)
 
 

@@ -46,17 +46,8 @@ class Run:
     """
 
     def __init__(self, plan: Plan, gather: Gather, options: Mapping[str, Any], name: str, is_stream: bool = False) -> None:
-        for refused, why in (
-            ("init", "give init= to map_batches"),
-            ("cost", "batches have no cost of their own"),
-            (
-                "idempotent",
-                "batches of rows are run again when a worker dies, and what is written is written once all the same",
-            ),
-        ):
-            if options.get(refused) not in (None, (), True):
-                raise OptionError(f"{refused}= is not for datasets: {why}")
         self._settings = resolve(options)
+        _check_fit(self._settings)
         self._plan, self._gather, self._name, self._is_stream = plan, gather, name, is_stream
         self._policy = Policy(self._settings.on_error == "raise", self._settings.retries, self._settings.retry_on)
         self.failures: list[FailedRow] = []
@@ -212,6 +203,18 @@ class Run:
                 first.error_type,
                 first.message,
             )
+
+
+def _check_fit(settings: Settings) -> None:
+    """Refuse the options that speak of items of the user, which a dataset has not."""
+    if settings.init:
+        raise OptionError("init= is not for datasets: give it to map_batches or predict, with the class")
+    if settings.cost is not None:
+        raise OptionError("cost= is not for datasets: pieces of a table have no cost that anybody knows before they run")
+    if not settings.idempotent:
+        raise OptionError(
+            "idempotent=False is not for datasets: rows are run again when a worker dies, and written once all the same"
+        )
 
 
 def _n_rows(piece: Piece) -> int:

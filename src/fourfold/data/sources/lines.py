@@ -260,10 +260,8 @@ class Lines:
             if compression is None:
                 yield handle
                 return
-            import fsspec.compression
-
-            with fsspec.compression.compr[compression](handle, mode="rb") as inside:
-                yield cast("IO[bytes]", inside)
+            with _unpacking(handle, compression) as inside:
+                yield inside
 
     @contextmanager
     def _named(self, path: str) -> Iterator[None]:
@@ -279,6 +277,20 @@ class Lines:
             raise
         except (pa.ArrowException, OSError, EOFError, ValueError, csv.Error, zlib.error, lzma.LZMAError) as error:
             raise UnreadableInput(f"{path}: {_reason(error)}") from error
+
+
+def _unpacking(handle: IO[bytes], compression: str) -> IO[bytes]:
+    """What a compressed file holds."""
+    if compression == "zstd":
+        import pyarrow as pa
+
+        return cast("IO[bytes]", pa.CompressedInputStream(pa.PythonFile(handle, "r"), "zstd"))
+    import bz2
+    import gzip
+    import lzma
+
+    opens: dict[str, Any] = {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}
+    return cast("IO[bytes]", opens[compression](handle, "rb"))
 
 
 def _reason(error: BaseException) -> str:
