@@ -180,6 +180,34 @@ def test_a_function_that_gives_no_table_says_what_it_gave() -> None:
         ff.scan(people(3)).map_batches(nothing).to_arrow()
 
 
+def test_functions_are_not_called_with_batches_that_a_filter_has_emptied(small_pieces: Cut) -> None:
+    small_pieces(10, 1 << 20)
+
+    def as_text(batch: pd.DataFrame) -> pd.DataFrame:
+        assert len(batch)
+        return batch.assign(t=[f"{x}" for x in batch["id"]])
+
+    found = ff.scan(people(60)).filter(lambda batch: batch["id"] >= 45).map_batches(as_text)
+    assert found.to_arrow(engine="serial").column("t").to_pylist() == [f"{x}" for x in range(45, 60)]
+    assert ff.scan(people(60)).filter(lambda batch: batch["id"] > 99).map_batches(as_text).count() == 0
+
+
+def test_an_index_without_a_name_is_no_column() -> None:
+    found = ff.scan(people(10)).map_batches(lambda batch: batch[batch["id"].isin([1, 5])])
+    assert found.to_arrow().column_names == ["id", "x", "word"]
+
+
+def test_a_mask_of_pandas_is_taken_by_its_index() -> None:
+    rows = ff.scan([{"k": 1, "t": 5}, {"k": 1, "t": 2}, {"k": 2, "t": 1}])
+    found = rows.filter(lambda batch: ~batch.sort_values("t").duplicated("k"))
+    assert found.to_arrow().to_pylist() == [{"k": 1, "t": 2}, {"k": 2, "t": 1}]
+
+
+def test_large_integers_beside_nulls_keep_their_digits() -> None:
+    rows = [{"a": 2**60 + 1}, {"a": None}, {"a": -(2**60) - 1}]
+    assert ff.scan(rows).map_batches(lambda batch: batch).to_arrow().to_pylist() == rows
+
+
 # ---- rows that fail --------------------------------------------------------------------------------------------------
 
 
@@ -361,6 +389,14 @@ def test_rows_of_one_value_stay_together_and_another_seed_draws_others() -> None
     assert rows.sample(0.3, seed=1).to_arrow() != rows.sample(0.3, seed=2).to_arrow()
     assert rows.sample(0).count() == 0
     assert rows.sample(1).count() == 1000
+
+
+def test_what_one_draw_has_drawn_tells_nothing_of_the_next() -> None:
+    rows = ff.scan(pa.table({"a": range(20_000)}))
+    train, _ = rows.split(0.2)
+    assert abs(train.sample(0.1).count() - 1600) < 200
+    assert abs(train.split(0.25)[1].count() - 4000) < 300
+    assert abs(rows.sample(0.5).sample(0.5).count() - 5000) < 300
 
 
 def test_shares_of_rows_are_as_likely_as_they_say() -> None:

@@ -74,6 +74,11 @@ def test_the_bits_do_not_depend_on_workers_or_engine(small_pieces: Cut) -> None:
     pd.testing.assert_frame_equal(one, other, check_exact=True)
 
 
+def test_neighbours_of_large_integers_are_told_apart() -> None:
+    found = ff.scan([{"id": 2**60 + row} for row in range(2000)]).describe("pylist")
+    assert abs(found[0]["distinct"] - 2000) < 120
+
+
 def test_no_rows_and_only_nulls() -> None:
     empty = ff.scan(TABLE.head(0)).describe("pylist")
     assert [row["rows"] for row in empty] == [0] * TABLE.shape[1]

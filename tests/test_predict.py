@@ -169,6 +169,28 @@ def test_several_outputs_and_names_of_ones_own() -> None:
     assert found.column_names == ["p_no", "p_yes"]
 
 
+def test_a_filter_that_leaves_no_row_of_a_batch_asks_no_model(small_pieces: Cut) -> None:
+    small_pieces(50, 1 << 20)
+    model = fitted("logistic")
+    found = ff.scan(TABLE).filter(lambda batch: batch["id"] > 380).predict(model).to_arrow(engine="serial")
+    assert found.column("prediction").to_pylist() == model.predict(X[TABLE["id"] > 380]).tolist()
+
+
+def test_classes_of_several_outputs_do_not_collide() -> None:
+    both = np.column_stack([Y, TABLE["city"]])
+    model = RandomForestClassifier(**TREES).fit(X, both)
+    found = ff.scan(TABLE).predict(model, keep=["id"]).to_arrow()
+    assert found.column_names == ["id", "prediction_0", "prediction_1"]
+    assert found.column("prediction_1").to_pylist() == model.predict(X)[:, 1].tolist()
+    found = ff.scan(TABLE).predict(model, method="predict_proba", keep=[]).to_arrow()
+    assert found.column_names == ["proba_0_no", "proba_0_yes", "proba_1_Bonn", "proba_1_Oslo", "proba_1_Rom"]
+
+
+def test_a_column_that_is_there_is_not_overwritten() -> None:
+    with pytest.raises(ValueError, match="has a column 'prediction' already"):
+        ff.scan(TABLE.assign(prediction=1)).predict(fitted("tree")).to_arrow(engine="serial")
+
+
 def test_a_model_that_gives_too_few_values_is_an_error_that_says_so() -> None:
     class Short:
         def __call__(self, batch: pd.DataFrame) -> Any:

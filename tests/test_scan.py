@@ -86,6 +86,24 @@ def test_lines_without_a_pass_for_quotes_are_cut_too(tmp_path: Path, small_piece
     assert found.to_arrow(engine="serial").to_pylist() == rows
 
 
+def test_blank_lines_before_the_header_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fourfold.data.sources.lines.READ_BYTES", 64)
+    (tmp_path / "in.csv").write_text("\n\r\na,b\n" + "".join(f"{row},{row * 2}\n" for row in range(100)))
+    found = ff.scan(tmp_path / "in.csv").to_arrow(engine="serial")
+    assert found.to_pylist() == [{"a": row, "b": row * 2} for row in range(100)]
+
+
+def test_a_quote_that_is_never_closed_is_one_error_that_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fourfold.data.sources.lines.READ_BYTES", 1 << 12)
+    monkeypatch.setattr("fourfold.data.sources.lines.MOST_BYTES_OF_A_ROW", 1 << 14)
+    (tmp_path / "in.csv").write_text('a,b\n1,5" pipe\n' + "1,2\n" * 20_000)
+    with pytest.raises(UnreadableInput, match="is a quote never closed"):
+        ff.scan(tmp_path / "in.csv", schema={"b": "string"}).count(engine="serial")
+    assert ff.scan(tmp_path / "in.csv", schema={"b": "string"}, quoted_newlines=False).count() == 20_001
+
+
 @pytest.mark.parametrize("ending", ["", "\n", "\r\n"])
 def test_the_last_line_counts_with_and_without_its_end(ending: str, tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_bytes(f"a\r\n1\r\n2{ending}".encode())
@@ -146,6 +164,12 @@ def test_folders_give_columns(tmp_path: Path) -> None:
     assert found.select(["carrier", "year"]).to_arrow().column_names == ["carrier", "year"]
 
 
+def test_a_column_of_the_files_stands_over_that_of_their_folders(tmp_path: Path) -> None:
+    (tmp_path / "x=1").mkdir()
+    write_parquet(pa.table({"x": [7]}), tmp_path / "x=1" / "a.parquet")
+    assert ff.scan(tmp_path).to_arrow().to_pylist() == [{"x": 7}]
+
+
 def test_a_column_that_some_files_have_not_is_null_there_and_types_are_widened(tmp_path: Path) -> None:
     write_parquet(pa.table({"a": [1]}), tmp_path / "1.parquet")
     write_parquet(pa.table({"a": [2.5], "b": ["x"]}), tmp_path / "2.parquet")
@@ -196,6 +220,20 @@ def test_urls_of_fsspec_are_read(tmp_path: Path) -> None:
     assert ff.scan(f"file://{tmp_path}/b.csv").to_arrow().equals(people(20))
     with pytest.raises(OptionError, match="there is no file at"):
         ff.scan(f"file://{tmp_path}/none/*.csv")
+
+
+def test_head_reads_the_beginning_of_a_file_only(tmp_path: Path, small_pieces: Cut, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_pieces(1 << 20, 1000)
+    monkeypatch.setattr("fourfold.data.sources.lines.READ_BYTES", 500)
+    (tmp_path / "in.csv").write_text("a\n" + "1\n" * 50_000)
+    found = ff.scan(tmp_path / "in.csv")
+    cut = [0]
+    real = type(found._plan.source)._row_end_behind
+    monkeypatch.setattr(
+        "fourfold.data.sources.lines.Lines._row_end_behind", lambda *given: cut.append(given[-1]) or real(*given)
+    )
+    assert len(found.head(3)) == 3
+    assert max(cut) < 10_000
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_predict_writes_a_folder_and_the_same_command_finds_it_done(folder: Path
     ended = fourfold(*command, folder=folder)
     assert ended.returncode == 0, ended.stderr
     assert ff.scan(folder / "scores").columns == ["id", "proba_0", "proba_1"]
-    assert "the run was finished before" in fourfold(*command, folder=folder).stderr
+    assert "nothing was left to do" in fourfold(*command, folder=folder).stderr
 
 
 @pytest.mark.parametrize(

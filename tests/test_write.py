@@ -16,7 +16,8 @@ from running import started, until
 from tables import people, small_pieces, write_parquet
 
 import fourfold as ff
-from fourfold.errors import OptionError, OptionTypeError, RunError, UnwritableValue
+from fourfold.data.commit import Output
+from fourfold.errors import OptionError, OptionTypeError, RunChanged, RunError, RunInUse, UnwritableValue
 
 __all__ = ["small_pieces"]
 
@@ -151,26 +152,91 @@ def test_rows_that_fail_are_kept_beside_and_can_be_fed_back(tmp_path: Path, smal
     assert again.n_rows == 2
 
 
-def test_no_rows_make_a_folder_that_says_so(tmp_path: Path) -> None:
+def test_no_rows_make_a_folder_that_tells_the_columns(tmp_path: Path) -> None:
     written = ff.scan(people(0)).write(tmp_path / "out")
     assert (written.n_rows, written.files) == (0, [])
-    assert left_in(tmp_path / "out") == ["_fourfold.json"]
+    assert ff.scan(tmp_path / "out").to_arrow().equals(people(0))
+
+
+def test_a_run_of_something_else_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    ff.scan(people(20)).map_batches(lambda batch: batch).write(tmp_path / "out", run=tmp_path / "run")
+    with pytest.raises(RunChanged):
+        ff.scan(people(20)).map_batches(lambda batch: batch.head(1)).write(tmp_path / "out", run=tmp_path / "run")
+    with pytest.raises(RunChanged):
+        ff.scan(people(21)).map_batches(lambda batch: batch).write(tmp_path / "out", run=tmp_path / "run", overwrite=True)
+
+
+def test_two_calls_of_one_run_do_not_write_at_once(tmp_path: Path) -> None:
+    first, second = (Output(str(tmp_path / "out"), "same", False, "parquet") for _ in range(2))
+    first.open()
+    with pytest.raises(RunInUse, match="another call of the same run"):
+        second.open()
+    second.discard()
+    assert first.staging.is_dir()
+    first.discard()
+    assert left_in(tmp_path) == []
+
+
+def test_runs_of_a_block_go_on_too(tmp_path: Path, small_pieces: Cut) -> None:
+    small_pieces(10, 1 << 20)
+
+    def check(batch: pd.DataFrame) -> pd.DataFrame:
+        if (batch["id"] == 35).any() and not (tmp_path / "mended").exists():
+            raise ValueError("no")
+        return batch
+
+    def call() -> Any:
+        with ff.using(run=tmp_path / "runs", engine="serial"):
+            return ff.scan(people(60)).map_batches(check).write(tmp_path / "out")
+
+    with pytest.raises(ValueError, match="no"):
+        call()
+    (tmp_path / "mended").touch()
+    assert call().report.n_recorded >= 2
+    assert call().report.n_recorded == 6
+    assert left_in(tmp_path) == ["mended", "out", "runs"]
+
+
+def test_a_piece_that_cannot_be_read_is_left_out_and_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fourfold.data.sources.lines.READ_BYTES", 64)
+    monkeypatch.setattr("fourfold.data.sources.lines.PATIENCE", 0)
+    (tmp_path / "1.csv").write_text("a\n" + "1\n" * 100 + "x\n")
+    (tmp_path / "2.csv").write_text("a\n7\n")
+    written = ff.scan([tmp_path / "1.csv", tmp_path / "2.csv"]).write(tmp_path / "out", on_error="skip", engine="serial")
+    assert [row["a"] for row in rows_of(tmp_path / "out")] == [7]
+    assert [(failure.row, failure.path) for failure in written.failures] == [(-1, str(tmp_path / "1.csv"))]
+    assert written.failed_path is not None
+    failed = ff.scan(written.failed_path)
+    assert failed.columns == ["a", "_file", "_row", "_kind", "_error"]
+    again = failed.map_batches(lambda batch: 1 / 0).write(tmp_path / "again", on_error="skip", engine="serial")
+    assert again.failed_path is not None
+    assert ff.scan(again.failed_path).columns == failed.columns
+
+
+def test_a_csv_file_of_one_column_cannot_hold_nulls(tmp_path: Path) -> None:
+    with pytest.raises(UnwritableValue, match="would be empty lines"):
+        ff.scan([{"a": 1}, {"a": None}]).write(tmp_path / "out", format="csv")
 
 
 def test_a_finished_run_is_done_at_once_and_runs_nothing(tmp_path: Path, small_pieces: Cut) -> None:
     small_pieces(10, 1 << 20)
     source, out, run = people(40), tmp_path / "out", tmp_path / "run"
-    ran: list[int] = []
+    ran = tmp_path / "ran"
 
-    def note(batch: pd.DataFrame) -> pd.DataFrame:
-        ran.append(len(batch))
-        return batch
+    class Note:
+        def __init__(self) -> None:
+            with open(ran, "a") as file:
+                file.write("built\n")
 
-    first = ff.scan(source).map_batches(note).write(out, run=run, engine="serial")
-    n_ran = len(ran)
-    again = ff.scan(source).map_batches(note).write(out, run=run, engine="serial")
-    assert len(ran) == n_ran
+        def __call__(self, batch: pd.DataFrame) -> pd.DataFrame:
+            return batch
+
+    first = ff.scan(source).map_batches(Note).write(out, run=run, engine="serial")
+    assert lines(ran) == 1
+    again = ff.scan(source).map_batches(Note).write(out, run=run, engine="serial")
+    assert lines(ran) == 1
     assert (again.files, again.n_rows) == (first.files, first.n_rows)
+    assert "nothing was left to do" in again.report.verdict
 
 
 def test_parts_that_are_gone_are_named(tmp_path: Path, small_pieces: Cut) -> None:

@@ -18,10 +18,7 @@ def write_dataset(dataset: Dataset, output: str, format: str, overwrite: bool, o
     """
     written = dataset.write(output, format=format, overwrite=overwrite, **options)
     say(f"{output}: {written.n_rows:,} rows in {len(written.files)} files")
-    if written.report is None:
-        say("the run was finished before: nothing was left to do")
-    else:
-        say(written.report.verdict)
+    say(written.report.verdict)
     if written.failures:
         first = written.failures[0]
         say(

@@ -23,7 +23,7 @@ from typing import Any
 import fourfold.seams as seams
 from fourfold.data.parts import EXTENSION, Part, PartWriter, manifest_bytes
 from fourfold.data.schema import SchemaConflict, fitted, unified
-from fourfold.errors import OptionError, RunError, UnwritableValue
+from fourfold.errors import OptionError, RunError, RunInUse, UnwritableValue
 from fourfold.version import VERSION
 
 MANIFEST = "_fourfold.json"
@@ -70,12 +70,21 @@ class Output:
         return found if isinstance(found, dict) else {}
 
     def open(self) -> None:
-        """Make the place for parts. Who can lock it knows that its driver is dead: `fourfold clean`."""
-        shutil.rmtree(self._whole, ignore_errors=True)  # of a driver that died while it published
+        """Make the place for parts. Who can lock it knows that its driver is dead: `fourfold clean`.
+
+        Raises:
+            RunInUse: Another driver writes there.
+        """
         self.staging.mkdir(exist_ok=True)
         self._lock = os.open(self.staging, os.O_RDONLY)
-        with contextlib.suppress(OSError):  # not every file system can
+        try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise RunInUse(f"another call of the same run writes {self.path} right now") from None
+        except OSError:  # a file system without locks
+            pass
+        shutil.rmtree(self._whole, ignore_errors=True)  # of a driver that died while it published
 
     def check(self, parts: Sequence[Part]) -> None:
         """Check that parts which an earlier call has recorded are there still.
@@ -90,6 +99,15 @@ class Output:
                     f"{path}, which an earlier call of this run has written, is gone or has another size: use "
                     "another folder for run="
                 )
+
+    def add_empty(self, table: Any) -> None:
+        """There is no row: one file tells the columns, where anybody knows them."""
+        if not table.num_columns:
+            return
+        self._whole.mkdir(exist_ok=True)
+        writer = PartWriter(str(self._whole / f"part-00000{EXTENSION[self._format]}"), self._format)
+        writer.write(table)
+        writer.finish()
 
     def failed_rows(self, table: Any) -> str:
         """Keep rows that have no value beside the others; returns where they will be."""
@@ -171,8 +189,6 @@ class Output:
         else:
             raise OptionError(f"{self.path} has appeared meanwhile: nothing of it was changed. Give another path")
         _sync(self.path.parent)
-        self.close()
-        shutil.rmtree(self.staging, ignore_errors=True)
 
     def close(self) -> None:
         """Let go of the place for parts; what is in it stays for a call that goes on."""
@@ -181,10 +197,11 @@ class Output:
             self._lock = None
 
     def discard(self) -> None:
-        """Remove what was written: nobody will go on with it."""
+        """Remove what was written, unless another driver does so: nobody will go on with it."""
+        if self._lock is not None:
+            shutil.rmtree(self.staging, ignore_errors=True)
+            shutil.rmtree(self._whole, ignore_errors=True)
         self.close()
-        shutil.rmtree(self.staging, ignore_errors=True)
-        shutil.rmtree(self._whole, ignore_errors=True)
 
 
 def _has_entries(path: Path) -> bool:

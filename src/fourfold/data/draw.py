@@ -5,9 +5,10 @@ finalizer of SplitMix64.
 """
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
-from fourfold.data.steps import Apply, Batch, check_columns
+from fourfold.data.steps import Apply, Batch, Step, check_columns
 
 SEED_STEP = 0x9E3779B97F4A7C15
 """The golden ratio in 64 bits: seeds that follow each other are far apart."""
@@ -21,14 +22,19 @@ class Draw:
         high: Where those end that are drawn.
         seed: Another one draws other rows.
         by: None: each row is drawn by its number in the dataset; or a column: rows of the same value go together.
+        stage: How many draws came before: what one has drawn tells nothing of what the next one draws.
     """
 
     keeps_rows = True
     most_rows: int | None = None
     least_rows = 0
 
-    def __init__(self, low: float, high: float, seed: int, by: str | None) -> None:
-        self.low, self.high, self.seed, self.by = low, high, seed, by
+    def __init__(self, low: float, high: float, seed: int, by: str | None, stage: int = 0) -> None:
+        self.low, self.high, self.seed, self.by, self.stage = low, high, seed, by, stage
+
+    def behind(self, steps: "Sequence[Step]") -> "Draw":
+        """The same draw behind these steps."""
+        return Draw(self.low, self.high, self.seed, self.by, sum(isinstance(step, Draw) for step in steps))
 
     def schema(self, before: Any) -> Any:
         check_columns([self.by] if self.by is not None else [], before, "by")
@@ -47,6 +53,8 @@ class Draw:
             check_columns([self.by], batch.table.schema, "by")
             keys = hashes_of(batch.table.column(self.by))
         hashes = mixed(keys, self.seed)
+        if self.stage:
+            hashes = mixed(hashes, self.stage)
         # 2**64 is no number of 64 bits: compared are the upper 53 bits, which a float holds exactly.
         shares = (hashes >> np.uint64(11)).astype(np.float64) / 2.0**53
         return batch.filtered(pa.array((shares >= self.low) & (shares < self.high)))

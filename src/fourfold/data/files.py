@@ -145,6 +145,8 @@ def _file(path: str, source: str, format: str | None, size: int, stamp: str) -> 
 
 def _keys(path: str, source: str) -> tuple[tuple[str, str | None], ...]:
     """What the folders between the source and the file say. Those above the source are the user's own affair."""
+    if not is_url(path):
+        path, source = os.path.normpath(path), os.path.normpath(source)
     fixed = source.split("*")[0].split("?")[0].split("[")[0]
     prefix = fixed.rstrip("/") if fixed == source else fixed.rpartition("/")[0]
     below = path[len(prefix) :] if prefix and path.startswith(prefix) else path

@@ -71,8 +71,10 @@ class FramePass:
                 _prepared.pop(next(iter(_prepared)), None)
             _prepared[self._key] = [step.prepare() for step in self._steps]
         for apply in _prepared[self._key]:
+            if not batch.table.num_rows and self.schema is not None:
+                return self.schema.empty_table()
             batch = apply(batch)
-        return batch.table
+        return batch.table if batch.table.num_rows or self.schema is None else self.schema.empty_table()
 
 
 class FrameKind(Protocol):

@@ -3,21 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fourfold.errors import OptionError
-
 
 def filled(in_files: Any, keys: Mapping[str, Any]) -> Any:
-    """The schema of the files with the columns of the folders behind.
-
-    Raises:
-        OptionError: A column is in both.
-    """
+    """The schema of the files with the columns of the folders behind; of one that is in both, the files know more."""
     import pyarrow as pa
 
-    both = [name for name in keys if name in in_files.names]
-    if both:
-        raise OptionError(f"column {both[0]!r} is in the files and in the names of their folders: leave one out with columns=")
-    return pa.schema([*in_files, *(pa.field(name, type_) for name, type_ in keys.items())])
+    return pa.schema([*in_files, *(pa.field(name, type_) for name, type_ in keys.items() if name not in in_files.names)])
 
 
 def columns_of(batch: Any, said: Sequence[tuple[str, str | None]], columns: Sequence[str], schema: Any) -> Any:

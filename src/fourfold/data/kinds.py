@@ -54,7 +54,7 @@ def as_kind(table: Any, kind: str) -> Any:
     numbers with nulls are floats with NaN.
     """
     if kind == "pandas":
-        return table.to_pandas()
+        return _frame(table)
     if kind == "polars":
         import polars
 
@@ -127,12 +127,38 @@ def table_of_rows(rows: Any) -> Any:
 
 
 def _without_index(frame: Any) -> Any:
-    """A DataFrame whose index, when it is more than a numbering from 0 on, has become columns."""
+    """A DataFrame whose index has become columns where it has names; without them it only numbers the rows."""
+    return frame.reset_index(drop=all(name is None for name in frame.index.names))
+
+
+EXACT = 1 << 53
+"""Integers up to here are exact as 64-bit floats."""
+
+
+def _frame(table: Any) -> Any:
+    """A DataFrame. pandas has floats for integers with nulls, which is exact up to EXACT; larger ones stay integers."""
+    frame = table.to_pandas()
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if _is_large(column):
+            frame[name] = column.to_pandas(types_mapper=_nullable)
+    return frame
+
+
+def _is_large(column: Any) -> bool:
+    """Whether it has integers and nulls, and floats would not do."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_integer(column.type) or not column.null_count or column.null_count == len(column):
+        return False
+    ends = pc.min_max(column).as_py()
+    return bool(ends["min"] < -EXACT or ends["max"] > EXACT)
+
+
+def _nullable(type_: Any) -> Any:
     import pandas as pd
 
-    if isinstance(frame.index, pd.RangeIndex) and frame.index.name is None:
-        return frame.reset_index(drop=True)
-    return frame.reset_index()
+    return pd.api.types.pandas_dtype(str(type_).replace("uint", "UInt").replace("int", "Int"))
 
 
 def _column(values: Any) -> Any:

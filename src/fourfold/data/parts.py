@@ -111,7 +111,7 @@ def folder_of(names: Sequence[str], row: dict[str, Any]) -> str:
 
 
 def _said(value: Any) -> str:
-    return NULL_KEY if value is None else quote(str(value), safe=" ") or quote("", safe="")
+    return NULL_KEY if value is None else quote(str(value), safe=" ")
 
 
 class PartWriter:
@@ -139,6 +139,10 @@ class PartWriter:
             self._begin(table.schema)
         elif not table.schema.equals(self._schema):
             table = self._widened(table)
+        if self._format == "csv" and table.num_columns == 1 and table.column(0).null_count:
+            raise UnwritableValue(
+                "a CSV file of one column cannot hold nulls: they would be empty lines. Write Parquet or JSON lines"
+            )
         self._n_rows += table.num_rows
         self._writer.write_table(table)
 

@@ -3,7 +3,7 @@
 piece ──read──> batch ──step──> batch ──step──> batch ──> table          a batch that raises is taken apart: see poison.py
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from fourfold.data.pieces import CALLS, MIN_ROWS, Piece, TableSource
@@ -54,11 +54,11 @@ class Plan(NamedTuple):
         """Whether each row that comes out is one that was read."""
         return all(step.keeps_rows for step in self.steps)
 
-    def pieces(self) -> list[Piece]:
+    def pieces(self) -> Iterable[Piece]:
         """How the source is cut for these steps: where one takes few rows at once, each of them may take long."""
         fewest = min((step.most_rows for step in self.steps if step.most_rows is not None), default=MIN_ROWS)
         least = max((step.least_rows for step in self.steps), default=0)
-        return list(self.source.pieces(max(1, least, min(MIN_ROWS, CALLS * fewest))))
+        return self.source.pieces(max(1, least, min(MIN_ROWS, CALLS * fewest)))
 
     def prepare(self) -> "Prepared":
         """What one worker needs, once."""
@@ -84,9 +84,26 @@ class Prepared:
                 yield begin, Batch(table.slice(begin - row, end - begin), numbers)
 
     def run(self, batch: Batch) -> Any:
-        """A batch through all steps: a table."""
+        """A batch through all steps: a table; None when no row was left before the last one.
+
+        Functions and models are not called without rows: many cannot take that, and what they make of nothing has no types.
+        """
         for apply in self._applies:
+            if not batch.table.num_rows:
+                return None
             batch = apply(batch)
+        return batch.table if batch.table.num_rows or not self._applies else None
+
+    def of_no_rows(self) -> Any:
+        """What the steps make of no rows: columns, as far as they can tell."""
+        import pyarrow as pa
+
+        batch = Batch(self.plan.read_schema().empty_table())
+        try:
+            for apply in self._applies:
+                batch = apply(batch)
+        except Exception:  # a function of the user that cannot take a batch without rows
+            return pa.table({})
         return batch.table
 
 

@@ -17,7 +17,8 @@ from fourfold.data.pieces import Piece
 from fourfold.data.plan import Plan
 from fourfold.data.work import Count, FailedRow, Gather, PieceDone, Policy, RunPiece, Tables, shown
 from fourfold.errors import OptionError, TooManyFailures
-from fourfold.options import Settings, resolve
+from fourfold.execute import current
+from fourfold.options import RunOfBlock, Settings, resolve
 from fourfold.records import Failure, Report
 
 DEADLY = ("crashed", "timed out", "out of memory")
@@ -46,14 +47,25 @@ class Run:
     """
 
     def __init__(self, plan: Plan, gather: Gather, options: Mapping[str, Any], name: str, is_stream: bool = False) -> None:
-        self._settings = resolve(options)
+        self._settings = _with_own_folder(resolve(options))
         _check_fit(self._settings)
-        self._plan, self._gather, self._name, self._is_stream = plan, gather, name, is_stream
+        self._plan, self.gather, self._name, self._is_stream = plan, gather, name, is_stream
         self._policy = Policy(self._settings.on_error == "raise", self._settings.retries, self._settings.retry_on)
         self.failures: list[FailedRow] = []
         self.n_rows = 0
-        self.report: Report | None = None
+        self._report: Report | None = None
         self._check_max_failures()
+
+    @property
+    def report(self) -> Report:
+        """Figures and verdict, when it has ended."""
+        assert self._report is not None
+        return self._report
+
+    @property
+    def folder(self) -> str | None:
+        """Where this run is recorded."""
+        return self._settings.run
 
     def _check_max_failures(self) -> None:
         if self._settings.max_failures is not None and self._policy.first_only:
@@ -69,8 +81,8 @@ class Run:
             Exception: What the first failing row raised, under `on_error="raise"`.
             TooManyFailures: More rows failed than `max_failures` allows.
         """
-        pieces = self._plan.pieces()
-        call = self._call(pieces, self._gather, self._policy, self._settings.run)
+        pieces = list(self._plan.pieces())
+        call = self._call(pieces, self.gather, self._policy, self._settings.run)
         deadly: list[tuple[Piece, Failure]] = []
         try:
             with closing(_outcomes_of(call)) as outcomes:
@@ -83,7 +95,7 @@ class Run:
         except Exception as error:
             self._raise(error, pieces[call.failures.sorted()[0].index] if call.failures.all else None)
         finally:
-            self.report = call.conclude()
+            self._report = call.conclude()
         for piece, failure in deadly:
             yield piece, self._settled(piece, failure)
         self._check_failures(is_end=True)
@@ -133,7 +145,7 @@ class Run:
             return PieceDone(None, 0, [_whole(piece, failure)], 0.0)
         failed = [self._failed(part, each) for part, each in killers]
         rest = piece._replace(without=tuple(part.rows[0] for part, _ in killers if part.rows))
-        (outcome,) = self._outcomes([rest], self._gather, self._folder(piece, "rest"))
+        (outcome,) = self._outcomes([rest], self.gather, self._folder(piece, "rest"))
         if not isinstance(outcome, PieceDone):  # it is not these rows alone
             return PieceDone(None, 0, [_whole(piece, outcome)], 0.0)
         found = sorted([*failed, *outcome.failed], key=lambda each: each.row)
@@ -203,6 +215,14 @@ class Run:
                 first.error_type,
                 first.message,
             )
+
+
+def _with_own_folder(settings: Settings) -> Settings:
+    """Of `using(run=…)`, each run has a folder of its own: this one's, for all the calls that it makes."""
+    if not isinstance(settings.run, RunOfBlock):
+        return settings
+    own = None if current.inside_item() else settings.run.of_next_call()
+    return Settings(**{**settings.__dict__, "run": own})
 
 
 def _check_fit(settings: Settings) -> None:

@@ -112,7 +112,8 @@ class Filter:
         if isinstance(self.condition, pc.Expression):
             mask = _evaluated(table, self.condition)
         else:
-            mask = _booleans(self.condition(as_kind(table, self.kind)))
+            batch = as_kind(table, self.kind)
+            mask = _booleans(self.condition(batch), batch)
         if len(mask) != table.num_rows:
             raise ValueError(
                 f"filter: {user_name_of(self.condition)} gave {len(mask)} booleans for a batch of {table.num_rows} rows"
@@ -129,9 +130,12 @@ def _evaluated(table: Any, expression: Any) -> Any:
     return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], pa.bool_())
 
 
-def _booleans(values: Any) -> Any:
+def _booleans(values: Any, batch: Any) -> Any:
+    """An array of booleans; a Series of pandas is taken by its index, as pandas does."""
     import pyarrow as pa
 
+    if hasattr(values, "reindex") and hasattr(batch, "index") and len(values) == len(batch):
+        values = values.reindex(batch.index)
     if hasattr(values, "to_arrow"):  # a Series of Polars
         values = values.to_arrow()
     array = values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values)
@@ -218,6 +222,7 @@ def concatenated(tables: Sequence[Any]) -> Any:
 
     from fourfold.data.schema import unified
 
+    tables = [table for table in tables if table.num_rows] or tables[:1]  # one without rows has no types to speak of
     if len(tables) == 1:
         return tables[0]
     schema = unified([table.schema for table in tables])

@@ -43,15 +43,35 @@ def dialect_of(reading: dict[str, Any]) -> Dialect:
     return dialect
 
 
-def row_end(block: bytes, is_quoted: bool, last: bool = True) -> int:
-    """Where the last (or first) row of a block ends that begins with a row: behind its line end; 0 when none ends in it."""
-    find = block.rfind if last else block.find
-    at = find(b"\n")
-    while at >= 0:
-        if not is_quoted or block.count(b'"', 0, at) % 2 == 0:
+def row_end(block: bytes, is_quoted: bool) -> int:
+    """Where the first row of a block ends that begins with a row: behind its line end; 0 when it does not end there."""
+    begin, n_quotes = 0, 0
+    while (at := block.find(b"\n", begin)) >= 0:
+        n_quotes += block.count(b'"', begin, at) if is_quoted else 0
+        if n_quotes % 2 == 0:
             return at + 1
-        at = block.rfind(b"\n", 0, at) if last else block.find(b"\n", at + 1)
+        begin = at + 1
     return 0
+
+
+def last_row_end(block: bytes, is_odd: bool) -> tuple[int, bool]:
+    """Where the last row ends in a block, and whether what is behind it has an odd number of quotes.
+
+    Args:
+        block: Bytes of CSV.
+        is_odd: Whether those before them, since the end of a row, have an odd number of quotes.
+
+    Returns:
+        0 for the end when no row ends in it; then the second is about the block with what was before.
+    """
+    n_quotes = block.count(b'"') + is_odd
+    n_behind, right = 0, len(block)
+    while (at := block.rfind(b"\n", 0, right)) >= 0:
+        n_behind += block.count(b'"', at, right)
+        if (n_quotes - n_behind) % 2 == 0:
+            return at + 1, n_behind % 2 == 1
+        right = at
+    return 0, n_quotes % 2 == 1
 
 
 def header_of(line: bytes, dialect: Dialect) -> list[str]:

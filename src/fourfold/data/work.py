@@ -126,6 +126,15 @@ class _Work:
         self._owner, self._piece = owner, piece
         self.n_rows = 0
         self.failed: list[FailedRow] = []
+        self._first: tuple[str, int] | None = None
+
+    def _place(self, row: int) -> tuple[str, int]:
+        """The file and number of a row. Where rows must be counted for that, that is done once."""
+        if self._first is None:
+            self._first = self._owner.place(self._piece, 0)
+            current.renew()
+        path, first = self._first
+        return path, first + row
 
     def tables(self) -> Iterator[Any]:
         for first, batch in self._owner.batches(self._piece):
@@ -136,14 +145,16 @@ class _Work:
             except Exception as error:
                 yield from self._apart(first, batch, error)
             else:
-                yield table
+                if table is not None:
+                    yield table
 
     def _apart(self, first: int, batch: Batch, error: Exception) -> Iterator[Any]:
         first_only = self._owner.policy.first_only
         try:
             for each in run_apart(self._again, batch, error, first_only):
                 if not isinstance(each, BadRow):
-                    yield each
+                    if each is not None:
+                        yield each
                     continue
                 if first_only:
                     each.error.add_note(self._note(first + each.offset, part_of(batch, each.offset, 1).table))
@@ -151,7 +162,7 @@ class _Work:
                 self.failed.append(self._failed(first + each.offset, part_of(batch, each.offset, 1).table, each.error))
         except Exception as inner:
             if inner is error and not getattr(error, "__notes__", None):
-                path, row = self._owner.place(self._piece, first)
+                path, row = self._place(first)
                 error.add_note(
                     f"fourfold: in rows {row} to {row + batch.table.num_rows - 1} of {path}: none of them fails alone"
                 )
@@ -162,11 +173,11 @@ class _Work:
         return self._owner.run(batch)
 
     def _note(self, at: int, row: Any) -> str:
-        path, number = self._owner.place(self._piece, at)
+        path, number = self._place(at)
         return f"fourfold: row {number} of {path}: {shown(row)}"
 
     def _failed(self, at: int, row: Any, error: Exception) -> FailedRow:
-        path, number = self._owner.place(self._piece, at)
+        path, number = self._place(at)
         trouble = describe(error, 0, None)
         travels = error if isinstance(error, FourfoldError) or _can_travel(error) else None
         return FailedRow(
@@ -199,9 +210,8 @@ class Tables:
     """Gathers the tables themselves."""
 
     def fold(self, piece: Piece, tables: Iterator[Any]) -> list[Any]:
-        """All that have rows; one without, when there is no other: it has the columns."""
-        found = list(tables)
-        return [table for table in found if table.num_rows] or found[:1]
+        """All of them."""
+        return list(tables)
 
 
 class Count:

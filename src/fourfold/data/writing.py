@@ -12,7 +12,7 @@ from fourfold.data.parts import EXTENSION, Part, WriteParts
 from fourfold.data.plan import Plan
 from fourfold.data.running import Run
 from fourfold.data.steps import check_columns
-from fourfold.data.work import FailedRow
+from fourfold.data.work import FailedRow, Tables
 from fourfold.errors import OptionError, OptionTypeError
 from fourfold.fixed import Fixed
 from fourfold.records import Report
@@ -27,7 +27,7 @@ class Written(Fixed):
         n_rows: In all of them.
         failures: Rows that have no value, under `on_error="skip"` and `"collect"`.
         failed_path: A Parquet file with those rows as they were read, and why they failed; None when there are none.
-        report: Figures and the verdict of the run; None when there was nothing left to do.
+        report: Figures and the verdict of the run.
     """
 
     _hidden = ("files", "failures", "report")
@@ -37,75 +37,65 @@ class Written(Fixed):
     n_rows: int
     failures: list[FailedRow]
     failed_path: str | None
-    report: Report | None
+    report: Report
 
 
 def write(plan: Plan, path: Any, format: str, partition_by: Any, overwrite: bool, options: dict[str, Any]) -> Written:
     """See `Dataset.write`."""
-    by = _columns(partition_by, plan)
-    output = Output(_local(path), _run_id(options.get("run")), overwrite, _format(format))
-    if options.get("run") is not None and output.is_published():
-        return _as_written(output)
-    run = Run(plan, WriteParts(str(output.staging), format, by), options, f"write {os.path.basename(os.fspath(path))}")
+    by, name = _columns(partition_by, plan), os.path.basename(os.fspath(_local(path)))
+    run = Run(plan, Tables(), options, f"write {name}")
+    output = Output(_local(path), _run_id(run.folder), overwrite, _format(format))
+    run.gather = WriteParts(str(output.staging), format, by)
+    is_there = output.is_published()
     try:
         output.open()
         parts = [part for _, done in run.pieces_done() for part in done.value or ()]
+        if is_there:
+            return _as_written(output, run)
         output.check(parts)
-        written = _publish(output, parts, run)
-    except BaseException:
-        if options.get("run") is None:
+        return _publish(output, parts, run, plan)
+    finally:
+        if run.folder is None or output.is_published():
             output.discard()
         else:
-            output.close()
-        raise
-    return written
+            output.close()  # the parts stay for a call that goes on
 
 
-def _publish(output: Output, parts: list[Part], run: Run) -> Written:
+def _publish(output: Output, parts: list[Part], run: Run, plan: Plan) -> Written:
     n_rows = sum(part.n_rows for part in parts)
-    failed = output.failed_rows(_dead_letters(run.failures)) if run.failures else None
+    if not parts:
+        schema = plan.schema()
+        output.add_empty(schema.empty_table() if schema is not None else plan.prepare().of_no_rows())
+    failed = output.failed_rows(_dead_letters(run.failures, plan.read_schema())) if run.failures else None
     files = output.publish(parts, {"rows": n_rows, "failed": len(run.failures)})
     run.warn_of_failures()
     return Written(str(output.path), files, n_rows, run.failures, failed, run.report)
 
 
-def _as_written(output: Output) -> Written:
+def _as_written(output: Output, run: Run) -> Written:
     """An earlier call of this run has published the folder."""
     facts = output.manifest()
     failed = output.path / FAILED / "rows.parquet"
-    return Written(
-        str(output.path),
-        [str(output.path / each["path"]) for each in facts["files"]],
-        facts["rows"],
-        [],
-        str(failed) if failed.exists() else None,
-        None,
-    )
+    files = [str(output.path / each["path"]) for each in facts["files"]]
+    return Written(str(output.path), files, facts["rows"], run.failures, str(failed) if run.failures else None, run.report)
 
 
-def _dead_letters(failures: Sequence[FailedRow]) -> Any:
-    """Rows without a value as a table: what was read, then file, row, and why."""
+def _dead_letters(failures: Sequence[FailedRow], schema: Any) -> Any:
+    """Rows without a value as a table: what was read, of this schema, then file, row, and why."""
     import pyarrow as pa
 
-    rows = [failure.data for failure in failures if failure.data is not None]
-    empty = rows[0].schema.empty_table() if rows else pa.table({})
-    tables = []
-    for failure in failures:
-        row = (
-            failure.data
-            if failure.data is not None
-            else pa.table([pa.nulls(1, each.type) for each in empty.schema], schema=empty.schema)
-        )
-        facts = {
-            "_file": failure.path,
-            "_row": failure.row,
-            "_kind": failure.kind,
-            "_error": f"{failure.error_type}: {failure.message}",
-        }
-        for name, value in facts.items():
-            row = row.append_column(name, pa.array([value]))
-        tables.append(row)
-    return pa.concat_tables(tables)
+    nulls = pa.table([pa.nulls(1, each.type) for each in schema], schema=schema)
+    rows = pa.concat_tables([nulls if failure.data is None else failure.data for failure in failures])
+    facts = {
+        "_file": [failure.path for failure in failures],
+        "_row": [failure.row for failure in failures],
+        "_kind": [failure.kind for failure in failures],
+        "_error": [f"{failure.error_type}: {failure.message}" for failure in failures],
+    }
+    for name, values in facts.items():
+        at = rows.schema.get_field_index(name)  # they are there when rows that had failed before are fed back
+        rows = rows.append_column(name, pa.array(values)) if at < 0 else rows.set_column(at, name, pa.array(values))
+    return rows
 
 
 def _columns(partition_by: Any, plan: Plan) -> tuple[str, ...]:

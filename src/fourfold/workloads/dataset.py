@@ -8,7 +8,7 @@ from fourfold.data.numbered import Numbered
 from fourfold.data.plan import Plan
 from fourfold.data.running import Run
 from fourfold.data.schema import SchemaConflict, fitted, unified
-from fourfold.data.steps import Batch, Select, Step, parts_of
+from fourfold.data.steps import Select, Step, parts_of
 from fourfold.data.work import Count, Tables
 from fourfold.errors import OptionError, UnwritableValue
 from fourfold.options import Options
@@ -184,12 +184,13 @@ class Dataset:
         """
         train, held = drawn(test, seed, by)
         numbered = self._numbered(by)  # one source, so that rows which must be counted are counted once
-        return numbered._with(train), numbered._with(held)
+        steps = numbered._plan.steps
+        return numbered._with(train.behind(steps)), numbered._with(held.behind(steps))
 
     def sample(self, fraction: float, seed: int = 0, by: str | None = None) -> "Dataset":
         """About this share of the rows: see `split`."""
         _, kept = drawn(fraction, seed, by, "fraction")
-        return self._numbered(by)._with(kept)
+        return self._numbered(by)._with(kept.behind(self._plan.steps))
 
     def _numbered(self, by: str | None) -> "Dataset":
         """The same rows, with numbers that tell which is which, unless a column does."""
@@ -240,8 +241,11 @@ class Dataset:
         tables, n_rows = [], 0
         for piece in self._plan.pieces():
             for _, batch in prepared.batches(piece):
-                tables.append(prepared.run(batch))
-                n_rows += tables[-1].num_rows
+                table = prepared.run(batch)
+                if table is None:
+                    continue
+                tables.append(table)
+                n_rows += table.num_rows
                 if n_rows >= n:
                     return as_kind(_joined(self._plan, tables).slice(0, n), kind)
         return as_kind(_joined(self._plan, tables).slice(0, n), kind)
@@ -326,14 +330,9 @@ def _joined(plan: Plan, tables: list[Any]) -> Any:
 
     schema = plan.schema()
     if not tables:
-        return schema.empty_table() if schema is not None else _of_no_rows(plan)
+        return schema.empty_table() if schema is not None else plan.prepare().of_no_rows()
     try:
         whole = unified([table.schema for table in tables])
         return pa.concat_tables([fitted(table, whole) for table in tables])
     except SchemaConflict as error:
         raise UnwritableValue(f"the batches do not go together: {error}") from error
-
-
-def _of_no_rows(plan: Plan) -> Any:
-    """What the steps make of no rows."""
-    return plan.prepare().run(Batch(plan.read_schema().empty_table()))

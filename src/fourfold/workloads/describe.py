@@ -42,8 +42,12 @@ class ColumnFigures:
     def _add_numbers(self, values: Any) -> None:
         import numpy as np
 
-        floats = np.concatenate([chunk.to_numpy(zero_copy_only=False) for chunk in values.chunks]).astype(np.float64)
-        self.distinct.add(mixed((floats + 0.0).view(np.uint64), 0))  # there is one zero
+        numbers = np.concatenate([chunk.to_numpy(zero_copy_only=False) for chunk in values.chunks])
+        floats = numbers.astype(np.float64)
+        bits = (floats + 0.0).view(np.uint64)  # there is one zero
+        if numbers.dtype.kind in "iu":  # neighbours beyond 2**53 are one float
+            bits = np.where(np.abs(floats) < 2.0**53, bits, numbers.astype(np.uint64))
+        self.distinct.add(mixed(bits, 0))
         finite = floats[np.isfinite(floats)]
         self.moments.add(finite)
         self.quantiles.add(finite)

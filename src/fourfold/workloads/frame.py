@@ -82,4 +82,4 @@ class Frame:
                 "rows of a frame in a cluster have no numbers, and may come in any order: name a column with by="
             )
         train, held = drawn(test, seed, by)
-        return self._with(train), self._with(held)
+        return self._with(train.behind(self._steps)), self._with(held.behind(self._steps))

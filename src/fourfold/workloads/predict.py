@@ -98,8 +98,9 @@ class _Predicting:
         columns = self._all_columns(table)
         kept = table if step.keep is None else table.select(list(step.keep))
         for name, column in columns.items():
-            at = kept.schema.get_field_index(name)
-            kept = kept.append_column(name, column) if at < 0 else kept.set_column(at, name, column)
+            if name in kept.column_names:
+                raise ValueError(f"the table has a column {name!r} already: name the new one with name=, or say what to keep=")
+            kept = kept.append_column(name, column)
         return Batch(kept, batch.numbers)
 
     def _all_columns(self, table: Any) -> dict[str, Any]:
@@ -133,13 +134,20 @@ class _Predicting:
             given = _of_torch(self._loaded, table)
         else:
             given = getattr(self._loaded, step.method)(self._features(table))
-        columns = named(given, step.name or COLUMN_OF.get(step.method, step.method), getattr(self._loaded, "classes_", None))
+        columns = named(given, step.name or COLUMN_OF.get(step.method, step.method), self._classes())
         for name, values in columns.items():
             if len(values) != table.num_rows:
                 raise ValueError(
                     f"{step.model.name} gave {len(values)} values of {name!r} for {table.num_rows} rows: give one for each"
                 )
         return columns
+
+    def _classes(self) -> Any:
+        """What the columns of an array are called after; None when they stand for nothing that has a name."""
+        is_pairwise = getattr(self._loaded, "decision_function_shape", None) == "ovo"
+        if self._step.method == "predict_proba" or (self._step.method == "decision_function" and not is_pairwise):
+            return getattr(self._loaded, "classes_", None)
+        return None
 
     def _features(self, table: Any) -> Any:
         if self._names is not None:
@@ -152,15 +160,13 @@ class _Predicting:
 def _distinct(table: Any, columns: Sequence[str]) -> tuple[Any, Any]:
     """The first row of each group of equal ones, and for each row the place of its group; None for both without columns."""
     import numpy as np
-    import pyarrow as pa
 
     if not columns:
         return None, None
-    keyed = table.select(list(columns)).append_column("\0", pa.array(np.arange(table.num_rows)))
     groups: dict[tuple[Any, ...], int] = {}
     first: list[int] = []
     back = np.empty(table.num_rows, np.int64)
-    for row, key in enumerate(zip(*(column.to_pylist() for column in keyed.columns[:-1]), strict=True)):
+    for row, key in enumerate(zip(*(table.column(name).to_pylist() for name in columns), strict=True)):
         shown = tuple(repr(value) for value in key)  # lists have no hash, and NaN is not equal to itself
         if shown not in groups:
             groups[shown] = len(first)
@@ -188,8 +194,8 @@ def named(given: Any, name: str, classes: Any) -> dict[str, Any]:
     if values.ndim == 1:
         return {name: values}
     if values.ndim == 2:
-        said = classes if classes is not None and len(classes) == values.shape[1] else range(values.shape[1])
-        return {f"{name}_{each}": values[:, at] for at, each in enumerate(said)}
+        is_said = classes is not None and not isinstance(classes, list) and len(classes) == values.shape[1]
+        return {f"{name}_{each}": values[:, at] for at, each in enumerate(classes if is_said else range(values.shape[1]))}
     raise ValueError(
         f"the model gave an array of {values.ndim} dimensions: it must give one value, or one row of them, for each row"
     )

@@ -16,7 +16,7 @@ from fourfold.data.files import DataFile, key_columns, opened
 from fourfold.data.keys import columns_of, filled
 from fourfold.data.pieces import MAX_BYTES, MIN_BYTES, MIN_ROWS, Piece, share
 from fourfold.data.schema import SchemaConflict, unified
-from fourfold.data.text import TEXT, Dialect, header_of, parse_csv, parse_jsonl, parse_text, row_end
+from fourfold.data.text import TEXT, Dialect, header_of, last_row_end, parse_csv, parse_jsonl, parse_text, row_end
 from fourfold.errors import OptionError, UnreadableInput
 
 READ_BYTES = 4 << 20
@@ -25,6 +25,9 @@ READ_BYTES = 4 << 20
 SAMPLES = 8
 """Files, spread over all of them, from whose beginnings the types of columns are learned. Fewer: more often a type turns out
 too narrow, which is an error. More: `scan` takes longer."""
+
+MOST_BYTES_OF_A_ROW = 256 << 20
+"""Bytes of one row at most. Larger: a quote that is never closed makes a row of the rest of the file."""
 
 PATIENCE = 16
 """Blocks of a file that are read to learn the type of a column that has only nulls so far."""
@@ -71,19 +74,24 @@ class Lines:
         if not self._is_csv:
             return 0, 0
         with self._named(file.path), self._opened(file.path, file.compression) as handle:
-            line = self._first_row(handle)
+            before, line = self._first_row(handle)
             names = header_of(line, self._dialect)
         if names not in self._headers:
             self._headers.append(names)
-        return (len(line) if self._dialect.header else 0), self._headers.index(names)
+        return (before + len(line) if self._dialect.header else 0), self._headers.index(names)
 
-    def _first_row(self, handle: IO[bytes]) -> bytes:
-        block = b""
+    def _first_row(self, handle: IO[bytes]) -> tuple[int, bytes]:
+        """The bytes of blank lines at the beginning, and the first row that is none."""
+        block, at = b"", 0
         while more := handle.read(1 << 16):
             block += more
-            if end := row_end(block, self._is_quoted, last=False):
-                return block[:end]
-        return block
+            while end := row_end(block[at:], self._is_quoted):
+                if block[at : at + end].strip(b"\r\n\xef\xbb\xbf \t"):
+                    return at, block[at : at + end]
+                at += end
+            if len(block) - at > MOST_BYTES_OF_A_ROW:
+                break
+        return at, block[at:]
 
     def _learned(self) -> Any:
         """The types of all columns: as declared, or as the beginnings of some files have them."""
@@ -190,10 +198,11 @@ class Lines:
         handle.seek(at)
         prefix = b'"' * (n_quotes % 2)  # as if the row had begun here, within quotes or not
         block = prefix
-        while more := handle.read(1 << 16):
+        while more := handle.read(max(1 << 16, len(block))):  # twice as much each time: what was seen is looked at again
             block += more
-            if end := row_end(block, self._is_quoted, last=False):
+            if end := row_end(block, self._is_quoted):
                 return at + end - len(prefix)
+            _check_length(len(block))
         return None
 
     # ---- reading -----------------------------------------------------------------------------------------------------
@@ -226,16 +235,22 @@ class Lines:
 
     def _blocks(self, handle: IO[bytes], n_bytes: int | None) -> Iterator[bytes]:
         """Whole rows, some READ_BYTES at a time, of the next `n_bytes`; None: to the end of the file."""
-        rest = b""
+        waiting: list[bytes] = []
+        is_odd = False  # whether what waits has an odd number of quotes: then it ends within them
         while n_bytes is None or n_bytes > 0:
             more = handle.read(READ_BYTES if n_bytes is None else min(n_bytes, READ_BYTES))
             if not more:
                 break
             n_bytes = None if n_bytes is None else n_bytes - len(more)
-            rest += more
-            if end := row_end(rest, self._is_quoted):
-                yield rest[:end]
-                rest = rest[end:]
+            end, is_odd_after = last_row_end(more, is_odd) if self._is_quoted else (more.rfind(b"\n") + 1, False)
+            if end:
+                yield b"".join([*waiting, more[:end]])
+                waiting, is_odd = [more[end:]], is_odd_after
+            else:
+                waiting.append(more)
+                is_odd = is_odd_after
+                _check_length(sum(map(len, waiting)))
+        rest = b"".join(waiting)
         if rest if self._format == "text" else rest.strip():
             yield rest
 
@@ -252,7 +267,8 @@ class Lines:
         if not self._is_csv or not self._dialect.header:
             return 0
         with self._named(piece.path), self._opened(piece.path, piece.compression) as handle:
-            return len(self._first_row(handle))
+            before, line = self._first_row(handle)
+            return before + len(line)
 
     @contextmanager
     def _opened(self, path: str, compression: str | None) -> Iterator[IO[bytes]]:
@@ -277,6 +293,14 @@ class Lines:
             raise
         except (pa.ArrowException, OSError, EOFError, ValueError, csv.Error, zlib.error, lzma.LZMAError) as error:
             raise UnreadableInput(f"{path}: {_reason(error)}") from error
+
+
+def _check_length(n_bytes: int) -> None:
+    if n_bytes > MOST_BYTES_OF_A_ROW:
+        raise ValueError(
+            f"no row ends within {n_bytes >> 20} MiB: is a quote never closed? When no value has a line end in it, say "
+            "quoted_newlines=False"
+        )
 
 
 def _unpacking(handle: IO[bytes], compression: str) -> IO[bytes]:

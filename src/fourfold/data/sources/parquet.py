@@ -86,17 +86,21 @@ class Parquet:
                 if batch is None:
                     return
                 if batch.num_rows:
-                    yield at, columns_of(batch, piece.keys, columns, self.schema)
+                    with self._named(piece.path):
+                        table = columns_of(batch, piece.keys, columns, self.schema)
+                    yield at, table
                 at += batch.num_rows
 
     def _decoded(self, parquet: Any, piece: Piece, columns: list[str]) -> Any:
         """One row group. Without this, each of its parts would decode all that lies before it."""
         key = (piece.path, piece.stamp, piece.part[1], tuple(columns))
-        if self._last is None or self._last[0] != key:
-            self._last = None  # two of them may be more than there is memory for
+        last = self._last  # threads share this object
+        if last is None or last[0] != key:
+            last = self._last = None  # two of them may be more than there is memory for
             with self._named(piece.path):
-                self._last = (key, parquet.read_row_group(piece.part[1], columns, use_threads=False).combine_chunks())
-        return self._last[1]
+                last = key, parquet.read_row_group(piece.part[1], columns, use_threads=False).combine_chunks()
+            self._last = last
+        return last[1]
 
     def place(self, piece: Piece, row: int) -> tuple[str, int]:
         """The part has the number of its first row."""
