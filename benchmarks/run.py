@@ -5,6 +5,7 @@ pN_*.py     one promise each: its cases, its contestants, its bar
 peers.py    the other libraries, opened and warmed       fourfolds.py  ours
 measure.py  turns, laps, ratios of the same round        rows.py       how a race is judged
 fresh.py    calls in a fresh interpreter (cold figures)  work.py       what the items do
+tables.py   tables and models for P11
 recovery.py what the death of a worker costs           clusters.py    Spark, Ray, Dask by hand and by fourfold
 report.py   the tables and the JSON                      scale.py      P15, on simulated workers
 """
@@ -32,6 +33,7 @@ PROMISES = {
     "P7": "p7_items_without_work",
     "P8": "p8_import",
     "P9": "p9_driver_memory",
+    "P11": "p11_prediction",
     "P13": "p13_journal",
     "P15": "p15_scale",
     "RECOVERY": "recovery",
@@ -42,7 +44,7 @@ PROMISES = {
 PROMISE_TIMEOUT_S = 1500.0
 
 # What benchmarks/requirements.txt installs and `make bench` finds there.
-NEEDED = ("distributed", "fourfold", "joblib", "mpire", "numpy", "psutil", "pyspark", "ray")
+NEEDED = ("distributed", "fourfold", "joblib", "mpire", "numpy", "psutil", "pyspark", "ray", "sklearn")
 
 DEFAULT_ROUNDS = 5
 QUICK_ROUNDS = 2

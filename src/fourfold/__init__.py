@@ -8,6 +8,7 @@
     errors, records, options, machine        the ground that all of them stand on
     call (lanes, recorded), worker (site)    join the four steps, in the driver and in a worker process
     compose, engines                         the functions that users call, and engines as objects
+    data, workloads                          tables bigger than memory, and what is done with them: scan, Dataset
     cli/                                     the command line, one file per command
     testing                                  contract suites and a simulated engine, for engines of your own
 
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from fourfold.version import VERSION as __version__
 
 _WHERE = {
+    "Dataset": "workloads.dataset",
     "Failure": "records",
     "FourfoldError": "errors",
     "Options": "options",
@@ -32,10 +34,12 @@ _WHERE = {
     "map": "compose",
     "reduce": "compose",
     "rng": "execute.current",
+    "scan": "workloads.scan",
     "using": "options",
 }
 
 __all__ = [
+    "Dataset",
     "Failure",
     "FourfoldError",
     "Options",
@@ -49,6 +53,7 @@ __all__ = [
     "map",
     "reduce",
     "rng",
+    "scan",
     "using",
 ]
 
@@ -61,6 +66,8 @@ if TYPE_CHECKING:
     from fourfold.execute.current import rng
     from fourfold.options import Options, using
     from fourfold.records import Failure, Report
+    from fourfold.workloads.dataset import Dataset
+    from fourfold.workloads.scan import scan
 
 
 def __getattr__(name: str) -> Any:

@@ -49,6 +49,7 @@ class Call:
         tree: None, or how values are reduced, partly in the workers.
         into: None, or the list that gets all values in input order: the loop may append to it, and such a segment has it
             for its values.
+        name: What runs, for messages; "" for the function's own name.
 
     Raises:
         OptionError: Something cannot be used, before anything starts.
@@ -64,10 +65,11 @@ class Call:
         bounded: bool = False,
         tree: TreeReduction | None = None,
         into: list[Any] | None = None,
+        name: str = "",
     ) -> None:
         _check_function(fn, settings)
         self._fn, self._settings, self._tree = fn, settings, tree
-        self._name = machine.user_name_of(fn)
+        self._name = name or machine.user_name_of(fn)
         self._began = time.perf_counter()
         self._final: Report | None = None
         into = into if settings.cost is None and settings.run is None else None

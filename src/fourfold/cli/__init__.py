@@ -1,6 +1,7 @@
 """The command line: one file per command, the library's own words for its options.
 
     map.py         fourfold map MODULE:FUNCTION INPUT… -o OUT
+    head.py        fourfold head, describe INPUT…   predict.py  fourfold predict MODEL INPUT… -o OUT
     runs.py        fourfold runs [FOLDER]        show.py    fourfold show RUN
     resume.py      fourfold resume RUN, fourfold rerun RUN --failed
     replay.py      fourfold replay RUN --item N  clean.py   fourfold clean [FOLDER]
@@ -9,6 +10,7 @@
     demo.py        fourfold demo      (demo_flights.py its function, demo_data.py its items)
     bench.py       fourfold bench
     status.py      fourfold status PID
+    batches.py     a dataset into a folder, for map --batch and predict
     target.py      MODULE:FUNCTION -> the function
     exits.py       exit codes; a known error is one line
 
@@ -31,7 +33,9 @@ from fourfold.cli.clean import clean_command
 from fourfold.cli.demo import demo_command
 from fourfold.cli.doctor import doctor_command
 from fourfold.cli.exits import Terminated, code_of
+from fourfold.cli.head import describe_command, head_command
 from fourfold.cli.map import map_command
+from fourfold.cli.predict import predict_command
 from fourfold.cli.replay import replay_command
 from fourfold.cli.resume import rerun_command, resume_command
 from fourfold.cli.runs import runs_command
@@ -53,6 +57,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("map")(map_command)
+app.command("head")(head_command)
+app.command("describe")(describe_command)
+app.command("predict")(predict_command)
 app.command("runs")(runs_command)
 app.command("show")(show_command)
 app.command("resume")(resume_command)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fourfold.cli.batches import map_batches
 from fourfold.cli.exits import SOME_FAILED, TracebackOption, one_line_errors, say
 from fourfold.errors import FourfoldError, OptionError, UnwritableValue
 
@@ -90,6 +91,12 @@ def map_command(
         typer.Option(metavar="FORMAT", help="Read as jsonl, csv, parquet or text. (Default: by extension.)"),
     ] = None,
     items: Annotated[ItemKind, typer.Option(help="Items are the rows, or the paths of the files.")] = ItemKind.rows,
+    batch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND", help="Call it with tables instead: pandas, polars, arrow, numpy, pylist. OUT is a folder."
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT when it is there.")] = False,
     engine: Annotated[str | None, typer.Option(help="auto, serial, threads or processes. (Default: auto.)")] = None,
     workers: Annotated[int | None, typer.Option(help="How many. (Default: the cores that may be used.)")] = None,
@@ -123,6 +130,8 @@ def map_command(
     A dict becomes a row with columns, anything else a bare value. Failed items are left out of OUT and listed,
     with file, line and traceback, in OUT.failures.jsonl; the exit code is then 3.
 
+    With --batch it is called with tables of many rows, and OUT is a folder of Parquet files: see docs/preprocess.md.
+
     Example: fourfold map features:length texts.jsonl -o lengths.csv
     """
     again = "the same command starts again" if run is None else f"what finished is in {run}; go on: fourfold resume {run}"
@@ -144,6 +153,11 @@ def map_command(
             "run": run,
         }
         given = {name: value for name, value in options.items() if value is not None}
+        if batch is not None:
+            if items is not ItemKind.rows:
+                raise OptionError("--batch takes rows: leave --items out")
+            map_batches(_load(target), inputs, output, format, batch, overwrite, given)
+            return
         rows = _open_inputs(inputs, format, items)
         _check_free(output, overwrite)
         tally = map_rows(_load(target), rows, output, given)

@@ -61,6 +61,8 @@ class Program:
         if self.init is not None:
             try:
                 call = self.fn(*self.init)
+            except InitFailed:  # it says already what was built
+                raise
             except Exception as error:
                 shown = ", ".join(map(safe_repr, self.init))
                 raise InitFailed(f"{self.fn.__qualname__}({shown}) raised {type(error).__name__}: {error}") from error
@@ -78,7 +80,7 @@ class Program:
             finished = self.into
         first = len(finished)
         troubles: list[Trouble] = []
-        before = current.enter_chunk(chunk, finished, self.seed)
+        before = current.enter_chunk(chunk, finished, self.seed, cell)
         watched = current.globals_fingerprint() if self.seed is not None and self.shares_globals else None
         restore = None
         begin = time.perf_counter()

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from fourfold.records import Chunk
+from fourfold.records import Cell, Chunk
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +21,7 @@ class _Here(threading.local):
     finished: list[Any] = []  # noqa: RUF012  (replaced, never changed: the list that the running block fills)
     first: int = 0  # how long that list was when the chunk began
     seed: int | None = None
+    cell: Cell | None = None
     generator: "tuple[int, np.random.Generator] | None" = None
 
 
@@ -39,11 +40,11 @@ def inside_item() -> bool:
     return _in_worker or _here.chunk is not None
 
 
-def enter_chunk(chunk: Chunk, finished: list[Any], seed: int | None) -> dict[str, Any]:
+def enter_chunk(chunk: Chunk, finished: list[Any], seed: int | None, cell: Cell | None = None) -> dict[str, Any]:
     """Note that `chunk` runs in this thread and `finished` grows by one with each item; returns what to restore."""
     here = _here.__dict__
     before = here.copy()
-    here.update(chunk=chunk, finished=finished, first=len(finished), seed=seed, generator=None)
+    here.update(chunk=chunk, finished=finished, first=len(finished), seed=seed, cell=cell, generator=None)
     return before
 
 
@@ -52,6 +53,13 @@ def leave_chunk(before: dict[str, Any]) -> None:
     here = _here.__dict__
     here.clear()
     here.update(before)
+
+
+def renew() -> None:
+    """Begin the time of the item that runs here anew: for items that are many steps, of which each has `timeout=`."""
+    here = _here
+    if here.chunk is not None and here.cell is not None:
+        here.cell.mark(min(len(here.finished) - here.first, len(here.chunk.items) - 1), 1)
 
 
 def current_index() -> int | None:

@@ -1,0 +1,39 @@
+"""What `fourfold map --batch KIND` and `fourfold predict` have in common: a dataset into a folder, and how it ended."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fourfold.cli.exits import SOME_FAILED, say
+
+if TYPE_CHECKING:
+    from fourfold.workloads.dataset import Dataset
+
+
+def write_dataset(dataset: Dataset, output: str, format: str, overwrite: bool, options: dict[str, Any]) -> None:
+    """Write a dataset into a folder and tell the end.
+
+    Raises:
+        SystemExit: With the code for it, when rows failed.
+    """
+    written = dataset.write(output, format=format, overwrite=overwrite, **options)
+    say(f"{output}: {written.n_rows:,} rows in {len(written.files)} files")
+    say(written.report.verdict)
+    if written.failures:
+        first = written.failures[0]
+        say(
+            f"{len(written.failures):,} rows failed, kept in {written.failed_path}; the first: row {first.row} of "
+            f"{first.path}: {first.error_type}: {first.message}"
+        )
+        raise SystemExit(SOME_FAILED)
+
+
+def map_batches(
+    function: Any, inputs: list[str], output: str, format: str | None, kind: str, overwrite: bool, options: dict[str, Any]
+) -> None:
+    """Call a function with batches of the rows of files, and write what it gives into a folder."""
+    from fourfold.workloads.scan import scan
+
+    init = options.pop("init", ())
+    dataset = scan(inputs, format=format).map_batches(function, init=init, batch_format=kind)
+    write_dataset(dataset, output, "parquet", overwrite, options)

@@ -1,0 +1,60 @@
+"""`fourfold predict`: a model over all rows of files."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from fourfold.cli.batches import write_dataset
+from fourfold.cli.exits import TracebackOption, one_line_errors
+
+
+def predict_command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A file: .joblib, .pkl, .skops or .onnx; or MODULE:CLASS.")],
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, globs, folders or URLs.")],
+    output: Annotated[str, typer.Option("-o", "--output", metavar="FOLDER", help="The folder to write.")],
+    method: Annotated[str, typer.Option(help="Of an estimator: predict, predict_proba, decision_function, …")] = "predict",
+    keep: Annotated[str | None, typer.Option(help="Columns beside the prediction, with commas between; all of them.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the new column, or the beginning of the names of several.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows of a call; by default what is fastest.")] = None,
+    format: Annotated[str | None, typer.Option(help="Of the input: parquet, csv, jsonl or text; by extension.")] = None,
+    write_format: Annotated[str, typer.Option("--write-format", help="Of the output: parquet, csv or jsonl.")] = "parquet",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="The folder may take the place of what is there.")] = False,
+    engine: Annotated[
+        str | None, typer.Option(help="auto, serial, threads, processes, spark, ray, dask, or an address.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="How many workers.")] = None,
+    on_error: Annotated[str, typer.Option(help="raise, or skip: rows that fail are kept in _failed/.")] = "raise",
+    timeout: Annotated[float | None, typer.Option(help="Seconds per call of the model.")] = None,
+    run: Annotated[str | None, typer.Option(metavar="FOLDER", help="Keep what finished: the same command goes on.")] = None,
+    show_traceback: TracebackOption = False,
+) -> None:
+    """Say of each row what a model makes of it, and write that as a folder, which appears whole or not at all.
+
+    Example: fourfold predict model.joblib 'in/*.parquet' -o scores/ --method predict_proba --keep id
+    """
+    with one_line_errors(show_traceback):
+        from fourfold.workloads.scan import scan
+
+        given = {"engine": engine, "workers": workers, "timeout": timeout, "run": run}
+        options: dict[str, Any] = {"on_error": on_error, **{key: value for key, value in given.items() if value is not None}}
+        rows = scan(inputs, format=format).predict(
+            _model(model),
+            method=method,
+            keep=keep.split(",") if keep is not None else None,
+            name=name,
+            batch_size=batch_size or "auto",
+        )
+        write_dataset(rows, output, write_format, overwrite, options)
+
+
+def _model(text: str) -> Any:
+    """A file, or the class that MODULE:CLASS names."""
+    import os
+
+    from fourfold.cli.target import load_function
+
+    if ":" not in text or os.path.exists(text):
+        return text
+    return load_function(text)

@@ -1,0 +1,284 @@
+"""A worker writes the tables of one piece into files of its own: nobody else ever writes to them, and nobody sees them yet.
+
+out/                      nothing of this run until all of it is there
+.out.<run>.part/          what attempts have written: <piece>-<first row>-<attempt>.parquet, in folders `column=value`
+"""
+
+import io
+import json
+import os
+import secrets
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import IO, Any, NamedTuple
+from urllib.parse import quote
+
+import fourfold.seams as seams
+from fourfold.data.files import NULL_KEY
+from fourfold.data.pieces import Piece
+from fourfold.data.schema import SchemaConflict, fitted, unified
+from fourfold.errors import UnwritableValue
+
+EXTENSION = {"parquet": ".parquet", "csv": ".csv", "jsonl": ".jsonl"}
+
+MOST_FOLDERS = 1000
+"""Values of `partition_by` in one piece. More would be so many open files, of a few rows each: it is a mistake."""
+
+
+class Part(NamedTuple):
+    """A file that an attempt has written.
+
+    Attributes:
+        number: Of its piece, and of the first row in that: parts in this order are in the order of the rows.
+        first: See `number`.
+        folder: `column=value/…` below the output, "" for none.
+        name: Of the file: no other attempt has it.
+        n_rows, size_bytes, checksum: Of the file; the checksum is its CRC-32.
+        schema: Of its rows, serialized by Arrow.
+    """
+
+    number: int
+    first: int
+    folder: str
+    name: str
+    n_rows: int
+    size_bytes: int
+    checksum: int
+    schema: bytes
+
+
+class WriteParts:
+    """Gathers the files that were written.
+
+    Args:
+        staging: The folder for them.
+        format: One of EXTENSION.
+        partition_by: Columns whose values become folders.
+    """
+
+    def __init__(self, staging: str, format: str, partition_by: Sequence[str]) -> None:
+        self.staging, self.format, self.partition_by = staging, format, tuple(partition_by)
+
+    def fold(self, piece: Piece, tables: Iterator[Any]) -> list[Part]:
+        """Write all tables; no file when there are none."""
+        first = piece.rows[0] if piece.rows is not None else 0
+        attempt = f"{piece.number:08d}-{first:010d}-{secrets.token_hex(8)}{EXTENSION[self.format]}"
+        writers: dict[str, PartWriter] = {}
+        try:
+            for table in tables:
+                for folder, part in self._divided(table):
+                    if folder not in writers:
+                        if len(writers) >= MOST_FOLDERS:
+                            raise UnwritableValue(
+                                f"partition_by={list(self.partition_by)!r} has more than {MOST_FOLDERS} values in one piece: "
+                                "partition by something coarser"
+                            )
+                        writers[folder] = PartWriter(os.path.join(self.staging, folder, attempt), self.format)
+                    writers[folder].write(part)
+            return [
+                Part(piece.number, first, folder, attempt, *writer.finish(), writer.schema_bytes())
+                for folder, writer in writers.items()
+            ]
+        except BaseException:
+            for writer in writers.values():
+                writer.discard()
+            raise
+
+    def _divided(self, table: Any) -> Iterator[tuple[str, Any]]:
+        """The rows of each folder, in order, without the columns that its name says."""
+        if not self.partition_by:
+            yield "", table
+            return
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        missing = [name for name in self.partition_by if name not in table.column_names]
+        if missing:
+            raise UnwritableValue(f"partition_by: there is no column {missing[0]!r}; columns: {', '.join(table.column_names)}")
+        if table.num_columns == len(self.partition_by):
+            raise UnwritableValue("partition_by names all columns: nothing would be left to write")
+        names = pa.array(
+            [folder_of(self.partition_by, row) for row in table.select(self.partition_by).to_pylist()], pa.string()
+        )
+        rest = table.drop_columns(list(self.partition_by))
+        for folder in dict.fromkeys(names.to_pylist()):
+            yield folder, rest.filter(pc.equal(names, folder))
+
+
+def folder_of(names: Sequence[str], row: dict[str, Any]) -> str:
+    """`carrier=AA/month=7`, in the way of Hive, Spark and Arrow."""
+    return "/".join(f"{quote(name, safe='')}={_said(row[name])}" for name in names)
+
+
+def _said(value: Any) -> str:
+    return NULL_KEY if value is None else quote(str(value), safe=" ")
+
+
+class PartWriter:
+    """One file, written table by table. It is brought to the disk before `finish` returns.
+
+    A later table may have wider types than the first one: then what is there is written anew in these.
+    """
+
+    def __init__(self, path: str, format: str) -> None:
+        self._path, self._format = path, format
+        self._schema: Any = None
+        self._writer: Any = None
+        self._n_rows = 0
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        seams.hit("part.open")
+        self._file = _Summed(open(path, "xb", buffering=1 << 20))  # noqa: SIM115 (closed by finish or discard)
+
+    def write(self, table: Any) -> None:
+        """Add rows.
+
+        Raises:
+            UnwritableValue: They do not go with those before them, or the format cannot hold them.
+        """
+        if self._schema is None:
+            self._begin(table.schema)
+        elif not table.schema.equals(self._schema):
+            table = self._widened(table)
+        if self._format == "csv" and table.num_columns == 1 and table.column(0).null_count:
+            raise UnwritableValue(
+                "a CSV file of one column cannot hold nulls: they would be empty lines. Write Parquet or JSON lines"
+            )
+        self._n_rows += table.num_rows
+        self._writer.write_table(table)
+
+    def _begin(self, schema: Any) -> None:
+        _check_writable(schema, self._format)
+        self._schema = schema
+        if self._format == "parquet":
+            import pyarrow.parquet as pq
+
+            self._writer = pq.ParquetWriter(self._file, schema)
+        elif self._format == "csv":
+            from pyarrow import csv
+
+            self._writer = csv.CSVWriter(self._file, schema)
+        else:
+            self._writer = _JsonWriter(self._file)
+
+    def _widened(self, table: Any) -> Any:
+        try:
+            whole = unified([self._schema, table.schema])
+            if self._format == "parquet" and not whole.equals(self._schema):
+                self._write_anew(whole)
+            self._schema = whole
+            return fitted(table, whole)
+        except SchemaConflict as error:
+            raise UnwritableValue(f"a batch does not go with those before it: {error}") from error
+
+    def _write_anew(self, schema: Any) -> None:
+        import pyarrow.parquet as pq
+
+        self._writer.close()
+        self._file.close()
+        before = f"{self._path}.narrow"
+        os.rename(self._path, before)
+        try:
+            self._file = _Summed(open(self._path, "xb", buffering=1 << 20))  # noqa: SIM115 (closed by finish or discard)
+            self._writer = pq.ParquetWriter(self._file, schema)
+            with pq.ParquetFile(before) as file:
+                for group in range(file.num_row_groups):
+                    self._writer.write_table(fitted(file.read_row_group(group, use_threads=False), schema))
+        finally:
+            os.unlink(before)
+
+    def finish(self) -> tuple[int, int, int]:
+        """Bring all to the disk: rows, bytes and checksum."""
+        seams.hit("part.finish")
+        self._writer.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return self._n_rows, self._file.size_bytes, self._file.checksum
+
+    def schema_bytes(self) -> bytes:
+        """The schema of what was written."""
+        return bytes(self._schema.serialize())
+
+    def discard(self) -> None:
+        """Remove what was written."""
+        import contextlib
+
+        import pyarrow as pa
+
+        # The writer first: left open it would try again when it is collected, and complain on stderr.
+        for each in (self._writer, self._file):
+            with contextlib.suppress(pa.ArrowException, OSError, ValueError, AttributeError):
+                each.close()
+        with contextlib.suppress(OSError):
+            os.unlink(self._path)
+
+
+class _Summed(io.RawIOBase):
+    """A file that knows the size and the checksum of what was written to it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.size_bytes = self.checksum = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data)
+        self._file.write(view)
+        self.size_bytes += view.nbytes
+        self.checksum = zlib.crc32(view, self.checksum)
+        return view.nbytes
+
+    def tell(self) -> int:
+        return self.size_bytes
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def flush(self) -> None:
+        if not self._file.closed:
+            self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+class _JsonWriter:
+    """One JSON object per row."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def write_table(self, table: Any) -> None:
+        from fourfold.aggregate.rows import to_json
+
+        try:
+            lines = [to_json(row)[0] for row in table.to_pylist()]
+        except (TypeError, ValueError) as error:
+            raise UnwritableValue(f"a value cannot be written as JSON: {error}") from error
+        self._file.write("".join(f"{line}\n" for line in lines).encode("utf-8", "surrogatepass"))
+
+    def close(self) -> None:
+        """Nothing is held back."""
+
+
+def _check_writable(schema: Any, format: str) -> None:
+    import pyarrow as pa
+
+    if not schema.names:
+        raise UnwritableValue("a batch without columns cannot be written")
+    if format != "csv":
+        return
+    nested = [field for field in schema if pa.types.is_nested(field.type)]
+    if nested:
+        raise UnwritableValue(
+            f"column {nested[0].name!r} is {nested[0].type}, which CSV cannot hold: write Parquet or JSON lines, or make it "
+            "a text"
+        )
+
+
+def manifest_bytes(facts: dict[str, Any]) -> bytes:
+    """A manifest as it is written."""
+    return (json.dumps(facts, indent=1) + "\n").encode()

@@ -1,0 +1,119 @@
+"""What is done with each piece: read it, batch by batch, and take each batch through all steps in one pass.
+
+piece ──read──> batch ──step──> batch ──step──> batch ──> table          a batch that raises is taken apart: see poison.py
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from fourfold.data.pieces import CALLS, MIN_ROWS, Piece, TableSource
+from fourfold.data.steps import Apply, Batch, Select, Step
+
+BATCH_ROWS = 1 << 14
+"""Rows of a batch when no step wants fewer. Smaller: more calls of the steps. Larger: more memory, and more rows are searched
+when one fails. Not measured."""
+
+
+class Plan(NamedTuple):
+    """A source, which of its columns are read, and the steps. It travels to each worker once.
+
+    Attributes:
+        batch_rows: The most rows that are taken through the steps at once.
+    """
+
+    source: TableSource
+    columns: tuple[str, ...]
+    steps: tuple[Step, ...] = ()
+    batch_rows: int = BATCH_ROWS
+
+    def with_step(self, step: Step) -> "Plan":
+        """The plan with one more step at its end.
+
+        Raises:
+            OptionError: The step cannot work on what comes before it.
+        """
+        step.schema(self.schema())
+        if isinstance(step, Select) and not self.steps:
+            return self._replace(columns=tuple(step.columns))
+        return self._replace(steps=(*self.steps, step))
+
+    def read_schema(self) -> Any:
+        """Of what is read."""
+        import pyarrow as pa
+
+        return pa.schema([self.source.schema.field(name) for name in self.columns])
+
+    def schema(self) -> Any:
+        """Of what comes out; None when only a run can tell."""
+        schema = self.read_schema()
+        for step in self.steps:
+            schema = step.schema(schema)
+        return schema
+
+    def keeps_rows(self) -> bool:
+        """Whether each row that comes out is one that was read."""
+        return all(step.keeps_rows for step in self.steps)
+
+    def pieces(self) -> Iterable[Piece]:
+        """How the source is cut for these steps: where one takes few rows at once, each of them may take long."""
+        fewest = min((step.most_rows for step in self.steps if step.most_rows is not None), default=MIN_ROWS)
+        least = max((step.least_rows for step in self.steps), default=0)
+        return self.source.pieces(max(1, least, min(MIN_ROWS, CALLS * fewest)))
+
+    def prepare(self) -> "Prepared":
+        """What one worker needs, once."""
+        return Prepared(self, [step.prepare() for step in self.steps])
+
+
+class Prepared:
+    """A plan in a worker: instances are built, models loaded."""
+
+    def __init__(self, plan: Plan, applies: Sequence[Apply]) -> None:
+        self.plan, self._applies = plan, applies
+
+    def batches(self, piece: Piece) -> Iterator[tuple[int, Batch]]:
+        """What is read of a piece: the place in it of the first row of each batch, and the batch."""
+        import numpy as np
+
+        plan = self.plan
+        for row, table in plan.source.read(piece, plan.columns, plan.batch_rows):
+            if piece.rows is not None and row >= piece.rows[1]:
+                return
+            for begin, end in _wanted(row, row + table.num_rows, piece):
+                numbers = None if piece.first is None else np.arange(piece.first + begin, piece.first + end)
+                yield begin, Batch(table.slice(begin - row, end - begin), numbers)
+
+    def run(self, batch: Batch) -> Any:
+        """A batch through all steps: a table; None when no row was left before the last one.
+
+        Functions and models are not called without rows: many cannot take that, and what they make of nothing has no types.
+        """
+        for apply in self._applies:
+            if not batch.table.num_rows:
+                return None
+            batch = apply(batch)
+        return batch.table if batch.table.num_rows or not self._applies else None
+
+    def of_no_rows(self) -> Any:
+        """What the steps make of no rows: columns, as far as they can tell."""
+        import pyarrow as pa
+
+        batch = Batch(self.plan.read_schema().empty_table())
+        try:
+            for apply in self._applies:
+                batch = apply(batch)
+        except Exception:  # a function of the user that cannot take a batch without rows
+            return pa.table({})
+        return batch.table
+
+
+def _wanted(begin: int, end: int, piece: Piece) -> Iterator[tuple[int, int]]:
+    """Which of the rows `[begin, end)` of a piece are to be run, as ranges."""
+    first, last = piece.rows or (begin, end)
+    begin, end = max(begin, first), min(end, last)
+    for out in sorted(each for each in piece.without if begin <= each < end):
+        if begin < out:
+            yield begin, out
+        begin = out + 1
+    if begin < end:
+        yield begin, end

@@ -1,0 +1,263 @@
+"""A plan is run: pieces are the items of a call, and a piece whose worker died is searched for the row to blame.
+
+pieces ──> Call (engine, retries, journal, …) ──> PieceDone, in order
+                   └─ crashed, timed out, out of memory ──> halves of its rows, again and again ──> the row
+"""
+
+import itertools
+import logging
+import os
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
+from typing import Any
+
+from fourfold.aggregate.failures import NOTE
+from fourfold.call import Call
+from fourfold.data.pieces import Piece
+from fourfold.data.plan import Plan
+from fourfold.data.work import Count, FailedRow, Gather, PieceDone, Policy, RunPiece, Tables, shown
+from fourfold.errors import OptionError, TooManyFailures
+from fourfold.execute import current
+from fourfold.options import RunOfBlock, Settings, resolve
+from fourfold.records import Failure, Report
+
+DEADLY = ("crashed", "timed out", "out of memory")
+"""Failures of a piece that one of its rows may be to blame for."""
+
+FAN = 64
+"""Parts into which rows are cut to find the one that kills its worker. Each level costs two deaths, whatever the fan, and runs
+all rows once more. Fewer: more levels. More: more items, of which each opens the file. Not measured."""
+
+FEW_ROWS = 1000
+"""A fraction of `max_failures` counts against so many rows at least, as long as not all are read."""
+
+
+class Run:
+    """One run of a plan.
+
+    Args:
+        plan: What is done.
+        gather: What the tables of a piece become, in its worker.
+        options: Of the user: see `fourfold.Options`.
+        name: What is done, for messages.
+        is_stream: What comes of pieces is wanted in order, and cannot be held until the end.
+
+    Raises:
+        OptionError: An option cannot be used here; before anything starts.
+    """
+
+    def __init__(self, plan: Plan, gather: Gather, options: Mapping[str, Any], name: str, is_stream: bool = False) -> None:
+        self._settings = _with_own_folder(resolve(options))
+        _check_fit(self._settings)
+        self._plan, self.gather, self._name, self._is_stream = plan, gather, name, is_stream
+        self._policy = Policy(self._settings.on_error == "raise", self._settings.retries, self._settings.retry_on)
+        self.failures: list[FailedRow] = []
+        self.n_rows = 0
+        self._report: Report | None = None
+        self._check_max_failures()
+
+    @property
+    def report(self) -> Report:
+        """Figures and verdict, when it has ended."""
+        assert self._report is not None
+        return self._report
+
+    @property
+    def folder(self) -> str | None:
+        """Where this run is recorded."""
+        return self._settings.run
+
+    def _check_max_failures(self) -> None:
+        if self._settings.max_failures is not None and self._policy.first_only:
+            raise OptionError(
+                f'max_failures={self._settings.max_failures!r} allows failures, and on_error="raise" ends at the first one: '
+                'add on_error="collect" or on_error="skip"'
+            )
+
+    def pieces_done(self) -> Iterator[tuple[Piece, PieceDone]]:
+        """What comes of each piece. In order; but one that was searched for a bad row comes last, unless this is a stream.
+
+        Raises:
+            Exception: What the first failing row raised, under `on_error="raise"`.
+            TooManyFailures: More rows failed than `max_failures` allows.
+        """
+        pieces = list(self._plan.pieces())
+        call = self._call(pieces, self.gather, self._policy, self._settings.run)
+        deadly: list[tuple[Piece, Failure]] = []
+        try:
+            with closing(_outcomes_of(call)) as outcomes:
+                for piece, outcome in zip(pieces, outcomes, strict=False):
+                    if isinstance(outcome, Failure) and outcome.kind in DEADLY and not self._is_stream:
+                        deadly.append((piece, outcome))  # searched when nobody waits for it
+                    else:
+                        yield piece, self._settled(piece, outcome)
+            call.raise_if_stopped()
+        except Exception as error:
+            self._raise(error, pieces[call.failures.sorted()[0].index] if call.failures.all else None)
+        finally:
+            self._report = call.conclude()
+        for piece, failure in deadly:
+            yield piece, self._settled(piece, failure)
+        self._check_failures(is_end=True)
+
+    def _call(self, pieces: list[Piece], gather: Gather, policy: Policy, run: str | None, plan: Plan | None = None) -> Call:
+        changed = {
+            "init": (plan or self._plan, gather, policy),
+            "on_error": "raise" if policy.first_only else "collect",
+            "max_failures": None,
+            "retries": 0,
+            "run": run,
+            "progress": self._settings.progress if run == self._settings.run and plan is None else False,
+        }
+        return Call(RunPiece, pieces, Settings(**{**self._settings.__dict__, **changed}), bounded=True, name=self._name)
+
+    def _settled(self, piece: Piece, outcome: Any) -> PieceDone:
+        if isinstance(outcome, PieceDone):
+            done = outcome
+        elif outcome.kind in DEADLY:
+            done = self._searched(piece, outcome)
+        else:
+            done = PieceDone(None, 0, [_whole(piece, outcome)], 0.0)
+        self.n_rows += done.n_rows
+        self.failures += done.failed
+        self._check_failures(is_end=False)
+        return done
+
+    def _check_failures(self, is_end: bool) -> None:
+        most = self._settings.max_failures
+        if most is None:
+            return
+        n_rows = self.n_rows if is_end else max(self.n_rows, self._plan.source.n_rows or FEW_ROWS)
+        if len(self.failures) > (most * n_rows if isinstance(most, float) else most):
+            first = self.failures[0]
+            raise TooManyFailures(
+                f"{len(self.failures)} of {self.n_rows} rows failed, more than max_failures={most!r} allows; the first is row "
+                f"{first.row} of {first.path}: {first.error_type}: {first.message}",
+                failures=self.failures,
+            ) from first.error
+
+    # ---- a row that kills its worker ---------------------------------------------------------------------------------
+
+    def _searched(self, piece: Piece, failure: Failure) -> PieceDone:
+        """A piece without its rows that kill the worker that runs them."""
+        killers = self._killers(piece, failure)
+        if not killers:
+            return PieceDone(None, 0, [_whole(piece, failure)], 0.0)
+        failed = [self._failed(part, each) for part, each in killers]
+        rest = piece._replace(without=tuple(part.rows[0] for part, _ in killers if part.rows))
+        (outcome,) = self._outcomes([rest], self.gather, self._folder(piece, "rest"))
+        if not isinstance(outcome, PieceDone):  # it is not these rows alone
+            return PieceDone(None, 0, [_whole(piece, outcome)], 0.0)
+        found = sorted([*failed, *outcome.failed], key=lambda each: each.row)
+        return outcome._replace(failed=found, n_rows=outcome.n_rows + len(failed))
+
+    def _killers(self, piece: Piece, failure: Failure) -> list[tuple[Piece, Failure]]:
+        """The rows of a piece that kill their worker alone, each as a piece of one row; none when nobody can tell."""
+        n_rows = self._as_read(piece, Count(), columns=())
+        parts, depth = [(piece._replace(rows=(0, n_rows)), failure)] if n_rows else [], 0
+        while any(_n_rows(part) > 1 for part, _ in parts):
+            smaller = [small for part, _ in parts for small in _cut(part)]
+            outcomes = self._outcomes(smaller, Count(), self._folder(piece, str(depth)))
+            parts = [(part, each) for part, each in zip(smaller, outcomes, strict=True) if isinstance(each, Failure)]
+            depth += 1
+        return parts
+
+    def _folder(self, piece: Piece, name: str) -> str | None:
+        """Where a search is recorded."""
+        run = self._settings.run
+        return None if run is None else os.path.join(run, "search", f"{piece.number}-{name}")
+
+    def _outcomes(self, pieces: list[Piece], gather: Gather, run: str | None, plan: Plan | None = None) -> list[Any]:
+        """PieceDone or Failure of each piece."""
+        call = self._call(pieces, gather, self._policy._replace(first_only=False), run, plan)
+        outcomes = list(_outcomes_of(call))
+        call.raise_if_stopped()
+        call.conclude()
+        return outcomes
+
+    def _as_read(self, piece: Piece, gather: Gather, columns: tuple[str, ...]) -> Any:
+        """What comes of these columns of a piece before any step; None when it cannot be read."""
+        (outcome,) = self._outcomes([piece], gather, None, self._plan._replace(steps=(), columns=columns))
+        return outcome.value if isinstance(outcome, PieceDone) else None
+
+    def _failed(self, piece: Piece, failure: Failure) -> FailedRow:
+        """The row that is left of the piece, as a failure."""
+        tables = self._as_read(piece, Tables(), self._plan.columns)
+        row = tables[0] if tables else None
+        path, number = self._plan.source.place(piece, piece.rows[0] if piece.rows else 0)
+        seen = shown(row) if row is not None else ""
+        what = failure.kind, failure.error, failure.error_type, failure.message, failure.traceback
+        return FailedRow(path, number, *what, seen, row)
+
+    def _raise(self, error: Exception, piece: Piece | None) -> None:
+        """Raise what ended the run, with the row that it is about instead of the piece."""
+        from fourfold.errors import ItemTimeout, WorkerLost
+
+        notes = [note for note in getattr(error, "__notes__", []) if not note.startswith(NOTE)]
+        if isinstance(error, WorkerLost | ItemTimeout) and piece is not None:
+            kind = "timed out" if isinstance(error, ItemTimeout) else "crashed"
+            failure = Failure(0, kind, error, type(error).__name__, str(error), "", "")
+            for bad in [self._failed(*killer) for killer in self._killers(piece, failure)[:1]]:
+                notes.append(f"fourfold: row {bad.row} of {bad.path}: {bad.shown}")
+        BaseException.__setattr__(error, "__notes__", notes)
+        raise error
+
+    def warn_of_failures(self) -> None:
+        """Log rows without a value, where the answer has no place for them."""
+        if self.failures:
+            first = self.failures[0]
+            logging.getLogger("fourfold").warning(
+                "%s left out %d failed rows; the first: row %d of %s: %s: %s",
+                self._name,
+                len(self.failures),
+                first.row,
+                first.path,
+                first.error_type,
+                first.message,
+            )
+
+
+def _with_own_folder(settings: Settings) -> Settings:
+    """Of `using(run=…)`, each run has a folder of its own: this one's, for all the calls that it makes."""
+    if not isinstance(settings.run, RunOfBlock):
+        return settings
+    own = None if current.inside_item() else settings.run.of_next_call()
+    return Settings(**{**settings.__dict__, "run": own})
+
+
+def _check_fit(settings: Settings) -> None:
+    """Refuse the options that speak of items of the user, which a dataset has not."""
+    if settings.init:
+        raise OptionError("init= is not for datasets: give it to map_batches or predict, with the class")
+    if settings.cost is not None:
+        raise OptionError("cost= is not for datasets: pieces of a table have no cost that anybody knows before they run")
+    if not settings.idempotent:
+        raise OptionError(
+            "idempotent=False is not for datasets: rows are run again when a worker dies, and written once all the same"
+        )
+
+
+def _n_rows(piece: Piece) -> int:
+    assert piece.rows is not None
+    return piece.rows[1] - piece.rows[0]
+
+
+def _cut(piece: Piece) -> list[Piece]:
+    """The rows of a piece in at most FAN parts."""
+    assert piece.rows is not None
+    first, end = piece.rows
+    n_parts = min(FAN, end - first)
+    ends = [first + (end - first) * at // n_parts for at in range(n_parts + 1)]
+    return [piece._replace(rows=each) for each in itertools.pairwise(ends)]
+
+
+def _outcomes_of(call: Call) -> Generator[Any]:
+    with closing(call.in_order()) as segments:
+        for segment in segments:
+            yield from segment.values
+
+
+def _whole(piece: Piece, failure: Failure) -> FailedRow:
+    """All rows of a piece, of which none could be read."""
+    path = piece.path or "the table"
+    return FailedRow(path, -1, failure.kind, failure.error, failure.error_type, failure.message, failure.traceback, "")

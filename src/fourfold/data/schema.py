@@ -1,0 +1,148 @@
+"""Which columns a table has: declared by the user, or what all batches have in common.
+
+A batch may be of a narrower type than the others (only nulls, integers where others have fractions): it is widened. Anything
+else is an error that names the column and both types.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fourfold.errors import OptionTypeError
+
+
+class SchemaConflict(TypeError):
+    """Two batches that cannot be in one table; `column` says where they differ, None when their columns have other names."""
+
+    def __init__(self, message: str, column: str | None = None) -> None:
+        super().__init__(message)
+        self.column = column
+
+
+def declared(schema: Any) -> Any:
+    """The Arrow schema of what the user wrote: a schema, or a dict of names and types ("int64", `pa.int64()`, `int`).
+
+    Raises:
+        OptionTypeError: It is no schema.
+    """
+    import pyarrow as pa
+
+    if schema is None or isinstance(schema, pa.Schema):
+        return schema
+    if isinstance(schema, Mapping):
+        return pa.schema([pa.field(str(name), _type(name, each)) for name, each in schema.items()])
+    raise OptionTypeError(
+        f"schema={schema!r} must be a pyarrow schema, or a dict of names and types, such as {{'x': 'float64'}}"
+    )
+
+
+_OF_PYTHON: dict[Any, str] = {int: "int64", float: "float64", str: "string", bool: "bool", bytes: "binary"}
+
+
+def _type(name: Any, type_: Any) -> Any:
+    import pyarrow as pa
+
+    if isinstance(type_, pa.DataType):
+        return type_
+    word = _OF_PYTHON.get(type_, type_)
+    try:
+        if word in ("timestamp", "datetime"):
+            return pa.timestamp("us")
+        return pa.type_for_alias(word)
+    except (ValueError, TypeError):
+        raise OptionTypeError(
+            f"schema[{name!r}]={type_!r} is no type: write a pyarrow type, or its name, such as 'int64', 'float64', 'string'"
+        ) from None
+
+
+def unified(schemas: list[Any]) -> Any:
+    """The schema that all of these fit into.
+
+    Raises:
+        SchemaConflict: There is none.
+    """
+    import pyarrow as pa
+
+    first = schemas[0]
+    for other in schemas[1:]:
+        if other.equals(first):
+            continue
+        check_names(other.names, first.names)
+        fields = [pa.field(field.name, common(field.name, field.type, other.field(field.name).type)) for field in first]
+        first = pa.schema(fields)
+    return first
+
+
+def check_names(names: list[str], wanted: list[str], what: str = "another batch has") -> None:
+    """Raise SchemaConflict unless both have the same columns, in whatever order."""
+    missing = [name for name in wanted if name not in names]
+    unknown = [name for name in names if name not in wanted]
+    if missing or unknown:
+        said = [f"{word} {', '.join(map(repr, them))}" for word, them in (("misses", missing), ("has also", unknown)) if them]
+        raise SchemaConflict(f"its columns differ from those that {what}: it {' and '.join(said)}")
+
+
+def common(name: str, one: Any, other: Any) -> Any:
+    """The type that holds the values of both.
+
+    Raises:
+        SchemaConflict: There is none.
+    """
+    import pyarrow as pa
+
+    if one.equals(other) or pa.types.is_null(other):
+        return one
+    if pa.types.is_null(one):
+        return other
+    if pa.types.is_dictionary(one) or pa.types.is_dictionary(other):
+        values = common(name, *(each.value_type if pa.types.is_dictionary(each) else each for each in (one, other)))
+        both = pa.types.is_dictionary(one) and pa.types.is_dictionary(other)
+        return pa.dictionary(pa.int32(), values) if both else values
+    if {one, other} in ({pa.string(), pa.large_string()}, {pa.binary(), pa.large_binary()}):
+        return max(one, other, key=lambda each: str(each).startswith("large"))
+    if _is_number(one) == _is_number(other) and not _is_text(one) and not _is_text(other):
+        try:
+            return (
+                pa.unify_schemas([pa.schema([("", one)]), pa.schema([("", other)])], promote_options="permissive")
+                .field(0)
+                .type
+            )
+        except (pa.ArrowException, TypeError):
+            pass
+    raise SchemaConflict(f"column {name!r} is {other} here and {one} in another batch: declare its type with schema=", name)
+
+
+def _is_number(type_: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_))
+
+
+def _is_text(type_: Any) -> bool:
+    import pyarrow as pa
+
+    return any(
+        test(type_) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    )
+
+
+def fitted(table: Any, schema: Any) -> Any:
+    """The table with the columns of the schema, in its order and types.
+
+    Raises:
+        SchemaConflict: Its columns have other names, or a value does not fit its column's type.
+    """
+    import pyarrow as pa
+
+    if table.schema.equals(schema):
+        return table
+    check_names(table.column_names, schema.names, "are declared")
+    columns = []
+    for field in schema:
+        try:
+            columns.append(table.column(field.name).cast(field.type))
+        except pa.ArrowException as error:
+            have = table.schema.field(field.name).type
+            raise SchemaConflict(
+                f"column {field.name!r} is {have} and does not fit {field.type}: {error}", field.name
+            ) from error
+    return pa.table(columns, schema=schema)

@@ -1,0 +1,147 @@
+"""Lines into tables: CSV, JSON lines and text, each from bytes that begin and end between two rows."""
+
+import io
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from fourfold.errors import OptionError, OptionTypeError
+
+TEXT = "text"
+"""The one column of files of text."""
+
+
+class Dialect(NamedTuple):
+    """How CSV is written.
+
+    Attributes:
+        delimiter: Between values.
+        header: Whether the first line has the names of the columns; without, they are "0", "1" and so on.
+        quoted_newlines: Whether values in quotes may contain line ends. False: a large file is cut without a pass over it.
+    """
+
+    delimiter: str = ","
+    header: bool = True
+    quoted_newlines: bool = True
+
+
+def dialect_of(reading: dict[str, Any]) -> Dialect:
+    """The dialect with these fields.
+
+    Raises:
+        OptionTypeError: There is no such field, or its value is of the wrong type.
+        OptionError: Its value cannot be used.
+    """
+    for name, value in reading.items():
+        if name not in Dialect._fields:
+            raise OptionTypeError(f"there is no option {name!r} for reading; those of CSV are: {', '.join(Dialect._fields)}")
+        wanted = str if name == "delimiter" else bool
+        if not isinstance(value, wanted):
+            raise OptionTypeError(f"{name}={value!r} must be of type {wanted.__name__}")
+    dialect = Dialect(**reading)
+    if len(dialect.delimiter) != 1 or dialect.delimiter in '"\r\n':
+        raise OptionError(f"delimiter={dialect.delimiter!r} must be one character, and no quote or line end")
+    return dialect
+
+
+def row_end(block: bytes, is_quoted: bool) -> int:
+    """Where the first row of a block ends that begins with a row: behind its line end; 0 when it does not end there."""
+    begin, n_quotes = 0, 0
+    while (at := block.find(b"\n", begin)) >= 0:
+        n_quotes += block.count(b'"', begin, at) if is_quoted else 0
+        if n_quotes % 2 == 0:
+            return at + 1
+        begin = at + 1
+    return 0
+
+
+def last_row_end(block: bytes, is_odd: bool) -> tuple[int, bool]:
+    """Where the last row ends in a block, and whether what is behind it has an odd number of quotes.
+
+    Args:
+        block: Bytes of CSV.
+        is_odd: Whether those before them, since the end of a row, have an odd number of quotes.
+
+    Returns:
+        0 for the end when no row ends in it; then the second is about the block with what was before.
+    """
+    n_quotes = block.count(b'"') + is_odd
+    n_behind, right = 0, len(block)
+    while (at := block.rfind(b"\n", 0, right)) >= 0:
+        n_behind += block.count(b'"', at, right)
+        if (n_quotes - n_behind) % 2 == 0:
+            return at + 1, n_behind % 2 == 1
+        right = at
+    return 0, n_quotes % 2 == 1
+
+
+def header_of(line: bytes, dialect: Dialect) -> list[str]:
+    """The names of the columns, by the first row of a CSV file.
+
+    Raises:
+        ValueError: Two of them are the same.
+    """
+    import csv
+
+    values = next(csv.reader([line.decode("utf-8-sig").rstrip("\r\n")], delimiter=dialect.delimiter, strict=True), [])
+    names = values if dialect.header else [str(number) for number in range(len(values))]
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"the header names {twice[0]!r} more than once")
+    return names
+
+
+def parse_csv(data: bytes, names: Sequence[str], schema: Any, columns: Sequence[str] | None, dialect: Dialect) -> Any:
+    """The rows of CSV without a header.
+
+    Args:
+        data: Whole rows.
+        names: Of the columns, as they come.
+        schema: The types of columns that are known; the others are inferred.
+        columns: Those that are wanted; None for all.
+        dialect: How it is written.
+    """
+    from pyarrow import csv
+
+    types = {field.name: field.type for field in schema if field.name in names}
+    wanted = list(names) if columns is None else [name for name in columns if name in names]
+    if not wanted:  # the rows are counted all the same
+        wanted = list(names)[:1]
+    return csv.read_csv(
+        io.BytesIO(data),
+        read_options=csv.ReadOptions(use_threads=False, column_names=list(names), block_size=_block(data)),
+        parse_options=csv.ParseOptions(delimiter=dialect.delimiter, newlines_in_values=dialect.quoted_newlines),
+        convert_options=csv.ConvertOptions(
+            column_types=types, include_columns=wanted, strings_can_be_null=True, quoted_strings_can_be_null=False
+        ),
+    )
+
+
+def parse_jsonl(data: bytes, schema: Any, strict: bool) -> Any:
+    """The rows of JSON lines. `strict`: a field that is not in the schema is an error, and not a column more."""
+    import pyarrow as pa
+    from pyarrow import json
+
+    if not data.strip():
+        return pa.table({field.name: pa.array([], field.type) for field in schema})
+    return json.read_json(
+        io.BytesIO(data),
+        read_options=json.ReadOptions(use_threads=False, block_size=_block(data)),
+        parse_options=json.ParseOptions(
+            explicit_schema=schema if len(schema) else None, unexpected_field_behavior="error" if strict else "infer"
+        ),
+    )
+
+
+def parse_text(data: bytes) -> Any:
+    """One row per line, without its line end."""
+    import pyarrow as pa
+
+    lines = data.decode("utf-8").split("\n")
+    if not lines[-1]:
+        del lines[-1]
+    return pa.table({TEXT: pa.array([line.removesuffix("\r") for line in lines], pa.string())})
+
+
+def _block(data: bytes) -> int:
+    """All of it: a row that lies in two blocks of Arrow is an error to it."""
+    return max(1 << 16, len(data) + 1)

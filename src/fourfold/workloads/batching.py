@@ -1,0 +1,63 @@
+"""How many rows a model takes at once: measured, since no number suits all models."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+FIRST_ROWS = 64
+"""Rows of the first call under "auto". Smaller: more calls until the best size is found. Larger: a model that likes few rows
+is slow for longer. Not measured."""
+
+MOST_ROWS = 1 << 16
+"""Rows of a call at most. Larger: more memory, with nothing left to gain."""
+
+GAIN = 1.05
+"""A call of twice the rows must take this much less time per row, or the size stays. Smaller: it grows on noise."""
+
+
+class BatchSize:
+    """How many rows to give to a model: a number, or what was fastest so far.
+
+    It doubles while that makes rows faster, goes back when it made them slower, and halves when memory runs out.
+    """
+
+    def __init__(self, fixed: int | None) -> None:
+        self._is_fixed = fixed is not None
+        self.rows = fixed if fixed is not None else FIRST_ROWS
+        self._fastest_s: float | None = None
+        self._is_settled = self._is_fixed
+
+    def run(self, call: Callable[[Any], Any], table: Any) -> list[Any]:
+        """What the model makes of all rows of a table, in as many calls as that takes.
+
+        Raises:
+            MemoryError: A single row is too much.
+        """
+        found: list[Any] = []
+        at = 0
+        while at < table.num_rows or not found:
+            part = table.slice(at, self.rows)
+            began = time.perf_counter()
+            try:
+                found.append(call(part))
+            except MemoryError:
+                if part.num_rows <= 1:
+                    raise
+                self.rows, self._is_settled = max(1, part.num_rows // 2), True
+                continue
+            self._learn(part.num_rows, time.perf_counter() - began)
+            at += part.num_rows
+        return found
+
+    def _learn(self, n_rows: int, elapsed_s: float) -> None:
+        if self._is_settled or n_rows < self.rows:  # the last rows of a table tell nothing of a full call
+            return
+        each_s = elapsed_s / n_rows
+        if self._fastest_s is None or each_s * GAIN < self._fastest_s:
+            self._fastest_s = each_s
+            if self.rows * 2 <= MOST_ROWS:
+                self.rows *= 2
+                return
+        elif each_s > self._fastest_s * GAIN:
+            self.rows = max(1, self.rows // 2)
+        self._is_settled = True

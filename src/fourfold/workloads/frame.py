@@ -1,0 +1,85 @@
+"""Steps on a frame that lives in a cluster already: lazy, and a frame of the same kind comes back."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fourfold.data.frames import SAMPLE_ROWS, FrameKind, FramePass
+from fourfold.data.steps import Step
+from fourfold.errors import OptionError
+from fourfold.workloads.steps import drawn, filtered, mapped, predicted, selected, transformed
+
+
+class Frame:
+    """A DataFrame of Spark or Dask, or a Dataset of Ray, and steps on its rows. Made by `fourfold.scan`; it does not change.
+
+    Attributes:
+        native: The frame with all steps, lazy, of the kind that it was: write it, join it, count it with its own methods.
+        schema: Of its rows, as an Arrow schema.
+    """
+
+    def __init__(self, kind: FrameKind, frame: Any, steps: tuple[Step, ...] = (), schema: Any = None) -> None:
+        self._kind, self._frame, self._steps = kind, frame, steps
+        self.schema = kind.schema(frame) if schema is None else schema
+
+    def __repr__(self) -> str:
+        steps = "".join(f", then {type(step).__name__}" for step in self._steps)
+        return f"Frame({self._kind.name} of {', '.join(self.schema.names)}{steps})"
+
+    @property
+    def columns(self) -> list[str]:
+        """The names in the schema."""
+        return list(self.schema.names)
+
+    @property
+    def native(self) -> Any:
+        """See the class."""
+        return self._kind.map(self._frame, FramePass(self._steps, self.schema)) if self._steps else self._frame
+
+    def _with(self, step: Step) -> "Frame":
+        schema = step.schema(self.schema)
+        steps = (*self._steps, step)
+        if schema is None:  # only a run tells, and clusters want to know before
+            sample = self._kind.sample(self._frame, SAMPLE_ROWS)
+            schema = FramePass(steps)(sample).schema
+        return Frame(self._kind, self._frame, steps, schema)
+
+    def select(self, columns: Sequence[str]) -> "Frame":
+        """As `Dataset.select`."""
+        return self._with(selected(columns))
+
+    def filter(self, condition: Any, batch_format: str = "pandas") -> "Frame":
+        """As `Dataset.filter`."""
+        return self._with(filtered(condition, batch_format))
+
+    def map_batches(
+        self,
+        fn: Callable[..., Any],
+        *,
+        init: tuple[Any, ...] = (),
+        batch_size: int | str = "auto",
+        batch_format: str = "pandas",
+        schema: Any = None,
+    ) -> "Frame":
+        """As `Dataset.map_batches`. Without `schema=` the function is called once here, with some rows, for its columns."""
+        return self._with(mapped(fn, init, batch_size, batch_format, schema))
+
+    def transform(self, transformer: Any, dense: bool = False) -> "Frame":
+        """As `Dataset.transform`."""
+        return self._with(transformed(transformer, dense))
+
+    def predict(self, model: Any, **options: Any) -> "Frame":
+        """As `Dataset.predict`, with its options. The model is loaded once here, with some rows, for its columns."""
+        return self._with(predicted(model, **options))
+
+    def split(self, test: float, seed: int = 0, *, by: str | None = None) -> tuple["Frame", "Frame"]:
+        """As `Dataset.split`, by a column: the rows of a cluster's frame have no numbers.
+
+        Raises:
+            OptionError: `by` is not given.
+        """
+        if by is None:
+            raise OptionError(
+                "rows of a frame in a cluster have no numbers, and may come in any order: name a column with by="
+            )
+        train, held = drawn(test, seed, by)
+        return self._with(train.behind(self._steps)), self._with(held.behind(self._steps))

@@ -1,0 +1,93 @@
+"""Tables from the command line: `head`, `map --batch` and `predict`, as a user types them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import joblib
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from sklearn.tree import DecisionTreeClassifier
+from tables import people, write_csv, write_parquet
+
+import fourfold as ff
+
+
+def fourfold(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "fourfold", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=100)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_parquet(people(50), tmp_path / "in.parquet")
+    (tmp_path / "mine.py").write_text(
+        "def double(batch):\n"
+        "    if (batch['id'] == 30).any() and len(batch) == 1:\n"
+        "        raise ValueError('not this one')\n"
+        "    if (batch['id'] == 30).any():\n"
+        "        raise ValueError('somewhere in here')\n"
+        "    return batch.assign(y=batch['id'] * 2)\n"
+    )
+    return tmp_path
+
+
+def test_head_prints_columns_types_and_rows(folder: Path) -> None:
+    write_csv(people(3), folder / "in.csv")
+    ended = fourfold("head", "in.csv", "-n", "2", "--columns", "id,word", folder=folder)
+    assert ended.returncode == 0, ended.stderr
+    for word in ("id", "int64", "word", "string", "plain"):
+        assert word in ended.stdout
+    assert "a,comma" not in ended.stdout
+
+
+def test_map_with_batches_writes_a_folder_and_keeps_rows_that_fail(folder: Path) -> None:
+    ended = fourfold("map", "mine:double", "in.parquet", "-o", "out", "--batch", "pandas", folder=folder)
+    assert ended.returncode == 3, ended.stderr
+    assert ff.scan(folder / "out").to_pandas()["y"].tolist() == [2 * row for row in range(50) if row != 30]
+    assert "out: 49 rows in 1 files" in ended.stderr
+    assert "the first: row 30 of in.parquet: ValueError: not this one" in ended.stderr
+    assert pq.read_table(folder / "out" / "_failed" / "rows.parquet").column("id").to_pylist() == [30]
+
+
+def test_predict_writes_a_folder_and_the_same_command_finds_it_done(folder: Path) -> None:
+    frame = pd.DataFrame({"id": range(50), "x": [row / 10 for row in range(50)]})
+    frame.to_parquet(folder / "rows.parquet")
+    joblib.dump(DecisionTreeClassifier(random_state=0).fit(frame[["x"]], frame["id"] % 2), folder / "m.joblib")
+    command = [
+        "predict",
+        "m.joblib",
+        "rows.parquet",
+        "-o",
+        "scores",
+        "--method",
+        "predict_proba",
+        "--keep",
+        "id",
+        "--run",
+        "r",
+    ]
+    ended = fourfold(*command, folder=folder)
+    assert ended.returncode == 0, ended.stderr
+    assert ff.scan(folder / "scores").columns == ["id", "proba_0", "proba_1"]
+    assert "nothing was left to do" in fourfold(*command, folder=folder).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["head", "none.parquet"], "input not found: none.parquet"),
+        (["head", "in.parquet", "--columns", "idd"], "did you mean 'id'?"),
+        (["predict", "none.joblib", "in.parquet", "-o", "out"], "there is no such file"),
+        (["map", "mine:double", "in.parquet", "-o", "out", "--batch", "panda"], "batch_format='panda' is not known"),
+        (["map", "mine:double", "in.parquet", "-o", "out", "--batch", "pandas", "--items", "paths"], "leave --items out"),
+    ],
+)
+def test_the_first_wrong_thing_is_one_line(arguments: list[str], words: str, folder: Path) -> None:
+    ended = fourfold(*arguments, folder=folder)
+    assert ended.returncode == 2
+    assert words in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+    assert not os.path.exists(folder / "out")

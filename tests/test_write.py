@@ -1,0 +1,362 @@
+"""`Dataset.write`: a folder that appears whole or not at all, with each row once, whatever dies meanwhile."""
+
+import os
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+import pytest
+from running import started, until
+from tables import people, small_pieces, write_parquet
+
+import fourfold as ff
+from fourfold.data.commit import Output
+from fourfold.errors import OptionError, OptionTypeError, RunChanged, RunError, RunInUse, UnwritableValue
+
+__all__ = ["small_pieces"]
+
+Cut = Callable[[int, int], None]
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return pads.dataset(folder, partitioning="hive").to_table().to_pylist()
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+@pytest.mark.parametrize("format", ["parquet", "csv", "jsonl"])
+@pytest.mark.parametrize("engine", ["serial", "processes"])
+def test_what_is_written_is_read_back_in_order(format: str, engine: str, tmp_path: Path, small_pieces: Cut) -> None:
+    small_pieces(40, 1 << 20)
+    written = ff.scan(people(200)).write(tmp_path / "out", format=format, engine=engine, workers=2)
+    small_pieces(1 << 15, 8 << 20)
+    assert ff.scan(tmp_path / "out").to_arrow().equals(people(200))
+    assert written.n_rows == 200
+    assert [os.path.basename(each) for each in written.files] == [f"part-{at:05d}.{format}" for at in range(5)]
+    assert left_in(tmp_path) == ["out"]
+    assert written.report is not None
+
+
+def test_the_files_do_not_depend_on_workers_or_engine(tmp_path: Path, small_pieces: Cut) -> None:
+    small_pieces(40, 1 << 20)
+    seen = []
+    for at, options in enumerate([{"engine": "serial"}, {"engine": "processes", "workers": 3, "chunk": 2}]):
+        written = ff.scan(people(200)).write(tmp_path / str(at), **options)
+        seen.append([Path(each).read_bytes() for each in written.files])
+    assert seen[0] == seen[1]
+
+
+def test_columns_become_folders_and_come_back(tmp_path: Path, small_pieces: Cut) -> None:
+    small_pieces(20, 1 << 20)
+    table = people(60)
+    written = ff.scan(table).write(tmp_path / "out", partition_by=["word"])
+    assert (tmp_path / "out" / "word=__HIVE_DEFAULT_PARTITION__").is_dir()
+    assert all("word=" in each for each in written.files)
+    found = ff.scan(tmp_path / "out").select(["id", "x", "word"]).to_arrow().sort_by("id")
+    assert found.equals(table)
+
+
+def test_nothing_is_overwritten_unless_that_is_asked_for(tmp_path: Path) -> None:
+    ff.scan(people(5)).write(tmp_path / "out")
+    ran = []
+
+    def note(batch: pd.DataFrame) -> pd.DataFrame:
+        ran.append(1)
+        return batch
+
+    with pytest.raises(OptionError, match="is there already: give another path, or overwrite=True"):
+        ff.scan(people(6)).map_batches(note).write(tmp_path / "out")
+    assert ran == []
+    ff.scan(people(6)).write(tmp_path / "out", overwrite=True)
+    assert len(rows_of(tmp_path / "out")) == 6
+    assert left_in(tmp_path) == ["out"]
+
+
+def test_a_run_that_fails_leaves_nothing_and_what_was_there(tmp_path: Path, small_pieces: Cut) -> None:
+    small_pieces(10, 1 << 20)
+    ff.scan(people(5)).write(tmp_path / "out")
+
+    def fail(batch: pd.DataFrame) -> pd.DataFrame:
+        if (batch["id"] == 35).any():
+            raise ValueError("no")
+        return batch
+
+    with pytest.raises(ValueError, match="no"):
+        ff.scan(people(50)).map_batches(fail).write(tmp_path / "out", overwrite=True)
+    assert left_in(tmp_path) == ["out"]
+    assert len(rows_of(tmp_path / "out")) == 5
+
+
+def test_types_that_differ_from_piece_to_piece_are_widened_and_conflicts_appear_nowhere(
+    tmp_path: Path, small_pieces: Cut
+) -> None:
+    small_pieces(1, 1 << 20)
+
+    def of(*values: Any) -> ff.Dataset:
+        return ff.scan([{"n": n} for n in range(len(values))]).map_batches(
+            lambda batch: pa.table({"a": [values[batch[0]["n"]]]}), batch_format="pylist"
+        )
+
+    of(None, 1, 2.5).write(tmp_path / "out", engine="serial")
+    schemas = {str(pq.read_schema(each)) for each in (tmp_path / "out").glob("*.parquet")}
+    assert schemas == {"a: double"}
+    assert [row["a"] for row in rows_of(tmp_path / "out")] == [None, 1.0, 2.5]
+    with pytest.raises(UnwritableValue, match="column 'a' is string"):
+        of(1, "x").write(tmp_path / "bad", engine="serial")
+    assert left_in(tmp_path) == ["out"]
+
+
+def test_types_that_differ_within_a_piece_are_widened_too(tmp_path: Path) -> None:
+    values = [None, 1, 2.5]
+    found = ff.scan([{"n": n} for n in range(3)]).map_batches(
+        lambda batch: (pa.table({"a": [values[row["n"]]]}) for row in batch), batch_size=1, batch_format="pylist"
+    )
+    found._plan = found._plan._replace(batch_rows=1)
+    found.write(tmp_path / "out", engine="serial")
+    assert [row["a"] for row in rows_of(tmp_path / "out")] == [None, 1.0, 2.5]
+    assert left_in(tmp_path / "out") == ["_fourfold.json", "part-00000.parquet"]
+
+
+def test_rows_that_fail_are_kept_beside_and_can_be_fed_back(tmp_path: Path, small_pieces: Cut) -> None:
+    small_pieces(10, 1 << 20)
+    write_parquet(people(60), tmp_path / "in.parquet")
+
+    def check(batch: pd.DataFrame) -> pd.DataFrame:
+        if batch["id"].isin([7, 33]).any():
+            raise ValueError("bad row")
+        return batch
+
+    dataset = ff.scan(tmp_path / "in.parquet").map_batches(check)
+    written = dataset.write(tmp_path / "out", on_error="collect")
+    assert [(failure.row, failure.kind, failure.message) for failure in written.failures] == [
+        (7, "raised", "bad row"),
+        (33, "raised", "bad row"),
+    ]
+    assert written.failed_path is not None
+    failed = ff.scan(written.failed_path).to_arrow().to_pylist()
+    assert [(row["id"], row["_row"], row["_error"]) for row in failed] == [
+        (7, 7, "ValueError: bad row"),
+        (33, 33, "ValueError: bad row"),
+    ]
+    assert failed[0]["_file"] == str(tmp_path / "in.parquet")
+    assert ff.scan(tmp_path / "out").count() == 58  # what begins with _ is no data
+    again = ff.scan(written.failed_path, columns=["id", "x", "word"]).write(tmp_path / "mended")
+    assert again.n_rows == 2
+
+
+def test_no_rows_make_a_folder_that_tells_the_columns(tmp_path: Path) -> None:
+    written = ff.scan(people(0)).write(tmp_path / "out")
+    assert (written.n_rows, written.files) == (0, [])
+    assert ff.scan(tmp_path / "out").to_arrow().equals(people(0))
+
+
+def test_a_run_of_something_else_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    ff.scan(people(20)).map_batches(lambda batch: batch).write(tmp_path / "out", run=tmp_path / "run")
+    with pytest.raises(RunChanged):
+        ff.scan(people(20)).map_batches(lambda batch: batch.head(1)).write(tmp_path / "out", run=tmp_path / "run")
+    with pytest.raises(RunChanged):
+        ff.scan(people(21)).map_batches(lambda batch: batch).write(tmp_path / "out", run=tmp_path / "run", overwrite=True)
+
+
+def test_two_calls_of_one_run_do_not_write_at_once(tmp_path: Path) -> None:
+    first, second = (Output(str(tmp_path / "out"), "same", False, "parquet") for _ in range(2))
+    first.open()
+    with pytest.raises(RunInUse, match="another call of the same run"):
+        second.open()
+    second.discard()
+    assert first.staging.is_dir()
+    first.discard()
+    assert left_in(tmp_path) == []
+
+
+def test_runs_of_a_block_go_on_too(tmp_path: Path, small_pieces: Cut) -> None:
+    small_pieces(10, 1 << 20)
+
+    def check(batch: pd.DataFrame) -> pd.DataFrame:
+        if (batch["id"] == 35).any() and not (tmp_path / "mended").exists():
+            raise ValueError("no")
+        return batch
+
+    def call() -> Any:
+        with ff.using(run=tmp_path / "runs", engine="serial"):
+            return ff.scan(people(60)).map_batches(check).write(tmp_path / "out")
+
+    with pytest.raises(ValueError, match="no"):
+        call()
+    (tmp_path / "mended").touch()
+    assert call().report.n_recorded >= 2
+    assert call().report.n_recorded == 6
+    assert left_in(tmp_path) == ["mended", "out", "runs"]
+
+
+def test_a_piece_that_cannot_be_read_is_left_out_and_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fourfold.data.sources.lines.READ_BYTES", 64)
+    monkeypatch.setattr("fourfold.data.sources.lines.PATIENCE", 0)
+    (tmp_path / "1.csv").write_text("a\n" + "1\n" * 100 + "x\n")
+    (tmp_path / "2.csv").write_text("a\n7\n")
+    written = ff.scan([tmp_path / "1.csv", tmp_path / "2.csv"]).write(tmp_path / "out", on_error="skip", engine="serial")
+    assert [row["a"] for row in rows_of(tmp_path / "out")] == [7]
+    assert [(failure.row, failure.path) for failure in written.failures] == [(-1, str(tmp_path / "1.csv"))]
+    assert written.failed_path is not None
+    failed = ff.scan(written.failed_path)
+    assert failed.columns == ["a", "_file", "_row", "_kind", "_error"]
+    again = failed.map_batches(lambda batch: 1 / 0).write(tmp_path / "again", on_error="skip", engine="serial")
+    assert again.failed_path is not None
+    assert ff.scan(again.failed_path).columns == failed.columns
+
+
+def test_a_csv_file_of_one_column_cannot_hold_nulls(tmp_path: Path) -> None:
+    with pytest.raises(UnwritableValue, match="would be empty lines"):
+        ff.scan([{"a": 1}, {"a": None}]).write(tmp_path / "out", format="csv")
+
+
+def test_a_finished_run_is_done_at_once_and_runs_nothing(tmp_path: Path, small_pieces: Cut) -> None:
+    small_pieces(10, 1 << 20)
+    source, out, run = people(40), tmp_path / "out", tmp_path / "run"
+    ran = tmp_path / "ran"
+
+    class Note:
+        def __init__(self) -> None:
+            with open(ran, "a") as file:
+                file.write("built\n")
+
+        def __call__(self, batch: pd.DataFrame) -> pd.DataFrame:
+            return batch
+
+    first = ff.scan(source).map_batches(Note).write(out, run=run, engine="serial")
+    assert lines(ran) == 1
+    again = ff.scan(source).map_batches(Note).write(out, run=run, engine="serial")
+    assert lines(ran) == 1
+    assert (again.files, again.n_rows) == (first.files, first.n_rows)
+    assert "nothing was left to do" in again.report.verdict
+
+
+def test_parts_that_are_gone_are_named(tmp_path: Path, small_pieces: Cut) -> None:
+    small_pieces(10, 1 << 20)
+
+    def fail(batch: pd.DataFrame) -> pd.DataFrame:
+        if (batch["id"] == 35).any() and not (tmp_path / "mended").exists():
+            raise ValueError("no")
+        return batch
+
+    dataset = ff.scan(people(40)).map_batches(fail)
+    with pytest.raises(ValueError, match="no"):
+        dataset.write(tmp_path / "out", run=tmp_path / "run", engine="serial")
+    (tmp_path / "mended").touch()
+    (staging,) = tmp_path.glob(".out.*.part")
+    next(staging.iterdir()).unlink()
+    with pytest.raises(RunError, match="is gone or has another size"):
+        dataset.write(tmp_path / "out", run=tmp_path / "run", engine="serial")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"format": "xls"}, OptionError, "cannot be written"),
+        ({"partition_by": "none"}, OptionError, "no column 'none'"),
+        ({"partition_by": [3]}, OptionTypeError, "must be the name of a column"),
+        ({"path": "s3://bucket/out"}, OptionError, "only folders of a file system that is mounted"),
+        ({"path": 3}, OptionTypeError, "give the path of a folder"),
+        ({"path": "none/out"}, OptionError, "does not exist; make it first"),
+    ],
+)
+def test_what_cannot_be_written_is_said_at_once(
+    options: dict[str, Any], error: type[Exception], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=words):
+        ff.scan(people(3)).write(**{"path": "out", **options})
+    assert left_in(tmp_path) == []
+
+
+def test_partitions_by_all_columns_or_too_many_values_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UnwritableValue, match="nothing would be left"):
+        ff.scan([{"a": 1}]).write(tmp_path / "out", partition_by="a")
+    monkeypatch.setattr("fourfold.data.parts.MOST_FOLDERS", 20)
+    with pytest.raises(UnwritableValue, match="more than 20 values"):
+        ff.scan(people(30)).write(tmp_path / "out", partition_by="id")
+    assert left_in(tmp_path) == []
+
+
+def test_csv_cannot_hold_lists(tmp_path: Path) -> None:
+    with pytest.raises(UnwritableValue, match="which CSV cannot hold"):
+        ff.scan([{"a": [1, 2]}]).write(tmp_path / "out", format="csv")
+
+
+# ---- deaths ----------------------------------------------------------------------------------------------------------
+
+SCRIPT = """
+    import sys, time
+    import fourfold as ff
+    import fourfold.data.plan as plan
+    import fourfold.data.sources.parquet as source
+
+    plan.MIN_ROWS = source.MAX_ROWS = 20
+
+    def fn(batch):
+        with open("ran", "a") as file:
+            file.write(f"{batch['id'].iloc[0]}\\n")
+        time.sleep(0.01)
+        return batch.assign(y=batch["x"] * 3)
+
+    if __name__ == "__main__":
+        written = ff.scan("in.parquet").map_batches(fn).write("out", run="run", engine="processes", workers=2, chunk=1)
+        print(written.n_rows)
+"""
+
+
+@pytest.mark.slow
+def test_a_driver_that_is_killed_at_any_moment_goes_on_to_the_same_files(tmp_path: Path) -> None:
+    expected = None
+    for seed in range(4):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        write_parquet(people(1000), folder / "in.parquet")
+        moment = random.Random(seed).randrange(5, 45) if seed else None
+        if moment is not None:
+            with started(SCRIPT, folder=folder) as script:
+                until(lambda f=folder, m=moment: lines(f / "ran") >= m, f"{moment} pieces have begun", timeout=60)
+                script.process.send_signal(signal.SIGKILL)
+                script.end()
+            assert not (folder / "out").exists()
+        n_before = lines(folder / "ran")
+        with started(SCRIPT, folder=folder) as script:
+            ended = script.end(timeout=60)
+        assert (ended.code, ended.stdout) == (0, "1000\n"), ended.stderr
+        files = {each.name: each.read_bytes() for each in (folder / "out").glob("*.parquet")}
+        expected = expected or files
+        assert files == expected
+        assert sorted(left_in(folder)) == ["in.parquet", "out", "ran", "run", "script.py"]
+        if moment is not None:
+            assert lines(folder / "ran") <= 50 + min(n_before, 8), "no piece that was recorded runs again"
+
+
+def lines(path: Path) -> int:
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+@pytest.mark.slow
+def test_workers_that_are_killed_all_the_time_write_each_row_once(tmp_path: Path, small_pieces: Cut) -> None:
+    small_pieces(50, 1 << 20)
+
+    def die_sometimes(batch: pd.DataFrame) -> pd.DataFrame:
+        mark = tmp_path / f"died-{batch['id'].iloc[0]}"
+        if batch["id"].iloc[0] % 200 == 0 and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return batch
+
+    dataset = ff.scan(people(1000)).map_batches(die_sometimes)
+    written = dataset.write(tmp_path / "out", engine="processes", workers=2, chunk=1)
+    assert written.report is not None
+    assert written.report.n_workers_lost >= 5
+    assert [row["id"] for row in rows_of(tmp_path / "out")] == [*range(1000)]
+    assert not [*tmp_path.glob(".out*")]

@@ -1,0 +1,62 @@
+"""Tables on real clusters: workers read and write the files themselves, and the answers are those of this machine."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from clusters import Cluster
+
+import fourfold as ff
+from fourfold.errors import UnreadableInput
+
+
+def prepare() -> Any:
+    """A function that travels by value: this module is not on the workers."""
+    return lambda batch: batch.assign(y=np.sqrt(batch["x"]) + batch["id"])
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> ff.Dataset:
+    n_rows = 3000
+    table = pa.table(
+        {"id": range(n_rows), "x": np.random.default_rng(1).random(n_rows), "key": [k % 3 for k in range(n_rows)]}
+    )
+    pq.write_table(table, tmp_path / "in.parquet", row_group_size=700)
+    return ff.scan(tmp_path / "in.parquet")
+
+
+def test_what_is_computed_and_written_there_is_what_is_here(cluster: Cluster, rows: ff.Dataset, tmp_path: Path) -> None:
+    dataset = rows.map_batches(prepare()).filter(lambda batch: batch["x"] > 0.25)
+    here = dataset.write(tmp_path / "here", partition_by="key", engine="serial")
+    there = dataset.write(tmp_path / "there", partition_by="key", engine=cluster.engine(), workers=2)
+    assert [Path(each).read_bytes() for each in here.files] == [Path(each).read_bytes() for each in there.files]
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+
+
+def test_figures_of_columns_and_a_split_have_the_same_bits(cluster: Cluster, rows: ff.Dataset) -> None:
+    train, _ = rows.split(0.3, seed=4)
+    one, other = (train.describe(engine=engine) for engine in ("serial", cluster.engine()))
+    pd.testing.assert_frame_equal(one, other, check_exact=True)
+
+
+def test_rows_that_fail_or_kill_are_found_there_too(cluster: Cluster, rows: ff.Dataset) -> None:
+    def check(batch: pd.DataFrame) -> pd.DataFrame:
+        if (batch["id"] == 1234).any():
+            os._exit(9)
+        if (batch["id"] == 55).any():
+            raise ValueError("not this one")
+        return batch
+
+    found = rows.map_batches(check).to_arrow(engine=cluster.engine(), on_error="skip")
+    assert found.column("id").to_pylist() == [row for row in range(3000) if row not in (55, 1234)]
+
+
+def test_a_file_that_workers_do_not_see_is_one_error_that_names_it(cluster: Cluster, rows: ff.Dataset, tmp_path: Path) -> None:
+    os.rename(tmp_path / "in.parquet", tmp_path / "gone.parquet")
+    with pytest.raises(UnreadableInput, match=r"in\.parquet cannot be read on .*put them where all machines see them"):
+        rows.map_batches(prepare()).count(engine=cluster.engine())
