@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from tables import people, small_pieces, write_parquet
 import fourfold as ff
 from fourfold.data.commit import Output
 from fourfold.errors import OptionError, OptionTypeError, RunChanged, RunError, RunInUse, UnwritableValue
+from fourfold.runs.upkeep import sweep
 
 __all__ = ["small_pieces"]
 
@@ -239,6 +241,33 @@ def test_a_finished_run_is_done_at_once_and_runs_nothing(tmp_path: Path, small_p
     assert "nothing was left to do" in again.report.verdict
 
 
+def test_clean_removes_what_nobody_goes_on_with_and_nothing_else(tmp_path: Path, small_pieces: Cut) -> None:
+    small_pieces(10, 1 << 20)
+
+    def fail(batch: pd.DataFrame) -> pd.DataFrame:
+        if (batch["id"] == 35).any():
+            raise ValueError("no")
+        return batch
+
+    with pytest.raises(ValueError, match="no"):
+        ff.scan(people(40)).map_batches(fail).write(tmp_path / "recorded", run=tmp_path / "run", engine="serial")
+    (kept,) = tmp_path.glob(".recorded.*.part")
+    living = Output(str(tmp_path / "living"), "0" * 16, False, "parquet")
+    living.open()
+    for name in (f".dead.{'1' * 16}.part", f".dead.{'1' * 16}.whole", f".living.{'0' * 16}.whole"):
+        (tmp_path / name / "x=1").mkdir(parents=True)
+        (tmp_path / name / "x=1" / "a.parquet").touch()
+    assert {os.path.basename(swept.path) for swept in sweep(tmp_path)} == {
+        f".dead.{'1' * 16}.{end}" for end in ("part", "whole")
+    }
+    assert kept.is_dir()
+    assert living.staging.is_dir()
+    living.discard()
+    shutil.rmtree(tmp_path / "run")
+    assert [swept.path for swept in sweep(tmp_path)] == [str(kept)]
+    assert left_in(tmp_path) == []
+
+
 def test_parts_that_are_gone_are_named(tmp_path: Path, small_pieces: Cut) -> None:
     small_pieces(10, 1 << 20)
 
@@ -252,7 +281,7 @@ def test_parts_that_are_gone_are_named(tmp_path: Path, small_pieces: Cut) -> Non
         dataset.write(tmp_path / "out", run=tmp_path / "run", engine="serial")
     (tmp_path / "mended").touch()
     (staging,) = tmp_path.glob(".out.*.part")
-    next(staging.iterdir()).unlink()
+    next(staging.glob("*.parquet")).unlink()
     with pytest.raises(RunError, match="is gone or has another size"):
         dataset.write(tmp_path / "out", run=tmp_path / "run", engine="serial")
 

@@ -24,6 +24,7 @@ import fourfold.seams as seams
 from fourfold.data.parts import EXTENSION, Part, PartWriter, manifest_bytes
 from fourfold.data.schema import SchemaConflict, fitted, unified
 from fourfold.errors import OptionError, RunError, RunInUse, UnwritableValue
+from fourfold.runs.upkeep import OF_RUN
 from fourfold.version import VERSION
 
 MANIFEST = "_fourfold.json"
@@ -41,13 +42,14 @@ class Output:
         run_id: The same for all calls of one recorded run.
         overwrite: Whether it may take the place of another one.
         format: One of EXTENSION.
+        run: The folder of the recorded run that goes on with the parts, None when there is none.
 
     Raises:
         OptionError: Something is there already, or its parent is not.
     """
 
-    def __init__(self, path: str, run_id: str, overwrite: bool, format: str) -> None:
-        self.path = Path(os.path.abspath(path))
+    def __init__(self, path: str, run_id: str, overwrite: bool, format: str, run: str | None = None) -> None:
+        self.path, self._run = Path(os.path.abspath(path)), run
         self._run_id, self._overwrite, self._format = run_id, overwrite, format
         self.staging = self.path.with_name(f".{self.path.name}.{run_id}.part")
         self._whole = self.path.with_name(f".{self.path.name}.{run_id}.whole")
@@ -85,6 +87,8 @@ class Output:
         except OSError:  # a file system without locks
             pass
         shutil.rmtree(self._whole, ignore_errors=True)  # of a driver that died while it published
+        if self._run is not None:
+            (self.staging / OF_RUN).write_text(os.path.abspath(self._run))
 
     def check(self, parts: Sequence[Part]) -> None:
         """Check that parts which an earlier call has recorded are there still.

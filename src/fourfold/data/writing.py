@@ -44,7 +44,7 @@ def write(plan: Plan, path: Any, format: str, partition_by: Any, overwrite: bool
     """See `Dataset.write`."""
     by, name = _columns(partition_by, plan), os.path.basename(os.fspath(_local(path)))
     run = Run(plan, Tables(), options, f"write {name}")
-    output = Output(_local(path), _run_id(run.folder), overwrite, _format(format))
+    output = Output(_local(path), _run_id(run.folder), overwrite, _format(format), run.folder)
     run.gather = WriteParts(str(output.staging), format, by)
     is_there = output.is_published()
     try:

@@ -3,12 +3,13 @@
 import fcntl
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from fourfold.runs.journal import Journal
-from fourfold.runs.place import Lock, check_trusted, is_held
+from fourfold.runs.place import JOURNAL, Lock, check_trusted, is_held
 from fourfold.runs.seal import load_key
 from fourfold.runs.story import DEPTH, find_runs
 
@@ -57,6 +58,10 @@ def trust(folder: Path) -> tuple[int, str]:
 
 _VALUES = re.compile(r"values-(\d+)\.part")
 _OUTPUT_PART = re.compile(r"\..+\.[0-9a-f]{16}\.part")
+_OUTPUT_WHOLE = re.compile(r"(\..+\.[0-9a-f]{16})\.whole(\.old)?")
+
+OF_RUN = "run"
+"""The file in the folder of an output's parts that names the run which goes on with them."""
 
 
 class Swept(NamedTuple):
@@ -88,6 +93,10 @@ def sweep(folder: Path) -> Iterator[Swept]:
             path = Path(root, name)
             if _OUTPUT_PART.fullmatch(name) and not path.is_symlink() and not _is_locked(path):
                 yield _remove(path)
+        for name in folders:
+            path = Path(root, name)
+            if (_OUTPUT_PART.fullmatch(name) or _OUTPUT_WHOLE.fullmatch(name)) and _is_abandoned(path):
+                yield _remove(path)
         deep = len(Path(root).relative_to(folder).parts) >= DEPTH
         folders[:] = [] if deep else folders
 
@@ -109,18 +118,46 @@ def _sweep_run(run: Path) -> Iterator[Swept]:
 
 def _remove(path: Path) -> Swept:
     try:
-        path.unlink(missing_ok=True)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
     except OSError as error:
         return Swept(str(path), error)
     return Swept(str(path))
 
 
+def _is_abandoned(path: Path) -> bool:
+    """Whether nobody writes the output of this folder of parts, or of what was to take its place, and no run needs it."""
+    if path.is_symlink():
+        return False
+    whole = _OUTPUT_WHOLE.fullmatch(path.name)
+    if whole is None:
+        return not _is_locked(path) and not _has_run(path)
+    parts = path.with_name(f"{whole[1]}.part")
+    return not whole[2] and (not parts.exists() or not _is_locked(parts))
+
+
+def _has_run(parts: Path) -> bool:
+    """Whether a run is there that goes on with these parts, and has not published them."""
+    try:
+        run = Path((parts / OF_RUN).read_text())
+    except (OSError, UnicodeDecodeError):
+        return False
+    return (run / JOURNAL).exists()
+
+
 def _is_locked(path: Path) -> bool:
     try:
-        with open(path, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
+    except OSError:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:  # also where locks do not work: then nobody knows, and it stays
         return True
+    finally:
+        os.close(handle)
     return False
