@@ -1,6 +1,7 @@
 """Real clusters on this machine, in every way in which people have them: in one process, and as processes of their own."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -50,6 +51,8 @@ class Cluster:
     kind = ""
     n_gpus = 0
     """It claims to have so many."""
+    gpu_ids: frozenset[str] = frozenset()
+    """Those of a machine that claims several of them."""
     starts_by_itself = True
     """Whether `engine=kind` starts one like it."""
     speculates = False
@@ -301,6 +304,25 @@ class SparkLocalCluster(SparkCluster):
     master = "local-cluster[2,1,1024]"
 
 
+class SparkWithGpus(SparkCluster):
+    """One executor of three cores that has two GPUs, as a script of its machine claims."""
+
+    master = "local-cluster[1,3,1024]"
+    n_gpus = 2
+    gpu_ids = frozenset({"3", "5"})
+
+    def start(self) -> None:
+        script = self.folder / "find_gpus.sh"
+        script.write_text(f"""#!/bin/sh\necho '{{"name": "gpu", "addresses": {json.dumps(sorted(self.gpu_ids))}}}'\n""")
+        script.chmod(0o700)
+        self.settings = SPARK | {
+            "spark.worker.resource.gpu.amount": "2",
+            "spark.worker.resource.gpu.discoveryScript": str(script),
+            "spark.executor.resource.gpu.amount": "2",
+        }
+        super().start()
+
+
 class SparkStandalone(SparkCluster):
     """A master and two workers, each a process with an address of its own, from the jars of the wheel.
 
@@ -376,8 +398,18 @@ class SparkConnect(SparkCluster):
         environment["SPARK_LOG_DIR"] = str(self.folder)
         server = self.run(*command, env=environment)
         await_port(port, server)
-        self._first = Spark(self.master)
-        self._first.open()
+        from pyspark.sql import SparkSession
+
+        self._session = SparkSession.builder.remote(self.master).create()  # with the patience that Spark gives it
+
+    def engine(self, **options: Any) -> Spark:
+        return Spark(session=self._session, **options)
+
+    def stop(self) -> None:
+        if self.processes and self.processes[0].poll() is not None:
+            self._session.release_session_on_close = False  # nobody is there to be told
+        self._session.stop()
+        Cluster.stop(self)
 
 
 class SparkConnectCluster(SparkConnect):
@@ -393,6 +425,7 @@ KINDS: dict[str, Callable[[Path], Cluster]] = {
     "dask-processes": DaskOfProcesses,
     "spark": SparkLocal,
     "spark-local-cluster": SparkLocalCluster,
+    "spark-gpus": SparkWithGpus,
     "spark-standalone": SparkStandalone,
     "spark-connect": SparkConnect,
     "spark-connect-cluster": SparkConnectCluster,

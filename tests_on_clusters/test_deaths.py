@@ -8,7 +8,7 @@ import pytest
 from clusters import Cluster
 
 import fourfold as ff
-from fourfold.errors import EngineError
+from fourfold.errors import EngineError, WorkerLost
 
 GONE_S = 60.0
 """Seconds in which a call must say that its cluster is gone."""
@@ -42,6 +42,26 @@ def test_a_machine_that_is_lost_costs_no_item(cluster: Cluster, tmp_path):
             victims.clear()
     cluster.mend()
     assert results == [x * 2 for x in range(150)]
+
+
+def test_an_item_for_which_spark_gives_up_its_job_costs_one_item(cluster: Cluster):
+    """Each time it runs Spark's own worker dies, and the others in its job come back with nothing."""
+    if cluster.kind != "spark":
+        pytest.skip("this is about the jobs of Spark")
+
+    def fn(x):
+        if x == 5:
+            above = psutil.Process().parents()
+            next(each for each in above if "pyspark.daemon" in each.cmdline()).kill()
+            time.sleep(60)
+        return x * 2
+
+    results = ff.map(fn, range(16), engine=cluster.engine(), chunk=2, on_error="collect")
+    assert [x for x, result in enumerate(results) if result != x * 2] == [5]
+    (failure,) = results.failures
+    assert isinstance(failure.error, WorkerLost)
+    assert "Spark gave the job up: " in failure.message
+    assert "Python worker exited unexpectedly" in failure.message
 
 
 def test_what_is_slow_on_a_machine_may_run_on_another_machine_too_and_counts_once(cluster: Cluster, tmp_path):

@@ -1,6 +1,7 @@
 """What `fourfold.map` promises, on a real cluster: the same as on this machine."""
 
 import importlib
+import itertools
 import logging
 import os
 import signal
@@ -17,6 +18,7 @@ from running import run_script
 
 import fourfold as ff
 from fourfold.errors import EngineError, ItemTimeout, OptionError, UnsupportedOption, VersionMismatch, WorkerLost
+from fourfold.records import Need, Parcel
 
 
 @pytest.fixture
@@ -308,7 +310,7 @@ def test_workers_have_as_many_threads_as_they_are_given(options):
         assert all(each <= wanted for each in found)
 
 
-def test_a_need_that_nobody_can_meet_is_told_in_seconds(options):
+def test_more_gpus_than_a_machine_has_are_refused_in_seconds(options):
     begin = time.monotonic()
     with pytest.raises(EngineError, match=r"(?i)gpu"):
         ff.map(abs, [1], gpus=64, **options)
@@ -331,6 +333,36 @@ def test_workers_that_take_gpus_are_as_many_as_there_are_gpus(options, cluster, 
     assert max(n_running for n_running, _ in results) <= cluster.n_gpus
     if cluster.kind == "ray":
         assert {devices for _, devices in results} == {"0"}  # the only one of each machine
+
+
+def test_each_worker_has_gpus_of_its_own(options, cluster):
+    if not cluster.gpu_ids:
+        pytest.skip("no machine of this cluster has several GPUs")
+
+    def fn(x):
+        begin = time.monotonic()
+        time.sleep(0.2)
+        return os.environ.get("CUDA_VISIBLE_DEVICES", ""), begin, time.monotonic()
+
+    results = sorted(ff.map(fn, range(12), gpus=1, chunk=1, **options))
+    assert {device for device, _, _ in results} == cluster.gpu_ids
+    for (device, _, end), (next_device, begin, _) in itertools.pairwise(results):
+        assert device != next_device or end <= begin  # no two have it at once
+    assert {device for device, _, _ in ff.map(fn, range(4), gpus=2, chunk=1, **options)} == {",".join(sorted(cluster.gpu_ids))}
+    assert {device for device, _, _ in ff.map(fn, range(4), chunk=1, **options)} == {""}
+
+
+def test_a_cluster_has_as_many_slots_as_its_gpus_allow(options, cluster):
+    if not cluster.gpu_ids:
+        pytest.skip("no machine of this cluster has several GPUs")
+    engine = options["engine"]
+    engine.open()
+    slots = {}
+    for gpus in (0, 1, 2):
+        engine.put("program", Parcel(b"", ()), Need(gpus=gpus))
+        slots[gpus] = engine.slots()
+        engine.drop("program")
+    assert slots == {0: 3, 1: 2, 2: 1}
 
 
 WRONG = {
