@@ -7,6 +7,7 @@ Each is started by the call, except the server of Spark Connect: it is up alread
 
 import contextlib
 import os
+import signal
 import socket
 import statistics
 import subprocess
@@ -97,7 +98,7 @@ def connect_server() -> Iterator[str]:
         places = {"SPARK_HOME": str(home), "SPARK_LOG_DIR": folder, "PYSPARK_PYTHON": sys.executable}
         environment = {**os.environ, **places, "SPARK_LOCAL_IP": "127.0.0.1"}
         quiet = subprocess.DEVNULL
-        server = subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet)
+        server = subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet, start_new_session=True)
         try:
             while True:
                 with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
@@ -106,7 +107,7 @@ def connect_server() -> Iterator[str]:
                 time.sleep(0.1)
             yield f"sc://127.0.0.1:{port}"
         finally:
-            server.terminate()
+            os.killpg(server.pid, signal.SIGTERM)
             server.wait()
 
 

@@ -9,7 +9,7 @@ from fourfold.errors import EngineError, FourfoldError, VersionMismatch
 TRACEBACK = "Traceback (most recent call last):"
 
 LOST_TASK = re.compile(r"Lost task \S+ in stage \S+ \(TID \d+\) \((\S+) executor \S+\): (.*)")
-"""How Spark names the attempt because of which it gives a job up: the host, and why. Connect has not always these words."""
+"""How Spark names the attempt because of which it gives a job up: the host, and why. Not when a Python worker has raised."""
 
 OTHER_PYTHON = re.compile(r"PYTHON_VERSION_MISMATCH.*different version: (\S+) than")
 
@@ -17,30 +17,24 @@ MISSING = re.compile(r"^ModuleNotFoundError: No module named '(\w+)")
 
 
 def cause_of(error: BaseException) -> tuple[str, str]:
-    """Why a job failed, in a line, and the host where it did; "" where Spark does not name it.
-
-    The exception of a Python worker comes without the words of Spark about its task: these are what was raised before.
-    """
-    pages = [str(each) for each in (error, error.__context__) if each is not None]
-    lost = next((found for found in map(LOST_TASK.search, pages) if found), None)
-    host = lost[1] if lost else ""
-    _, found, trace = pages[0].rpartition(TRACEBACK)
-    if found:
-        ends = [line for line in trace.splitlines() if line and not line[0].isspace()]
-        if ends:
-            return _short(ends[0]), host
-    if lost:
-        return _short(lost[2]), host
-    causes = re.findall(r"^Caused by: (.*)", pages[0], re.MULTILINE)
-    return _short(causes[-1]) if causes else first_line(error), host
+    """Why a job failed, in a line, and the host where it did; "" where the error does not name it."""
+    page = str(error)
+    _, found, trace = page.rpartition(TRACEBACK)
+    ends = [line for line in trace.splitlines() if line and not line[0].isspace()] if found else []
+    if ends:
+        return _short(ends[0]), ""
+    if lost := LOST_TASK.search(page):
+        return _short(lost[2]), lost[1]
+    causes = re.findall(r"^Caused by: (.*)", page, re.MULTILINE)
+    return _short(causes[-1]) if causes else first_line(error), ""
 
 
-def runs_nothing(error: BaseException) -> FourfoldError:
-    """The error to raise where Spark cannot run the first task."""
+def runs_nothing(error: BaseException, host: str) -> FourfoldError:
+    """The error to raise where Spark cannot run the first task; `host`: where that was, "" when nobody says."""
     if isinstance(error, FourfoldError):
         return error
-    why, host = cause_of(error)
-    on = f" on {host}" if host else ""
+    why, where = cause_of(error)
+    on = f" on {where or host}" if where or host else ""
     if other := OTHER_PYTHON.search(why):
         ours = ".".join(map(str, sys.version_info[:2]))
         return VersionMismatch(

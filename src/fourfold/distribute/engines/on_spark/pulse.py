@@ -9,7 +9,6 @@ It is looked at from outside, while jobs run: no answer of Spark tells that nobo
 import contextlib
 import os
 import time
-from collections.abc import Callable
 from typing import Any
 
 from fourfold.distribute.connection import PROBE_S, check_that_somebody_listens
@@ -35,16 +34,36 @@ def has_proxy() -> bool:
     return any(name.lower() in PROXIES for name in os.environ)
 
 
+class Executors:
+    """Those that a Classic session believes in. `scala` is its context.
+
+    What it knows of its tasks says so: the scheduler, once its master is gone, does not answer any more.
+    """
+
+    def __init__(self, scala: Any) -> None:
+        self._known = scala.statusStore()
+
+    def count(self) -> int:
+        """How many there are."""
+        return int(self._known.executorList(True).size()) - 1  # the driver is one of them
+
+    def places(self, most: int) -> list[str]:
+        """Where some of them listen, as "host:port"."""
+        known = self._known.executorList(True)
+        each = [known.apply(i) for i in range(min(known.size(), most + 1))]
+        return [str(one.hostPort()) for one in each if one.id() != "driver"][:most]
+
+
 class Pulse:
     """Looks whether a cluster is there.
 
     Args:
         address: Of the master or server, as `check_that_somebody_listens` takes it; "": nobody can be looked for.
-        executors: Returns "host:port" of each executor that Spark believes in; None: there are none, or Spark does not say.
+        executors: None on Connect, which does not say.
     """
 
-    def __init__(self, address: str, executors: Callable[[], list[str]] | None) -> None:
-        self._executors = executors
+    def __init__(self, address: str, executors: Executors | None) -> None:
+        self.executors = executors
         self._address = ""
         if address:
             with contextlib.suppress(EngineError):  # nobody may ever listen there: Connect has ways of its own
@@ -56,10 +75,6 @@ class Pulse:
         """Nothing runs, or something has ended: nobody was missed until now."""
         self._heard_at = self._staffed_at = time.monotonic()
 
-    def executors(self) -> list[str]:
-        """As "host:port", those that Spark believes in; none where it does not say."""
-        return self._executors() if self._executors is not None else []
-
     def look(self) -> str:
         """Why the cluster counts as gone; "" while it is there, or may come back."""
         silence = self.silence()
@@ -68,7 +83,7 @@ class Pulse:
             self._heard_at = now
         elif now - self._heard_at >= SILENT_S:
             return silence
-        if self._executors is None or self._executors():
+        if self.executors is None or self.executors.count():
             self._staffed_at = now
         elif now - self._staffed_at >= PROBE_S:
             return f"it has had no executor for {PROBE_S:.0f} s"
@@ -83,7 +98,7 @@ class Pulse:
             return ""
         except EngineError as error:
             why = str(error)
-        for place in self.executors()[:EXECUTORS_ASKED]:
+        for place in self.executors.places(EXECUTORS_ASKED) if self.executors is not None else ():
             with contextlib.suppress(EngineError):  # they go on without their master
                 check_that_somebody_listens(place)
                 return ""
@@ -101,11 +116,4 @@ def pulse_of(spark: Any, is_remote: bool) -> Pulse | None:
     master = str(context.master)
     if master == "local" or master.startswith("local["):
         return None
-    scala = context._jsc.sc()
-    driver = str(spark._jvm.org.apache.spark.SparkEnv.get().blockManager().blockManagerId().hostPort())
-
-    def executors() -> list[str]:
-        places = str(scala.getExecutorMemoryStatus().keySet().mkString(" ")).split()
-        return [place for place in places if place != driver]
-
-    return Pulse(master if master.startswith("spark://") else "", executors)
+    return Pulse(master if master.startswith("spark://") else "", Executors(context._jsc.sc()))

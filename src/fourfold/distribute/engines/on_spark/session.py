@@ -19,7 +19,7 @@ from fourfold.distribute.engines.on_spark.causes import runs_nothing
 from fourfold.distribute.engines.on_spark.pulse import LOOK_S, Pulse, has_proxy, pulse_of
 from fourfold.distribute.engines.on_spark.task import SCHEMA, make_task
 from fourfold.distribute.orders import Orders
-from fourfold.errors import EngineError
+from fourfold.errors import EngineError, FourfoldError
 from fourfold.version import VERSION
 
 CAPACITY_S = 30.0
@@ -30,6 +30,10 @@ RETRIES: dict[str, Any] = {"max_retries": 8, "max_backoff": 5000}
 """For how long a Connect session that is made here asks a server that does not answer: 25 s in all, its waits in milliseconds.
 Spark's own are 10 minutes. Shorter: a network that fails for a moment ends the call. Longer: it takes longer to say that the
 server is gone."""
+
+TOLD_S = 1.0
+"""Seconds in which Spark, when a job has failed, says where. Shorter: a busy Spark does not yet. Longer: so takes the error,
+where it never says. Not measured."""
 
 JAVA = (
     "no Java was found: Spark needs Java 17 or later on this machine (Debian: apt-get install openjdk-17-jre-headless). "
@@ -81,7 +85,7 @@ class Session(Connection):
         try:
             ((_, found),) = self._ask("fourfold-probe", [None])
         except Exception as error:
-            raise runs_nothing(error) from error
+            raise runs_nothing(error, "" if isinstance(error, FourfoldError) else self._host_of("fourfold-probe")) from error
         self._look_at_capacity()
         return dict(found)
 
@@ -113,6 +117,20 @@ class Session(Connection):
         except BaseException:
             self.interrupt(tag)
             raise
+
+    def _host_of(self, tag: str) -> str:
+        """Where the task of a job was that has just failed; "" where Spark does not say, as on Connect."""
+        if self._is_remote:
+            return ""
+        scala = self.spark.sparkContext._jsc.sc()
+        deadline = time.monotonic() + TOLD_S
+        while time.monotonic() < deadline:
+            with contextlib.suppress(Exception):
+                job = max(scala.statusTracker().getJobIdsForTag(tag))
+                for stage in scala.statusTracker().getJobInfo(job).get().stageIds():
+                    return str(scala.statusStore().taskList(stage, 0, 1).apply(0).host())
+            time.sleep(0.05)
+        return ""
 
     def _store_cargo(self, orders: Orders) -> Any:
         return self.store(orders.cargo, orders.cargo_name)
@@ -292,8 +310,8 @@ class Session(Connection):
         master = self._setting("spark.master", "")
         usual = "1" if master.startswith(("yarn", "k8s")) else "0"
         each = int(self._setting("spark.executor.cores", usual))
-        if not each and self.pulse is not None and (n_executors := len(self.pulse.executors())):
-            each = self._cores // n_executors
+        if not each and self.pulse is not None and self.pulse.executors is not None:
+            each = self._cores // max(1, self.pulse.executors.count())
         return each
 
     def profile_of(self, gpus: int) -> Any:
