@@ -285,11 +285,8 @@ class SparkCluster(Cluster):
 
     def workers(self) -> list[int]:
         """The executors."""
-        return [
-            process.pid
-            for process in psutil.process_iter(["cmdline"])
-            if "CoarseGrainedExecutorBackend" in " ".join(process.info["cmdline"] or [])
-        ]
+        below = psutil.Process().children(recursive=True)
+        return [each.pid for each in below if "CoarseGrainedExecutorBackend" in " ".join(each.cmdline())]
 
 
 class SparkLocal(SparkCluster):
@@ -378,6 +375,7 @@ class SparkConnect(SparkCluster):
 
     starts_by_itself = False
     beneath = "local[2]"
+    _session: Any = None
 
     def start(self) -> None:
         import pyspark
@@ -406,9 +404,10 @@ class SparkConnect(SparkCluster):
         return Spark(session=self._session, **options)
 
     def stop(self) -> None:
-        if self.processes and self.processes[0].poll() is not None:
-            self._session.release_session_on_close = False  # nobody is there to be told
-        self._session.stop()
+        if self._session is not None:
+            # Whether or not it is there to be told: Spark asks a server that is gone for ten minutes.
+            self._session.release_session_on_close = self.processes[0].poll() is None
+            self._session.stop()
         Cluster.stop(self)
 
 
