@@ -199,7 +199,8 @@ def threads_of_a_task(is_remote: bool) -> str:
 
 
 def threads(is_remote: bool) -> None:
-    spark = session(is_remote, "local-cluster[1,2,1024]", {"spark.executor.memory": "512m"})
+    # Without its cores Spark takes an executor for one of a single core, and the task would wait for ever.
+    spark = session(is_remote, "local-cluster[1,2,1024]", {"spark.executor.memory": "512m", "spark.executor.cores": "2"})
     print(arrow_job(spark, lambda: os.environ.get("OMP_NUM_THREADS"), profile_of_two_cores()))
 
 
