@@ -1,9 +1,9 @@
 #!/bin/sh
 # Run the tests of the cluster engines, each kind of cluster in a pytest process of its own: a process has one Ray, and one kind
 # of Spark. All kinds: CLUSTERS="ray ray-two dask dask-processes spark spark-local-cluster spark-standalone spark-connect
-# spark-gpus spark-connect-cluster"; with words behind a colon, only the tests with one of these words in their name.
+# spark-connect-cluster"; with words behind a colon, only the tests with one of these words in their name.
 set -eu
-: "${CLUSTERS:=ray-two dask-processes spark spark-connect spark-local-cluster:machine spark-standalone:machine,gone spark-gpus:gpu
+: "${CLUSTERS:=ray-two dask-processes spark spark-connect spark-local-cluster:machine,gpu spark-standalone:machine,gone
 spark-connect-cluster:machine}"
 
 if ! command -v java >/dev/null && [ -z "${JAVA_HOME:-}" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

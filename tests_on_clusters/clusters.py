@@ -288,6 +288,12 @@ class SparkCluster(Cluster):
         below = psutil.Process().children(recursive=True)
         return [each.pid for each in below if "CoarseGrainedExecutorBackend" in " ".join(each.cmdline())]
 
+    def _await_executors(self) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while self._first.connection.spark.sparkContext._jsc.sc().getExecutorMemoryStatus().size() < 3:
+            assert time.monotonic() < deadline, "the executors do not come"
+            time.sleep(0.1)
+
 
 class SparkLocal(SparkCluster):
     """Spark in one JVM, as `engine="spark"` does."""
@@ -296,16 +302,10 @@ class SparkLocal(SparkCluster):
 
 
 class SparkLocalCluster(SparkCluster):
-    """A driver and two executors: three JVMs."""
+    """A driver and two executors: three JVMs. Each executor has three cores, and two GPUs, as a script claims."""
 
-    master = "local-cluster[2,1,1024]"
-
-
-class SparkWithGpus(SparkCluster):
-    """One executor of three cores that has two GPUs, as a script of its machine claims."""
-
-    master = "local-cluster[1,3,1024]"
-    n_gpus = 2
+    master = "local-cluster[2,3,1024]"
+    n_gpus = 4
     gpu_ids = frozenset({"3", "5"})
 
     def start(self) -> None:
@@ -318,6 +318,10 @@ class SparkWithGpus(SparkCluster):
             "spark.executor.resource.gpu.amount": "2",
         }
         super().start()
+        self._await_executors()
+
+    def mend(self) -> None:
+        self._await_executors()  # Spark starts another one itself
 
 
 class SparkStandalone(SparkCluster):
@@ -352,12 +356,6 @@ class SparkStandalone(SparkCluster):
     def _worker(self, number: int) -> "subprocess.Popen[Any]":
         place = ["--host", f"127.0.0.{number}", "--work-dir", str(self.folder / f"work-{number}")]
         return self._daemon("worker.Worker", *place, "--cores", "1", "--memory", "1024m", self.master)
-
-    def _await_executors(self) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while self._first.connection.spark.sparkContext._jsc.sc().getExecutorMemoryStatus().size() < 3:
-            assert time.monotonic() < deadline, "the executors do not come"
-            time.sleep(0.1)
 
     def workers(self) -> list[int]:
         """Each with its executors, as they are lost together with a machine."""
@@ -424,7 +422,6 @@ KINDS: dict[str, Callable[[Path], Cluster]] = {
     "dask-processes": DaskOfProcesses,
     "spark": SparkLocal,
     "spark-local-cluster": SparkLocalCluster,
-    "spark-gpus": SparkWithGpus,
     "spark-standalone": SparkStandalone,
     "spark-connect": SparkConnect,
     "spark-connect-cluster": SparkConnectCluster,

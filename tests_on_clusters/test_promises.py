@@ -12,6 +12,7 @@ import types
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from clusters import Cluster
 from running import run_script
@@ -75,7 +76,7 @@ def test_what_the_function_holds_is_sent_once(options, tmp_path):
     results = ff.map(Sum, range(50), init=(table, str(log)), chunk=1, **options)
     assert results == list(range(50))
     assert results.report.sent_bytes < 1_000_000
-    assert len(log.read_text().splitlines()) <= 4  # once for each worker, and not for each chunk
+    assert len(log.read_text().splitlines()) <= 6  # once for each worker, and not for each chunk
 
 
 def test_large_results_come_back(options):
@@ -341,15 +342,17 @@ def test_each_worker_has_gpus_of_its_own(options, cluster):
 
     def fn(x):
         begin = time.monotonic()
+        above = psutil.Process().parents()
+        machine = next(each.pid for each in above if "CoarseGrainedExecutorBackend" in " ".join(each.cmdline()))
         time.sleep(0.2)
-        return os.environ.get("CUDA_VISIBLE_DEVICES", ""), begin, time.monotonic()
+        return machine, os.environ.get("CUDA_VISIBLE_DEVICES", ""), begin, time.monotonic()
 
-    results = sorted(ff.map(fn, range(12), gpus=1, chunk=1, **options))
-    assert {device for device, _, _ in results} == cluster.gpu_ids
-    for (device, _, end), (next_device, begin, _) in itertools.pairwise(results):
-        assert device != next_device or end <= begin  # no two have it at once
-    assert {device for device, _, _ in ff.map(fn, range(4), gpus=2, chunk=1, **options)} == {",".join(sorted(cluster.gpu_ids))}
-    assert {device for device, _, _ in ff.map(fn, range(4), chunk=1, **options)} == {""}
+    results = sorted(ff.map(fn, range(16), gpus=1, chunk=1, **options))
+    assert {device for _, device, _, _ in results} == cluster.gpu_ids
+    for (*place, _, end), (*next_place, begin, _) in itertools.pairwise(results):
+        assert place != next_place or end <= begin  # no two have it at once
+    assert {value[1] for value in ff.map(fn, range(4), gpus=2, chunk=1, **options)} == {",".join(sorted(cluster.gpu_ids))}
+    assert {value[1] for value in ff.map(fn, range(4), chunk=1, **options)} == {""}
 
 
 def test_a_cluster_has_as_many_slots_as_its_gpus_allow(options, cluster):
@@ -362,7 +365,7 @@ def test_a_cluster_has_as_many_slots_as_its_gpus_allow(options, cluster):
         engine.put("program", Parcel(b"", ()), Need(gpus=gpus))
         slots[gpus] = engine.slots()
         engine.drop("program")
-    assert slots == {0: 3, 1: 2, 2: 1}
+    assert slots == {0: 6, 1: 4, 2: 2}  # two machines of three cores and two GPUs
 
 
 WRONG = {
