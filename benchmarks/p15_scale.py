@@ -10,8 +10,8 @@ from rows import Row
 
 EFFICIENCY_BAR = 0.95
 
-# Of chunks that start in jobs, as on Spark: jobs start one after the other, in 0.1 s each, and tell of all their chunks at once,
-# at their end. Ten million items of 100 ms gave 0.89.
+# Of chunks that start in jobs, as on Spark: these start one after the other, in 0.1 s each, and tell of their chunks at their
+# end. Ten million items of 100 ms gave 0.89.
 JOBS_BAR = 0.85
 
 TIMEOUT_S = 600.0
