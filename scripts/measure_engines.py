@@ -1,15 +1,20 @@
 """What each engine costs on this machine, as the table in docs/engines.md.
 
-python scripts/measure_engines.py [processes ray dask spark]
+python scripts/measure_engines.py [processes ray dask spark connect]
+
+Each is started by the call, except the server of Spark Connect: it is up already.
 """
 
+import contextlib
 import os
+import signal
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +22,7 @@ import numpy as np
 
 import fourfold as ff
 
-ENGINES = ("processes", "ray", "dask", "spark")
+ENGINES = ("processes", "ray", "dask", "spark", "connect")
 MIB = 1 << 20
 
 
@@ -72,12 +77,52 @@ def say(what: str, seconds: float) -> None:
     print(f"{what}\t{seconds * 1000:.3g} ms" if seconds < 1 else f"{what}\t{seconds:.3g} s", flush=True)
 
 
+@contextlib.contextmanager
+def connect_server() -> Iterator[str]:
+    """Starts a server of Spark Connect for two tasks at once; gives its address."""
+    import pyspark
+
+    home = Path(str(pyspark.__file__)).parent
+    with socket.socket() as probe, tempfile.TemporaryDirectory() as folder:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        command = ["bash", str(home / "sbin" / "start-connect-server.sh"), "--wait", "--master", "local[2]"]
+        for setting in (
+            "spark.connect.grpc.binding.address=127.0.0.1",
+            f"spark.connect.grpc.binding.port={port}",
+            "spark.ui.enabled=false",
+            "spark.python.task.killTimeout=200ms",
+        ):
+            command += ["--conf", setting]
+        places = {"SPARK_HOME": str(home), "SPARK_LOG_DIR": folder, "PYSPARK_PYTHON": sys.executable}
+        environment = {**os.environ, **places, "SPARK_LOCAL_IP": "127.0.0.1"}
+        quiet = subprocess.DEVNULL
+        server = subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet, start_new_session=True)
+        try:
+            while True:
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                    break
+                assert server.poll() is None, "the Connect server did not start"
+                time.sleep(0.1)
+            yield f"sc://127.0.0.1:{port}"
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait()
+
+
+def measured(engine: str) -> str:
+    """What a process of its own says of an engine."""
+    with connect_server() if engine == "connect" else contextlib.nullcontext(engine) as address:
+        command = [sys.executable, __file__, "one", address]
+        return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
 def main(engines: list[str]) -> None:
     """Measure each engine, and print the table."""
     figures: dict[str, dict[str, str]] = {}
     for engine in engines:
-        done = subprocess.run([sys.executable, __file__, "one", engine], stdout=subprocess.PIPE, text=True, check=True)
-        for line in done.stdout.splitlines():
+        for line in measured(engine).splitlines():
             what, _, figure = line.partition("\t")
             if figure:
                 figures.setdefault(what, {})[engine] = figure

@@ -1,9 +1,10 @@
 #!/bin/sh
 # Run the tests of the cluster engines, each kind of cluster in a pytest process of its own: a process has one Ray, and one kind
 # of Spark. All kinds: CLUSTERS="ray ray-two dask dask-processes spark spark-local-cluster spark-standalone spark-connect
-# spark-connect-cluster"; with a word behind a colon, only the tests with this word in their name.
+# spark-connect-cluster"; with words behind a colon, only the tests with one of these words in their name.
 set -eu
-: "${CLUSTERS:=ray-two dask-processes spark spark-connect spark-local-cluster:machine spark-standalone:machine}"
+: "${CLUSTERS:=ray-two dask-processes spark spark-connect spark-local-cluster:machine,gpu spark-standalone:machine,gone
+spark-connect-cluster:machine}"
 
 if ! command -v java >/dev/null && [ -z "${JAVA_HOME:-}" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "installing Java 17, which Spark needs"
@@ -12,7 +13,7 @@ fi
 
 for each in $CLUSTERS; do
     cluster=${each%%:*}
-    only=$(expr "$each" : '[^:]*:\(.*\)') || true
+    only=$(expr "$each" : '[^:]*:\(.*\)' | sed 's/,/ or /g') || true
     case $cluster in
         spark*)
             if ! command -v java >/dev/null && [ -z "${JAVA_HOME:-}" ]; then

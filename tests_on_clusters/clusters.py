@@ -1,6 +1,7 @@
 """Real clusters on this machine, in every way in which people have them: in one process, and as processes of their own."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -51,6 +52,8 @@ class Cluster:
     kind = ""
     n_gpus = 0
     """It claims to have so many."""
+    gpu_ids: frozenset[str] = frozenset()
+    """Those of a machine that claims several of them."""
     starts_by_itself = True
     """Whether `engine=kind` starts one like it."""
     is_connect = False
@@ -339,11 +342,14 @@ class SparkCluster(Cluster):
 
     def workers(self) -> list[int]:
         """The executors."""
-        return [
-            process.pid
-            for process in psutil.process_iter(["cmdline"])
-            if "CoarseGrainedExecutorBackend" in " ".join(process.info["cmdline"] or [])
-        ]
+        below = psutil.Process().children(recursive=True)
+        return [each.pid for each in below if "CoarseGrainedExecutorBackend" in " ".join(each.cmdline())]
+
+    def _await_executors(self) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while self._first.connection.spark.sparkContext._jsc.sc().getExecutorMemoryStatus().size() < 3:
+            assert time.monotonic() < deadline, "the executors do not come"
+            time.sleep(0.1)
 
 
 class SparkLocal(SparkCluster):
@@ -353,9 +359,26 @@ class SparkLocal(SparkCluster):
 
 
 class SparkLocalCluster(SparkCluster):
-    """A driver and two executors: three JVMs."""
+    """A driver and two executors: three JVMs. Each executor has three cores, and two GPUs, as a script claims."""
 
-    master = "local-cluster[2,1,1024]"
+    master = "local-cluster[2,3,1024]"
+    n_gpus = 4
+    gpu_ids = frozenset({"3", "5"})
+
+    def start(self) -> None:
+        script = self.folder / "find_gpus.sh"
+        script.write_text(f"""#!/bin/sh\necho '{{"name": "gpu", "addresses": {json.dumps(sorted(self.gpu_ids))}}}'\n""")
+        script.chmod(0o700)
+        self.settings = SPARK | {
+            "spark.worker.resource.gpu.amount": "2",
+            "spark.worker.resource.gpu.discoveryScript": str(script),
+            "spark.executor.resource.gpu.amount": "2",
+        }
+        super().start()
+        self._await_executors()
+
+    def mend(self) -> None:
+        self._await_executors()  # Spark starts another one itself
 
 
 class SparkStandalone(SparkCluster):
@@ -391,12 +414,6 @@ class SparkStandalone(SparkCluster):
         place = ["--host", f"127.0.0.{number}", "--work-dir", str(self.folder / f"work-{number}")]
         return self._daemon("worker.Worker", *place, "--cores", "1", "--memory", "1024m", self.master)
 
-    def _await_executors(self) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while self._first.connection.spark.sparkContext._jsc.sc().getExecutorMemoryStatus().size() < 3:
-            assert time.monotonic() < deadline, "the executors do not come"
-            time.sleep(0.1)
-
     def workers(self) -> list[int]:
         """Each with its executors, as they are lost together with a machine."""
         return [process.pid for process in self._workers]
@@ -414,6 +431,7 @@ class SparkConnect(SparkCluster):
     starts_by_itself = False
     is_connect = True
     beneath = "local[2]"
+    _session: Any = None
 
     def start(self) -> None:
         import pyspark
@@ -434,8 +452,19 @@ class SparkConnect(SparkCluster):
         environment["SPARK_LOG_DIR"] = str(self.folder)
         server = self.run(*command, env=environment)
         await_port(port, server)
-        self._first = Spark(self.master)
-        self._first.open()
+        from pyspark.sql import SparkSession
+
+        self._session = SparkSession.builder.remote(self.master).create()  # with the patience that Spark gives it
+
+    def engine(self, **options: Any) -> Spark:
+        return Spark(session=self._session, **options)
+
+    def stop(self) -> None:
+        if self._session is not None:
+            # Whether or not it is there to be told: Spark asks a server that is gone for ten minutes.
+            self._session.release_session_on_close = self.processes[0].poll() is None
+            self._session.stop()
+        Cluster.stop(self)
 
 
 class SparkConnectCluster(SparkConnect):

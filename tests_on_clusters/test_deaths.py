@@ -91,6 +91,26 @@ def test_an_item_that_takes_its_machine_along_is_the_only_one_that_fails(cluster
     assert "Dask lost" in str(results.failures[0])
 
 
+def test_an_item_for_which_spark_gives_up_its_job_costs_one_item(cluster: Cluster):
+    """Each time it runs Spark's own worker dies, and the others in its job come back with nothing."""
+    if cluster.kind != "spark":
+        pytest.skip("this is about the jobs of Spark")
+
+    def fn(x):
+        if x == 5:
+            above = psutil.Process().parents()
+            next(each for each in above if "pyspark.daemon" in each.cmdline()).kill()
+            time.sleep(60)
+        return x * 2
+
+    results = ff.map(fn, range(16), engine=cluster.engine(), chunk=2, on_error="collect")
+    assert [x for x, result in enumerate(results) if result != x * 2] == [5]
+    (failure,) = results.failures
+    assert isinstance(failure.error, WorkerLost)
+    assert "Spark gave the job up: " in failure.message
+    assert "Python worker exited unexpectedly" in failure.message
+
+
 @pytest.mark.contract(32)
 def test_what_is_slow_on_a_machine_may_run_on_another_machine_too_and_counts_once(cluster: Cluster, tmp_path):
     if not cluster.speculates:

@@ -4,6 +4,7 @@ What every engine promises is in the contract suite (test_contract.py).
 """
 
 import importlib
+import itertools
 import logging
 import os
 import signal
@@ -13,6 +14,7 @@ import time
 import types
 from pathlib import Path
 
+import psutil
 import pytest
 from clusters import Cluster
 from running import run_script
@@ -20,6 +22,7 @@ from running import run_script
 import fourfold as ff
 from fourfold.engines import Dask
 from fourfold.errors import OptionError, UnsupportedOption, VersionMismatch
+from fourfold.records import Need, Parcel
 
 
 @pytest.fixture
@@ -197,7 +200,8 @@ def test_options_that_it_cannot_keep_are_refused_before_anything_starts(options)
         ff.map(abs, [-1], idempotent=False, **options)
 
 
-@pytest.mark.contract(27)
+
+
 def test_workers_that_take_gpus_are_as_many_as_there_are_gpus(options, cluster, tmp_path):
     if not cluster.n_gpus:
         pytest.skip("not applicable: this cluster has no GPUs, and what asks for one is refused (test_contract.py)")
@@ -247,6 +251,38 @@ def test_tasks_at_the_same_time_see_each_its_own_gpu_also_in_one_worker(cluster,
         assert set(ff.map(lambda x: os.environ["CUDA_VISIBLE_DEVICES"], range(2), gpus=2, engine=Dask(client=client))) == {
             "0,1"
         }
+
+
+def test_each_worker_has_gpus_of_its_own(options, cluster):
+    if not cluster.gpu_ids:
+        pytest.skip("no machine of this cluster has several GPUs")
+
+    def fn(x):
+        begin = time.monotonic()
+        above = psutil.Process().parents()
+        machine = next(each.pid for each in above if "CoarseGrainedExecutorBackend" in " ".join(each.cmdline()))
+        time.sleep(0.2)
+        return machine, os.environ.get("CUDA_VISIBLE_DEVICES", ""), begin, time.monotonic()
+
+    results = sorted(ff.map(fn, range(16), gpus=1, chunk=1, **options))
+    assert {device for _, device, _, _ in results} == cluster.gpu_ids
+    for (*place, _, end), (*next_place, begin, _) in itertools.pairwise(results):
+        assert place != next_place or end <= begin  # no two have it at once
+    assert {value[1] for value in ff.map(fn, range(4), gpus=2, chunk=1, **options)} == {",".join(sorted(cluster.gpu_ids))}
+    assert {value[1] for value in ff.map(fn, range(4), chunk=1, **options)} == {""}
+
+
+def test_a_cluster_has_as_many_slots_as_its_gpus_allow(options, cluster):
+    if not cluster.gpu_ids:
+        pytest.skip("no machine of this cluster has several GPUs")
+    engine = options["engine"]
+    engine.open()
+    slots = {}
+    for gpus in (0, 1, 2):
+        engine.put("program", Parcel(b"", ()), Need(gpus=gpus))
+        slots[gpus] = engine.slots()
+        engine.drop("program")
+    assert slots == {0: 6, 1: 4, 2: 2}  # two machines of three cores and two GPUs
 
 
 WRONG = {

@@ -142,6 +142,7 @@ def make_entry() -> Callable[..., Any]:
         import contextlib
         import importlib
         import os
+        import socket
         import sys
 
         home = move_into(cargo, fetch_cargo) if cargo else ""
@@ -152,10 +153,11 @@ def make_entry() -> Callable[..., Any]:
                 travelled = f"{os.sep}fourfold-{os.getuid()}-" in str(module.__file__)
                 found[name] = "" if travelled and not work else module.__version__
         if not work:
-            return {"python": tuple(sys.version_info[:3]), "executable": sys.executable, **found}
+            facts = {"python": tuple(sys.version_info[:3]), "executable": sys.executable, "host": socket.gethostname()}
+            return facts | found
         if found["fourfold"] != version:
             here = f"fourfold {found['fourfold']}" if found["fourfold"] else "no fourfold"
-            return here
+            return f"{here} on {socket.gethostname()}"
         return importlib.import_module("fourfold.site").run(*work, home)
 
     def move_into(cargo: str, fetch_cargo: Callable[[], bytes]) -> str:

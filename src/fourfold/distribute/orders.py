@@ -68,15 +68,17 @@ class Orders:
             VersionMismatch: Functions cannot travel between these versions.
         """
         ours = sys.version_info[:3]
+        where = f"{where} on {found['host']}"
         if tuple(found["python"][:2]) != ours[:2]:
             raise VersionMismatch(
-                f"{where} runs Python {_dotted(found['python'])} ({found['executable']}) and this is Python {_dotted(ours)}: "
-                "functions travel between equal minor versions only. Start the workers with the Python of this environment"
+                f"{where}: Python {_dotted(found['python'])} runs there ({found['executable']}) and this is Python "
+                f"{_dotted(ours)}: functions travel between equal minor versions only. Start the workers with the Python of "
+                "this environment"
             )
         if found["fourfold"] and found["fourfold"] != self.version:
             raise VersionMismatch(
-                f"{where} has fourfold {found['fourfold']} and this is {self.version}: install the same version there, or "
-                "none, then it travels along"
+                f"{where}: fourfold {found['fourfold']} is there and this is {self.version}: install the same version there, "
+                "or none, then it travels along"
             )
         if found["fourfold"] and found["cloudpickle"]:
             return False

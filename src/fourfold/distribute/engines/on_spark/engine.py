@@ -1,5 +1,6 @@
 """The engine: tickets become bundles, each a Spark job on a thread of ours, and outcomes come back with its end."""
 
+import contextlib
 import pickle
 import queue
 import threading
@@ -11,6 +12,8 @@ from typing import Any
 from fourfold.distribute.bundles import Bundles
 from fourfold.distribute.connection import OnConnection, first_line
 from fourfold.distribute.engine import NO_NEED, EngineInfo
+from fourfold.distribute.engines.on_spark.causes import cause_of
+from fourfold.distribute.engines.on_spark.pulse import LOOK_S, Pulse
 from fourfold.distribute.engines.on_spark.session import Session
 from fourfold.distribute.orders import Stored, parts_of
 from fourfold.errors import EngineError
@@ -84,6 +87,7 @@ class Spark(OnConnection):
     def _start(self) -> None:
         self._programs: dict[str, Stored] = {}
         self._profile: Any = None
+        self._gpus = 0
         self._lock = threading.Lock()
         self._bundles = Bundles(self.info.dispatch_s)
         self._running: dict[str, _Bundle] = {}
@@ -93,6 +97,8 @@ class Spark(OnConnection):
         self._generation = 0
         self._threads: list[threading.Thread] = []
         self._ender: threading.Thread | None = None
+        self._watcher: threading.Thread | None = None
+        self._is_over = threading.Event()
 
     def put(self, key: str, program: Parcel, need: Need = NO_NEED) -> None:
         """Store the program where all executors can take it.
@@ -102,6 +108,7 @@ class Spark(OnConnection):
         """
         self._generation = self.connection.generation
         name = self.connection.orders.key_of(program, need)
+        self._gpus = need.gpus
         self._profile = self.connection.profile_of(need.gpus) if need.gpus else None
         try:
             place = self.connection.store(pickle.dumps(parts_of(program), protocol=5), name)
@@ -120,7 +127,7 @@ class Spark(OnConnection):
 
     def slots(self) -> int:
         """As many tasks as the cluster runs at once."""
-        return self.connection.slots()
+        return self.connection.slots(self._gpus)
 
     def submit(self, tickets: Sequence[Ticket]) -> None:
         """Queue tickets, and start jobs as far as it makes sense."""
@@ -144,6 +151,10 @@ class Spark(OnConnection):
             thread = threading.Thread(target=self._serve, args=(self._todo,), name="fourfold-spark", daemon=True)
             self._threads.append(thread)
             thread.start()
+        if self._watcher is None and self.connection.pulse is not None:
+            arguments = self.connection.pulse, self._is_over
+            self._watcher = threading.Thread(target=self._watch, args=arguments, name="fourfold-spark-watch", daemon=True)
+            self._watcher.start()
         self._todo.put(bundle)
 
     def wait(self, timeout: float | None) -> list[Outcome]:
@@ -191,20 +202,46 @@ class Spark(OnConnection):
 
     def close(self) -> None:
         """End what runs, and free what is stored. The session stays for the next call."""
+        self._is_over.set()
         if not self.connection.down:
             self.cancel(hard=True)
         for _ in self._threads:
             self._todo.put(None)
         deadline = time.monotonic() + (CLOSE_S if not self.connection.down else 0.0)
-        for thread in self._threads:
+        for thread in [*self._threads, *filter(None, [self._watcher])]:
             thread.join(max(0.0, deadline - time.monotonic()))
         with self._lock:
             self._running.clear()
             self._bundles = Bundles(self.info.dispatch_s)
             self._todo, self._arrived = queue.SimpleQueue(), queue.SimpleQueue()
+            self._watcher, self._is_over = None, threading.Event()
         self._threads.clear()
         for key in list(self._programs):
             self.drop(key)
+
+    def _watch(self, pulse: Pulse, is_over: threading.Event) -> None:
+        """On a thread of its own: where the cluster is gone, the threads that wait for jobs would do so for ever."""
+        while not is_over.wait(LOOK_S):
+            if not self._running:
+                pulse.beat()
+                continue
+            why = ""
+            with contextlib.suppress(Exception):  # this Java is gone: who waits for a job hears of it
+                why = pulse.look()
+            if why:
+                self._go_down(f"Spark is gone: {why}", is_over)
+                return
+
+    def _go_down(self, reason: str, is_over: threading.Event) -> None:
+        with self._lock:
+            if is_over.is_set():
+                return
+            if self.connection.generation == self._generation:
+                self.connection.down = reason
+            tickets = [ticket for bundle in self._running.values() for ticket, _, _ in bundle.tickets]
+            self._running.clear()
+            for ticket in tickets + self._bundles.take_back(None):
+                self._arrived.put(Outcome(ticket.id, Kind.ENGINE_DOWN, reason=reason))
 
     # ---- in the threads that wait for jobs ---------------------------------------------------------------------------
 
@@ -219,7 +256,8 @@ class Spark(OnConnection):
             with self._lock:
                 if todo is not self._todo:
                     continue  # closed meanwhile: nobody asks for these any more
-                self._running.pop(bundle.tag, None)
+                if self._running.pop(bundle.tag, None) is None:
+                    continue  # its tickets were told that the cluster is gone
                 self._bundles.ended(len(outcomes))
                 for outcome in outcomes:
                     self._arrived.put(outcome)
@@ -236,8 +274,11 @@ class Spark(OnConnection):
                     payload = session.store(pickle.dumps(payload, protocol=5), f"{bundle.tag}-{ticket.id}")
                     stored.append(payload)
                 work.append((order, payload, program.place, program.need.idempotent))
+            answers = session.run_job(bundle.tag, work, self._profile)
+            if session.pulse is not None:
+                session.pulse.beat()
             outcomes = []
-            for (ticket, _, _), answer in zip(bundle.tickets, session.run_job(bundle.tag, work, self._profile), strict=True):
+            for (ticket, _, _), answer in zip(bundle.tickets, answers, strict=True):
                 elapsed_s, reply = answer
                 self._bundles.learn(elapsed_s, ticket.n_items)
                 outcomes.append(session.orders.outcome(ticket.id, reply))
@@ -251,7 +292,8 @@ class Spark(OnConnection):
     def _failed(self, bundle: _Bundle, error: Exception, todo: Any) -> list[Outcome]:
         """Spark has given the job up, or we have."""
         tickets = bundle.tickets
-        reason = first_line(error)
+        reason, host = cause_of(error)
+        reason += f" (on {host})" if host else ""
         if bundle.interrupted:
             kind, reason = Kind.LOST, "its Spark job was ended"
         elif self.connection.generation != self._generation or self.connection.is_down(error):

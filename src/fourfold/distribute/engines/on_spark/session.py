@@ -3,19 +3,30 @@
 import contextlib
 import os
 import pickle
+import queue
 import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fourfold.distribute.connection import Connection, cannot_connect, check_that_somebody_listens, first_line, unchanged
+from fourfold.distribute.connection import (
+    PROBE_S,
+    Connection,
+    cannot_connect,
+    check_that_somebody_listens,
+    first_line,
+    unchanged,
+)
+from fourfold.distribute.engines.on_spark.causes import runs_nothing
+from fourfold.distribute.engines.on_spark.pulse import LOOK_S, Pulse, has_proxy, pulse_of
 from fourfold.distribute.engines.on_spark.task import SCHEMA, make_task
 from fourfold.distribute.orders import Orders
-from fourfold.errors import EngineError
+from fourfold.errors import EngineError, FourfoldError
 from fourfold.version import VERSION
 
 CAPACITY_S = 30.0
@@ -27,8 +38,9 @@ RETRIES: dict[str, Any] = {"max_retries": 8, "max_backoff": 5000}
 Spark's own are 10 minutes. Shorter: a network that fails for a moment ends the call. Longer: it takes longer to say that the
 server is gone."""
 
-PROXIES = frozenset({"grpc_proxy", "https_proxy", "http_proxy"})
-"""Variables of the environment, in small letters, with which Connect reaches what this machine may not."""
+TOLD_S = 1.0
+"""Seconds in which Spark, when a job has failed, says where. Shorter: a busy Spark does not yet. Longer: so takes the error,
+where it never says. Not measured."""
 
 JAVA = (
     "no Java was found: Spark needs Java 17 or later on this machine (Debian: apt-get install openjdk-17-jre-headless). "
@@ -58,7 +70,10 @@ class Session(Connection):
         self.spark: Any = None
         self._is_remote = False
         self._task: Any = None
-        self._capacity, self._capacity_at = 0, 0.0
+        self._cores = self._capacity = 0
+        self._capacity_at = 0.0
+        self.pulse: Pulse | None = None
+        """Whether its cluster is there; None: it is all in the Java process of this one."""
         self._stored: set[str] = set()
 
     # ---- opening and closing -----------------------------------------------------------------------------------------
@@ -66,17 +81,64 @@ class Session(Connection):
     def _connect(self) -> None:
         self._stored.clear()  # in a session that is gone
         with unchanged("PYSPARK_PYTHON"):
-            self.spark = self._given if self._given is not None else self._find_or_make()
+            before, self.spark = self.spark, self._given if self._given is not None else self._find_or_make()
         self._is_remote = type(self.spark).__module__.startswith("pyspark.sql.connect")
+        if before is not self.spark:
+            self.pulse = pulse_of(self.spark, self._is_remote)
+        if self.pulse is not None and (silence := self.pulse.silence()):  # Spark itself would wait for it
+            raise EngineError(f"Spark is gone: {silence}")
 
     def _probe(self, orders: Orders) -> dict[str, Any]:
         self._task = make_task(orders.entry, VERSION)
         try:
-            ((_, found),) = self.run_job("fourfold-probe", [None])
+            ((_, found),) = self._ask("fourfold-probe", [None])
         except Exception as error:
-            raise EngineError(f"Spark runs no task: {first_line(error)}") from error
+            raise runs_nothing(error, "" if isinstance(error, FourfoldError) else self._host_of("fourfold-probe")) from error
         self._look_at_capacity()
         return dict(found)
+
+    def _ask(self, tag: str, work: list[Any]) -> list[Any]:
+        """Run one job, and do not wait for ever: where nobody has room for a task, Spark does."""
+        answers: queue.SimpleQueue[tuple[list[Any], Exception | None]] = queue.SimpleQueue()
+
+        def run() -> None:
+            try:
+                answers.put((self.run_job(tag, work), None))
+            except Exception as error:
+                answers.put(([], error))
+
+        threading.Thread(target=run, name="fourfold-spark-probe", daemon=True).start()
+        deadline = time.monotonic() + PROBE_S
+        try:
+            while True:
+                with contextlib.suppress(queue.Empty):
+                    found, error = answers.get(timeout=LOOK_S)
+                    if error is not None:
+                        raise error
+                    return found
+                if self.pulse is not None and (why := self.pulse.look()):
+                    raise EngineError(f"Spark is gone: {why}")
+                if time.monotonic() > deadline:
+                    raise EngineError(
+                        f"Spark has begun no task in {PROBE_S:.0f} s. Has the cluster workers, and are their cores free?"
+                    )
+        except BaseException:
+            self.interrupt(tag)
+            raise
+
+    def _host_of(self, tag: str) -> str:
+        """Where the task of a job was that has just failed; "" where Spark does not say, as on Connect."""
+        if self._is_remote:
+            return ""
+        scala = self.spark.sparkContext._jsc.sc()
+        deadline = time.monotonic() + TOLD_S
+        while time.monotonic() < deadline:
+            with contextlib.suppress(Exception):
+                job = max(scala.statusTracker().getJobIdsForTag(tag))
+                for stage in scala.statusTracker().getJobInfo(job).get().stageIds():
+                    return str(scala.statusStore().taskList(stage, 0, 1).apply(0).host())
+            time.sleep(0.05)
+        return ""
 
     def _store_cargo(self, orders: Orders) -> Any:
         return self.store(orders.cargo, orders.cargo_name)
@@ -94,6 +156,8 @@ class Session(Connection):
     def _answers(self) -> bool:
         """Whether the session is of use."""
         try:
+            if self.pulse is not None and self.pulse.silence():
+                return False
             if self._is_remote:
                 return bool(self.spark.range(1).count())
             return not self.spark.sparkContext._jsc.sc().isStopped()
@@ -134,7 +198,7 @@ class Session(Connection):
         return session
 
     def _check_the_server(self) -> None:
-        if not any(name.lower() in PROXIES for name in os.environ):
+        if not has_proxy():
             check_that_somebody_listens(self._master or "")
 
     def _listens(self) -> bool:
@@ -228,9 +292,14 @@ class Session(Connection):
 
     # ---- tasks -------------------------------------------------------------------------------------------------------
 
-    def slots(self) -> int:
-        """As many tasks as the cluster ran at once when it was last looked at."""
-        return self._capacity
+    def slots(self, gpus: int = 0) -> int:
+        """As many tasks as the cluster ran at once when it was last looked at; `gpus`: that take so many each."""
+        if not gpus:
+            return self._capacity
+        each = self._cores_of_an_executor()
+        if not each:
+            return self._cores  # too many: Spark lets them wait
+        return max(1, self._cores // each * min(each, self._gpus_of_an_executor() // gpus))
 
     def look_again(self) -> None:
         """Look at the size of the cluster, if that was long ago. Takes a job on Connect."""
@@ -240,22 +309,38 @@ class Session(Connection):
 
     def _look_at_capacity(self) -> None:
         self._capacity_at = time.monotonic() + CAPACITY_S
-        if not self._is_remote:
-            context = self.spark.sparkContext
-            cpus = float(context.getConf().get("spark.task.cpus", "1"))
-            self._capacity = max(1, int(context.defaultParallelism / cpus))
-            return
-        from pyspark.sql import functions
+        if self._is_remote:
+            from pyspark.sql import functions
 
-        # A range without a number of partitions has as many as the cluster has cores.
-        frame = self.spark.range(1 << 16).select(functions.spark_partition_id().alias("number")).distinct()
-        self._capacity = max(1, frame.count())
+            # A range without a number of partitions has as many as the cluster has cores.
+            frame = self.spark.range(1 << 16).select(functions.spark_partition_id().alias("number")).distinct()
+            self._cores = max(1, frame.count())
+        else:
+            self._cores = max(1, self.spark.sparkContext.defaultParallelism)
+        self._capacity = max(1, int(self._cores / float(self._setting("spark.task.cpus", "1"))))
+
+    def _setting(self, name: str, otherwise: str) -> str:
+        with contextlib.suppress(Exception):  # a Connect server may not tell
+            return str(self.spark.conf.get(name, otherwise))
+        return otherwise
+
+    def _gpus_of_an_executor(self) -> int:
+        return int(self._setting("spark.executor.resource.gpu.amount", "0"))
+
+    def _cores_of_an_executor(self) -> int:
+        """0: Spark does not say. A standalone executor has all cores of its machine, one on YARN or Kubernetes has one."""
+        master = self._setting("spark.master", "")
+        usual = "1" if master.startswith(("yarn", "k8s")) else "0"
+        each = int(self._setting("spark.executor.cores", usual))
+        if not each and self.pulse is not None and self.pulse.executors is not None:
+            each = self._cores // max(1, self.pulse.executors.count())
+        return each
 
     def profile_of(self, gpus: int) -> Any:
         """What tasks that take GPUs ask for.
 
         Raises:
-            EngineError: This Spark gives none.
+            EngineError: This Spark gives none, or not so many: it would wait for them.
         """
         from pyspark.resource import ResourceProfileBuilder, TaskResourceRequests
 
@@ -263,6 +348,11 @@ class Session(Connection):
         if master.startswith("local["):
             raise EngineError(
                 f"Spark gives GPUs to tasks of a cluster, not of {master}: use a standalone master, YARN or Kubernetes"
+            )
+        if gpus > (n_there := self._gpus_of_an_executor()):
+            raise EngineError(
+                f"a worker should have {gpus} GPUs, and an executor of this Spark has {n_there}: take fewer, or set "
+                "spark.executor.resource.gpu.amount when you start Spark"
             )
         profile = ResourceProfileBuilder().require(TaskResourceRequests().cpus(1).resource("gpu", gpus)).build
         if self._is_remote:
