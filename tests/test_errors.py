@@ -6,6 +6,7 @@ import re
 
 import cloudpickle
 import pytest
+from running import run_script
 
 import fourfold as ff
 from fourfold import errors
@@ -89,3 +90,26 @@ def test_a_name_that_is_not_there_is_an_attribute_error():
 def test_every_error_can_be_reached_from_the_package():
     for cls in TREE:
         assert getattr(ff.errors, cls.__name__) is cls
+
+
+def test_every_error_survives_pickling_where_tblib_has_been_at_work(tmp_path):
+    pytest.importorskip("tblib")
+    text = """
+        import pickle
+        import tblib.pickling_support
+        import fourfold.errors as errors
+
+        def tree(cls):
+            return [cls, *(each for below in cls.__subclasses__() for each in tree(below))]
+
+        tblib.pickling_support.install()
+        for cls in tree(errors.FourfoldError):
+            error = cls("what happened", item="3")
+            error.add_note("a note")
+            back = pickle.loads(pickle.dumps(error))
+            assert (type(back), str(back), back.item, back.__notes__) == (cls, "what happened", "3", ["a note"]), back
+        print(len(tree(errors.FourfoldError)))
+    """
+    ended = run_script(text, folder=tmp_path)
+    assert (ended.code, ended.stderr) == (0, "")
+    assert int(ended.stdout) > 20

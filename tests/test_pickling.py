@@ -1,5 +1,6 @@
 """What cannot travel costs its own item only, and the message has the path to what is to blame."""
 
+import copyreg
 import functools
 import pickle
 import threading
@@ -152,6 +153,13 @@ def test_large_buffers_are_not_copied_into_the_stream():
 
 
 # ---- exceptions that travel -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def as_python_does_it(monkeypatch):
+    """Without tblib, with which `distributed` makes another pickle of each exception class that is there when it is imported."""
+    for cls in [each for each in copyreg.dispatch_table if isinstance(each, type) and issubclass(each, BaseException)]:
+        monkeypatch.delitem(copyreg.dispatch_table, cls)
 
 
 class TwoArguments(Exception):

@@ -498,7 +498,7 @@ def test_a_run_that_is_trusted_goes_on_with_the_values_that_it_had(from_elsewher
     assert [results[0], results[1], results[3]] == [1, 2, 4]
     assert isinstance(results[2].error, ValueError)
     assert results.report.n_recorded == 4
-    run_item, _ = prepare_replay(str(from_elsewhere), 2)
+    run_item, _, _ = prepare_replay(str(from_elsewhere), 2)
     with pytest.raises(ValueError, match="invalid literal"):
         run_item()
 
@@ -540,7 +540,7 @@ def test_changes_that_are_accepted_bring_the_replay_their_function_when_they_beg
     options = {"run": run, "engine": "serial", "on_error": "skip"}
 
     def replay():
-        run_item, _ = prepare_replay(str(run), 1)
+        run_item, _, _ = prepare_replay(str(run), 1)
         with pytest.raises(ValueError, match="the") as caught:
             run_item()
         return str(caught.value)

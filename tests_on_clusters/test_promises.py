@@ -200,8 +200,6 @@ def test_options_that_it_cannot_keep_are_refused_before_anything_starts(options)
         ff.map(abs, [-1], idempotent=False, **options)
 
 
-
-
 def test_workers_that_take_gpus_are_as_many_as_there_are_gpus(options, cluster, tmp_path):
     if not cluster.n_gpus:
         pytest.skip("not applicable: this cluster has no GPUs, and what asks for one is refused (test_contract.py)")

@@ -44,6 +44,10 @@ class FourfoldError(Exception):
         super().__init__(message)
         self.__dict__.update(fields)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As exceptions do; said here since tblib, which Dask brings along, makes others of those that do not say it."""
+        return type(self), self.args, self.__dict__
+
 
 class OptionError(FourfoldError, ValueError):
     """An argument or option has a value that cannot be used."""

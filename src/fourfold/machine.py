@@ -292,6 +292,14 @@ def limited_threads(count: int) -> Iterator[None]:
                 _unlimited = None
 
 
+def limit_this_thread() -> None:
+    """What `limited_threads` says now, for OpenMP too: each thread has a number of its own there."""
+    if _limits:
+        import threadpoolctl
+
+        threadpoolctl.threadpool_limits(limits=min(_limits), user_api="openmp")
+
+
 _limited: tuple[object, ...] = ()
 """The last limit for good, and the libraries it was set for."""
 

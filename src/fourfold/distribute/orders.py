@@ -68,7 +68,7 @@ class Orders:
             VersionMismatch: Functions cannot travel between these versions.
         """
         ours = sys.version_info[:3]
-        where = f"{where} on {found['host']}"
+        where = f"{where} on {found['host']}" if "host" in found else where  # fourfold of before did not say it
         if tuple(found["python"][:2]) != ours[:2]:
             raise VersionMismatch(
                 f"{where}: Python {_dotted(found['python'])} runs there ({found['executable']}) and this is Python "

@@ -99,7 +99,9 @@ class Calls(Fixtures):
         self, make_engine: Callable[[], Engine], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         module = types.ModuleType("only_the_driver_has_it")
-        exec("def double(x): return 2 * x", module.__dict__)
+        double = types.FunctionType((lambda x: 2 * x).__code__, module.__dict__, "double")
+        double.__module__, double.__qualname__ = module.__name__, "double"
+        module.double = double  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, module.__name__, module)
         engine = make_engine()
         if engine.info.takes_objects:  # workers have what the driver has

@@ -1,6 +1,7 @@
 """Items that fail, under a call: each costs itself, and is named."""
 
 import ctypes
+import json
 import os
 import pickle
 import signal
@@ -68,7 +69,7 @@ def codes_of_callers(make_engine: Callable[[], Engine], call: Callable[[Engine, 
         check=False,
     )
     assert done.returncode == 0, done.stderr.decode()
-    codes: list[int] = eval(done.stdout)
+    codes: list[int] = json.loads(done.stdout)
     return dict(zip(DEATHS, codes, strict=True))
 
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+import fourfold.machine as machine
 from fourfold.distribute.engine import NO_NEED, EngineInfo, Runnable
 from fourfold.distribute.watch import Doing, Stalls, Watch, Work, trimmed
 from fourfold.interrupts import Shield
@@ -172,6 +173,7 @@ class Threads:
 
     def _work(self, number: int, todo: "queue.SimpleQueue[Ticket | None]") -> None:
         prepared: dict[str, Runnable] = {}
+        machine.limit_this_thread()
         while (ticket := todo.get()) is not None:
             with self._lock:
                 cell = self._cells.get(ticket.id)
