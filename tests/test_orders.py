@@ -59,14 +59,22 @@ def test_machines_none_of_which_can_start_a_worker_end_the_run(clock: types.Simp
     assert outcome.kind is Kind.ENGINE_DOWN
 
 
-HERE = {"python": sys.version_info[:3], "executable": "/there/bin/python", "fourfold": VERSION, "cloudpickle": "3.0"}
+HERE = {
+    "host": "there",
+    "python": sys.version_info[:3],
+    "executable": "/there/bin/python",
+    "fourfold": VERSION,
+    "cloudpickle": "3.0",
+}
 
 
 @pytest.mark.contract(35)
 def test_workers_with_another_version_are_refused_with_both_and_what_to_do() -> None:
-    with pytest.raises(VersionMismatch, match=rf"the workers has fourfold 0\.0\.9 and this is {VERSION}: install the same"):
+    with pytest.raises(
+        VersionMismatch, match=rf"the workers on there: fourfold 0\.0\.9 is there and this is {VERSION}: install"
+    ):
         Orders(VERSION, ()).check({**HERE, "fourfold": "0.0.9"}, "the workers")
-    with pytest.raises(VersionMismatch, match=r"runs Python 3\.1\.4 \(/there/bin/python\) and this is Python 3\."):
+    with pytest.raises(VersionMismatch, match=r"Python 3\.1\.4 runs there \(/there/bin/python\) and this is Python 3\."):
         Orders(VERSION, ()).check({**HERE, "python": (3, 1, 4)}, "the workers")
 
 
