@@ -2,6 +2,7 @@
 
 import os
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -242,14 +243,16 @@ def test_a_batch_too_large_for_memory_is_halved_and_the_size_stays_small() -> No
     assert sum(size > 20 for size in sizes) <= 4
 
 
-def test_the_size_of_calls_grows_while_that_pays() -> None:
-    from fourfold.workloads.batching import BatchSize
+def test_the_size_of_calls_grows_while_that_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fourfold.workloads import batching
 
-    size, calls = BatchSize(None), []
+    now = [0.0]
+    monkeypatch.setattr(batching, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    size, calls = batching.BatchSize(None), []
 
     def call(table: pa.Table) -> int:
         calls.append(table.num_rows)
-        time.sleep(0.001)  # whatever the rows: more at once are faster
+        now[0] += 0.001  # whatever the rows: more at once are faster
         return table.num_rows
 
     assert sum(size.run(call, pa.table({"a": range(20_000)}))) == 20_000

@@ -241,10 +241,17 @@ def test_what_was_held_back_is_told_also_when_another_signal_comes_at_the_end(us
 @pytest.mark.fault("F40")
 def test_a_stream_that_is_closed_is_deaf_to_no_ctrl_c(tmp_path: Path) -> None:
     """Only after a first one another one may be its echo."""
-    stream = ff.imap(
-        lambda x: time.sleep(0.01 if x < 2 else 1.0) or x, range(10), run=tmp_path / "run", engine="threads", chunk=1
-    )
+    began = threading.Event()
+
+    def fn(x: int) -> int:
+        if x >= 2:
+            began.set()
+        time.sleep(0.01 if x < 2 else 1.0)
+        return x
+
+    stream = ff.imap(fn, range(10), run=tmp_path / "run", engine="threads", chunk=1)
     next(stream)
+    assert began.wait(30)
     timer = threading.Timer(0.15, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     with interrupted():
