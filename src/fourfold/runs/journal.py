@@ -76,7 +76,8 @@ class Journal:
         self._rows: list[Row] = []
         self._tail, self._n_in_tail, self._n_commits = Tail(folder), 0, 0
         self._committed_at = self._synced_at = self._told_at = time.monotonic()
-        self._commit_took_s = self._tail_took_s = 0.0
+        self._commit_took_s = 0.0
+        self._lines_took_s = (0.0, 0.0)  # the last two of the tail
         self._pid = os.getpid()
         self._is_full = False
         self._database: sqlite3.Connection | None = None
@@ -224,7 +225,8 @@ class Journal:
     def beat(self, must_keep: bool = True) -> None:
         """Make what was written outlive this process, and commit it when it is time.
 
-        Unless it must, it does so only while lines take no more than TAIL_SHARE.
+        Unless it must, it does so only while lines take no more than TAIL_SHARE: by the shorter of the last two, as one alone
+        may have waited for a core, not for the disk.
 
         Raises:
             JournalError: There is no room.
@@ -234,7 +236,7 @@ class Journal:
         now = time.monotonic()
         if now - self._committed_at >= max(COMMIT_S, self._commit_took_s / COMMIT_SHARE):
             self.commit()
-        elif len(self._rows) > self._n_in_tail and (must_keep or now - self._told_at >= self._tail_took_s / TAIL_SHARE):
+        elif len(self._rows) > self._n_in_tail and (must_keep or now - self._told_at >= min(self._lines_took_s) / TAIL_SHARE):
             self._tell_the_tail(now)
 
     def _tell_the_tail(self, begin: float) -> None:
@@ -245,7 +247,7 @@ class Journal:
             self._tail.append(self._n_commits, self._rows[self._n_in_tail :])
         self._n_in_tail = len(self._rows)
         self._told_at = time.monotonic()
-        self._tail_took_s = self._told_at - begin
+        self._lines_took_s = (self._lines_took_s[1], self._told_at - begin)
 
     def _has_something_to_write(self) -> bool:
         return bool(self._rows) and self._is_ours()
