@@ -19,12 +19,12 @@ class Fixed:
         kind = type(self)
         fields = fields_of(kind)
         given = {**dict(zip(fields, values, strict=False)), **named}
-        if len(values) > len(fields) or len(given) < len(values) + len(named) or not given.keys() <= set(fields):
+        if len(values) > len(fields) or len(given) < len(values) + len(named) or not given.keys() <= _DEFAULTS[kind].keys():
             raise TypeError(f"{kind.__name__} takes {', '.join(fields)}, each once; it was given {values} and {named}")
-        missing = [name for name in fields if name not in given and not hasattr(kind, name)]
-        if missing:
+        self.__dict__.update(_DEFAULTS[kind])
+        self.__dict__.update(given)
+        if len(given) < len(fields) and (missing := [name for name, value in self.__dict__.items() if value is _MISSING]):
             raise TypeError(f"{kind.__name__} needs {', '.join(missing)}")
-        self.__dict__.update({name: given[name] if name in given else getattr(kind, name) for name in fields})
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"{type(self).__name__} does not change: {name} cannot be set")
@@ -45,4 +45,13 @@ class Fixed:
 
 def fields_of(kind: type) -> tuple[str, ...]:
     """The names of the fields of a Fixed class, in order."""
-    return tuple(name for name in kind.__annotations__ if not name.startswith("_"))
+    if kind not in _FIELDS:
+        _FIELDS[kind] = tuple(name for name in kind.__annotations__ if not name.startswith("_"))
+        _DEFAULTS[kind] = {name: getattr(kind, name, _MISSING) for name in _FIELDS[kind]}
+    return _FIELDS[kind]
+
+
+_MISSING = object()
+_FIELDS: dict[type, tuple[str, ...]] = {}
+_DEFAULTS: dict[type, dict[str, Any]] = {}
+"""Of the classes that were asked for: records are made for each call."""

@@ -1,5 +1,6 @@
 """Ctrl-C where it does no harm: what a driver is about to note of a worker is noted before anything is interrupted."""
 
+import _signal  # type: ignore[import-not-found]  # `signal` itself takes a millisecond to import, and 50 us a block for its enums
 import contextlib
 import sys
 import threading
@@ -15,7 +16,7 @@ Handler = Callable[[int, "FrameType | None"], Any]
 ECHO_S = 0.3
 """Seconds after the first Ctrl-C in which another one is the same: some terminals and launchers send it twice."""
 
-NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+NUMBERS = [getattr(_signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(_signal, name)]
 """The signals that people end a program with. Not every system has all of them."""
 
 
@@ -65,13 +66,11 @@ class Shield:
 
     def _take_over(self) -> None:
         """Hear the signals that a handler of Python has."""
-        import signal  # a millisecond, and a loop does not need it
-
-        for name in NAMES:
-            number = getattr(signal, name, None)
-            if number is not None and callable(usual := signal.getsignal(number)) and usual != self._hear:
+        hear = self._hear
+        for number in NUMBERS:
+            if callable(usual := _signal.getsignal(number)) and usual != hear:
                 self._usual[number] = usual
-                signal.signal(number, self._hear)
+                _signal.signal(number, hear)
 
     def _hear(self, number: int, frame: "FrameType | None") -> None:
         now, usual = time.monotonic(), self._usual.get(number, _raise_interrupt)
@@ -102,12 +101,11 @@ class Shield:
     def _put_back(self) -> None:
         if not self._usual:
             return
-        import signal
-
+        hear = self._hear
         try:
             for number in list(self._usual):
-                if signal.getsignal(number) == self._hear:  # else somebody has set another one meanwhile
-                    signal.signal(number, self._usual[number])
+                if _signal.getsignal(number) == hear:  # else somebody has set another one meanwhile
+                    _signal.signal(number, self._usual[number])
                 del self._usual[number]
         finally:
             if self._usual:  # one that is in its place again was heard, and has interrupted this

@@ -28,6 +28,8 @@ class Admission:
 
     def limit(self, slots: int) -> int:
         """How many of `slots` workers may have something to do: never below one, if there is one."""
+        if self.room is None and self.ceiling is None:  # as ever: it is asked for each chunk
+            return slots
         limits = [limit for limit in (self.room, self.ceiling) if limit is not None]
         return min([slots, *(max(1, limit) for limit in limits)])
 
