@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from fourfold.data.kinds import as_table
 from fourfold.data.poison import BadRow, part_of, run_apart
 from fourfold.data.schema import fitted
-from fourfold.data.steps import Apply, Batch, Step, concatenated
+from fourfold.data.steps import Apply, Batch, Step, concatenated, is_of_plan
 from fourfold.data.work import shown
 
 SAMPLE_ROWS = 20
@@ -57,6 +57,8 @@ class FramePass:
         try:
             return self._applied(batch)
         except Exception as error:
+            if is_of_plan(error):
+                raise
             tables = []
             for each in run_apart(self._applied, batch, error, first_only=True):
                 if isinstance(each, BadRow):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from types import GeneratorType
 from typing import Any, Literal, get_args
 
+from fourfold.data.sparse import check_dense
 from fourfold.errors import MissingExtra, OptionError
 
 Kind = Literal["pandas", "polars", "arrow", "numpy", "pylist"]
@@ -52,7 +53,11 @@ def as_kind(table: Any, kind: str) -> Any:
 
     "pylist" is a list of dicts, "numpy" a dict of arrays: a column of lists of one length is an array of two dimensions, and
     numbers with nulls are floats with NaN.
+
+    Raises:
+        OptionTypeError: A column of it is sparse.
     """
+    check_dense(table.schema, "a function of yours")
     if kind == "pandas":
         return _frame(table)
     if kind == "polars":
@@ -105,7 +110,7 @@ def _table(obj: Any, what: str) -> Any:
     if kind == "pylist":
         return table_of_rows(obj)
     if isinstance(obj, Mapping):
-        return pa.table({str(name): _column(values) for name, values in obj.items()})
+        return pa.table({str(name): as_column(values) for name, values in obj.items()})
     if hasattr(obj, "__arrow_c_stream__"):
         return pa.table(obj)
     raise TypeError(
@@ -161,7 +166,7 @@ def _nullable(type_: Any) -> Any:
     return pd.api.types.pandas_dtype(str(type_).replace("uint", "UInt").replace("int", "Int"))
 
 
-def _column(values: Any) -> Any:
+def as_column(values: Any) -> Any:
     """A column of one array or list; rows of an array of two dimensions become lists of one length."""
     import numpy as np
     import pyarrow as pa

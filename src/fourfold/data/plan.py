@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from fourfold.data.pieces import CALLS, MIN_ROWS, Piece, TableSource
+from fourfold.data.sparse import check_dense
 from fourfold.data.steps import Apply, Batch, Select, Step
 
 BATCH_ROWS = 1 << 14
@@ -92,6 +93,7 @@ class Prepared:
             if not batch.table.num_rows:
                 return None
             batch = apply(batch)
+        check_dense(batch.table.schema, "columns")
         return batch.table if batch.table.num_rows or not self._applies else None
 
     def of_no_rows(self) -> Any:

@@ -15,6 +15,7 @@ from fourfold.aggregate.failures import NOTE
 from fourfold.call import Call
 from fourfold.data.pieces import Piece
 from fourfold.data.plan import Plan
+from fourfold.data.steps import is_of_plan
 from fourfold.data.work import Count, FailedRow, Gather, PieceDone, Policy, RunPiece, Tables, shown
 from fourfold.errors import OptionError, TooManyFailures
 from fourfold.execute import current
@@ -114,6 +115,8 @@ class Run:
     def _settled(self, piece: Piece, outcome: Any) -> PieceDone:
         if isinstance(outcome, PieceDone):
             done = outcome
+        elif outcome.error is not None and is_of_plan(outcome.error):
+            raise outcome.error
         elif outcome.kind in DEADLY:
             done = self._searched(piece, outcome)
         else:

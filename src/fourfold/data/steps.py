@@ -63,6 +63,11 @@ def check_columns(columns: Sequence[str], schema: Any, what: str) -> None:
         )
 
 
+def is_of_plan(error: BaseException) -> bool:
+    """Whether an error that a batch raised is about the steps: no row is to blame, and no other batch would do better."""
+    return bool(getattr(error, "is_of_plan", False))
+
+
 class Select:
     """Some columns, in this order."""
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from fourfold.data.pieces import Piece
 from fourfold.data.plan import Plan
 from fourfold.data.poison import BadRow, part_of, run_apart
-from fourfold.data.steps import Batch
+from fourfold.data.steps import Batch, is_of_plan
 from fourfold.errors import FourfoldError
 from fourfold.execute import current
 from fourfold.execute.troubles import describe, safe_repr
@@ -143,6 +143,8 @@ class _Work:
             try:
                 table = self._owner.run(batch)
             except Exception as error:
+                if is_of_plan(error):
+                    raise
                 yield from self._apart(first, batch, error)
             else:
                 if table is not None:

@@ -35,6 +35,11 @@ def enter_worker_process() -> None:
     _in_worker = True
 
 
+def in_worker_process() -> bool:
+    """Whether this process is a worker, and all objects in it are copies."""
+    return _in_worker
+
+
 def inside_item() -> bool:
     """Whether the caller runs inside an item, on any engine: there, a nested call runs as a plain loop."""
     return _in_worker or _here.chunk is not None

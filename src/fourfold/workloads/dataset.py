@@ -114,10 +114,13 @@ class Dataset:
 
         Args:
             transformer: Fitted on a DataFrame, so that it knows its columns. New ones are named by `get_feature_names_out()`.
-            dense: Make columns of a sparse result. Without it that is an error, since a thousand columns of zeros need memory.
+            dense: Make columns of a sparse result. Without it that stays sparse: one column, called as the transformer's
+                class in small letters, which `predict` takes and does not keep, and `filter` by an expression passes on. Asked
+                for as a table it is an error, since a thousand columns of zeros need memory.
 
         Raises:
             OptionError: A column that it takes is not there; before anything runs, where the columns are known.
+            OptionTypeError: A sparse result is to be written, or a function is to take it; when the first batch is there.
         """
         return self._with(transformed(transformer, dense))
 
@@ -153,7 +156,8 @@ class Dataset:
             OptionError: There is no such file, or a column that the model was fitted on is not there; before anything runs,
                 where model and columns are known.
 
-        Guarantees: columns are given to an estimator by name and in its order. With batch_size="auto", models that use BLAS
+        Guarantees: columns are given to an estimator by name and in its order; to one that knows no names, those that `keep`
+            does not name, in theirs. With batch_size="auto", models that use BLAS
             may differ in their last bits from run to run.
         """
         step = predicted(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fourfold.data.frames import SAMPLE_ROWS, FrameKind, FramePass
+from fourfold.data.sparse import check_dense
 from fourfold.data.steps import Step
 from fourfold.errors import OptionError
 from fourfold.workloads.steps import drawn, filtered, mapped, predicted, selected, transformed
@@ -33,6 +34,7 @@ class Frame:
     @property
     def native(self) -> Any:
         """See the class."""
+        check_dense(self.schema, self._kind.name)
         return self._kind.map(self._frame, FramePass(self._steps, self.schema)) if self._steps else self._frame
 
     def _with(self, step: Step) -> "Frame":

@@ -6,12 +6,14 @@ batch ──features──> model, some rows at a time ──> prediction | prob
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fourfold.data.kinds import as_kind
+from fourfold.data.kinds import as_column, as_kind
+from fourfold.data.sparse import sparse_columns
 from fourfold.data.steps import Apply, Batch, check_columns
 from fourfold.errors import InitFailed, OptionError
 from fourfold.execute import current
 from fourfold.workloads.batching import FIRST_ROWS, BatchSize
-from fourfold.workloads.models import Model, check_features, feature_names
+from fourfold.workloads.features import check_features, feature_names, features_of
+from fourfold.workloads.models import Model
 
 COLUMN_OF = {"predict": "prediction", "predict_proba": "proba", "decision_function": "decision"}
 """How the column of a method is called; of any other method, as the method."""
@@ -28,7 +30,7 @@ class Predict:
     Args:
         model: What says something of each row.
         method: Of an estimator.
-        keep: Columns of the input that are kept; None for all.
+        keep: Columns of the input that are kept; None for all but sparse ones.
         name: None, or what the new column is called, or the beginning of the names of several.
         batch_size: Rows of a call; None is found out.
         kind: The kind of table that a class of the user takes.
@@ -60,16 +62,18 @@ class Predict:
         check_columns([*(self.keep or ()), *self.dedupe], before, "predict")
         known = self.model.known()
         if before is not None and known is not None:
-            check_features(known, before, self.model.name)
+            check_features(known, before, self.model.name, self.keep)
             self._check_method(known)
         return None
 
     def _check_method(self, estimator: Any) -> None:
-        if not hasattr(estimator, self.method) and not callable(estimator):
-            has = [each for each in COLUMN_OF if hasattr(estimator, each)]
-            raise OptionError(
-                f"method={self.method!r}: {self.model.name} has none; it has {', '.join(has) or 'no such method'}"
-            )
+        if hasattr(estimator, self.method):
+            return
+        has = [each for each in COLUMN_OF if hasattr(estimator, each)]
+        hint = ". Of a class of your own give the class, and init=" if callable(estimator) and not has else ""
+        raise OptionError(
+            f"method={self.method!r}: {self.model.name} has none; it has {', '.join(has) or 'no such method'}{hint}"
+        )
 
     def prepare(self) -> Apply:
         try:
@@ -77,7 +81,10 @@ class Predict:
         except Exception as error:
             raise InitFailed(f"the model {self.model.name} could not be loaded: {type(error).__name__}: {error}") from error
         if not self.model.is_class:
-            self._check_method(loaded)
+            try:
+                self._check_method(loaded)
+            except OptionError as error:
+                raise InitFailed(str(error)) from error
         return _Predicting(self, loaded).apply
 
 
@@ -93,10 +100,10 @@ class _Predicting:
     def apply(self, batch: Batch) -> Batch:
         step, table = self._step, batch.table
         if not self._checked and not step.model.is_class:
-            check_features(self._loaded, table.schema, step.model.name)
+            check_features(self._loaded, table.schema, step.model.name, step.keep)
             self._checked = True
         columns = self._all_columns(table)
-        kept = table if step.keep is None else table.select(list(step.keep))
+        kept = table.drop_columns(sparse_columns(table.schema)) if step.keep is None else table.select(list(step.keep))
         for name, column in columns.items():
             if name in kept.column_names:
                 raise ValueError(f"the table has a column {name!r} already: name the new one with name=, or say what to keep=")
@@ -130,10 +137,8 @@ class _Predicting:
         step = self._step
         if step.model.is_class:
             given = self._loaded(as_kind(table, step.kind))
-        elif _is_torch(self._loaded):
-            given = _of_torch(self._loaded, table)
         else:
-            given = getattr(self._loaded, step.method)(self._features(table))
+            given = getattr(self._loaded, step.method)(features_of(self._loaded, table, self._names, step.keep))
         columns = named(given, step.name or COLUMN_OF.get(step.method, step.method), self._classes())
         for name, values in columns.items():
             if len(values) != table.num_rows:
@@ -148,13 +153,6 @@ class _Predicting:
         if self._step.method == "predict_proba" or (self._step.method == "decision_function" and not is_pairwise):
             return getattr(self._loaded, "classes_", None)
         return None
-
-    def _features(self, table: Any) -> Any:
-        if self._names is not None:
-            return table.select(self._names).to_pandas()
-        import numpy as np
-
-        return np.column_stack([column.to_numpy() for column in table.columns]) if table.num_columns else table.to_pandas()
 
 
 def _distinct(table: Any, columns: Sequence[str]) -> tuple[Any, Any]:
@@ -202,25 +200,4 @@ def named(given: Any, name: str, classes: Any) -> dict[str, Any]:
 
 
 def _arrow(values: Any) -> Any:
-    import pyarrow as pa
-
-    return pa.array(values.tolist() if values.dtype == object else values)
-
-
-def _is_torch(model: Any) -> bool:
-    import sys
-
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(model, torch.nn.Module)
-
-
-def _of_torch(module: Any, table: Any) -> Any:
-    """A module takes all columns as one tensor of float32, and runs without gradients."""
-    import numpy as np
-    import torch
-
-    features = np.column_stack([column.to_numpy() for column in table.columns]).astype(np.float32)
-    module.eval()
-    with torch.inference_mode():
-        found = module(torch.from_numpy(features)).cpu().numpy()
-    return found[:, 0] if found.ndim == 2 and found.shape[1] == 1 else found
+    return as_column(values.tolist() if values.dtype == object else values)

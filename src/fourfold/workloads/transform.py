@@ -1,12 +1,13 @@
 """A fitted transformer as a step: its columns take the place of those that it was fitted on."""
 
-from collections.abc import Sequence
+import contextlib
 from typing import Any
 
+from fourfold.data.sparse import MOST_NAMES, column_of
 from fourfold.data.steps import Apply, Batch
 from fourfold.errors import OptionError, OptionTypeError
 from fourfold.execute import current
-from fourfold.workloads.models import check_features, feature_names
+from fourfold.workloads.features import check_features, feature_names
 
 
 class Transform:
@@ -34,14 +35,23 @@ class Transform:
         return None
 
     def prepare(self) -> Apply:
-        return self._apply
+        return _Transforming(self).apply
 
-    def _apply(self, batch: Batch) -> Batch:
+
+class _Transforming:
+    """A transformer in a worker."""
+
+    def __init__(self, step: Transform) -> None:
+        self._fitted, self._is_dense = step.fitted, step.dense
+        self._name = type(step.fitted).__qualname__
+        self._names: tuple[str, ...] | None = None
+
+    def apply(self, batch: Batch) -> Batch:
         current.renew()
         table = batch.table
-        check_features(self.fitted, table.schema, self._name)
-        names = feature_names(self.fitted) or []
-        found = self.fitted.transform(table.select(names).to_pandas())
+        check_features(self._fitted, table.schema, self._name)
+        names = feature_names(self._fitted) or []
+        found = self._fitted.transform(table.select(names).to_pandas())
         columns = self._columns(found, table.num_rows)
         rest = table.drop_columns(names)
         clash = [name for name in columns if name in rest.column_names]
@@ -58,22 +68,26 @@ class Transform:
         import pyarrow as pa
 
         if hasattr(found, "toarray"):
-            if not self.dense:
-                raise TypeError(
-                    f"{self._name} gives a sparse matrix, and a table has dense columns: write transform(…, dense=True), "
-                    "or let it give dense ones (sparse_output=False, sparse_threshold=0)"
-                )
+            if not self._is_dense:
+                return {self._name.lower(): column_of(found, self._name, self._few_names(found.shape[1]))}
             found = found.toarray()
         if hasattr(found, "columns") and not isinstance(found, np.ndarray):  # set_output: a DataFrame
             return {str(name): pa.array(np.asarray(found[name])) for name in found.columns}
         values = np.asarray(found)
         values = values.reshape(n_rows, -1) if values.ndim == 1 else values
-        names: Sequence[str] = [str(name) for name in self.fitted.get_feature_names_out()]
+        names = [str(name) for name in self._fitted.get_feature_names_out()]
         if values.shape[1] != len(names):
             raise ValueError(
                 f"{self._name} gave {values.shape[1]} columns, and get_feature_names_out() has {len(names)} names"
             )
         return {name: _typed(values[:, at]) for at, name in enumerate(names)}
+
+    def _few_names(self, n_columns: int) -> tuple[str, ...] | None:
+        """The names of a matrix's columns, when there are some and not too many."""
+        if self._names is None and n_columns <= MOST_NAMES:
+            with contextlib.suppress(AttributeError):  # hashes have no names
+                self._names = tuple(map(str, self._fitted.get_feature_names_out()))
+        return self._names
 
 
 def _typed(values: Any) -> Any:

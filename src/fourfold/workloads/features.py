@@ -1,0 +1,174 @@
+"""What a model takes of a table: the columns that it was fitted on, by name and in its order; checked, and in its form.
+
+it knows names     these columns, as a DataFrame; of a sparse column, the columns of its matrix
+it knows none      all columns that `keep=` does not name, as one array; a sparse column's matrix alone
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from fourfold.data.sparse import matrix_of, sparse_columns
+from fourfold.errors import OptionError
+
+
+def feature_names(estimator: Any) -> list[str] | None:
+    """The names that an estimator was fitted on; None when it does not say."""
+    names = getattr(estimator, "feature_names_in_", None)
+    if names is None and hasattr(estimator, "feature_name_") and not hasattr(type(estimator), "feature_names_in_"):
+        names = estimator.feature_name_  # LightGBM before 4.6, which makes names up when there were none
+        names = None if list(names) == [f"Column_{at}" for at in range(len(names))] else names
+    return None if names is None else [str(name) for name in names]
+
+
+def columns_of(estimator: Any, names: Sequence[str], available: Sequence[str]) -> list[str]:
+    """The columns of these names. LightGBM has underscores in its names for the spaces in theirs."""
+    if not hasattr(estimator, "feature_name_"):
+        return list(names)
+    spaced = {name.replace(" ", "_"): name for name in available}
+    return [name if name in available else spaced.get(name, name) for name in names]
+
+
+def check_features(estimator: Any, schema: Any, what: str, keep: Sequence[str] | None = None) -> None:
+    """Check that a table has what an estimator was fitted on.
+
+    Args:
+        estimator: Fitted.
+        schema: Of the table.
+        what: The estimator's name, for messages.
+        keep: See `unnamed`.
+
+    Raises:
+        OptionError: A column is missing, there are too many or too few, or it is a text where numbers are taken.
+    """
+    sparse, names = sparse_columns(schema), feature_names(estimator)
+    if names is None:
+        taken = sparse or unnamed(estimator, schema.names, keep)
+        n_taken = sum(schema.field(name).type.width for name in sparse) if sparse else len(taken)
+        _check_number(estimator, n_taken, sparse, schema.names, what)
+    else:
+        taken = columns_of(estimator, names, schema.names)
+        missing = [name for name in taken if name not in schema.names]
+        inside = _places(schema, sparse) if missing else {}
+        missing = [name for name in missing if name not in inside]
+        if missing:
+            raise OptionError(
+                f"{what} was fitted on {len(names)} features, of which {_listed(missing)} "
+                f"{'is' if len(missing) == 1 else 'are'} not in the table. Columns: {', '.join(schema.names)}",
+                is_of_plan=True,
+            )
+    if _takes_numbers_only(estimator):
+        _check_numbers([schema.field(name) for name in taken if name in schema.names], what)
+
+
+def _check_number(estimator: Any, n_taken: int, sparse: Sequence[str], columns: Sequence[str], what: str) -> None:
+    n_features = getattr(estimator, "n_features_in_", None)
+    if n_features is None or n_features == n_taken:
+        return
+    shown = ", ".join(columns[:8]) + ("…" if len(columns) > 8 else "")
+    if sparse:
+        has, then = (
+            f"the sparse columns before it ({', '.join(sparse)}) hold {n_taken:,}",
+            "transform with what it was fitted on",
+        )
+    else:
+        has, then = f"the table has {len(columns)} columns ({shown})", "select() those that it takes, in its order"
+    raise OptionError(
+        f"{what} was fitted on {n_features:,} features without names, and {has}: {then}, or name the others in keep=",
+        is_of_plan=True,
+    )
+
+
+def _check_numbers(fields: Sequence[Any], what: str) -> None:
+    import pyarrow.types as types
+
+    for field in fields:
+        if types.is_string(field.type) or types.is_binary(field.type) or types.is_list(field.type):
+            raise OptionError(f"{what} takes numbers, and column {field.name!r} is {field.type}", is_of_plan=True)
+
+
+def _takes_numbers_only(estimator: Any) -> bool:
+    """Classifiers and regressors do, unless there are others within them; transformers, like encoders, need not."""
+    if not hasattr(estimator, "predict") or hasattr(estimator, "transform"):
+        return False
+    if hasattr(estimator, "takes_numbers"):
+        return bool(estimator.takes_numbers)
+    if not hasattr(estimator, "n_features_in_") and not hasattr(estimator, "feature_names_in_"):
+        return False  # nobody knows what it takes
+    within = estimator.get_params(deep=False).values() if hasattr(estimator, "get_params") else ()
+    is_dummy = type(estimator).__module__ == "sklearn.dummy"
+    return not is_dummy and not any(isinstance(each, list) or hasattr(each, "fit") for each in within)
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names[:5]))
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+
+
+def unnamed(estimator: Any, columns: Sequence[str], keep: Sequence[str] | None) -> list[str]:
+    """The columns that a model takes which knows no names: as many as it was fitted on, or else those that are no keys.
+
+    Args:
+        estimator: The model.
+        columns: Of the table.
+        keep: Columns that stand beside the prediction, and are no features unless the model wants as many; None: not said.
+    """
+    if not keep or getattr(estimator, "n_features_in_", None) == len(columns):
+        return list(columns)
+    return [name for name in columns if name not in keep]
+
+
+def features_of(estimator: Any, table: Any, names: Sequence[str] | None, keep: Sequence[str] | None) -> Any:
+    """What an estimator is given of a table: a DataFrame, an array, a list of texts, or a sparse matrix.
+
+    Args:
+        estimator: Fitted.
+        table: With what it takes: see `check_features`.
+        names: See `feature_names`.
+        keep: See `unnamed`.
+    """
+    sparse = sparse_columns(table.schema)
+    if names is not None:
+        columns = columns_of(estimator, names, table.column_names)
+        if not sparse or all(name in table.column_names for name in columns):
+            return table.select(columns).to_pandas()
+        return _named_matrix(table, sparse, columns)
+    if sparse:
+        return matrix_of(table, sparse)
+    return _array(table.select(unnamed(estimator, table.column_names, keep)), estimator)
+
+
+def _array(table: Any, estimator: Any) -> Any:
+    import numpy as np
+    import pyarrow.types as types
+
+    if not table.num_columns:
+        return table.to_pandas()
+    if table.num_columns == 1 and not hasattr(estimator, "n_features_in_") and types.is_string(table.schema.field(0).type):
+        return table.column(0).to_numpy()  # as vectorizers of texts take them
+    return np.column_stack([column.to_numpy() for column in table.columns])
+
+
+def _places(schema: Any, sparse: Sequence[str]) -> dict[str, int]:
+    """Where the named columns of sparse matrices are, when these stand beside each other."""
+    places: dict[str, int] = {}
+    width = 0
+    for column in sparse:
+        type_ = schema.field(column).type
+        places |= {name: width + at for at, name in enumerate(type_.names or ())}
+        width += type_.width
+    return places
+
+
+def _named_matrix(table: Any, sparse: Sequence[str], names: Sequence[str]) -> Any:
+    """A DataFrame of sparse columns, in the order of names of which some may be columns of the table."""
+    import numpy as np
+    import pandas as pd
+    from scipy.sparse import csr_matrix, hstack
+
+    matrix, places = matrix_of(table, sparse), _places(table.schema, sparse)
+    dense = [name for name in names if name in table.column_names]
+    places |= {name: matrix.shape[1] + at for at, name in enumerate(dense)}
+    if dense:
+        beside = np.column_stack([table.column(name).to_numpy() for name in dense])
+        matrix = hstack([matrix, csr_matrix(beside)], format="csr")
+    return pd.DataFrame.sparse.from_spmatrix(matrix[:, [places[name] for name in names]], columns=list(names))

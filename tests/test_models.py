@@ -1,0 +1,385 @@
+"""Models of other libraries, from files and from memory: what they say themselves, in workers that share them."""
+
+import importlib
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from sklearn.compose import ColumnTransformer
+from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import RandomForestClassifier, VotingClassifier
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from tables import small_pieces
+
+import fourfold as ff
+from fourfold.errors import InitFailed, OptionError, RunChanged
+from fourfold.workloads.models import Model
+
+__all__ = ["small_pieces"]
+
+Cut = Callable[[int, int], None]
+
+N_ROWS = 300
+FEATURES = ["dep delay", "b", "c"]  # LightGBM has no spaces in its names
+
+
+def frame() -> pd.DataFrame:
+    draw = np.random.default_rng(7)
+    table = pd.DataFrame(draw.normal(size=(N_ROWS, 3)), columns=FEATURES)
+    table.insert(0, "id", range(N_ROWS))
+    table["city"] = draw.choice(["Rom", "Oslo", "Bonn"], N_ROWS)
+    table["label"] = np.where(table["b"] + draw.normal(size=N_ROWS) > 0, "yes", "no")
+    return table
+
+
+TABLE = frame()
+X, Y = TABLE[FEATURES], TABLE["label"]
+TURNED = TABLE[["c", "label", "id", "b", "city", "dep delay"]]  # the order of columns is not the model's
+TWO = {"engine": "processes", "workers": 2}
+
+
+def said_by(model: Any, method: str = "predict_proba", rows: Any = TURNED, **options: Any) -> pd.DataFrame:
+    return ff.scan(rows).predict(model, method=method, keep=["id"], **options).to_pandas(**TWO)
+
+
+# ---- LightGBM and XGBoost --------------------------------------------------------------------------------------------
+
+
+def test_a_model_of_lightgbm_gets_its_columns_by_name_and_names_its_classes(tmp_path: Path, small_pieces: Cut) -> None:
+    lightgbm = pytest.importorskip("lightgbm")
+    small_pieces(60, 1 << 20)
+    model = lightgbm.LGBMClassifier(n_estimators=5, verbose=-1).fit(X, Y)
+    joblib.dump(model, tmp_path / "m.joblib")
+    for each in (model, tmp_path / "m.joblib"):
+        found = said_by(each)
+        assert [*found.columns] == ["id", "proba_no", "proba_yes"]
+        assert (found[["proba_no", "proba_yes"]].to_numpy() == model.predict_proba(X)).all()
+    with pytest.raises(OptionError, match=r"LGBMClassifier was fitted on 3 features, of which 'dep_delay' is not in"):
+        ff.scan(TABLE.drop(columns="dep delay")).predict(model)
+
+
+def test_a_model_of_lightgbm_that_was_fitted_on_an_array_has_no_names(small_pieces: Cut) -> None:
+    lightgbm = pytest.importorskip("lightgbm")
+    model = lightgbm.LGBMRegressor(n_estimators=5, verbose=-1).fit(X.to_numpy(), TABLE["id"])
+    found = said_by(model, "predict", TABLE[["id", *FEATURES]])
+    assert found["prediction"].tolist() == model.predict(X.to_numpy()).tolist()
+
+
+def test_a_model_of_xgboost_gets_its_columns_by_name(tmp_path: Path, small_pieces: Cut) -> None:
+    xgboost = pytest.importorskip("xgboost")
+    small_pieces(60, 1 << 20)
+    model = xgboost.XGBClassifier(n_estimators=5).fit(X, Y == "yes")
+    joblib.dump(model, tmp_path / "m.joblib")
+    for each in (model, tmp_path / "m.joblib"):
+        found = said_by(each)
+        assert [*found.columns] == ["id", "proba_0", "proba_1"]
+        assert (found[["proba_0", "proba_1"]].to_numpy() == model.predict_proba(X)).all()
+    with pytest.raises(OptionError, match=r"of which 'b' is not in the table"):
+        ff.scan(TABLE.drop(columns="b")).predict(model)
+    with pytest.raises(OptionError, match=r"XGBClassifier takes numbers, and column 'b' is string"):
+        ff.scan(TABLE.assign(b="x")).predict(model)
+
+
+def n_threads(batch: pd.DataFrame) -> pd.DataFrame:
+    return batch.assign(**{f"n_{'after' if 'n_before' in batch else 'before'}": len(os.listdir("/proc/self/task"))})
+
+
+@pytest.mark.parametrize("package", ["lightgbm", "xgboost"])
+def test_a_model_that_asks_for_many_threads_has_those_of_its_worker(package: str, small_pieces: Cut) -> None:
+    library = pytest.importorskip(package)
+    small_pieces(100, 1 << 20)
+    kind = library.LGBMClassifier if package == "lightgbm" else library.XGBClassifier
+    model = kind(n_estimators=2, n_jobs=24, **({"verbose": -1} if package == "lightgbm" else {})).fit(X, Y == "yes")
+    counted = ff.scan(TABLE).map_batches(n_threads).predict(model).map_batches(n_threads).to_pandas(**TWO)
+    assert (counted["n_after"] - counted["n_before"]).max() < 20
+    assert model.n_jobs == 24  # the owner's is another one
+
+
+def test_estimators_within_others_have_the_threads_of_the_worker_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forests = [(name, RandomForestClassifier(n_estimators=2, n_jobs=jobs)) for name, jobs in (("a", 8), ("b", -1), ("c", 1))]
+    joblib.dump(make_pipeline(VotingClassifier(forests)).fit(X, Y), tmp_path / "m.joblib")
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setattr("fourfold.execute.current._in_worker", True)
+    loaded = Model(tmp_path / "m.joblib").load()
+    assert [each.n_jobs for each in loaded[0].estimators_] == [2, 2, 1]
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+class Scale:
+    """Notes where it is loaded, and says whether its array is mapped."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.factors = str(folder), np.arange(1000.0)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state
+        with open(f"{self.folder}/loads", "a") as file:
+            file.write(f"{os.getpid()}\n")
+
+    def predict(self, features: Any) -> Any:
+        return np.full(len(features), isinstance(self.factors, np.memmap)) & (self.factors[3] == 3)
+
+
+@pytest.mark.parametrize("name", ["m.joblib", "m.pkl"])
+def test_a_file_is_loaded_once_per_worker_and_its_arrays_are_mapped(name: str, tmp_path: Path, small_pieces: Cut) -> None:
+    small_pieces(10, 1 << 20)
+    joblib.dump(Scale(tmp_path), tmp_path / name)
+    found = said_by(tmp_path / name, "predict")
+    assert found["prediction"].all()
+    loads = (tmp_path / "loads").read_text().split()
+    assert 1 <= len(loads) <= 2
+    assert len(set(loads)) == len(loads)  # 30 pieces, and no worker loaded twice
+    assert str(os.getpid()) not in loads
+
+
+def test_a_compressed_file_is_loaded_and_the_log_says_that_it_is_not_shared(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    joblib.dump(Scale(tmp_path), tmp_path / "m.joblib", compress=3)
+    with caplog.at_level(logging.INFO, "fourfold"):
+        found = ff.scan(TABLE).predict(tmp_path / "m.joblib").to_pandas(engine="serial")
+    assert not found["prediction"].any()
+    assert "m.joblib is compressed, so each worker has its own copy" in caplog.text
+
+
+def test_a_plain_pickle_is_loaded(tmp_path: Path) -> None:
+    import pickle
+
+    model = LinearRegression().fit(X, TABLE["id"])
+    (tmp_path / "m.pkl").write_bytes(pickle.dumps(model))
+    np.testing.assert_allclose(said_by(tmp_path / "m.pkl", "predict")["prediction"], model.predict(X), rtol=1e-12)
+
+
+@pytest.mark.slow  # importing skops takes seconds
+def test_a_file_of_skops_is_loaded(tmp_path: Path) -> None:
+    skops = pytest.importorskip("skops.io")
+    model = make_pipeline(StandardScaler(), LogisticRegression()).fit(X, Y)
+    skops.dump(model, tmp_path / "m.skops")
+    found = said_by(tmp_path / "m.skops")
+    np.testing.assert_allclose(found[["proba_no", "proba_yes"]], model.predict_proba(X), rtol=1e-12)
+
+
+@pytest.mark.slow  # importing skops takes seconds
+def test_a_file_of_skops_with_a_class_that_nobody_trusts_says_how_to_trust_it(tmp_path: Path) -> None:
+    skops = pytest.importorskip("skops.io")
+    model = RandomForestClassifier(n_estimators=2, random_state=0).fit(X, Y)
+    skops.dump({"model": model, "scale": Scale(tmp_path)}, tmp_path / "m.skops")
+    with pytest.raises(
+        InitFailed, match=r"skops does not trust .*test_models\.Scale.* give what you have loaded: predict"
+    ) as caught:
+        ff.scan(TABLE).predict(tmp_path / "m.skops").to_arrow(engine="serial")
+    typed = re.search(r"predict\((skops\.io\.load\(.*\))\)$", str(caught.value))
+    assert typed is not None
+    loaded = eval(typed[1], {"skops": importlib.import_module("skops")})  # it can be typed as it stands
+    found = said_by(loaded["model"])
+    assert (found[["proba_no", "proba_yes"]].to_numpy() == model.predict_proba(X)).all()
+
+
+def test_a_method_that_the_model_of_a_file_lacks_is_one_error(tmp_path: Path) -> None:
+    joblib.dump(LinearRegression().fit(X, TABLE["id"]), tmp_path / "m.joblib")
+    with pytest.raises(InitFailed, match=r"^method='predict_proba': .*m\.joblib has none; it has predict$"):
+        said_by(tmp_path / "m.joblib")
+
+
+def test_another_model_in_the_same_file_is_another_run(tmp_path: Path) -> None:
+    def write(model: Any) -> Any:
+        joblib.dump(model.fit(X, TABLE["id"]), tmp_path / "m.joblib")
+        rows = ff.scan(TABLE).predict(tmp_path / "m.joblib", keep=["id"])
+        return rows.write(tmp_path / "out", engine="serial", run=str(tmp_path / "run"), overwrite=True)
+
+    write(LinearRegression())
+    assert "nothing was left to do" in write(LinearRegression()).report.verdict
+    with pytest.raises(RunChanged):
+        write(LinearRegression(positive=True))
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_a_feature_that_the_model_of_a_file_misses_is_one_error_and_no_row_is_to_blame(
+    on_error: str, tmp_path: Path, small_pieces: Cut
+) -> None:
+    small_pieces(50, 1 << 20)
+    joblib.dump(LinearRegression().fit(X, TABLE["id"]), tmp_path / "m.joblib")
+    rows = ff.scan(TABLE.drop(columns="b")).predict(tmp_path / "m.joblib")
+    with pytest.raises(OptionError, match="of which 'b' is not in the table") as caught:
+        rows.write(tmp_path / "out", on_error=on_error, **TWO)
+    assert not getattr(caught.value, "__notes__", [])
+    assert not (tmp_path / "out").exists()
+
+
+# ---- what estimators of scikit-learn take ----------------------------------------------------------------------------
+
+
+def test_models_that_have_encoders_within_them_take_texts() -> None:
+    inner = make_pipeline(ColumnTransformer([("city", OneHotEncoder(), ["city"])]), LogisticRegression())
+    for model in (GridSearchCV(inner, {}, cv=2), VotingClassifier([("one", inner)]), DummyClassifier()):
+        fitted = model.fit(TABLE[["city"]], Y)
+        found = ff.scan(TURNED).predict(fitted).to_pandas(engine="serial")
+        assert found["prediction"].tolist() == fitted.predict(TABLE[["city"]]).tolist()
+
+
+def test_a_pipeline_of_texts_takes_the_one_column_that_is_no_key() -> None:
+    model = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(TABLE["city"], Y)
+    found = said_by(model, rows=TABLE[["id", "city"]])
+    np.testing.assert_allclose(found[["proba_no", "proba_yes"]], model.predict_proba(TABLE["city"]), rtol=1e-12)
+
+
+def test_a_model_without_names_takes_the_columns_that_are_no_keys() -> None:
+    model = LinearRegression().fit(X.to_numpy(), TABLE["id"])
+    found = said_by(model, "predict", TABLE[["id", *FEATURES]])
+    np.testing.assert_allclose(found["prediction"], model.predict(X.to_numpy()), rtol=1e-12)
+    both = ff.scan(X).predict(model, keep=["b"]).to_pandas()  # b is kept, and is a feature as well
+    np.testing.assert_allclose(both["prediction"], model.predict(X.to_numpy()), rtol=1e-12)
+
+
+# ---- ONNX ------------------------------------------------------------------------------------------------------------
+
+
+def onnx_file(model: Any, path: Path, inputs: list[tuple[str, Any]] | None = None, zipmap: bool = False) -> Path:
+    skl2onnx = pytest.importorskip("skl2onnx")
+    types = inputs or [("x", skl2onnx.common.data_types.FloatTensorType([None, 3]))]
+    options = {id(model): {"zipmap": zipmap}} if hasattr(model, "classes_") else {}
+    path.write_bytes(skl2onnx.convert_sklearn(model, initial_types=types, options=options).SerializeToString())
+    return path
+
+
+SINGLE = X.astype(np.float32)
+
+
+def test_a_file_of_onnx_says_what_its_runtime_says(tmp_path: Path, small_pieces: Cut) -> None:
+    small_pieces(60, 1 << 20)
+    forest = RandomForestClassifier(n_estimators=5, max_depth=3, random_state=0).fit(SINGLE.to_numpy(), Y)
+    path = onnx_file(forest, tmp_path / "m.onnx")
+    rows = pd.concat([TABLE[["id"]], SINGLE], axis=1)
+    assert said_by(path, "predict", rows)["prediction"].tolist() == forest.predict(SINGLE.to_numpy()).tolist()
+    proba = said_by(path, rows=rows)
+    assert [*proba.columns] == ["id", "proba_0", "proba_1"]
+    np.testing.assert_allclose(proba.iloc[:, 1:], forest.predict_proba(SINGLE.to_numpy()), atol=1e-6)
+
+
+def test_a_file_of_onnx_that_names_its_classes_names_the_columns(tmp_path: Path) -> None:
+    model = LogisticRegression().fit(SINGLE.to_numpy(), Y)
+    found = said_by(onnx_file(model, tmp_path / "m.onnx", zipmap=True), rows=SINGLE.assign(id=TABLE["id"]))
+    np.testing.assert_allclose(found[["proba_no", "proba_yes"]], model.predict_proba(SINGLE.to_numpy()), atol=1e-6)
+
+
+def test_an_onnx_model_of_numbers_gives_one_column_and_knows_how_many_it_takes(tmp_path: Path) -> None:
+    path = onnx_file(LinearRegression().fit(SINGLE.to_numpy(), TABLE["id"]), tmp_path / "m.onnx")
+    found = ff.scan(SINGLE).predict(path, keep=[]).to_pandas()
+    np.testing.assert_allclose(
+        found["prediction"], LinearRegression().fit(SINGLE.to_numpy(), TABLE["id"]).predict(SINGLE.to_numpy()), rtol=1e-4
+    )
+    with pytest.raises(OptionError, match=r"m\.onnx was fitted on 3 features without names, and the table has 6 columns"):
+        ff.scan(TABLE).predict(path).to_arrow(engine="serial")
+    with pytest.raises(OptionError, match="the model has the one output 'variable'"):
+        ff.scan(SINGLE).predict(path, method="predict_proba").to_arrow(engine="serial")
+
+
+def test_the_runtime_of_onnx_reports_nothing_over_the_network(tmp_path: Path) -> None:
+    path = onnx_file(LinearRegression().fit(SINGLE.to_numpy(), TABLE["id"]), tmp_path / "m.onnx")
+    program = (
+        "import os, sys; from fourfold.workloads.models import Model; Model(sys.argv[1]).load()\n"
+        "print(*(os.readlink(f'/proc/self/fd/{fd}') for fd in os.listdir('/proc/self/fd') if os.path.lexists(f'/proc/self/fd/{fd}')))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    asked = [sys.executable, "-c", program, str(path)]
+    done = subprocess.run(asked, env=environment, capture_output=True, text=True, check=True, timeout=100)
+    assert "onnxruntime" not in done.stdout  # what it reports it keeps in a file of its own, and starts threads
+
+
+def test_an_onnx_model_with_an_input_for_each_column_gets_them_by_name(tmp_path: Path) -> None:
+    skl2onnx = pytest.importorskip("skl2onnx")
+    prepare = ColumnTransformer([("city", OneHotEncoder(), ["city"]), ("rest", "passthrough", ["b", "c"])])
+    model = make_pipeline(prepare, LogisticRegression()).fit(TABLE[["city", "b", "c"]], Y)
+    types = skl2onnx.common.data_types
+    inputs = [("city", types.StringTensorType([None, 1]))]
+    inputs += [(name, types.FloatTensorType([None, 1])) for name in ("b", "c")]
+    path = onnx_file(model, tmp_path / "m.onnx", inputs)
+    found = said_by(path)
+    np.testing.assert_allclose(found.iloc[:, 1:], model.predict_proba(TABLE[["city", "b", "c"]]), atol=1e-6)
+    with pytest.raises(OptionError, match="of which 'city' is not in the table"):
+        ff.scan(TABLE.drop(columns="city")).predict(path).to_arrow(engine="serial")
+
+
+# ---- torch -----------------------------------------------------------------------------------------------------------
+
+
+def torch_or_skip() -> Any:
+    return pytest.importorskip(
+        "torch", reason="torch is not installed: it is too large for the extra test (pip install torch)"
+    )
+
+
+def module_of(torch: Any) -> Any:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Dropout(0.5), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+
+
+def test_a_module_of_torch_takes_the_columns_that_are_no_keys(small_pieces: Cut) -> None:
+    torch = torch_or_skip()
+    small_pieces(60, 1 << 20)
+    module = module_of(torch)
+    found = said_by(module, "predict", TABLE[["id", *FEATURES]])
+    with torch.inference_mode():
+        expected = module.eval()(torch.tensor(SINGLE.to_numpy())).numpy()
+    assert [*found.columns] == ["id", "prediction_0", "prediction_1"]
+    np.testing.assert_allclose(found.iloc[:, 1:], expected, rtol=1e-5)
+
+
+def test_a_module_that_is_being_trained_goes_on_being_trained() -> None:
+    module = module_of(torch_or_skip()).train()
+    one, other = (ff.scan(X).predict(module).to_pandas(engine="serial") for _ in range(2))
+    assert one.equals(other)  # no dropout
+    assert module.training
+    assert module[1].training
+
+
+def test_a_module_of_torch_has_one_method_and_takes_numbers() -> None:
+    module = module_of(torch_or_skip())
+    with pytest.raises(OptionError, match="method='predict_proba': Sequential has none; it has predict"):
+        ff.scan(X).predict(module, method="predict_proba")
+    with pytest.raises(OptionError, match="Sequential takes numbers, and column 'city' is string"):
+        ff.scan(TABLE).predict(module)
+
+
+def test_a_module_of_torch_may_give_several_outputs_by_name() -> None:
+    torch = torch_or_skip()
+
+    class Two(torch.nn.Module):
+        def forward(self, rows: Any) -> Any:
+            return {"sum": rows.sum(1), "half": rows[:, :2] / 2}
+
+    class Pair(torch.nn.Module):
+        def forward(self, rows: Any) -> Any:
+            return rows, rows
+
+    found = ff.scan(X).predict(Two(), keep=[]).to_arrow(engine="serial")
+    assert found.column_names == ["sum", "half"]
+    assert found.column("half").type == pa.list_(pa.float32(), 2)
+    with pytest.raises(TypeError, match="the module gave a tuple: it must give a tensor, or a dict of tensors"):
+        ff.scan(X).predict(Pair()).to_arrow(engine="serial")
+
+
+def test_a_module_has_the_threads_of_its_worker() -> None:
+    torch = torch_or_skip()
+
+    class Threads(torch.nn.Module):
+        def forward(self, rows: Any) -> Any:
+            return torch.full((len(rows),), torch.get_num_threads())
+
+    assert set(ff.scan(X).predict(Threads()).to_pandas(**TWO)["prediction"]) == {1}
