@@ -1,5 +1,6 @@
 """Models over rows: what an estimator says of the whole table, it says of each row, however the rows are cut."""
 
+import functools
 import os
 import time
 import types
@@ -27,6 +28,8 @@ from tables import small_pieces, write_parquet
 
 import fourfold as ff
 from fourfold.errors import InitFailed, OptionError, OptionTypeError
+from fourfold.workloads import batching
+from fourfold.workloads.batching import BatchSize
 
 __all__ = ["small_pieces"]
 
@@ -48,6 +51,7 @@ def frame() -> pd.DataFrame:
 TABLE = frame()
 X, Y = TABLE[FEATURES], TABLE["label"]
 TREES = {"n_estimators": 5, "random_state": 0}
+PREPARE = ColumnTransformer([("n", StandardScaler(), FEATURES), ("c", OneHotEncoder(), ["city"])])
 ESTIMATORS: dict[str, tuple[Any, str, bool]] = {
     "tree": (DecisionTreeClassifier(random_state=0), "predict", True),
     "forest": (RandomForestClassifier(**TREES), "predict_proba", True),
@@ -62,13 +66,38 @@ ESTIMATORS: dict[str, tuple[Any, str, bool]] = {
     "ridge": (Ridge(), "predict", False),
     "clusters": (KMeans(n_clusters=3, n_init=1, random_state=0), "predict", True),
     "pipeline": (make_pipeline(StandardScaler(), PCA(2), LogisticRegression()), "predict_proba", False),
+    "columns of several types": (make_pipeline(PREPARE, LogisticRegression()), "predict_proba", False),
+    "trees behind an encoder": (make_pipeline(PREPARE, RandomForestClassifier(**TREES)), "predict_proba", True),
 }
+BY_SIZE = {"size_of": lambda batch: batch["a"]}
+CASES = [("auto", N_ROWS, {}), (1, 20, {}), (7, 100, BY_SIZE), (64, N_ROWS, BY_SIZE), (1000, N_ROWS, {})]
+"""Rows of a call, and of the table, since a call takes a millisecond; and whether rows are put into another order for it."""
 
 
 def fitted(name: str) -> Any:
     estimator, _, _ = ESTIMATORS[name]
     is_number = name in ("forest of numbers", "line", "ridge")
-    return estimator.fit(X, TABLE["id"] if is_number else Y)
+    return estimator.fit(taken_by(name, TABLE), TABLE["id"] if is_number else Y)
+
+
+fitted_once = functools.cache(fitted)
+
+
+def taken_by(name: str, table: pd.DataFrame) -> pd.DataFrame:
+    return table[[*FEATURES, "city"]] if name in ("columns of several types", "trees behind an encoder") else table[FEATURES]
+
+
+def expected_of(name: str, model: Any, table: pd.DataFrame) -> np.ndarray:
+    """What it says itself of the whole table, a column for each of its values."""
+    return np.asarray(getattr(model, ESTIMATORS[name][1])(taken_by(name, table))).reshape(len(table), -1)
+
+
+def assert_said(name: str, got: np.ndarray, expected: np.ndarray) -> None:
+    """The same bits; of models that use BLAS, whose sums depend on the rows of a call, the same to 12 digits."""
+    if ESTIMATORS[name][2]:
+        assert (got == expected).all(), name
+    else:
+        np.testing.assert_allclose(got, expected, rtol=1e-12, err_msg=name)
 
 
 def new_columns(found: pa.Table) -> np.ndarray:
@@ -76,28 +105,32 @@ def new_columns(found: pa.Table) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
-@pytest.mark.parametrize("batch_size", ["auto", 7])
-def test_predictions_are_those_of_the_whole_table(name: str, batch_size: Any, small_pieces: Cut) -> None:
+@pytest.mark.parametrize(("batch_size", "n_rows", "by_size"), CASES, ids=[str(each[0]) for each in CASES])
+def test_predictions_are_those_of_the_whole_table(
+    name: str, batch_size: Any, n_rows: int, by_size: dict[str, Any], small_pieces: Cut
+) -> None:
     small_pieces(60, 1 << 20)
-    _, method, is_exact = ESTIMATORS[name]
-    model = fitted(name)
-    found = ff.scan(TABLE).predict(model, method=method, batch_size=batch_size).to_arrow(engine="serial")
-    expected = np.asarray(getattr(model, method)(X)).reshape(N_ROWS, -1)
-    got = new_columns(found)
-    if is_exact:
-        assert (got == expected).all()
-    else:
-        np.testing.assert_allclose(got, expected, rtol=1e-12)
+    model, table = fitted_once(name), TABLE.head(n_rows)
+    steps = ff.scan(table).predict(model, method=ESTIMATORS[name][1], batch_size=batch_size, **by_size)
+    found = steps.to_arrow(engine="serial")
     assert found.column_names[: TABLE.shape[1]] == list(TABLE.columns)
+    assert found.column("id").to_pylist() == [*range(n_rows)]
+    assert_said(name, new_columns(found), expected_of(name, model, table))
 
 
-def test_a_pipeline_over_columns_of_several_types_on_processes(small_pieces: Cut) -> None:
+@pytest.mark.parametrize(("engine", "workers"), [("threads", 8), ("processes", 2)])
+def test_all_models_in_one_pass_say_the_same_for_any_number_of_workers(engine: str, workers: int, small_pieces: Cut) -> None:
     small_pieces(60, 1 << 20)
-    prepare = ColumnTransformer([("n", StandardScaler(), FEATURES), ("c", OneHotEncoder(), ["city"])])
-    model = make_pipeline(prepare, RandomForestClassifier(**TREES)).fit(TABLE[[*FEATURES, "city"]], Y)
-    found = ff.scan(TABLE).predict(model, method="predict_proba", keep=["id"]).to_arrow(engine="processes", workers=2)
-    assert found.column_names == ["id", "proba_no", "proba_yes"]
-    assert (new_columns(found) == model.predict_proba(TABLE[[*FEATURES, "city"]])).all()
+    models = {name: fitted_once(name) for name in ESTIMATORS}
+    rows = ff.scan(TABLE)
+    for name, model in models.items():
+        rows = rows.predict(model, method=ESTIMATORS[name][1], name=name)
+    found = rows.to_arrow(engine=engine, workers=workers)
+    assert found.column("id").to_pylist() == [*range(N_ROWS)]
+    for name, model in models.items():
+        columns = [each for each in found.column_names if each == name or each.startswith(f"{name}_")]
+        got = np.column_stack([found.column(each).to_numpy() for each in columns])
+        assert_said(name, got, expected_of(name, model, TABLE))
 
 
 def test_columns_are_given_by_name_whatever_their_order() -> None:
@@ -126,14 +159,6 @@ def test_a_model_without_names_takes_all_columns_in_their_order() -> None:
     np.testing.assert_allclose(found.column("prediction").to_numpy(), model.predict(X.to_numpy()), rtol=1e-12)
     with pytest.raises(OptionError, match=r"fitted on 3 features without names, and the table has 6 columns"):
         ff.scan(TABLE).predict(model)
-
-
-def test_a_file_is_loaded_once_per_worker_and_its_arrays_are_mapped(tmp_path: Path, small_pieces: Cut) -> None:
-    small_pieces(20, 1 << 20)
-    model = fitted("ridge")
-    joblib.dump(model, tmp_path / "m.joblib")
-    found = ff.scan(TABLE).predict(tmp_path / "m.joblib").to_arrow(engine="processes", workers=2)
-    np.testing.assert_allclose(found.column("prediction").to_numpy(), model.predict(X), rtol=1e-12)
 
 
 class Slow:
@@ -243,21 +268,79 @@ def test_a_batch_too_large_for_memory_is_halved_and_the_size_stays_small() -> No
     assert sum(size > 20 for size in sizes) <= 4
 
 
-def test_the_size_of_calls_grows_while_that_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fourfold.workloads import batching
+def test_rows_that_are_equal_and_of_unlike_size_get_their_own_values_back() -> None:
+    class Look:
+        def __call__(self, batch: pd.DataFrame) -> Any:
+            return batch["label"] + batch["city"]
 
-    now = [0.0]
-    monkeypatch.setattr(batching, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
-    size, calls = batching.BatchSize(None), []
+    asked = {"dedupe": ["city", "label"], "size_of": lambda batch: batch["city"].str.len(), "batch_size": 2}
+    found = ff.scan(TABLE).predict(Look, **asked).to_arrow(engine="serial")
+    assert found.column("prediction").to_pylist() == (TABLE["label"] + TABLE["city"]).tolist()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:126] DefaultCPUAllocator: can't allocate memory: you tried 8 bytes"),
+        ValueError("Failed to allocate memory for requested buffer of size 6710886400"),
+    ],
+    ids=["Python", "CUDA", "torch", "ONNX"],
+)
+def test_however_a_library_says_that_memory_ran_out_the_rows_of_a_call_are_halved(error: Exception) -> None:
+    size, calls = BatchSize(64), []
 
     def call(table: pa.Table) -> int:
         calls.append(table.num_rows)
-        now[0] += 0.001  # whatever the rows: more at once are faster
+        if table.num_rows > 20:
+            raise error
         return table.num_rows
 
-    assert sum(size.run(call, pa.table({"a": range(20_000)}))) == 20_000
-    assert calls[0] < calls[1] < calls[2]
-    assert max(calls) > 1000
+    assert sum(size.run(call, pa.table({"a": range(100)}))) == 100
+    assert calls == [64, 32, *[16] * 6, 4]
+
+
+def test_a_row_that_is_too_much_alone_and_any_other_error_are_raised() -> None:
+    for error in (MemoryError("one row"), ValueError("no memory in it")):
+
+        def call(table: pa.Table, error: Exception = error) -> int:
+            raise error
+
+        with pytest.raises(type(error), match=str(error)):
+            BatchSize(None).run(call, pa.table({"a": range(100)}))
+
+
+def timed_calls(monkeypatch: pytest.MonkeyPatch, cost_s: Callable[[int], float], n_rows: int) -> list[int]:
+    """The rows of each call, when a call of n rows takes `cost_s(n)`."""
+    now = [0.0]
+    monkeypatch.setattr(batching, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    calls = []
+
+    def call(table: pa.Table) -> int:
+        calls.append(table.num_rows)
+        now[0] += cost_s(table.num_rows)
+        return table.num_rows
+
+    assert sum(BatchSize(None).run(call, pa.table({"a": range(n_rows)}))) == n_rows
+    return calls
+
+
+def test_the_size_of_calls_grows_while_that_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = timed_calls(monkeypatch, lambda rows: 0.001, 132_000)  # whatever the rows: more at once are faster
+    assert calls[:-1] == [64 << each for each in range(len(calls) - 1)]
+    assert max(calls) == batching.MOST_ROWS
+
+
+def test_the_size_of_calls_stays_where_more_rows_are_no_faster_and_goes_back_where_they_are_slower(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    even = timed_calls(monkeypatch, lambda rows: rows * 0.001, 2000)
+    assert even[:2] == [64, 128]
+    assert set(even[2:-1]) == {128}
+    slower = timed_calls(monkeypatch, lambda rows: 0.1 + rows * 1e-6 + (rows > 256) * rows, 5000)  # as when a cache is full
+    assert slower[:4] == [64, 128, 256, 512]
+    assert set(slower[4:-1]) == {256}
 
 
 @pytest.mark.parametrize(
@@ -305,10 +388,8 @@ def test_output_of_pandas_is_taken_too() -> None:
     np.testing.assert_allclose(found.column("a").to_numpy(), scale.transform(X)["a"], rtol=1e-12)
 
 
-def test_a_sparse_result_becomes_dense_only_when_that_is_asked_for() -> None:
+def test_a_sparse_result_becomes_dense_when_that_is_asked_for() -> None:
     encode = OneHotEncoder().fit(TABLE[["city"]])
-    with pytest.raises(TypeError, match="gives a sparse matrix"):
-        ff.scan(TABLE).transform(encode).to_arrow()
     found = ff.scan(TABLE).transform(encode, dense=True).to_arrow()
     assert found.column("city_Bonn").to_pylist() == (TABLE["city"] == "Bonn").astype(float).tolist()
 

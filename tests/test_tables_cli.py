@@ -55,24 +55,48 @@ def test_map_with_batches_writes_a_folder_and_keeps_rows_that_fail(folder: Path)
 def test_predict_writes_a_folder_and_the_same_command_finds_it_done(folder: Path) -> None:
     frame = pd.DataFrame({"id": range(50), "x": [row / 10 for row in range(50)]})
     frame.to_parquet(folder / "rows.parquet")
-    joblib.dump(DecisionTreeClassifier(random_state=0).fit(frame[["x"]], frame["id"] % 2), folder / "m.joblib")
-    command = [
-        "predict",
-        "m.joblib",
-        "rows.parquet",
-        "-o",
-        "scores",
-        "--method",
-        "predict_proba",
-        "--keep",
-        "id",
-        "--run",
-        "r",
-    ]
+    tree = DecisionTreeClassifier(random_state=0)
+    joblib.dump(tree.fit(frame[["x"]], frame["id"] % 2), folder / "m.joblib")
+    command = ["predict", "m.joblib", "rows.parquet", "-o", "scores/", "--method", "predict_proba", "--keep", "id", "--resume"]
     ended = fourfold(*command, folder=folder)
     assert ended.returncode == 0, ended.stderr
     assert ff.scan(folder / "scores").columns == ["id", "proba_0", "proba_1"]
     assert "nothing was left to do" in fourfold(*command, folder=folder).stderr
+    joblib.dump(tree.fit(frame[["x"]], frame["id"] % 3), folder / "m.joblib")
+    ended = fourfold(*command, folder=folder)
+    assert ended.returncode == 1
+    assert "the model, an option or the input is another one than before: to begin again, remove scores.run" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "run"), [(["--resume"], "out.run"), (["--run", "kept"], "kept")]
+)
+def test_predict_goes_on_with_what_finished_before_it_failed(options: list[str], run: str, folder: Path) -> None:
+    (folder / "in").mkdir()
+    for part in range(3):
+        ids = pd.DataFrame({"id": range(20 * part, 20 * part + 20)})
+        ids.to_parquet(folder / "in" / f"{part}.parquet")
+    (folder / "scorer.py").write_text(
+        "import os\n"
+        "class Score:\n"
+        "    def __call__(self, batch):\n"
+        "        with open('asked', 'a') as file:\n"
+        "            file.writelines(f'{each}\\n' for each in batch['id'])\n"
+        "        if batch['id'].max() >= 40 and not os.path.exists('mended'):\n"
+        "            raise ValueError('not yet')\n"
+        "        return batch['id'].to_numpy() * 2\n"
+    )
+    command = ["predict", "scorer:Score", "in", "-o", "out", "--keep", "id", "--engine", "serial", *options]
+    ended = fourfold(*command, folder=folder)
+    assert (ended.returncode, (folder / "out").exists()) == (1, False), ended.stderr
+    assert (folder / run).is_dir()
+    (folder / "mended").touch()
+    (folder / "asked").unlink()
+    ended = fourfold(*command, folder=folder)
+    assert ended.returncode == 0, ended.stderr
+    assert ff.scan(folder / "out").to_pandas()["prediction"].tolist() == [2 * row for row in range(60)]
+    assert {int(line) for line in (folder / "asked").read_text().split()} == {*range(40, 60)}
 
 
 @pytest.mark.parametrize(

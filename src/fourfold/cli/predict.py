@@ -13,7 +13,7 @@ from fourfold.cli.exits import TracebackOption, one_line_errors
 def predict_command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A file: .joblib, .pkl, .skops or .onnx; or MODULE:CLASS.")],
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, globs, folders or URLs.")],
-    output: Annotated[str, typer.Option("-o", "--output", metavar="FOLDER", help="The folder to write.")],
+    output: Annotated[str, typer.Option("-o", "--output", metavar="OUTPUT", help="The folder to write.")],
     method: Annotated[str, typer.Option(help="Of an estimator: predict, predict_proba, decision_function, …")] = "predict",
     keep: Annotated[str | None, typer.Option(help="Columns beside the prediction, with commas between; all of them.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the new column, or the beginning of the names of several.")] = None,
@@ -27,14 +27,24 @@ def predict_command(
     workers: Annotated[int | None, typer.Option(help="How many workers.")] = None,
     on_error: Annotated[str, typer.Option(help="raise, or skip: rows that fail are kept in _failed/.")] = "raise",
     timeout: Annotated[float | None, typer.Option(help="Seconds per call of the model.")] = None,
-    run: Annotated[str | None, typer.Option(metavar="FOLDER", help="Keep what finished: the same command goes on.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep what finished in OUTPUT.run, and go on with what is there already.")
+    ] = False,
+    run: Annotated[str | None, typer.Option(metavar="FOLDER", help="The same, in this folder.")] = None,
     show_traceback: TracebackOption = False,
 ) -> None:
     """Say of each row what a model makes of it, and write that as a folder, which appears whole or not at all.
 
-    Example: fourfold predict model.joblib 'in/*.parquet' -o scores/ --method predict_proba --keep id
+    With --resume the first call begins, and the same command goes on when that was killed, interrupted or failed: what the
+    model has said is not asked again. When all is done, it says so.
+
+    Example: fourfold predict model.joblib 'in/*.parquet' -o scores/ --method predict_proba --keep id --resume
     """
-    with one_line_errors(show_traceback):
+    if resume and run is None:
+        run = f"{output.rstrip('/') or output}.run"
+    again = f"what finished is in {run}: the same command goes on" if run else "with --resume the same command would go on"
+    with one_line_errors(show_traceback, f"interrupted: {output} was not written; {again}"):
+        from fourfold.errors import RunChanged
         from fourfold.workloads.scan import scan
 
         given = {"engine": engine, "workers": workers, "timeout": timeout, "run": run}
@@ -46,7 +56,11 @@ def predict_command(
             name=name,
             batch_size=batch_size or "auto",
         )
-        write_dataset(rows, output, write_format, overwrite, options)
+        try:
+            write_dataset(rows, output, write_format, overwrite, options)
+        except RunChanged as error:
+            error.add_note(f"the model, an option or the input is another one than before: to begin again, remove {run}")
+            raise
 
 
 def _model(text: str) -> Any:

@@ -15,6 +15,18 @@ GAIN = 1.05
 """A call of twice the rows must take this much less time per row, or the size stays. Smaller: it grows on noise."""
 
 
+NO_MEMORY = ("can't allocate memory", "failed to allocate memory", "bad_alloc", "bad allocation", "out of memory")
+"""How libraries say it that have no exception for it: torch on a CPU, ONNX Runtime, LightGBM and XGBoost, CUDA."""
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether it says that memory ran out, that of a GPU included."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error).lower()
+    return any(each in text for each in NO_MEMORY)
+
+
 class BatchSize:
     """How many rows to give to a model: a number, or what was fastest so far.
 
@@ -31,7 +43,7 @@ class BatchSize:
         """What the model makes of all rows of a table, in as many calls as that takes.
 
         Raises:
-            MemoryError: A single row is too much.
+            Exception: What the model raised; for want of memory only when a single row is too much.
         """
         found: list[Any] = []
         at = 0
@@ -40,8 +52,8 @@ class BatchSize:
             began = time.perf_counter()
             try:
                 found.append(call(part))
-            except MemoryError:
-                if part.num_rows <= 1:
+            except Exception as error:
+                if part.num_rows <= 1 or not lacks_memory(error):
                     raise
                 self.rows, self._is_settled = max(1, part.num_rows // 2), True
                 continue
