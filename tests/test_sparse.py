@@ -74,19 +74,21 @@ def test_rows_that_are_filtered_drawn_and_reordered_keep_their_own_values(small_
 
 
 def test_an_estimator_that_sorts_its_matrix_in_place_may_do_so() -> None:
-    turned = sparse.csr_matrix(np.fliplr(ENCODE.transform(ROWS[["city"]]).toarray()))
-    model = SVC().fit(turned, ROWS["late"])
+    two = OneHotEncoder().fit(ROWS[["city", "late"]])
 
-    class Unsorted:
-        feature_names_in_ = np.array(["city"])
+    class Turned:
+        """Gives the columns from the last to the first, and so the cells of each row in descending order."""
+
+        feature_names_in_ = two.feature_names_in_
 
         def transform(self, table: Any) -> Any:
-            rows = ENCODE.transform(table)
-            rows.indices = 3 - rows.indices
-            rows.has_sorted_indices = False
-            return rows
+            rows = two.transform(table)
+            return sparse.csr_matrix((rows.data, rows.shape[1] - 1 - rows.indices, rows.indptr), rows.shape)
 
-    found = ff.scan(ROWS).transform(Unsorted()).predict(model, keep=["id"]).to_pandas()
+    turned = Turned().transform(ROWS[["city", "late"]])
+    assert not turned.has_sorted_indices
+    model = SVC().fit(turned.sorted_indices(), ROWS["x"] > 0)
+    found = ff.scan(ROWS).transform(Turned()).predict(model, keep=["id"]).to_pandas(engine="serial")
     assert found["prediction"].tolist() == model.predict(turned).tolist()
 
 

@@ -69,9 +69,7 @@ def test_predict_writes_a_folder_and_the_same_command_finds_it_done(folder: Path
     assert len(ended.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    ("options", "run"), [(["--resume"], "out.run"), (["--run", "kept"], "kept")]
-)
+@pytest.mark.parametrize(("options", "run"), [(["--resume"], "out.run"), (["--run", "kept"], "kept")])
 def test_predict_goes_on_with_what_finished_before_it_failed(options: list[str], run: str, folder: Path) -> None:
     (folder / "in").mkdir()
     for part in range(3):
