@@ -94,6 +94,18 @@ def test_a_model_of_xgboost_gets_its_columns_by_name(tmp_path: Path, small_piece
         ff.scan(TABLE.assign(b="x")).predict(model)
 
 
+@pytest.mark.parametrize("package", ["lightgbm", "xgboost"])
+def test_categories_of_a_file_are_those_that_the_model_learned(package: str, tmp_path: Path) -> None:
+    library = pytest.importorskip(package)
+    table = TABLE.assign(city=TABLE["city"].astype("category")).sort_values("city")  # no group of rows has all of them
+    table.to_parquet(tmp_path / "in.parquet", row_group_size=80)
+    kind = library.LGBMClassifier if package == "lightgbm" else library.XGBClassifier
+    options = {"verbose": -1, "min_child_samples": 2} if package == "lightgbm" else {"enable_categorical": True}
+    model = kind(n_estimators=5, **options).fit(table[["city", "b"]], table["city"] == "Oslo")
+    found = ff.scan(tmp_path / "in.parquet").predict(model, batch_size=30).to_pandas(engine="serial")
+    assert found["prediction"].tolist() == (table["city"] == "Oslo").tolist()
+
+
 def n_threads(batch: pd.DataFrame) -> pd.DataFrame:
     return batch.assign(**{f"n_{'after' if 'n_before' in batch else 'before'}": len(os.listdir("/proc/self/task"))})
 
@@ -288,6 +300,14 @@ def test_an_onnx_model_of_numbers_gives_one_column_and_knows_how_many_it_takes(t
         ff.scan(TABLE).predict(path).to_arrow(engine="serial")
     with pytest.raises(OptionError, match="the model has the one output 'variable'"):
         ff.scan(SINGLE).predict(path, method="predict_proba").to_arrow(engine="serial")
+
+
+def test_a_session_of_onnx_has_the_threads_of_its_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model(onnx_file(LinearRegression().fit(SINGLE.to_numpy(), TABLE["id"]), tmp_path / "m.onnx"))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert model.load()._session.get_session_options().intra_op_num_threads == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "3,2")  # for nested regions
+    assert model.load()._session.get_session_options().intra_op_num_threads == 3
 
 
 def test_the_runtime_of_onnx_reports_nothing_over_the_network(tmp_path: Path) -> None:

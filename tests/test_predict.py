@@ -148,9 +148,12 @@ def test_a_missing_feature_is_named_before_anything_runs(tmp_path: Path) -> None
         ff.scan(TABLE.drop(columns="b")).predict(tmp_path / "m.joblib").to_arrow()
 
 
-def test_a_text_where_numbers_are_taken_is_named() -> None:
-    with pytest.raises(OptionError, match="takes numbers, and column 'a' is string"):
-        ff.scan(TABLE.assign(a="x")).predict(fitted("tree"))
+@pytest.mark.parametrize(
+    ("value", "type_"), [("x", "string"), (b"x", "binary"), (pd.Timestamp(0), "timestamp"), ([1.0], "list")], ids=repr
+)
+def test_what_is_no_number_where_numbers_are_taken_is_named(value: Any, type_: str) -> None:
+    with pytest.raises(OptionError, match=f"takes numbers, and column 'a' is {type_}"):
+        ff.scan(TABLE.assign(a=[value] * N_ROWS)).predict(fitted("tree"))
 
 
 def test_a_model_without_names_takes_all_columns_in_their_order() -> None:

@@ -57,7 +57,7 @@ def check_features(estimator: Any, schema: Any, what: str, keep: Sequence[str] |
                 is_of_plan=True,
             )
     if _takes_numbers_only(estimator):
-        _check_numbers([schema.field(name) for name in taken if name in schema.names], what)
+        _check_numbers([schema.field(name) for name in taken if name in schema.names and name not in sparse], what)
 
 
 def _check_number(estimator: Any, n_taken: int, sparse: Sequence[str], columns: Sequence[str], what: str) -> None:
@@ -81,8 +81,9 @@ def _check_number(estimator: Any, n_taken: int, sparse: Sequence[str], columns: 
 def _check_numbers(fields: Sequence[Any], what: str) -> None:
     import pyarrow.types as types
 
+    is_number = (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal, types.is_null)
     for field in fields:
-        if types.is_string(field.type) or types.is_binary(field.type) or types.is_list(field.type):
+        if not types.is_dictionary(field.type) and not any(test(field.type) for test in is_number):  # categories may be taken
             raise OptionError(f"{what} takes numbers, and column {field.name!r} is {field.type}", is_of_plan=True)
 
 
