@@ -152,12 +152,15 @@ class Scale:
 def test_a_file_is_loaded_once_per_worker_and_its_arrays_are_mapped(name: str, tmp_path: Path, small_pieces: Cut) -> None:
     small_pieces(10, 1 << 20)
     joblib.dump(Scale(tmp_path), tmp_path / name)
-    found = said_by(tmp_path / name, "predict")
-    assert found["prediction"].all()
+    rows = ff.scan(TURNED).predict(tmp_path / name, keep=["id"])
+    written = rows.write(tmp_path / "out", run=str(tmp_path / "run"), **TWO)
+    assert ff.scan(tmp_path / "out").to_pandas()["prediction"].all()
     loads = (tmp_path / "loads").read_text().split()
     assert 1 <= len(loads) <= 2
-    assert len(set(loads)) == len(loads)  # 30 pieces, and no worker loaded twice
+    assert len(set(loads)) == len(loads) == written.n_loads  # 30 pieces, and no worker loaded twice
     assert str(os.getpid()) not in loads
+    assert rows.write(tmp_path / "out", run=str(tmp_path / "run"), **TWO).n_loads == 0  # when all is done nothing is loaded
+    assert (tmp_path / "loads").read_text().split() == loads
 
 
 def test_a_compressed_file_is_loaded_and_the_log_says_that_it_is_not_shared(

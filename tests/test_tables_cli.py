@@ -61,7 +61,10 @@ def test_predict_writes_a_folder_and_the_same_command_finds_it_done(folder: Path
     ended = fourfold(*command, folder=folder)
     assert ended.returncode == 0, ended.stderr
     assert ff.scan(folder / "scores").columns == ["id", "proba_0", "proba_1"]
-    assert "nothing was left to do" in fourfold(*command, folder=folder).stderr
+    assert "scores/: 50 rows in 1 files, 1 loads of m.joblib" in ended.stderr
+    again = fourfold(*command, folder=folder).stderr
+    assert "nothing was left to do" in again
+    assert "0 loads of m.joblib" in again
     joblib.dump(tree.fit(frame[["x"]], frame["id"] % 3), folder / "m.joblib")
     ended = fourfold(*command, folder=folder)
     assert ended.returncode == 1

@@ -10,14 +10,17 @@ if TYPE_CHECKING:
     from fourfold.workloads.dataset import Dataset
 
 
-def write_dataset(dataset: Dataset, output: str, format: str, overwrite: bool, options: dict[str, Any]) -> None:
-    """Write a dataset into a folder and tell the end.
+def write_dataset(
+    dataset: Dataset, output: str, format: str, overwrite: bool, options: dict[str, Any], model: str | None = None
+) -> None:
+    """Write a dataset into a folder and tell the end, and how often a model was loaded for it.
 
     Raises:
         SystemExit: With the code for it, when rows failed.
     """
     written = dataset.write(output, format=format, overwrite=overwrite, **options)
-    say(f"{output}: {written.n_rows:,} rows in {len(written.files)} files")
+    loads = f", {written.n_loads} loads of {model}" if model is not None else ""
+    say(f"{output}: {written.n_rows:,} rows in {len(written.files)} files{loads}")
     say(written.report.verdict)
     if written.failures:
         first = written.failures[0]

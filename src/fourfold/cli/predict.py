@@ -57,7 +57,7 @@ def predict_command(
             batch_size=batch_size or "auto",
         )
         try:
-            write_dataset(rows, output, write_format, overwrite, options)
+            write_dataset(rows, output, write_format, overwrite, options, model)
         except RunChanged as error:
             error.add_note(f"the model, an option or the input is another one than before: to begin again, remove {run}")
             raise

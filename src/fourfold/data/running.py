@@ -7,6 +7,7 @@ pieces ──> Call (engine, retries, journal, …) ──> PieceDone, in order
 import itertools
 import logging
 import os
+import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from typing import Any
@@ -16,7 +17,7 @@ from fourfold.call import Call
 from fourfold.data.pieces import Piece
 from fourfold.data.plan import Plan
 from fourfold.data.steps import is_of_plan
-from fourfold.data.work import Count, FailedRow, Gather, PieceDone, Policy, RunPiece, Tables, shown
+from fourfold.data.work import Builder, Count, FailedRow, Gather, PieceDone, Policy, RunPiece, Tables, shown
 from fourfold.errors import OptionError, TooManyFailures
 from fourfold.execute import current
 from fourfold.options import RunOfBlock, Settings, resolve
@@ -54,6 +55,8 @@ class Run:
         self._policy = Policy(self._settings.on_error == "raise", self._settings.retries, self._settings.retry_on)
         self.failures: list[FailedRow] = []
         self.n_rows = 0
+        self._builders: set[Builder] = set()
+        self._began_at = time.time()
         self._report: Report | None = None
         self._check_max_failures()
 
@@ -62,6 +65,12 @@ class Run:
         """Figures and verdict, when it has ended."""
         assert self._report is not None
         return self._report
+
+    @property
+    def n_loads(self) -> int:
+        """How many workers have built what the steps need, in this call: those of recorded pieces did so before it."""
+        is_first = not self.report.n_recorded  # no clock of another machine is asked then
+        return sum(is_first or each.built_at >= self._began_at for each in self._builders)
 
     @property
     def folder(self) -> str | None:
@@ -122,6 +131,7 @@ class Run:
         else:
             done = PieceDone(None, 0, [_whole(piece, outcome)], 0.0)
         self.n_rows += done.n_rows
+        self._builders |= {done.builder} if done.builder is not None else set()
         self.failures += done.failed
         self._check_failures(is_end=False)
         return done

@@ -4,6 +4,7 @@ piece ──> batches ──steps──> tables ──gather.fold──> value �
              └─ raises ──> retried, taken apart ──> FailedRow ─┴──> PieceDone
 """
 
+import secrets
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
@@ -62,12 +63,24 @@ class Policy(NamedTuple):
 
 
 class PieceDone(NamedTuple):
-    """What came of one piece: what `gather` made of its tables, the rows that were read, and those without a value."""
+    """What came of one piece: what `gather` made of its tables, the rows that were read, and those without a value.
+
+    `builder` names the worker that ran it, and when that built what the steps need; None when none did.
+    """
 
     value: Any
     n_rows: int
     failed: list[FailedRow]
     elapsed_s: float
+    builder: "Builder | None" = None
+
+
+class Builder(NamedTuple):
+    """What has built what the steps need, such as models: once for each worker."""
+
+    name: str
+    built_at: float
+    """By its clock, in seconds since 1970."""
 
 
 class Gather(Protocol):
@@ -83,6 +96,7 @@ class RunPiece:
     def __init__(self, plan: Plan, gather: Gather, policy: Policy) -> None:
         self._prepared, self._gather, self._policy = plan.prepare(), gather, policy
         self._source = plan.source
+        self._builder = Builder(secrets.token_hex(8), time.time())
 
     def __call__(self, piece: Piece) -> PieceDone:
         """Run one piece.
@@ -93,7 +107,7 @@ class RunPiece:
         began = time.perf_counter()
         work = _Work(self, piece)
         value = self._gather.fold(piece, work.tables())
-        return PieceDone(value, work.n_rows, work.failed, time.perf_counter() - began)
+        return PieceDone(value, work.n_rows, work.failed, time.perf_counter() - began, self._builder)
 
     def run(self, batch: Batch) -> Any:
         """Run a batch, again where the user wants that."""

@@ -28,6 +28,7 @@ class Written(Fixed):
         failures: Rows that have no value, under `on_error="skip"` and `"collect"`.
         failed_path: A Parquet file with those rows as they were read, and why they failed; None when there are none.
         report: Figures and the verdict of the run.
+        n_loads: How many workers have loaded the models and built the classes of the steps, each once.
     """
 
     _hidden = ("files", "failures", "report")
@@ -38,6 +39,7 @@ class Written(Fixed):
     failures: list[FailedRow]
     failed_path: str | None
     report: Report
+    n_loads: int = 0
 
 
 def write(plan: Plan, path: Any, format: str, partition_by: Any, overwrite: bool, options: dict[str, Any]) -> Written:
@@ -69,7 +71,7 @@ def _publish(output: Output, parts: list[Part], run: Run, plan: Plan) -> Written
     failed = output.failed_rows(_dead_letters(run.failures, plan.read_schema())) if run.failures else None
     files = output.publish(parts, {"rows": n_rows, "failed": len(run.failures)})
     run.warn_of_failures()
-    return Written(str(output.path), files, n_rows, run.failures, failed, run.report)
+    return Written(str(output.path), files, n_rows, run.failures, failed, run.report, run.n_loads)
 
 
 def _as_written(output: Output, run: Run) -> Written:
