@@ -262,6 +262,19 @@ def test_a_model_without_names_takes_the_columns_that_are_no_keys() -> None:
     np.testing.assert_allclose(both["prediction"], model.predict(X.to_numpy()), rtol=1e-12)
 
 
+class Widths:
+    """An estimator of the user, that says nothing of what it was fitted on."""
+
+    def predict(self, features: Any) -> Any:
+        return np.full(len(features), features.shape[1])
+
+
+@pytest.mark.parametrize(("keep", "width"), [(None, 3), ([], 3), (["b"], 2), (FEATURES, 3)], ids=str)
+def test_columns_that_are_kept_are_no_features_unless_there_are_no_others(keep: list[str] | None, width: int) -> None:
+    found = ff.scan(X).predict(Widths(), keep=keep).to_pandas(engine="serial")
+    assert set(found["prediction"]) == {width}
+
+
 # ---- ONNX ------------------------------------------------------------------------------------------------------------
 
 

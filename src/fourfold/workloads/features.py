@@ -71,9 +71,12 @@ def _check_number(estimator: Any, n_taken: int, sparse: Sequence[str], columns: 
             "transform with what it was fitted on",
         )
     else:
-        has, then = f"the table has {len(columns)} columns ({shown})", "select() those that it takes, in its order"
+        has, then = (
+            f"the table has {len(columns)} columns ({shown})",
+            "select() those that it takes, in its order, or name the others in keep=",
+        )
     raise OptionError(
-        f"{what} was fitted on {n_features:,} features without names, and {has}: {then}, or name the others in keep=",
+        f"{what} was fitted on {n_features:,} features without names, and {has}: {then}",
         is_of_plan=True,
     )
 
@@ -111,11 +114,12 @@ def unnamed(estimator: Any, columns: Sequence[str], keep: Sequence[str] | None) 
     Args:
         estimator: The model.
         columns: Of the table.
-        keep: Columns that stand beside the prediction, and are no features unless the model wants as many; None: not said.
+        keep: Columns that stand beside the prediction. They are no features, unless the model wants as many as there are
+            columns, or nothing else is left; None: not said.
     """
     if not keep or getattr(estimator, "n_features_in_", None) == len(columns):
         return list(columns)
-    return [name for name in columns if name not in keep]
+    return [name for name in columns if name not in keep] or list(columns)
 
 
 def features_of(estimator: Any, table: Any, names: Sequence[str] | None, keep: Sequence[str] | None) -> Any:
