@@ -4,8 +4,8 @@ r"""Files of lines (CSV, JSON lines, text): pieces are ranges of bytes that begi
     pieces        |────────────|────|       a cut is moved to the end of the row that it falls into
 
 For that some bytes are read at each cut. In CSV a line end within quotes ends no row, and whether a cut lies within quotes
-depends on how many there are before it: so a file that is cut at all is read once for them, unless the user says that no
-value contains a line end. Compressed files are one piece each.
+depends on those before it: so a file that is cut at all is read once for them (see data/quotes.py), unless the user says that
+no value contains a line end. Compressed files are one piece each.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,8 +15,9 @@ from typing import IO, Any, cast
 from fourfold.data.files import DataFile, key_columns, opened
 from fourfold.data.keys import columns_of, filled
 from fourfold.data.pieces import MAX_BYTES, MIN_BYTES, MIN_ROWS, Piece, share
+from fourfold.data.quotes import last_row_end, row_end
 from fourfold.data.schema import SchemaConflict, unified
-from fourfold.data.text import TEXT, Dialect, header_of, last_row_end, parse_csv, parse_jsonl, parse_text, row_end
+from fourfold.data.text import BOM, TEXT, Dialect, header_of, parse_csv, parse_jsonl, parse_text
 from fourfold.errors import OptionError, UnreadableInput
 
 READ_BYTES = 4 << 20
@@ -55,7 +56,7 @@ class Lines:
         self._storage, self._files, self._dialect = dict(storage), list(files), dialect
         self._format = files[0].format
         self._is_csv = self._format == "csv"
-        self._is_quoted = self._is_csv and dialect.quoted_newlines
+        self._quoting = dialect.delimiter if self._is_csv and dialect.quoted_newlines else None
         self._keys = key_columns(files)
         self._headers: list[list[str]] = []
         self._starts = [self._start(file) for file in files]
@@ -78,20 +79,21 @@ class Lines:
             names = header_of(line, self._dialect)
         if names not in self._headers:
             self._headers.append(names)
-        return (before + len(line) if self._dialect.header else 0), self._headers.index(names)
+        return (before + len(line) if self._dialect.header else before), self._headers.index(names)
 
     def _first_row(self, handle: IO[bytes]) -> tuple[int, bytes]:
-        """The bytes of blank lines at the beginning, and the first row that is none."""
-        block, at = b"", 0
-        while more := handle.read(1 << 16):
-            block += more
-            while end := row_end(block[at:], self._is_quoted):
-                if block[at : at + end].strip(b"\r\n\xef\xbb\xbf \t"):
+        """Where the first row of a CSV file begins that is no empty line, and that row."""
+        block = handle.read(1 << 16)
+        at = len(BOM) if block.startswith(BOM) else 0
+        while True:
+            while end := row_end(block[at:], self._quoting):
+                if block[at : at + end].strip(b"\r\n"):
                     return at, block[at : at + end]
                 at += end
-            if len(block) - at > MOST_BYTES_OF_A_ROW:
-                break
-        return at, block[at:]
+            more = handle.read(max(1 << 16, len(block)))
+            if not more or len(block) - at > MOST_BYTES_OF_A_ROW:
+                return at, block[at:]
+            block += more
 
     def _learned(self) -> Any:
         """The types of all columns: as declared, or as the beginnings of some files have them."""
@@ -187,23 +189,27 @@ class Lines:
             yield begin, -1
 
     def _row_end_behind(self, handle: IO[bytes], begin: int, at: int) -> int | None:
-        """The first end of a row from `at` on; `begin` is the beginning of a row. None when no other row follows."""
-        n_quotes = 0
-        if self._is_quoted:
-            handle.seek(begin)
-            left = at - begin
-            while left and (block := handle.read(min(left, READ_BYTES))):
-                n_quotes += block.count(b'"')
-                left -= len(block)
-        handle.seek(at)
-        prefix = b'"' * (n_quotes % 2)  # as if the row had begun here, within quotes or not
-        block = prefix
+        """The first end of a row behind `at`; `begin` is the beginning of a row. None when no other row follows."""
+        known = begin if self._quoting is not None else at  # where a row begins, or where it does not matter
+        block = b""
+        handle.seek(known)
+        while (left := at - known - len(block)) > 0 and (more := handle.read(min(left, max(READ_BYTES, len(block))))):
+            block += more
+            end = self._last_end(block)
+            known, block = known + end, block[end:]
+            _check_length(len(block))
         while more := handle.read(max(1 << 16, len(block))):  # twice as much each time: what was seen is looked at again
             block += more
-            if end := row_end(block, self._is_quoted):
-                return at + end - len(prefix)
+            if end := self._first_end(block):
+                return known + end
             _check_length(len(block))
         return None
+
+    def _first_end(self, block: bytes) -> int:
+        return row_end(block, self._quoting) if self._is_csv else block.find(b"\n") + 1
+
+    def _last_end(self, block: bytes) -> int:
+        return last_row_end(block, self._quoting) if self._is_csv else block.rfind(b"\n") + 1
 
     # ---- reading -----------------------------------------------------------------------------------------------------
 
@@ -235,24 +241,22 @@ class Lines:
 
     def _blocks(self, handle: IO[bytes], n_bytes: int | None) -> Iterator[bytes]:
         """Whole rows, some READ_BYTES at a time, of the next `n_bytes`; None: to the end of the file."""
-        waiting: list[bytes] = []
-        is_odd = False  # whether what waits has an odd number of quotes: then it ends within them
+        block = b""
         while n_bytes is None or n_bytes > 0:
-            more = handle.read(READ_BYTES if n_bytes is None else min(n_bytes, READ_BYTES))
+            size = max(READ_BYTES, len(block))  # twice as much for a long row: what was seen is looked at again
+            more = handle.read(size if n_bytes is None else min(n_bytes, size))
             if not more:
                 break
             n_bytes = None if n_bytes is None else n_bytes - len(more)
-            end, is_odd_after = last_row_end(more, is_odd) if self._is_quoted else (more.rfind(b"\n") + 1, False)
+            block += more
+            end = self._last_end(block)
             if end:
-                yield b"".join([*waiting, more[:end]])
-                waiting, is_odd = [more[end:]], is_odd_after
+                yield block[:end]
             else:
-                waiting.append(more)
-                is_odd = is_odd_after
-                _check_length(sum(map(len, waiting)))
-        rest = b"".join(waiting)
-        if rest if self._format == "text" else rest.strip():
-            yield rest
+                _check_length(len(block))
+            block = block[end:]
+        if block.strip({"csv": b"\r\n", "text": b""}.get(self._format)):
+            yield block
 
     def place(self, piece: Piece, row: int) -> tuple[str, int]:
         """All rows of the file before the piece are read for their number: only rows that failed are worth that."""
@@ -264,11 +268,11 @@ class Lines:
         return piece.path, n_rows + row
 
     def _start_of(self, piece: Piece) -> int:
-        if not self._is_csv or not self._dialect.header:
+        if not self._is_csv:
             return 0
         with self._named(piece.path), self._opened(piece.path, piece.compression) as handle:
             before, line = self._first_row(handle)
-            return before + len(line)
+            return before + len(line) if self._dialect.header else before
 
     @contextmanager
     def _opened(self, path: str, compression: str | None) -> Iterator[IO[bytes]]:
@@ -281,7 +285,6 @@ class Lines:
 
     @contextmanager
     def _named(self, path: str) -> Iterator[None]:
-        import csv
         import lzma
         import zlib
 
@@ -291,7 +294,7 @@ class Lines:
             yield
         except UnreadableInput:
             raise
-        except (pa.ArrowException, OSError, EOFError, ValueError, csv.Error, zlib.error, lzma.LZMAError) as error:
+        except (pa.ArrowException, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
             raise UnreadableInput(f"{path}: {_reason(error)}") from error
 
 
