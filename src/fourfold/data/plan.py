@@ -3,6 +3,8 @@
 piece ──read──> batch ──step──> batch ──step──> batch ──> table          a batch that raises is taken apart: see poison.py
 """
 
+import functools
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -33,9 +35,35 @@ class Plan(NamedTuple):
             OptionError: The step cannot work on what comes before it.
         """
         step.schema(self.schema())
-        if isinstance(step, Select) and not self.steps:
-            return self._replace(columns=tuple(step.columns))
-        return self._replace(steps=(*self.steps, step))
+        plan = self._replace(steps=(*self.steps, step))
+        return plan.narrowed(step.columns) if isinstance(step, Select) else plan
+
+    def narrowed(self, wanted: Sequence[str]) -> "Plan":
+        """The plan that reads no more columns than it must, for these to come out in this order."""
+        looked = self._looked_at()
+        if len(looked) < len(self.steps):
+            return self  # a step may do anything
+        steps = tuple(step for step in self.steps if not isinstance(step, Select))
+        others = {name for names in looked for name in names} - {*wanted}
+        columns = (*wanted, *(name for name in self.columns if name in others))
+        return self._replace(columns=columns, steps=(*steps, Select(wanted)) if others and wanted else steps)
+
+    def _looked_at(self) -> list[Sequence[str]]:
+        """What each of the first steps looks at, up to one that may look at any column."""
+        schema = self.read_schema()
+        looked: list[Sequence[str]] = []
+        for step in self.steps:
+            names = step.looks_at(schema)
+            if names is None:
+                break
+            looked.append(names)
+        return looked
+
+    def where(self) -> Any:
+        """An expression that is true of all rows that come through the first steps; None when there is none to tell."""
+        first = self.steps[: len(self._looked_at())]
+        conditions = [step.where for step in first if step.where is not None]
+        return functools.reduce(operator.and_, conditions) if conditions else None
 
     def read_schema(self) -> Any:
         """Of what is read."""
@@ -58,7 +86,7 @@ class Plan(NamedTuple):
         """How the source is cut for these steps: where one takes few rows at once, each of them may take long."""
         fewest = min((step.most_rows for step in self.steps if step.most_rows is not None), default=MIN_ROWS)
         least = max((step.least_rows for step in self.steps), default=0)
-        return self.source.pieces(max(1, least, min(MIN_ROWS, CALLS * fewest)))
+        return self.source.pieces(max(1, least, min(MIN_ROWS, CALLS * fewest)), self.where())
 
     def prepare(self) -> "Prepared":
         """What one worker needs, once."""

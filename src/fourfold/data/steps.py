@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from fourfold.data.kinds import as_kind, as_table
+from fourfold.data.predicates import check_expression, columns_of_expression
 from fourfold.data.schema import SchemaConflict, fitted
 from fourfold.errors import InitFailed, OptionError
 from fourfold.execute import current
@@ -40,11 +41,21 @@ class Step(Protocol):
     least_rows: int
     """Rows that it wants to see together; 0 when it does not matter."""
 
+    @property
+    def where(self) -> Any:
+        """None, or an expression of Arrow that is true of each row that it keeps: others need not be read."""
+
     def schema(self, before: Any) -> Any:
         """The schema that it makes of this one; None when only a run can tell.
 
         Raises:
             OptionError: It cannot work on such a table.
+        """
+
+    def looks_at(self, before: Any) -> Sequence[str] | None:
+        """The columns of this schema that tell which rows it keeps; None when it may do anything with any column.
+
+        Where it does not, columns that nobody looks at are not read, and neither are rows that a later step leaves out.
         """
 
     def prepare(self) -> Apply:
@@ -69,6 +80,7 @@ class Select:
     keeps_rows = True
     most_rows: int | None = None
     least_rows = 0
+    where = None
 
     def __init__(self, columns: Sequence[str]) -> None:
         self.columns = list(columns)
@@ -78,6 +90,9 @@ class Select:
 
         check_columns(self.columns, before, "select")
         return None if before is None else pa.schema([before.field(name) for name in self.columns])
+
+    def looks_at(self, before: Any) -> Sequence[str] | None:
+        return ()
 
     def prepare(self) -> Apply:
         return self._apply
@@ -97,8 +112,20 @@ class Filter:
     def __init__(self, condition: Any, kind: str) -> None:
         self.condition, self.kind = condition, kind
 
+    @property
+    def where(self) -> Any:
+        """See `Step`."""
+        import pyarrow.compute as pc
+
+        return self.condition if isinstance(self.condition, pc.Expression) else None
+
     def schema(self, before: Any) -> Any:
+        if before is not None and self.where is not None:
+            check_expression(self.where, before)
         return before
+
+    def looks_at(self, before: Any) -> Sequence[str] | None:
+        return None if self.where is None else columns_of_expression(self.where, before)
 
     def prepare(self) -> Apply:
         return self._apply
@@ -109,8 +136,9 @@ class Filter:
     def _mask(self, table: Any) -> Any:
         import pyarrow.compute as pc
 
-        if isinstance(self.condition, pc.Expression):
-            mask = _evaluated(table, self.condition)
+        if self.where is not None:
+            check_expression(self.where, table.schema)
+            mask = _evaluated(table, self.where)
         else:
             batch = as_kind(table, self.kind)
             mask = _booleans(self.condition(batch), batch)
@@ -161,6 +189,7 @@ class MapBatches:
 
     keeps_rows = False
     least_rows = 0
+    where = None
 
     def __init__(self, fn: Any, init: tuple[Any, ...], kind: str, most: int | None, declared: Any) -> None:
         self.fn, self.init, self.kind, self.most_rows, self.declared = fn, init, kind, most, declared
@@ -172,6 +201,9 @@ class MapBatches:
 
     def schema(self, before: Any) -> Any:
         return self.declared
+
+    def looks_at(self, before: Any) -> Sequence[str] | None:
+        return None
 
     def prepare(self) -> Apply:
         call = built(self.fn, self.init)

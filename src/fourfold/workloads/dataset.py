@@ -8,7 +8,7 @@ from fourfold.data.numbered import Numbered
 from fourfold.data.plan import Plan
 from fourfold.data.running import Run
 from fourfold.data.schema import SchemaConflict, fitted, unified
-from fourfold.data.steps import Select, Step, parts_of
+from fourfold.data.steps import Step, parts_of
 from fourfold.data.work import Count, Tables
 from fourfold.errors import OptionError, UnwritableValue
 from fourfold.options import Options
@@ -63,7 +63,7 @@ class Dataset:
     # ---- steps -------------------------------------------------------------------------------------------------------
 
     def select(self, columns: Sequence[str]) -> "Dataset":
-        """Keep these columns, in this order. What no step needs is not read.
+        """Keep these columns, in this order. Others are not read, unless an earlier step may look at them.
 
         Raises:
             OptionError: There is no such column.
@@ -74,9 +74,17 @@ class Dataset:
         """Keep the rows that fulfil a condition.
 
         Args:
-            condition: An expression of Arrow (`pyarrow.compute.field("x") > 3`); or a function that takes a batch and gives a
-                boolean for each row. A null is no true.
+            condition: An expression of Arrow (`pyarrow.compute.field("x") > 3`); conditions as pandas takes them,
+                `[("x", ">", 3), ("y", "in", [1, 2])]`, or a list of such lists, of which one is to hold; or a function that
+                takes a batch and gives a boolean for each row. A null is no true.
             batch_format: The kind of table that the function takes.
+
+        Raises:
+            OptionError: The expression names a column that is not there, or one of another type; before anything runs, where
+                the columns are known.
+
+        Cost: what an expression says of columns that are read, before any function of yours, leaves row groups of Parquet
+            unread that cannot have such rows, and files of folders `column=value` unopened.
         """
         return self._with(filtered(condition, batch_format))
 
@@ -212,11 +220,9 @@ class Dataset:
 
     def count(self, **options: Unpack[Options]) -> int:
         """How many rows there are. Without steps that change them nothing is read, where the files know."""
-        plan = self._plan
-        if not plan.steps:
-            plan = plan._replace(columns=())
+        plan = self._plan.narrowed(())
         run = Run(plan, Count(), options, "count")
-        if plan.source.n_rows is not None and all(isinstance(step, Select) for step in plan.steps):
+        if plan.source.n_rows is not None and not plan.steps:
             return plan.source.n_rows
         n_rows = sum(done.value or 0 for _, done in run.pieces_done())
         run.warn_of_failures()

@@ -4,16 +4,19 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fourfold.data.files import find
+from fourfold.data.files import DataFile, find
 from fourfold.data.frames import frame_kind_of
+from fourfold.data.keys import files_that_match, key_columns
 from fourfold.data.kinds import as_table, kind_of
 from fourfold.data.pieces import TableSource
 from fourfold.data.plan import Plan
 from fourfold.data.schema import declared
+from fourfold.data.steps import check_columns
 from fourfold.data.text import dialect_of
 from fourfold.errors import MissingExtra, OptionError, OptionTypeError
 from fourfold.workloads.dataset import Dataset
 from fourfold.workloads.frame import Frame
+from fourfold.workloads.steps import filtered, selected
 
 
 def scan(
@@ -35,9 +38,11 @@ def scan(
             text. Folders named `column=value` give columns. Or a table: pandas, Polars, Arrow, a list of dicts, anything with
             `__arrow_c_stream__`.
         columns: Those to read; None for all.
-        filter: Which rows to keep: see `Dataset.filter`.
+        filter: Which rows to keep: see `Dataset.filter`. Files of folders `column=value` whose rows cannot be among them are
+            not even opened: what they alone would say of columns and types is not known then.
         format: Of the files: "parquet", "csv", "jsonl" or "text"; None goes by their extensions.
-        schema: Types of columns of CSV and JSON lines, as far as they are not to be learned from the files' beginnings.
+        schema: Types of columns, as far as they are not those that Parquet files have, or that the beginnings of CSV and JSON
+            lines let expect: an Arrow schema, or a dict of names and types.
         storage_options: For the file system of a URL.
         **reading: Of CSV: `delimiter=","`, `header=True`, `quoted_newlines=True`.
 
@@ -62,24 +67,25 @@ def scan(
         frame = Frame(kind, source)
         frame = frame if filter is None else frame.filter(filter)
         return frame if columns is None else frame.select(columns)
-    found = _source_of(source, format, declared(schema), storage_options or {}, reading)
-    dataset = Dataset(Plan(found, tuple(found.schema.names)))
-    if filter is not None and columns is None:
-        return dataset.filter(filter)
-    if filter is not None:
-        return dataset.filter(filter).select(columns or ())
-    return dataset if columns is None else dataset.select(columns)
+    first = None if filter is None else filtered(filter, "pandas")
+    keep = None if columns is None else selected(columns)
+    found = _source_of(source, format, declared(schema), storage_options or {}, reading, first and first.where)
+    plan = Plan(found, tuple(found.schema.names))
+    if keep is not None:
+        check_columns(keep.columns, found.schema, "columns=")
+    plan = plan if first is None else plan.with_step(first)
+    return Dataset(plan if keep is None else plan.with_step(keep))
 
 
 def _source_of(
-    source: Any, format: str | None, schema: Any, storage: Mapping[str, Any], reading: dict[str, Any]
+    source: Any, format: str | None, schema: Any, storage: Mapping[str, Any], reading: dict[str, Any], where: Any
 ) -> TableSource:
     from fourfold.data.sources.in_memory import InMemory
 
     if isinstance(source, str | os.PathLike):
         source = [source]
     if isinstance(source, list | tuple) and source and all(isinstance(each, str | os.PathLike) for each in source):
-        return _files_source([os.fspath(each) for each in source], format, schema, storage, reading)
+        return _files_source([os.fspath(each) for each in source], format, schema, storage, reading, where)
     if kind_of(source) is None and not hasattr(source, "__arrow_c_stream__"):
         raise OptionTypeError(
             f"scan({type(source).__module__}.{type(source).__qualname__}): give a path, a list of paths, a table of "
@@ -91,7 +97,7 @@ def _source_of(
 
 
 def _files_source(
-    paths: list[str], format: str | None, schema: Any, storage: Mapping[str, Any], reading: dict[str, Any]
+    paths: list[str], format: str | None, schema: Any, storage: Mapping[str, Any], reading: dict[str, Any], where: Any
 ) -> TableSource:
     from fourfold.data.sources.lines import Lines
     from fourfold.data.sources.parquet import Parquet
@@ -104,8 +110,14 @@ def _files_source(
     (kind,) = kinds
     if reading and kind != "csv":
         raise OptionTypeError(f"{next(iter(reading))}= is for CSV, and {files[0].path} is {kind}")
-    if kind == "parquet":
-        if schema is not None:
-            raise OptionError("schema= is for CSV and JSON lines: Parquet files have their types in them")
-        return Parquet(files, storage)
-    return Lines(files, storage, schema, dialect_of(reading))
+    keys = key_columns(files, schema)
+
+    def of(some: list[DataFile]) -> Parquet | Lines:
+        return Parquet(some, storage, schema, keys) if kind == "parquet" else Lines(some, storage, schema, dialect, keys)
+
+    dialect = dialect_of(reading)
+    some = files_that_match(files, keys, where)
+    source = of(some or files[:1])  # one of them tells the columns
+    if len(some) < len(files) and any(name in source.in_files.names for name in keys):
+        return of(files)  # folders say nothing of rows when the files have that column themselves
+    return source

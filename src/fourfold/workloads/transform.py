@@ -15,6 +15,7 @@ class Transform:
     keeps_rows = True
     most_rows: int | None = None
     least_rows = 0
+    where = None
 
     def __init__(self, fitted: Any, dense: bool) -> None:
         self.fitted, self.dense = fitted, dense
@@ -31,6 +32,9 @@ class Transform:
         """The new columns have names before anything runs, and types only afterwards."""
         if before is not None:
             check_features(self.fitted, before, self._name)
+        return None
+
+    def looks_at(self, before: Any) -> Sequence[str] | None:
         return None
 
     def prepare(self) -> Apply:

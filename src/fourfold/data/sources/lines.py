@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, Any, cast
 
-from fourfold.data.files import DataFile, key_columns, opened
-from fourfold.data.keys import columns_of, filled
+from fourfold.data.files import DataFile, opened
+from fourfold.data.keys import columns_of, files_that_match, filled
 from fourfold.data.pieces import MAX_BYTES, MIN_BYTES, MIN_ROWS, Piece, share
 from fourfold.data.quotes import last_row_end, row_end
-from fourfold.data.schema import SchemaConflict, unified
+from fourfold.data.schema import check_declared, types_of_files
 from fourfold.data.text import BOM, TEXT, Dialect, header_of, parse_csv, parse_jsonl, parse_text
-from fourfold.errors import OptionError, UnreadableInput
+from fourfold.errors import UnreadableInput
 
 READ_BYTES = 4 << 20
 """Bytes that are parsed at once; more when a row is longer. Smaller: more calls. Larger: more memory. Not measured."""
@@ -40,8 +40,12 @@ class Lines:
     Args:
         files: At least one, all of one format.
         storage: Options of their file system.
-        schema: The types of columns, as far as the user declares them; the others are learned.
+        schema: None, or the types of columns that the user declares; the others are learned.
         dialect: How CSV is written.
+        keys: The types of the columns that folders give.
+
+    Attributes:
+        in_files: The schema of the files, without the columns that folders give.
 
     Raises:
         UnreadableInput: Their beginning is not what the format promises.
@@ -50,19 +54,22 @@ class Lines:
 
     n_rows: int | None = None
 
-    def __init__(self, files: Sequence[DataFile], storage: Mapping[str, Any], schema: Any, dialect: Dialect) -> None:
+    def __init__(
+        self, files: Sequence[DataFile], storage: Mapping[str, Any], schema: Any, dialect: Dialect, keys: Mapping[str, Any]
+    ) -> None:
         import pyarrow as pa
 
         self._storage, self._files, self._dialect = dict(storage), list(files), dialect
         self._format = files[0].format
         self._is_csv = self._format == "csv"
         self._quoting = dialect.delimiter if self._is_csv and dialect.quoted_newlines else None
-        self._keys = key_columns(files)
         self._headers: list[list[str]] = []
         self._starts = [self._start(file) for file in files]
-        self._declared = schema if schema is not None else pa.schema([])
-        self._in_files = self._learned()
-        self.schema = filled(self._in_files, self._keys)
+        said = [field for field in schema or () if field.name not in keys or self._has(field.name)]
+        self._declared = pa.schema(said)
+        self.in_files = self._learned()
+        self._keys = {name: type_ for name, type_ in keys.items() if name not in self.in_files.names}
+        self.schema = filled(self.in_files, self._keys)
 
     def __getstate__(self) -> dict[str, Any]:
         """Workers read what pieces name, and need no list of files."""
@@ -105,33 +112,18 @@ class Lines:
         schemas, names = [], [name for header in self._headers for name in header]
         for at in range(0, len(self._files), step):
             if (schema := self._sample(at)) is not None:
-                schemas.append(schema)
+                schemas.append((self._files[at].path, schema))
                 names += schema.names
+        if self._is_csv and any(self._headers):
+            check_declared(self._declared, list(dict.fromkeys(names)))
         names = list(dict.fromkeys([*names, *self._declared.names]))
-        self._check_declared(names)
-        types = self._joined(schemas, names)
-        return pa.schema([pa.field(name, types[name]) for name in names])
+        types = types_of_files(schemas, self._declared) | {field.name: field.type for field in self._declared}
+        found = [(name, types.get(name, pa.null())) for name in names]
+        return pa.schema([(name, pa.string() if pa.types.is_null(type_) else type_) for name, type_ in found])
 
-    def _check_declared(self, names: list[str]) -> None:
-        if self._is_csv and self._headers and any(self._headers):
-            check = [name for name in self._declared.names if all(name not in header for header in self._headers)]
-            if check:
-                raise OptionError(f"schema= names {check[0]!r}, and the columns are: {', '.join(map(repr, names))}")
-
-    def _joined(self, schemas: list[Any], names: list[str]) -> dict[str, Any]:
-        import pyarrow as pa
-
-        def of(schema: Any, name: str) -> Any:
-            return schema.field(name).type if name in schema.names else pa.null()
-
-        wholes = [pa.schema([(name, of(schema, name)) for name in names]) for schema in schemas]
-        wholes = wholes or [pa.schema([(name, pa.null()) for name in names])]
-        try:
-            whole = unified(wholes)
-        except SchemaConflict as error:
-            raise OptionError(f"the files do not go together: {error}") from error
-        types = {field.name: pa.string() if pa.types.is_null(field.type) else field.type for field in whole}
-        return types | {field.name: field.type for field in self._declared}
+    def _has(self, name: str) -> bool:
+        """Whether a file of CSV has this column."""
+        return any(name in header for header in self._headers)
 
     def _sample(self, at: int) -> Any:
         """The types of one file's columns, by its first blocks; None when it has no rows."""
@@ -162,11 +154,13 @@ class Lines:
 
     # ---- pieces ------------------------------------------------------------------------------------------------------
 
-    def pieces(self, least_rows: int = MIN_ROWS) -> Iterator[Piece]:
+    def pieces(self, least_rows: int = MIN_ROWS, where: Any = None) -> Iterator[Piece]:
         """Ranges of bytes, in order, whatever the rows: nobody has counted them."""
-        size = share(sum(file.size_bytes for file in self._files), MIN_BYTES, MAX_BYTES)
-        number = 0
-        for file, (start, header) in zip(self._files, self._starts, strict=True):
+        files = files_that_match(self._files, self._keys, where, self.schema)
+        size = share(sum(file.size_bytes for file in files), MIN_BYTES, MAX_BYTES)
+        number, starts = 0, {file.path: start for file, start in zip(self._files, self._starts, strict=True)}
+        for file in files:
+            start, header = starts[file.path]
             for begin, end in self._ranges(file, start, size):
                 yield Piece(number, file.path, (begin, end, header), file.stamp, file.keys, file.format, file.compression)
                 number += 1
@@ -220,7 +214,7 @@ class Lines:
         with self._named(piece.path), self._opened(piece.path, piece.compression) as handle:
             self._skip(handle, begin)
             for block in self._blocks(handle, None if end < 0 else end - begin):
-                table = self._parse(block, header, self._in_files, columns, strict=True)
+                table = self._parse(block, header, self.in_files, columns, strict=True)
                 for at in range(0, table.num_rows, batch_rows):
                     part = table.slice(at, batch_rows)
                     yield row + at, columns_of(part, piece.keys, columns, self.schema)
