@@ -11,6 +11,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pads
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -22,6 +23,9 @@ from fourfold.errors import OptionError, OptionTypeError, UnreadableInput
 __all__ = ["small_pieces"]
 
 Cut = Callable[[int, int], None]
+
+# Polars makes its threads, with pipes of their own, when they are first needed, and keeps them.
+pl.LazyFrame({"a": [1]}).collect(engine="streaming")
 
 
 @pytest.mark.parametrize("format", WRITERS)
@@ -128,6 +132,59 @@ def test_anything_with_an_arrow_stream_is_a_source() -> None:
             return people(3).__arrow_c_stream__()
 
     assert ff.scan(Foreign()).to_arrow().equals(people(3))
+
+
+class Once:
+    """A stream that can be read once, as a generator can."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table: pa.Table | None = table
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        if self._table is None:
+            raise RuntimeError("read already")
+        table, self._table = self._table, None
+        return table.__arrow_c_stream__()
+
+
+@pytest.mark.parametrize("make", [Once, lambda table: table.to_reader(), lambda table: pads.dataset(table.to_reader())])
+def test_a_stream_that_can_be_read_once_is_kept_and_gives_its_rows_to_every_call(
+    make: Callable[[pa.Table], object], small_pieces: Cut
+) -> None:
+    small_pieces(10, 1 << 20)
+    found = ff.scan(make(people(35)))
+    assert found.count() == 35
+    for engine in ("serial", "threads"):
+        assert found.to_arrow(engine=engine).equals(people(35))
+    train, test = found.split(0.5)
+    assert train.count(engine="serial") + test.count(engine="serial") == 35
+
+
+def test_a_reader_that_was_scanned_is_not_taken_for_an_empty_table() -> None:
+    reader = people(3).to_reader()
+    ff.scan(reader)
+    with pytest.raises(OptionError, match="was scanned before, and has no rows any more: use the dataset of that scan again"):
+        ff.scan(reader)
+
+
+@pytest.mark.parametrize("make", [lambda frame: frame.lazy(), lambda frame: pads.dataset(frame.to_arrow())])
+def test_what_is_lazy_computes_only_the_columns_that_are_wanted(make: Callable[[pl.DataFrame], object]) -> None:
+    lazy = make(pl.DataFrame({"a": [1, 2, 3], "b": ["x", "y", None], "c": [1.5, 2.0, 3.0]}))
+    found = ff.scan(lazy, columns=["b"], filter=pc.field("a") > 1)
+    assert found.to_arrow(engine="serial").to_pydict() == {"b": ["y", None]}
+    assert found._plan.source.schema.names == ["a", "b"]
+    assert ff.scan(lazy).columns == ["a", "b", "c"]
+
+
+def test_a_lazy_frame_that_lacks_a_column_is_not_run() -> None:
+    def never(frame: pl.DataFrame) -> pl.DataFrame:
+        raise AssertionError
+
+    lazy = pl.LazyFrame({"a": [1]}).map_batches(never, schema={"a": pl.Int64})
+    with pytest.raises(OptionError, match=r"columns=: there is no column 'aa' \(did you mean 'a'\?\)"):
+        ff.scan(lazy, columns=["aa"])
+    with pytest.raises(OptionError, match=r"filter \(aa > 1\): there is no column 'aa'"):
+        ff.scan(lazy, filter=[("aa", ">", 1)])
 
 
 def test_an_index_of_pandas_that_is_more_than_a_numbering_becomes_a_column() -> None:

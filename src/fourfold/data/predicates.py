@@ -79,8 +79,8 @@ def columns_of_expression(expression: Any, schema: Any) -> list[str] | None:
     if BY_PLACE in text:
         return None
     near = [name for name in schema.names if name in text]
-    used = [name for name in near if not _can_be_bound(expression, schema.remove(schema.get_field_index(name)))]
-    return used if _can_be_bound(expression, _only(schema, used)) else None
+    used = [name for name in near if not can_be_evaluated(expression, schema.remove(schema.get_field_index(name)))]
+    return used if can_be_evaluated(expression, _only(schema, used)) else None
 
 
 def _only(schema: Any, names: Sequence[str]) -> Any:
@@ -97,7 +97,8 @@ def _bound(expression: Any, schema: Any) -> Any:
     return scanner.projected_schema.field(0).type
 
 
-def _can_be_bound(expression: Any, schema: Any) -> bool:
+def can_be_evaluated(expression: Any, schema: Any) -> bool:
+    """Whether a table of this schema has what an expression speaks of."""
     import pyarrow as pa
 
     try:
@@ -137,7 +138,7 @@ def with_types(expression: Any, schema: Any) -> Any:
     types = (pa.int64(), pa.string(), pa.float64(), pa.bool_(), pa.timestamp("us"), pa.date32(), pa.timestamp("us", "UTC"))
     for chosen in itertools.islice(itertools.product(types, repeat=len(names)), TRIALS):
         whole = pa.schema([*schema, *map(pa.field, names, chosen)])
-        if _can_be_bound(expression, whole):
+        if can_be_evaluated(expression, whole):
             return whole
     return None
 

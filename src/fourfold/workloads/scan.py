@@ -1,21 +1,16 @@
 """`fourfold.scan`: a dataset of whatever has rows."""
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fourfold.data.files import DataFile, find
 from fourfold.data.frames import frame_kind_of
-from fourfold.data.keys import files_that_match, key_columns
-from fourfold.data.kinds import as_table, kind_of
-from fourfold.data.pieces import TableSource
 from fourfold.data.plan import Plan
 from fourfold.data.schema import declared
 from fourfold.data.steps import check_columns
-from fourfold.data.text import dialect_of
-from fourfold.errors import MissingExtra, OptionError, OptionTypeError
+from fourfold.errors import MissingExtra, OptionError
 from fourfold.workloads.dataset import Dataset
 from fourfold.workloads.frame import Frame
+from fourfold.workloads.opening import Reading, source_of
 from fourfold.workloads.steps import filtered, selected
 
 
@@ -36,7 +31,8 @@ def scan(
     Args:
         source: A path, a glob, a folder or a URL of fsspec (s3, gs, hdfs, …), or a list of these: Parquet, CSV, JSON lines or
             text. Folders named `column=value` give columns. Or a table: pandas, Polars, Arrow, a list of dicts, anything with
-            `__arrow_c_stream__`.
+            `__arrow_c_stream__`. What is lazy (a LazyFrame of Polars, a Dataset of Arrow) or can be read once only (a reader
+            of record batches) is read now, in this process, and kept.
         columns: Those to read; None for all.
         filter: Which rows to keep: see `Dataset.filter`. Files of folders `column=value` whose rows cannot be among them are
             not even opened: what they alone would say of columns and types is not known then.
@@ -69,55 +65,9 @@ def scan(
         return frame if columns is None else frame.select(columns)
     first = None if filter is None else filtered(filter, "pandas")
     keep = None if columns is None else selected(columns)
-    found = _source_of(source, format, declared(schema), storage_options or {}, reading, first and first.where)
+    columns, where = keep.columns if keep else None, first.where if first else None
+    found = source_of(source, Reading(format, declared(schema), storage_options or {}, reading, columns, where))
     plan = Plan(found, tuple(found.schema.names))
-    if keep is not None:
-        check_columns(keep.columns, found.schema, "columns=")
+    check_columns(columns or (), found.schema, "columns=")
     plan = plan if first is None else plan.with_step(first)
     return Dataset(plan if keep is None else plan.with_step(keep))
-
-
-def _source_of(
-    source: Any, format: str | None, schema: Any, storage: Mapping[str, Any], reading: dict[str, Any], where: Any
-) -> TableSource:
-    from fourfold.data.sources.in_memory import InMemory
-
-    if isinstance(source, str | os.PathLike):
-        source = [source]
-    if isinstance(source, list | tuple) and source and all(isinstance(each, str | os.PathLike) for each in source):
-        return _files_source([os.fspath(each) for each in source], format, schema, storage, reading, where)
-    if kind_of(source) is None and not hasattr(source, "__arrow_c_stream__"):
-        raise OptionTypeError(
-            f"scan({type(source).__module__}.{type(source).__qualname__}): give a path, a list of paths, a table of "
-            "pandas, Polars or Arrow, a list of dicts, or an object with __arrow_c_stream__"
-        )
-    if format is not None or schema is not None or storage or reading:
-        raise OptionError("format=, schema=, storage_options= and options of CSV are for files, and this is a table in memory")
-    return InMemory(as_table(source, "the source"))
-
-
-def _files_source(
-    paths: list[str], format: str | None, schema: Any, storage: Mapping[str, Any], reading: dict[str, Any], where: Any
-) -> TableSource:
-    from fourfold.data.sources.lines import Lines
-    from fourfold.data.sources.parquet import Parquet
-
-    files = find(paths, format, storage)
-    kinds = {file.format: file for file in files}
-    if len(kinds) > 1:
-        one, other = [*kinds.values()][:2]
-        raise OptionError(f"{one.path} is {one.format} and {other.path} is {other.format}: scan files of one format")
-    (kind,) = kinds
-    if reading and kind != "csv":
-        raise OptionTypeError(f"{next(iter(reading))}= is for CSV, and {files[0].path} is {kind}")
-    keys = key_columns(files, schema)
-
-    def of(some: list[DataFile]) -> Parquet | Lines:
-        return Parquet(some, storage, schema, keys) if kind == "parquet" else Lines(some, storage, schema, dialect, keys)
-
-    dialect = dialect_of(reading)
-    some = files_that_match(files, keys, where)
-    source = of(some or files[:1])  # one of them tells the columns
-    if len(some) < len(files) and any(name in source.in_files.names for name in keys):
-        return of(files)  # folders say nothing of rows when the files have that column themselves
-    return source
