@@ -143,6 +143,8 @@ def common(name: str, one: Any, other: Any) -> Any:
     for widths in _WIDTHS:
         if {str(one), str(other)} <= {*widths}:
             return max(one, other, key=lambda each: widths.index(str(each)))
+    if (_is_integer(one) and pa.types.is_floating(other)) or (pa.types.is_floating(one) and _is_integer(other)):
+        return pa.float64()  # whatever their widths, so that the order in which three of them come decides nothing
     if _is_number(one) == _is_number(other) and not _is_text(one) and not _is_text(other):
         try:
             return (
@@ -157,6 +159,12 @@ def common(name: str, one: Any, other: Any) -> Any:
 
 _WIDTHS = (("string_view", "string", "large_string"), ("binary_view", "binary", "large_binary"))
 """Types of the same values, the one that holds all last."""
+
+
+def _is_integer(type_: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_integer(type_))
 
 
 def _is_number(type_: Any) -> bool:

@@ -122,6 +122,23 @@ def parse_jsonl(data: bytes, schema: Any, strict: bool) -> Any:
     )
 
 
+def unfit_column(data: bytes, schema: Any) -> str | None:
+    """The first column of this schema that JSON lines do not fit: where Arrow does not say. None when each does alone."""
+    import pyarrow as pa
+    from pyarrow import json
+
+    for field in schema:
+        try:
+            json.read_json(
+                io.BytesIO(data),
+                read_options=json.ReadOptions(use_threads=False, block_size=_block(data)),
+                parse_options=json.ParseOptions(explicit_schema=pa.schema([field]), unexpected_field_behavior="ignore"),
+            )
+        except pa.ArrowException:
+            return str(field.name)
+    return None
+
+
 def parse_text(data: bytes) -> Any:
     """One row per line, without its line end."""
     import pyarrow as pa

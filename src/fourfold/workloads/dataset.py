@@ -259,17 +259,25 @@ class Dataset:
     def iter_batches(
         self, batch_size: int | str = "auto", batch_format: str = "pandas", **options: Unpack[Options]
     ) -> Iterator[Any]:
-        """The rows in order, as tables of at most so many rows, while others are still computed. Memory stays bounded."""
+        """The rows in order, as tables of at most so many rows, while others are still computed. Memory stays bounded.
+
+        Each has the types that hold all rows up to it.
+
+        Raises:
+            UnwritableValue: A batch does not go with those before it.
+        """
         kind, most = check_kind("batch_format", batch_format), batch_rows(batch_size)
         run = Run(self._plan, Tables(), options, "iter_batches", is_stream=True)
         return self._batches(run, kind, most)
 
     def _batches(self, run: Run, kind: str, most: int | None) -> Iterator[Any]:
+        schema = self.schema
         for _, done in run.pieces_done():
             for table in done.value or ():
+                schema = _with(schema, table)
                 for part in parts_of(table, most):
                     if part.num_rows:
-                        yield as_kind(part, kind)
+                        yield as_kind(fitted(part, schema), kind)
         run.warn_of_failures()
 
     def to_arrow(self, **options: Unpack[Options]) -> "pyarrow.Table":
@@ -328,6 +336,14 @@ class Dataset:
         from fourfold.data.writing import write
 
         return write(self._plan, path, format, partition_by, overwrite, dict(options))
+
+
+def _with(schema: Any, table: Any) -> Any:
+    """The schema that holds the rows of this table too."""
+    try:
+        return table.schema if schema is None else unified([schema, table.schema])
+    except SchemaConflict as error:
+        raise UnwritableValue(f"a batch does not go with those before it: {error}") from error
 
 
 def _joined(plan: Plan, tables: list[Any]) -> Any:

@@ -8,6 +8,7 @@ depends on those before it: so a file that is cut at all is read once for them (
 no value contains a line end. Compressed files are one piece each.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, Any, cast
@@ -16,8 +17,8 @@ from fourfold.data.files import DataFile, opened
 from fourfold.data.keys import columns_of, files_that_match, filled
 from fourfold.data.pieces import MAX_BYTES, MIN_BYTES, MIN_ROWS, Piece, share
 from fourfold.data.quotes import last_row_end, row_end
-from fourfold.data.schema import check_declared, types_of_files
-from fourfold.data.text import BOM, TEXT, Dialect, header_of, parse_csv, parse_jsonl, parse_text
+from fourfold.data.schema import SchemaConflict, check_declared, types_of_files
+from fourfold.data.text import BOM, TEXT, Dialect, header_of, parse_csv, parse_jsonl, parse_text, unfit_column
 from fourfold.errors import UnreadableInput
 
 READ_BYTES = 4 << 20
@@ -29,6 +30,8 @@ too narrow, which is an error. More: `scan` takes longer."""
 
 MOST_BYTES_OF_A_ROW = 256 << 20
 """Bytes of one row at most. Larger: a quote that is never closed makes a row of the rest of the file."""
+
+LEARNED = "The types were learned from the beginning of the files: declare those that differ with schema="
 
 PATIENCE = 16
 """Blocks of a file that are read to learn the type of a column that has only nulls so far."""
@@ -221,11 +224,27 @@ class Lines:
                 row += table.num_rows
 
     def _parse(self, block: bytes, header: int, schema: Any, columns: Sequence[str] | None, strict: bool) -> Any:
-        if self._is_csv:
-            return parse_csv(block, self._headers[header], schema, columns, self._dialect)
-        if self._format == "text":
-            return parse_text(block)
-        return parse_jsonl(block, schema, strict)
+        import pyarrow as pa
+
+        try:
+            if self._is_csv:
+                return parse_csv(block, self._headers[header], schema, columns, self._dialect)
+            return parse_text(block) if self._format == "text" else parse_jsonl(block, schema, strict)
+        except pa.ArrowException as error:
+            raise ValueError(self._why(str(error), block, header, schema)) from error
+
+    def _why(self, text: str, block: bytes, header: int, schema: Any) -> str:
+        """What Arrow says of a block, with the name of the column that it is about, and what to do about it."""
+        name, said = None, text
+        if found := re.match(r"In CSV column #(\d+): (?:Row #\d+: )?(?:CSV conversion error )?", text):
+            name, said = self._headers[header][int(found.group(1))], text[found.end() :]
+        elif self._format == "jsonl" and ("changed from" in text or "Failed to convert" in text):
+            name = unfit_column(block, schema)
+        if name in self._declared.names:
+            return f"column {name!r}, declared with schema= as {self._declared.field(name).type}: {said}"
+        if name is None and "unexpected field" not in text:
+            return text
+        return f"{said if name is None else f'column {name!r}: {said}'}. {LEARNED}"
 
     def _skip(self, handle: IO[bytes], n_bytes: int) -> None:
         if handle.seekable():
@@ -288,7 +307,7 @@ class Lines:
             yield
         except UnreadableInput:
             raise
-        except (pa.ArrowException, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+        except (pa.ArrowException, SchemaConflict, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
             raise UnreadableInput(f"{path}: {_reason(error)}") from error
 
 
@@ -315,9 +334,6 @@ def _unpacking(handle: IO[bytes], compression: str) -> IO[bytes]:
 
 
 def _reason(error: BaseException) -> str:
-    text = str(error)
     if isinstance(error, UnicodeDecodeError):
         return f"not UTF-8: {error.reason} at byte {error.start}; convert the file, e.g. iconv -f latin1 -t utf-8"
-    if "conversion error" in text or "changed from" in text or "unexpected field" in text:
-        return f"{text}. The types were learned from the beginning of the files: declare those that differ with schema="
-    return text or type(error).__name__
+    return str(error) or type(error).__name__
