@@ -25,6 +25,7 @@ class Draw:
         stage: How many draws came before: what one has drawn tells nothing of what the next one draws.
     """
 
+    title = "split"
     keeps_rows = True
     most_rows: int | None = None
     least_rows = 0

@@ -4,16 +4,23 @@ piece ──read──> batch ──step──> batch ──step──> batch �
 """
 
 import functools
+import logging
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from fourfold.data.pieces import CALLS, MIN_ROWS, Piece, TableSource
+from fourfold.data.schema import SchemaConflict
 from fourfold.data.steps import Apply, Batch, Select, Step
+from fourfold.errors import FourfoldError
 
 BATCH_ROWS = 1 << 14
 """Rows of a batch when no step wants fewer. Smaller: more calls of the steps. Larger: more memory, and more rows are searched
 when one fails. Not measured."""
+
+
+WITH_ROWS_TOO = (FourfoldError, SchemaConflict, NameError, ImportError)
+"""What a step raises that has nothing to do with how many rows there are: a column that is not there, a misspelt name."""
 
 
 class Plan(NamedTuple):
@@ -123,15 +130,31 @@ class Prepared:
         return batch.table if batch.table.num_rows or not self._applies else None
 
     def of_no_rows(self) -> Any:
-        """What the steps make of no rows: columns, as far as they can tell."""
+        """What the steps make of no rows: columns, as far as they can tell.
+
+        Many functions and models cannot take a batch without rows. Then the table has no columns, and the log says why.
+
+        Raises:
+            Exception: What would have come with rows, too.
+        """
+        import numpy as np
         import pyarrow as pa
 
-        batch = Batch(self.plan.read_schema().empty_table())
-        try:
-            for apply in self._applies:
+        batch = Batch(self.plan.read_schema().empty_table(), np.arange(0))
+        for step, apply in zip(self.plan.steps, self._applies, strict=True):
+            try:
                 batch = apply(batch)
-        except Exception:  # a function of the user that cannot take a batch without rows
-            return pa.table({})
+            except WITH_ROWS_TOO:
+                raise
+            except Exception as error:
+                logging.getLogger("fourfold").warning(
+                    "there are no rows, and so no columns: %s was asked for them with a batch of no rows, and raised %s: %s. "
+                    "Perhaps it does so with rows, too. map_batches(…, schema=…) says the columns without asking",
+                    step.title,
+                    type(error).__name__,
+                    error,
+                )
+                return pa.table({})
         return batch.table
 
 

@@ -34,6 +34,10 @@ Apply = Callable[[Batch], Batch]
 class Step(Protocol):
     """One step of a dataset."""
 
+    @property
+    def title(self) -> str:
+        """What it is called in messages."""
+
     keeps_rows: bool
     """Whether each row that goes in comes out, or not at all, and still is that row."""
     most_rows: int | None
@@ -77,6 +81,7 @@ def check_columns(columns: Sequence[str], schema: Any, what: str) -> None:
 class Select:
     """Some columns, in this order."""
 
+    title = "select"
     keeps_rows = True
     most_rows: int | None = None
     least_rows = 0
@@ -105,6 +110,7 @@ class Select:
 class Filter:
     """The rows that fulfil a condition: an expression of Arrow, or a function that gives a boolean for each row of a batch."""
 
+    title = "filter"
     keeps_rows = True
     most_rows: int | None = None
     least_rows = 0
@@ -195,8 +201,8 @@ class MapBatches:
         self.fn, self.init, self.kind, self.most_rows, self.declared = fn, init, kind, most, declared
 
     @property
-    def name(self) -> str:
-        """Of the function, for messages."""
+    def title(self) -> str:
+        """The name of the function."""
         return user_name_of(self.fn)
 
     def schema(self, before: Any) -> Any:
@@ -215,13 +221,13 @@ class MapBatches:
 
     def _called(self, call: Callable[[Any], Any], table: Any) -> Any:
         current.renew()  # a time limit is for a call, not for all of them
-        given = as_table(call(as_kind(table, self.kind)), self.name)
+        given = as_table(call(as_kind(table, self.kind)), self.title)
         if self.declared is None:
             return given
         try:
             return fitted(given, self.declared)
         except SchemaConflict as error:
-            raise SchemaConflict(f"{self.name} gave a batch that does not fit schema=: {error}", error.column) from error
+            raise SchemaConflict(f"{self.title} gave a batch that does not fit schema=: {error}", error.column) from error
 
 
 def built(fn: Any, init: tuple[Any, ...]) -> Callable[[Any], Any]:

@@ -65,6 +65,11 @@ class Predict:
             self._check_method(known)
         return None
 
+    @property
+    def title(self) -> str:
+        """The name of the model."""
+        return self.model.name
+
     def looks_at(self, before: Any) -> Sequence[str] | None:
         return None
 
