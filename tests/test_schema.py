@@ -147,6 +147,12 @@ def test_a_declared_type_is_what_files_of_parquet_are_read_as(tmp_path: Path) ->
     assert found.filter([("a", "=", "1")]).count(engine="serial") == 1
 
 
+def test_ranges_of_a_type_that_is_not_the_declared_one_leave_nothing_out(tmp_path: Path) -> None:
+    found = ff.scan(written(tmp_path, column(pa.int64(), 9, 10)), schema={"a": "string"})
+    assert found.filter([("a", "=", "10")]).count(engine="serial") == 1  # as texts, 9 is not the least
+    assert found.filter([("a", "<", "9")]).count(engine="serial") == 1
+
+
 def test_a_declared_type_that_a_value_does_not_fit_is_an_error_with_file_and_column(tmp_path: Path) -> None:
     found = ff.scan(written(tmp_path, column(pa.string(), "1"), column(pa.string(), "x")), schema={"a": "int64"})
     with pytest.raises(UnreadableInput, match=r"1\.parquet: column 'a' is string and does not fit int64"):

@@ -55,8 +55,12 @@ def key_columns(files: Sequence[DataFile], declared: Any) -> dict[str, Any]:
             continue
         values = [value for file in files if (value := file.keys[at][1]) is not None]
         types[name] = pa.int64() if values and all(_is_integer(value) for value in values) else pa.string()
+    seen: set[tuple[str, str | None]] = set()
     for file in files:
         for name, value in file.keys:
+            if (name, value) in seen:
+                continue
+            seen.add((name, value))
             try:
                 key_value(value, types[name])
             except pa.ArrowException as error:
@@ -94,15 +98,17 @@ def files_that_match(files: Sequence[DataFile], keys: Mapping[str, Any], where: 
         schema = with_types(where, pa.schema(list(keys.items())))
     if schema is None:
         return list(files)
-    return [files[at] for at in may_match(where, [said_by(file, keys) for file in files], schema)]
+    folders = list(dict.fromkeys(file.keys for file in files))  # many files are in one
+    kept = {folders[at] for at in may_match(where, [said_by(folder, keys) for folder in folders], schema)}
+    return [file for file in files if file.keys in kept]
 
 
-def said_by(file: DataFile, keys: Mapping[str, Any]) -> Any:
-    """What the folders of a file say of all its rows, as an expression."""
+def said_by(folder: Sequence[tuple[str, str | None]], keys: Mapping[str, Any]) -> Any:
+    """What folders say of all rows in them, as an expression."""
     import pyarrow.compute as pc
 
     said = pc.scalar(True)
-    for name, text in file.keys:
+    for name, text in folder:
         if name in keys:
             column = pc.field(name)
             said &= column.is_null() if text is None else column == key_value(text, keys[name])

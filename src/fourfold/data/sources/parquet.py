@@ -100,7 +100,7 @@ class Parquet:
 
         with opened(file.path, self._storage) as handle, self._named(file.path):
             source = {"file": handle} if is_url(file.path) else {"file": file.path, "filesystem": fs.LocalFileSystem()}
-            part = pads.ParquetFileFormat().make_fragment(**source, partition_expression=said_by(file, self._keys))
+            part = pads.ParquetFileFormat().make_fragment(**source, partition_expression=said_by(file.keys, self._keys))
             have = part.physical_schema
             if any(name in have.names and have.field(name).type != self.schema.field(name).type for name in looked):
                 return [True] * len(groups)  # its ranges are of other values than those that are compared
