@@ -161,7 +161,7 @@ def table_of(rows: list[Any], w: pa.DataType, late: bool) -> pa.Table:
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(one=st.lists(ROW, min_size=1, max_size=8), other=st.lists(ROW, min_size=1, max_size=8), condition=CONDITIONS)
 def test_a_condition_keeps_the_rows_that_it_is_true_of_whatever_files_say_of_their_row_groups(
     one: list[Any], other: list[Any], condition: pc.Expression, tmp_path: Path, small_pieces: Cut

@@ -48,7 +48,7 @@ def test_the_engine_makes_no_difference(engine: str, tmp_path: Path, small_piece
     assert ff.scan(tmp_path / "in.parquet").to_arrow(engine=engine, workers=2).equals(table)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(groups=st.lists(st.integers(1, 60), min_size=1, max_size=6), rows=st.integers(1, 80), size=st.integers(100, 5000))
 def test_row_groups_are_cut_and_packed_without_a_row_lost(
     groups: list[int], rows: int, size: int, tmp_path: Path, small_pieces: Cut
