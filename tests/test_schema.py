@@ -95,6 +95,11 @@ def test_types_are_the_same_on_every_engine_and_for_every_cut(engine: str, tmp_p
         assert whole.column("c").to_pylist() == [None] * 5 + [True] * 5 + [None] * 5
 
 
+def test_views_of_texts_are_texts_that_can_be_filtered(tmp_path: Path) -> None:
+    found = ff.scan(written(tmp_path, column(pa.string_view(), "x", "y", "z")), filter=[("a", "in", ["x", "z"])])
+    assert found.to_arrow(engine="serial").equals(column(pa.string(), "x", "z"))
+
+
 def test_the_order_of_files_decides_nothing(tmp_path: Path) -> None:
     tables = [column(pa.int8(), 1), column(pa.null(), None), column(pa.float32(), 0.5), column(pa.uint16(), 3)]
     types = set()

@@ -103,7 +103,14 @@ def types_of_files(schemas: Iterable[tuple[str, Any]], declared: Any) -> dict[st
                     f"such as schema={{{name!r}: 'string'}}"
                 ) from error
             first.setdefault(name, path)
-    return types
+    return {name: _without_views(type_) for name, type_ in types.items()}
+
+
+def _without_views(type_: Any) -> Any:
+    """Texts as all of Arrow takes them: rows of views cannot be filtered, and not be compared."""
+    import pyarrow as pa
+
+    return {"string_view": pa.string(), "binary_view": pa.binary()}.get(str(type_), type_)
 
 
 def check_declared(declared: Any, names: Sequence[str]) -> None:
