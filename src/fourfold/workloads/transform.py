@@ -15,22 +15,26 @@ class Transform:
     keeps_rows = True
     most_rows: int | None = None
     least_rows = 0
+    where = None
 
     def __init__(self, fitted: Any, dense: bool) -> None:
         self.fitted, self.dense = fitted, dense
-        self._name = type(fitted).__qualname__
+        self.title = type(fitted).__qualname__
         if not hasattr(fitted, "transform") or isinstance(fitted, type):
-            raise OptionTypeError(f"transform({self._name}): give a fitted transformer, with a method transform")
+            raise OptionTypeError(f"transform({self.title}): give a fitted transformer, with a method transform")
         if feature_names(fitted) is None:
             raise OptionError(
-                f"transform({self._name}): it was not fitted, or on an array without names, so nobody knows which columns it "
+                f"transform({self.title}): it was not fitted, or on an array without names, so nobody knows which columns it "
                 "takes. Fit it on a DataFrame"
             )
 
     def schema(self, before: Any) -> Any:
         """The new columns have names before anything runs, and types only afterwards."""
         if before is not None:
-            check_features(self.fitted, before, self._name)
+            check_features(self.fitted, before, self.title)
+        return None
+
+    def looks_at(self, before: Any) -> Sequence[str] | None:
         return None
 
     def prepare(self) -> Apply:
@@ -39,7 +43,7 @@ class Transform:
     def _apply(self, batch: Batch) -> Batch:
         current.renew()
         table = batch.table
-        check_features(self.fitted, table.schema, self._name)
+        check_features(self.fitted, table.schema, self.title)
         names = feature_names(self.fitted) or []
         found = self.fitted.transform(table.select(names).to_pandas())
         columns = self._columns(found, table.num_rows)
@@ -47,7 +51,7 @@ class Transform:
         clash = [name for name in columns if name in rest.column_names]
         if clash:
             raise ValueError(
-                f"{self._name} makes a column {clash[0]!r}, which the table has already: leave it out with select()"
+                f"{self.title} makes a column {clash[0]!r}, which the table has already: leave it out with select()"
             )
         for name, column in columns.items():
             rest = rest.append_column(name, column)
@@ -60,7 +64,7 @@ class Transform:
         if hasattr(found, "toarray"):
             if not self.dense:
                 raise TypeError(
-                    f"{self._name} gives a sparse matrix, and a table has dense columns: write transform(…, dense=True), "
+                    f"{self.title} gives a sparse matrix, and a table has dense columns: write transform(…, dense=True), "
                     "or let it give dense ones (sparse_output=False, sparse_threshold=0)"
                 )
             found = found.toarray()
@@ -71,7 +75,7 @@ class Transform:
         names: Sequence[str] = [str(name) for name in self.fitted.get_feature_names_out()]
         if values.shape[1] != len(names):
             raise ValueError(
-                f"{self._name} gave {values.shape[1]} columns, and get_feature_names_out() has {len(names)} names"
+                f"{self.title} gave {values.shape[1]} columns, and get_feature_names_out() has {len(names)} names"
             )
         return {name: _typed(values[:, at]) for at, name in enumerate(names)}
 
