@@ -365,6 +365,54 @@ def test_a_function_without_rows_still_says_its_columns() -> None:
     assert ff.scan(people(0)).map_batches(scale).to_arrow().column_names == ["id", "x", "word", "y"]
 
 
+def counts_on_rows(batch: pd.DataFrame) -> pd.DataFrame:
+    return batch.assign(largest=max(batch["id"]))
+
+
+def test_a_function_that_cannot_take_no_rows_is_named_where_its_columns_are_missing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    nothing = ff.scan(people(9)).filter(pc.field("id") > 99).map_batches(counts_on_rows)
+    assert nothing.to_arrow(engine="serial").column_names == []
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "fourfold"]
+    assert said.startswith("there are no rows, and so no columns: counts_on_rows was asked for them with a batch of no rows, ")
+    assert "raised ValueError: " in said
+    assert said.endswith("map_batches(…, schema=…) says the columns without asking")
+    caplog.clear()
+    nothing.write(tmp_path / "out", engine="serial")
+    assert "counts_on_rows" in caplog.text
+
+
+def test_a_declared_schema_needs_no_rows(caplog: pytest.LogCaptureFixture) -> None:
+    found = ff.scan(people(0)).map_batches(counts_on_rows, schema={"largest": "int64"}).to_arrow(engine="serial")
+    assert found.schema == pa.schema({"largest": pa.int64()})
+    assert not caplog.records
+
+
+def misspelt(batch: pd.DataFrame) -> pd.DataFrame:
+    return batchh  # type: ignore[name-defined]  # noqa: F821
+
+
+@pytest.mark.parametrize(
+    ("steps", "error"),
+    [
+        (lambda rows: rows.map_batches(scale).select(["yy"]), OptionError),
+        (lambda rows: rows.map_batches(scale).filter(pc.field("yy") > 1), OptionError),
+        (lambda rows: rows.map_batches(misspelt), NameError),
+        (lambda rows: rows.map_batches(scale, schema={"y": "float64"}).map_batches(scale), TypeError),
+    ],
+)
+def test_what_fails_with_rows_too_is_raised_without_them(steps: Callable[[ff.Dataset], ff.Dataset], error: Any) -> None:
+    for n_rows in (0, 3):
+        with pytest.raises(error):
+            steps(ff.scan(people(n_rows))).to_arrow(engine="serial")
+
+
+def test_a_draw_of_no_rows_keeps_the_columns() -> None:
+    for part in ff.scan(people(0)).split(0.5):
+        assert part.map_batches(scale).to_arrow(engine="serial").column_names == ["id", "x", "word", "y"]
+
+
 @pytest.mark.parametrize("by", [None, "word"])
 def test_a_split_is_the_same_however_rows_are_cut(by: str | None, tmp_path: Path, small_pieces: Cut) -> None:
     table = people(2000)

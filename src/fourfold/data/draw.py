@@ -25,9 +25,11 @@ class Draw:
         stage: How many draws came before: what one has drawn tells nothing of what the next one draws.
     """
 
+    title = "split"
     keeps_rows = True
     most_rows: int | None = None
     least_rows = 0
+    where = None
 
     def __init__(self, low: float, high: float, seed: int, by: str | None, stage: int = 0) -> None:
         self.low, self.high, self.seed, self.by, self.stage = low, high, seed, by, stage
@@ -39,6 +41,9 @@ class Draw:
     def schema(self, before: Any) -> Any:
         check_columns([self.by] if self.by is not None else [], before, "by")
         return before
+
+    def looks_at(self, before: Any) -> Sequence[str] | None:
+        return () if self.by is None else (self.by,)
 
     def prepare(self) -> Apply:
         return self._apply

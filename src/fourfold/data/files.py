@@ -154,21 +154,6 @@ def _keys(path: str, source: str) -> tuple[tuple[str, str | None], ...]:
     return tuple((unquote(name), None if value == NULL_KEY else unquote(value)) for name, value in pairs)
 
 
-def key_columns(files: Sequence[DataFile]) -> dict[str, Any]:
-    """The types of the columns that folders give: integers when all values are, else texts."""
-    import pyarrow as pa
-
-    types: dict[str, Any] = {}
-    for at, (name, _) in enumerate(files[0].keys if files else ()):
-        values = [value for file in files if (value := file.keys[at][1]) is not None]
-        types[name] = pa.int64() if values and all(_is_integer(value) for value in values) else pa.string()
-    return types
-
-
-def _is_integer(text: str) -> bool:
-    return text.removeprefix("-").isdecimal() and str(int(text)) == text and abs(int(text)) < 1 << 63
-
-
 @contextmanager
 def opened(path: str, storage: Mapping[str, Any]) -> "Iterator[IO[bytes]]":
     """A file, open for reading, as its bytes lie there.

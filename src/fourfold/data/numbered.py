@@ -22,8 +22,8 @@ class Numbered:
         """Workers are handed the pieces."""
         return {**self.__dict__, "_pieces": None}
 
-    def pieces(self, least_rows: int = MIN_ROWS) -> list[Piece]:
-        """Those of the source, counted: on the engine of `using`, or of this machine."""
+    def pieces(self, least_rows: int = MIN_ROWS, where: Any = None) -> list[Piece]:
+        """All of the source, counted: on the engine of `using`, or of this machine."""
         if self._pieces is None:
             run = Run(Plan(self._source, ()), Count(), {}, "count rows")
             at, numbered = 0, []

@@ -65,10 +65,13 @@ class TableSource(Protocol):
     schema: Any
     n_rows: int | None
 
-    def pieces(self, least_rows: int = MIN_ROWS) -> Iterable[Piece]:
+    def pieces(self, least_rows: int = MIN_ROWS, where: Any = None) -> Iterable[Piece]:
         """All pieces, in the order of the rows. They do not depend on the number of workers.
 
-        `least_rows`: how few rows a piece may have.
+        Args:
+            least_rows: How few rows a piece may have.
+            where: None, or an expression of Arrow: rows of which it cannot be true may be left out, where that is known
+                without reading them. The numbers of the others are the same.
         """
 
     def read(self, piece: Piece, columns: Sequence[str], batch_rows: int) -> Iterator[tuple[int, Any]]:

@@ -3,16 +3,25 @@
 piece ──read──> batch ──step──> batch ──step──> batch ──> table          a batch that raises is taken apart: see poison.py
 """
 
+import functools
+import logging
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from fourfold.data.pieces import CALLS, MIN_ROWS, Piece, TableSource
+from fourfold.data.schema import SchemaConflict
 from fourfold.data.sparse import check_dense
 from fourfold.data.steps import Apply, Batch, Select, Step
+from fourfold.errors import FourfoldError
 
 BATCH_ROWS = 1 << 14
 """Rows of a batch when no step wants fewer. Smaller: more calls of the steps. Larger: more memory, and more rows are searched
 when one fails. Not measured."""
+
+
+WITH_ROWS_TOO = (FourfoldError, SchemaConflict, NameError, ImportError)
+"""What a step raises that has nothing to do with how many rows there are: a column that is not there, a misspelt name."""
 
 
 class Plan(NamedTuple):
@@ -34,9 +43,35 @@ class Plan(NamedTuple):
             OptionError: The step cannot work on what comes before it.
         """
         step.schema(self.schema())
-        if isinstance(step, Select) and not self.steps:
-            return self._replace(columns=tuple(step.columns))
-        return self._replace(steps=(*self.steps, step))
+        plan = self._replace(steps=(*self.steps, step))
+        return plan.narrowed(step.columns) if isinstance(step, Select) else plan
+
+    def narrowed(self, wanted: Sequence[str]) -> "Plan":
+        """The plan that reads no more columns than it must, for these to come out in this order."""
+        looked = self._looked_at()
+        if len(looked) < len(self.steps):
+            return self  # a step may do anything
+        steps = tuple(step for step in self.steps if not isinstance(step, Select))
+        others = {name for names in looked for name in names} - {*wanted}
+        columns = (*wanted, *(name for name in self.columns if name in others))
+        return self._replace(columns=columns, steps=(*steps, Select(wanted)) if others and wanted else steps)
+
+    def _looked_at(self) -> list[Sequence[str]]:
+        """What each of the first steps looks at, up to one that may look at any column."""
+        schema = self.read_schema()
+        looked: list[Sequence[str]] = []
+        for step in self.steps:
+            names = step.looks_at(schema)
+            if names is None:
+                break
+            looked.append(names)
+        return looked
+
+    def where(self) -> Any:
+        """An expression that is true of all rows that come through the first steps; None when there is none to tell."""
+        first = self.steps[: len(self._looked_at())]
+        conditions = [step.where for step in first if step.where is not None]
+        return functools.reduce(operator.and_, conditions) if conditions else None
 
     def read_schema(self) -> Any:
         """Of what is read."""
@@ -59,7 +94,7 @@ class Plan(NamedTuple):
         """How the source is cut for these steps: where one takes few rows at once, each of them may take long."""
         fewest = min((step.most_rows for step in self.steps if step.most_rows is not None), default=MIN_ROWS)
         least = max((step.least_rows for step in self.steps), default=0)
-        return self.source.pieces(max(1, least, min(MIN_ROWS, CALLS * fewest)))
+        return self.source.pieces(max(1, least, min(MIN_ROWS, CALLS * fewest)), self.where())
 
     def prepare(self) -> "Prepared":
         """What one worker needs, once."""
@@ -97,15 +132,32 @@ class Prepared:
         return batch.table if batch.table.num_rows or not self._applies else None
 
     def of_no_rows(self) -> Any:
-        """What the steps make of no rows: columns, as far as they can tell."""
+        """What the steps make of no rows: columns, as far as they can tell.
+
+        Many functions and models cannot take a batch without rows. Then the table has no columns, and the log says why.
+
+        Raises:
+            Exception: What would have come with rows, too.
+        """
+        import numpy as np
         import pyarrow as pa
 
-        batch = Batch(self.plan.read_schema().empty_table())
-        try:
-            for apply in self._applies:
+        batch = Batch(self.plan.read_schema().empty_table(), np.arange(0))
+        for step, apply in zip(self.plan.steps, self._applies, strict=True):
+            try:
                 batch = apply(batch)
-        except Exception:  # a function of the user that cannot take a batch without rows
-            return pa.table({})
+            except WITH_ROWS_TOO:
+                raise
+            except Exception as error:
+                logging.getLogger("fourfold").warning(
+                    "there are no rows, and so no columns: %s was asked for them with a batch of no rows, and raised %s: %s. "
+                    "Perhaps it does so with rows, too. map_batches(…, schema=…) says the columns without asking",
+                    step.title,
+                    type(error).__name__,
+                    error,
+                )
+                return pa.table({})
+        check_dense(batch.table.schema, "columns")
         return batch.table
 
 

@@ -4,10 +4,11 @@ A batch may be of a narrower type than the others (only nulls, integers where ot
 else is an error that names the column and both types.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fourfold.errors import OptionTypeError
+from fourfold.errors import OptionError, OptionTypeError
+from fourfold.options import did_you_mean
 
 
 class SchemaConflict(TypeError):
@@ -72,6 +73,55 @@ def unified(schemas: list[Any]) -> Any:
     return first
 
 
+def types_of_files(schemas: Iterable[tuple[str, Any]], declared: Any) -> dict[str, Any]:
+    """The type of each column of files: the declared one, or that which holds the values of all.
+
+    Args:
+        schemas: Of each file, with its path.
+        declared: None, or the columns that the user has said.
+
+    Raises:
+        OptionError: Two files do not go together.
+    """
+    types: dict[str, Any] = {}
+    first: dict[str, str] = {}
+    seen: list[Any] = []
+    for path, schema in schemas:
+        if seen and schema.equals(seen[-1]):
+            continue
+        seen.append(schema)
+        for field in schema:
+            name = field.name
+            if declared is not None and name in declared.names:
+                types[name] = declared.field(name).type
+                continue
+            try:
+                types[name] = common(name, types.get(name, field.type), field.type)
+            except SchemaConflict as error:
+                raise OptionError(
+                    f"column {name!r} is {field.type} in {path}, and {types[name]} in {first[name]}: declare its type, "
+                    f"such as schema={{{name!r}: 'string'}}"
+                ) from error
+            first.setdefault(name, path)
+    return {name: _without_views(type_) for name, type_ in types.items()}
+
+
+def _without_views(type_: Any) -> Any:
+    """Texts as all of Arrow takes them: rows of views cannot be filtered, and not be compared."""
+    import pyarrow as pa
+
+    return {"string_view": pa.string(), "binary_view": pa.binary()}.get(str(type_), type_)
+
+
+def check_declared(declared: Any, names: Sequence[str]) -> None:
+    """Raise OptionError when a column is declared that no file and no folder has."""
+    for name in declared.names if declared is not None else ():
+        if name not in names:
+            raise OptionError(
+                f"schema= names {name!r}{did_you_mean(name, [*names])}, and the columns are: {', '.join(map(repr, names))}"
+            )
+
+
 def check_names(names: list[str], wanted: list[str], what: str = "another batch has") -> None:
     """Raise SchemaConflict unless both have the same columns, in whatever order."""
     missing = [name for name in wanted if name not in names]
@@ -97,8 +147,11 @@ def common(name: str, one: Any, other: Any) -> Any:
         values = common(name, *(each.value_type if pa.types.is_dictionary(each) else each for each in (one, other)))
         both = pa.types.is_dictionary(one) and pa.types.is_dictionary(other)
         return pa.dictionary(pa.int32(), values) if both else values
-    if {one, other} in ({pa.string(), pa.large_string()}, {pa.binary(), pa.large_binary()}):
-        return max(one, other, key=lambda each: str(each).startswith("large"))
+    for widths in _WIDTHS:
+        if {str(one), str(other)} <= {*widths}:
+            return max(one, other, key=lambda each: widths.index(str(each)))
+    if (_is_integer(one) and pa.types.is_floating(other)) or (pa.types.is_floating(one) and _is_integer(other)):
+        return pa.float64()  # whatever their widths, so that the order in which three of them come decides nothing
     if _is_number(one) == _is_number(other) and not _is_text(one) and not _is_text(other):
         try:
             return (
@@ -109,6 +162,16 @@ def common(name: str, one: Any, other: Any) -> Any:
         except (pa.ArrowException, TypeError):
             pass
     raise SchemaConflict(f"column {name!r} is {other} here and {one} in another batch: declare its type with schema=", name)
+
+
+_WIDTHS = (("string_view", "string", "large_string"), ("binary_view", "binary", "large_binary"))
+"""Types of the same values, the one that holds all last."""
+
+
+def _is_integer(type_: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_integer(type_))
 
 
 def _is_number(type_: Any) -> bool:
@@ -136,13 +199,21 @@ def fitted(table: Any, schema: Any) -> Any:
     if table.schema.equals(schema):
         return table
     check_names(table.column_names, schema.names, "are declared")
-    columns = []
-    for field in schema:
-        try:
-            columns.append(table.column(field.name).cast(field.type))
-        except pa.ArrowException as error:
-            have = table.schema.field(field.name).type
-            raise SchemaConflict(
-                f"column {field.name!r} is {have} and does not fit {field.type}: {error}", field.name
-            ) from error
+    columns = [cast_column(table.column(field.name), field.name, field.type) for field in schema]
     return pa.table(columns, schema=schema)
+
+
+def cast_column(column: Any, name: str, type_: Any) -> Any:
+    """A column with this type.
+
+    Raises:
+        SchemaConflict: A value does not fit it.
+    """
+    import pyarrow as pa
+
+    if column.type.equals(type_):
+        return column
+    try:
+        return column.cast(type_)
+    except pa.ArrowException as error:
+        raise SchemaConflict(f"column {name!r} is {column.type} and does not fit {type_}: {error}", name) from error

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from fourfold.data.kinds import as_kind, as_table
+from fourfold.data.predicates import check_expression, columns_of_expression
 from fourfold.data.schema import SchemaConflict, fitted
 from fourfold.errors import InitFailed, OptionError
 from fourfold.execute import current
@@ -33,6 +34,10 @@ Apply = Callable[[Batch], Batch]
 class Step(Protocol):
     """One step of a dataset."""
 
+    @property
+    def title(self) -> str:
+        """What it is called in messages."""
+
     keeps_rows: bool
     """Whether each row that goes in comes out, or not at all, and still is that row."""
     most_rows: int | None
@@ -40,11 +45,21 @@ class Step(Protocol):
     least_rows: int
     """Rows that it wants to see together; 0 when it does not matter."""
 
+    @property
+    def where(self) -> Any:
+        """None, or an expression of Arrow that is true of each row that it keeps: others need not be read."""
+
     def schema(self, before: Any) -> Any:
         """The schema that it makes of this one; None when only a run can tell.
 
         Raises:
             OptionError: It cannot work on such a table.
+        """
+
+    def looks_at(self, before: Any) -> Sequence[str] | None:
+        """The columns of this schema that tell which rows it keeps; None when it may do anything with any column.
+
+        Where it does not, columns that nobody looks at are not read, and neither are rows that a later step leaves out.
         """
 
     def prepare(self) -> Apply:
@@ -71,9 +86,11 @@ def is_of_plan(error: BaseException) -> bool:
 class Select:
     """Some columns, in this order."""
 
+    title = "select"
     keeps_rows = True
     most_rows: int | None = None
     least_rows = 0
+    where = None
 
     def __init__(self, columns: Sequence[str]) -> None:
         self.columns = list(columns)
@@ -83,6 +100,9 @@ class Select:
 
         check_columns(self.columns, before, "select")
         return None if before is None else pa.schema([before.field(name) for name in self.columns])
+
+    def looks_at(self, before: Any) -> Sequence[str] | None:
+        return ()
 
     def prepare(self) -> Apply:
         return self._apply
@@ -95,6 +115,7 @@ class Select:
 class Filter:
     """The rows that fulfil a condition: an expression of Arrow, or a function that gives a boolean for each row of a batch."""
 
+    title = "filter"
     keeps_rows = True
     most_rows: int | None = None
     least_rows = 0
@@ -102,8 +123,20 @@ class Filter:
     def __init__(self, condition: Any, kind: str) -> None:
         self.condition, self.kind = condition, kind
 
+    @property
+    def where(self) -> Any:
+        """See `Step`."""
+        import pyarrow.compute as pc
+
+        return self.condition if isinstance(self.condition, pc.Expression) else None
+
     def schema(self, before: Any) -> Any:
+        if before is not None and self.where is not None:
+            check_expression(self.where, before)
         return before
+
+    def looks_at(self, before: Any) -> Sequence[str] | None:
+        return None if self.where is None else columns_of_expression(self.where, before)
 
     def prepare(self) -> Apply:
         return self._apply
@@ -114,8 +147,9 @@ class Filter:
     def _mask(self, table: Any) -> Any:
         import pyarrow.compute as pc
 
-        if isinstance(self.condition, pc.Expression):
-            mask = _evaluated(table, self.condition)
+        if self.where is not None:
+            check_expression(self.where, table.schema)
+            mask = _evaluated(table, self.where)
         else:
             batch = as_kind(table, self.kind)
             mask = _booleans(self.condition(batch), batch)
@@ -166,17 +200,21 @@ class MapBatches:
 
     keeps_rows = False
     least_rows = 0
+    where = None
 
     def __init__(self, fn: Any, init: tuple[Any, ...], kind: str, most: int | None, declared: Any) -> None:
         self.fn, self.init, self.kind, self.most_rows, self.declared = fn, init, kind, most, declared
 
     @property
-    def name(self) -> str:
-        """Of the function, for messages."""
+    def title(self) -> str:
+        """The name of the function."""
         return user_name_of(self.fn)
 
     def schema(self, before: Any) -> Any:
         return self.declared
+
+    def looks_at(self, before: Any) -> Sequence[str] | None:
+        return None
 
     def prepare(self) -> Apply:
         call = built(self.fn, self.init)
@@ -188,13 +226,13 @@ class MapBatches:
 
     def _called(self, call: Callable[[Any], Any], table: Any) -> Any:
         current.renew()  # a time limit is for a call, not for all of them
-        given = as_table(call(as_kind(table, self.kind)), self.name)
+        given = as_table(call(as_kind(table, self.kind)), self.title)
         if self.declared is None:
             return given
         try:
             return fitted(given, self.declared)
         except SchemaConflict as error:
-            raise SchemaConflict(f"{self.name} gave a batch that does not fit schema=: {error}", error.column) from error
+            raise SchemaConflict(f"{self.title} gave a batch that does not fit schema=: {error}", error.column) from error
 
 
 def built(fn: Any, init: tuple[Any, ...]) -> Callable[[Any], Any]:

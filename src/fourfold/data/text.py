@@ -4,7 +4,11 @@ import io
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from fourfold.data.quotes import is_open
 from fourfold.errors import OptionError, OptionTypeError
+
+BOM = b"\xef\xbb\xbf"
+"""What some programs write before UTF-8."""
 
 TEXT = "text"
 """The one column of files of text."""
@@ -38,40 +42,9 @@ def dialect_of(reading: dict[str, Any]) -> Dialect:
         if not isinstance(value, wanted):
             raise OptionTypeError(f"{name}={value!r} must be of type {wanted.__name__}")
     dialect = Dialect(**reading)
-    if len(dialect.delimiter) != 1 or dialect.delimiter in '"\r\n':
-        raise OptionError(f"delimiter={dialect.delimiter!r} must be one character, and no quote or line end")
+    if len(dialect.delimiter) != 1 or not dialect.delimiter.isascii() or dialect.delimiter in '"\r\n':
+        raise OptionError(f"delimiter={dialect.delimiter!r} must be one character of ASCII, and no quote or line end")
     return dialect
-
-
-def row_end(block: bytes, is_quoted: bool) -> int:
-    """Where the first row of a block ends that begins with a row: behind its line end; 0 when it does not end there."""
-    begin, n_quotes = 0, 0
-    while (at := block.find(b"\n", begin)) >= 0:
-        n_quotes += block.count(b'"', begin, at) if is_quoted else 0
-        if n_quotes % 2 == 0:
-            return at + 1
-        begin = at + 1
-    return 0
-
-
-def last_row_end(block: bytes, is_odd: bool) -> tuple[int, bool]:
-    """Where the last row ends in a block, and whether what is behind it has an odd number of quotes.
-
-    Args:
-        block: Bytes of CSV.
-        is_odd: Whether those before them, since the end of a row, have an odd number of quotes.
-
-    Returns:
-        0 for the end when no row ends in it; then the second is about the block with what was before.
-    """
-    n_quotes = block.count(b'"') + is_odd
-    n_behind, right = 0, len(block)
-    while (at := block.rfind(b"\n", 0, right)) >= 0:
-        n_behind += block.count(b'"', at, right)
-        if (n_quotes - n_behind) % 2 == 0:
-            return at + 1, n_behind % 2 == 1
-        right = at
-    return 0, n_quotes % 2 == 1
 
 
 def header_of(line: bytes, dialect: Dialect) -> list[str]:
@@ -80,14 +53,20 @@ def header_of(line: bytes, dialect: Dialect) -> list[str]:
     Raises:
         ValueError: Two of them are the same.
     """
-    import csv
+    from pyarrow import csv
 
-    values = next(csv.reader([line.decode("utf-8-sig").rstrip("\r\n")], delimiter=dialect.delimiter, strict=True), [])
-    names = values if dialect.header else [str(number) for number in range(len(values))]
+    if not line.strip(b"\r\n"):
+        return []
+    names = csv.read_csv(
+        io.BytesIO(line),
+        read_options=csv.ReadOptions(use_threads=False, block_size=_block(line)),
+        parse_options=csv.ParseOptions(delimiter=dialect.delimiter, newlines_in_values=True),
+    ).column_names
+    names = names if dialect.header else [str(number) for number in range(len(names))]
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if twice:
         raise ValueError(f"the header names {twice[0]!r} more than once")
-    return names
+    return list(names)
 
 
 def parse_csv(data: bytes, names: Sequence[str], schema: Any, columns: Sequence[str] | None, dialect: Dialect) -> Any:
@@ -99,8 +78,19 @@ def parse_csv(data: bytes, names: Sequence[str], schema: Any, columns: Sequence[
         schema: The types of columns that are known; the others are inferred.
         columns: Those that are wanted; None for all.
         dialect: How it is written.
+
+    Raises:
+        ValueError: A value is not what its column's type or the dialect says.
     """
     from pyarrow import csv
+
+    if not dialect.quoted_newlines and is_open(data, dialect.delimiter):
+        raise ValueError(
+            "a value in quotes contains a line end, or a quote at the beginning of a value is never closed: leave out "
+            "quoted_newlines=False"
+        )
+    if data.startswith(BOM):  # behind the beginning of a file it is text, and not a mark of the encoding
+        data = b"\n" + data
 
     types = {field.name: field.type for field in schema if field.name in names}
     wanted = list(names) if columns is None else [name for name in columns if name in names]
@@ -130,6 +120,23 @@ def parse_jsonl(data: bytes, schema: Any, strict: bool) -> Any:
             explicit_schema=schema if len(schema) else None, unexpected_field_behavior="error" if strict else "infer"
         ),
     )
+
+
+def unfit_column(data: bytes, schema: Any) -> str | None:
+    """The first column of this schema that JSON lines do not fit: where Arrow does not say. None when each does alone."""
+    import pyarrow as pa
+    from pyarrow import json
+
+    for field in schema:
+        try:
+            json.read_json(
+                io.BytesIO(data),
+                read_options=json.ReadOptions(use_threads=False, block_size=_block(data)),
+                parse_options=json.ParseOptions(explicit_schema=pa.schema([field]), unexpected_field_behavior="ignore"),
+            )
+        except pa.ArrowException:
+            return str(field.name)
+    return None
 
 
 def parse_text(data: bytes) -> Any:

@@ -8,7 +8,7 @@ from fourfold.data.numbered import Numbered
 from fourfold.data.plan import Plan
 from fourfold.data.running import Run
 from fourfold.data.schema import SchemaConflict, fitted, unified
-from fourfold.data.steps import Select, Step, parts_of
+from fourfold.data.steps import Step, parts_of
 from fourfold.data.work import Count, Tables
 from fourfold.errors import OptionError, UnwritableValue
 from fourfold.options import Options
@@ -63,7 +63,7 @@ class Dataset:
     # ---- steps -------------------------------------------------------------------------------------------------------
 
     def select(self, columns: Sequence[str]) -> "Dataset":
-        """Keep these columns, in this order. What no step needs is not read.
+        """Keep these columns, in this order. Others are not read, unless an earlier step may look at them.
 
         Raises:
             OptionError: There is no such column.
@@ -74,9 +74,17 @@ class Dataset:
         """Keep the rows that fulfil a condition.
 
         Args:
-            condition: An expression of Arrow (`pyarrow.compute.field("x") > 3`); or a function that takes a batch and gives a
-                boolean for each row. A null is no true.
+            condition: An expression of Arrow (`pyarrow.compute.field("x") > 3`); conditions as pandas takes them,
+                `[("x", ">", 3), ("y", "in", [1, 2])]`, or a list of such lists, of which one is to hold; or a function that
+                takes a batch and gives a boolean for each row. A null is no true.
             batch_format: The kind of table that the function takes.
+
+        Raises:
+            OptionError: The expression names a column that is not there, or one of another type; before anything runs, where
+                the columns are known.
+
+        Cost: what an expression says of columns that are read, before any function of yours, leaves row groups of Parquet
+            unread that cannot have such rows, and files of folders `column=value` unopened.
         """
         return self._with(filtered(condition, batch_format))
 
@@ -216,11 +224,9 @@ class Dataset:
 
     def count(self, **options: Unpack[Options]) -> int:
         """How many rows there are. Without steps that change them nothing is read, where the files know."""
-        plan = self._plan
-        if not plan.steps:
-            plan = plan._replace(columns=())
+        plan = self._plan.narrowed(())
         run = Run(plan, Count(), options, "count")
-        if plan.source.n_rows is not None and all(isinstance(step, Select) for step in plan.steps):
+        if plan.source.n_rows is not None and not plan.steps:
             return plan.source.n_rows
         n_rows = sum(done.value or 0 for _, done in run.pieces_done())
         run.warn_of_failures()
@@ -257,17 +263,25 @@ class Dataset:
     def iter_batches(
         self, batch_size: int | str = "auto", batch_format: str = "pandas", **options: Unpack[Options]
     ) -> Iterator[Any]:
-        """The rows in order, as tables of at most so many rows, while others are still computed. Memory stays bounded."""
+        """The rows in order, as tables of at most so many rows, while others are still computed. Memory stays bounded.
+
+        Each has the types that hold all rows up to it.
+
+        Raises:
+            UnwritableValue: A batch does not go with those before it.
+        """
         kind, most = check_kind("batch_format", batch_format), batch_rows(batch_size)
         run = Run(self._plan, Tables(), options, "iter_batches", is_stream=True)
         return self._batches(run, kind, most)
 
     def _batches(self, run: Run, kind: str, most: int | None) -> Iterator[Any]:
+        schema = self.schema
         for _, done in run.pieces_done():
             for table in done.value or ():
+                schema = _with(schema, table)
                 for part in parts_of(table, most):
                     if part.num_rows:
-                        yield as_kind(part, kind)
+                        yield as_kind(fitted(part, schema), kind)
         run.warn_of_failures()
 
     def to_arrow(self, **options: Unpack[Options]) -> "pyarrow.Table":
@@ -326,6 +340,14 @@ class Dataset:
         from fourfold.data.writing import write
 
         return write(self._plan, path, format, partition_by, overwrite, dict(options))
+
+
+def _with(schema: Any, table: Any) -> Any:
+    """The schema that holds the rows of this table too."""
+    try:
+        return table.schema if schema is None else unified([schema, table.schema])
+    except SchemaConflict as error:
+        raise UnwritableValue(f"a batch does not go with those before it: {error}") from error
 
 
 def _joined(plan: Plan, tables: list[Any]) -> Any:

@@ -39,6 +39,7 @@ class Predict:
     """
 
     keeps_rows = True
+    where = None
 
     def __init__(
         self,
@@ -64,6 +65,14 @@ class Predict:
         if before is not None and known is not None:
             check_features(known, before, self.model.name, self.keep)
             self._check_method(known)
+        return None
+
+    @property
+    def title(self) -> str:
+        """The name of the model."""
+        return self.model.name
+
+    def looks_at(self, before: Any) -> Sequence[str] | None:
         return None
 
     def _check_method(self, estimator: Any) -> None:

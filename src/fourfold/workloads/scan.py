@@ -1,19 +1,17 @@
 """`fourfold.scan`: a dataset of whatever has rows."""
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fourfold.data.files import find
 from fourfold.data.frames import frame_kind_of
-from fourfold.data.kinds import as_table, kind_of
-from fourfold.data.pieces import TableSource
 from fourfold.data.plan import Plan
 from fourfold.data.schema import declared
-from fourfold.data.text import dialect_of
-from fourfold.errors import MissingExtra, OptionError, OptionTypeError
+from fourfold.data.steps import check_columns
+from fourfold.errors import MissingExtra, OptionError
 from fourfold.workloads.dataset import Dataset
 from fourfold.workloads.frame import Frame
+from fourfold.workloads.opening import Reading, source_of
+from fourfold.workloads.steps import filtered, selected
 
 
 def scan(
@@ -33,11 +31,14 @@ def scan(
     Args:
         source: A path, a glob, a folder or a URL of fsspec (s3, gs, hdfs, …), or a list of these: Parquet, CSV, JSON lines or
             text. Folders named `column=value` give columns. Or a table: pandas, Polars, Arrow, a list of dicts, anything with
-            `__arrow_c_stream__`.
+            `__arrow_c_stream__`. What is lazy (a LazyFrame of Polars, a Dataset of Arrow) or can be read once only (a reader
+            of record batches) is read now, in this process, and kept.
         columns: Those to read; None for all.
-        filter: Which rows to keep: see `Dataset.filter`.
+        filter: Which rows to keep: see `Dataset.filter`. Files of folders `column=value` whose rows cannot be among them are
+            not even opened: what they alone would say of columns and types is not known then.
         format: Of the files: "parquet", "csv", "jsonl" or "text"; None goes by their extensions.
-        schema: Types of columns of CSV and JSON lines, as far as they are not to be learned from the files' beginnings.
+        schema: Types of columns, as far as they are not those that Parquet files have, or that the beginnings of CSV and JSON
+            lines let expect: an Arrow schema, or a dict of names and types.
         storage_options: For the file system of a URL.
         **reading: Of CSV: `delimiter=","`, `header=True`, `quoted_newlines=True`.
 
@@ -62,50 +63,11 @@ def scan(
         frame = Frame(kind, source)
         frame = frame if filter is None else frame.filter(filter)
         return frame if columns is None else frame.select(columns)
-    found = _source_of(source, format, declared(schema), storage_options or {}, reading)
-    dataset = Dataset(Plan(found, tuple(found.schema.names)))
-    if filter is not None and columns is None:
-        return dataset.filter(filter)
-    if filter is not None:
-        return dataset.filter(filter).select(columns or ())
-    return dataset if columns is None else dataset.select(columns)
-
-
-def _source_of(
-    source: Any, format: str | None, schema: Any, storage: Mapping[str, Any], reading: dict[str, Any]
-) -> TableSource:
-    from fourfold.data.sources.in_memory import InMemory
-
-    if isinstance(source, str | os.PathLike):
-        source = [source]
-    if isinstance(source, list | tuple) and source and all(isinstance(each, str | os.PathLike) for each in source):
-        return _files_source([os.fspath(each) for each in source], format, schema, storage, reading)
-    if kind_of(source) is None and not hasattr(source, "__arrow_c_stream__"):
-        raise OptionTypeError(
-            f"scan({type(source).__module__}.{type(source).__qualname__}): give a path, a list of paths, a table of "
-            "pandas, Polars or Arrow, a list of dicts, or an object with __arrow_c_stream__"
-        )
-    if format is not None or schema is not None or storage or reading:
-        raise OptionError("format=, schema=, storage_options= and options of CSV are for files, and this is a table in memory")
-    return InMemory(as_table(source, "the source"))
-
-
-def _files_source(
-    paths: list[str], format: str | None, schema: Any, storage: Mapping[str, Any], reading: dict[str, Any]
-) -> TableSource:
-    from fourfold.data.sources.lines import Lines
-    from fourfold.data.sources.parquet import Parquet
-
-    files = find(paths, format, storage)
-    kinds = {file.format: file for file in files}
-    if len(kinds) > 1:
-        one, other = [*kinds.values()][:2]
-        raise OptionError(f"{one.path} is {one.format} and {other.path} is {other.format}: scan files of one format")
-    (kind,) = kinds
-    if reading and kind != "csv":
-        raise OptionTypeError(f"{next(iter(reading))}= is for CSV, and {files[0].path} is {kind}")
-    if kind == "parquet":
-        if schema is not None:
-            raise OptionError("schema= is for CSV and JSON lines: Parquet files have their types in them")
-        return Parquet(files, storage)
-    return Lines(files, storage, schema, dialect_of(reading))
+    first = None if filter is None else filtered(filter, "pandas")
+    keep = None if columns is None else selected(columns)
+    columns, where = keep.columns if keep else None, first.where if first else None
+    found = source_of(source, Reading(format, declared(schema), storage_options or {}, reading, columns, where))
+    plan = Plan(found, tuple(found.schema.names))
+    check_columns(columns or (), found.schema, "columns=")
+    plan = plan if first is None else plan.with_step(first)
+    return Dataset(plan if keep is None else plan.with_step(keep))

@@ -5,6 +5,7 @@ from typing import Any
 
 from fourfold.data.draw import Draw
 from fourfold.data.kinds import check_kind
+from fourfold.data.predicates import expression_of
 from fourfold.data.schema import declared
 from fourfold.data.steps import Filter, MapBatches, Select
 from fourfold.errors import OptionError, OptionTypeError
@@ -27,8 +28,12 @@ def filtered(condition: Any, batch_format: str) -> Filter:
     """See `Dataset.filter`."""
     import pyarrow.compute as pc
 
+    condition = expression_of(condition)
     if not isinstance(condition, pc.Expression) and not callable(condition):
-        raise OptionTypeError(f"filter({condition!r}): give an expression of pyarrow.compute, or a function of a batch")
+        raise OptionTypeError(
+            f"filter({condition!r}): give an expression of pyarrow.compute, a list of conditions such as [('x', '>', 3)], or "
+            "a function of a batch"
+        )
     return Filter(condition, check_kind("batch_format", batch_format))
 
 

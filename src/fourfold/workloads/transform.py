@@ -1,6 +1,7 @@
 """A fitted transformer as a step: its columns take the place of those that it was fitted on."""
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 from fourfold.data.sparse import MOST_NAMES, column_of
@@ -16,22 +17,26 @@ class Transform:
     keeps_rows = True
     most_rows: int | None = None
     least_rows = 0
+    where = None
 
     def __init__(self, fitted: Any, dense: bool) -> None:
         self.fitted, self.dense = fitted, dense
-        self._name = type(fitted).__qualname__
+        self.title = type(fitted).__qualname__
         if not hasattr(fitted, "transform") or isinstance(fitted, type):
-            raise OptionTypeError(f"transform({self._name}): give a fitted transformer, with a method transform")
+            raise OptionTypeError(f"transform({self.title}): give a fitted transformer, with a method transform")
         if feature_names(fitted) is None:
             raise OptionError(
-                f"transform({self._name}): it was not fitted, or on an array without names, so nobody knows which columns it "
+                f"transform({self.title}): it was not fitted, or on an array without names, so nobody knows which columns it "
                 "takes. Fit it on a DataFrame"
             )
 
     def schema(self, before: Any) -> Any:
         """The new columns have names before anything runs, and types only afterwards."""
         if before is not None:
-            check_features(self.fitted, before, self._name)
+            check_features(self.fitted, before, self.title)
+        return None
+
+    def looks_at(self, before: Any) -> Sequence[str] | None:
         return None
 
     def prepare(self) -> Apply:
@@ -43,7 +48,7 @@ class _Transforming:
 
     def __init__(self, step: Transform) -> None:
         self._fitted, self._is_dense = step.fitted, step.dense
-        self._name = type(step.fitted).__qualname__
+        self._name = step.title
         self._names: tuple[str, ...] | None = None
 
     def apply(self, batch: Batch) -> Batch:

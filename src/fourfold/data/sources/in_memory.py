@@ -14,7 +14,7 @@ class InMemory:
         self.schema = table.schema
         self.n_rows: int | None = table.num_rows
 
-    def pieces(self, least_rows: int = MIN_ROWS) -> list[Piece]:
+    def pieces(self, least_rows: int = MIN_ROWS, where: Any = None) -> list[Piece]:
         """Ranges of rows."""
         n_rows = self._table.num_rows
         if not n_rows:

@@ -4,20 +4,22 @@ r"""Files of lines (CSV, JSON lines, text): pieces are ranges of bytes that begi
     pieces        |────────────|────|       a cut is moved to the end of the row that it falls into
 
 For that some bytes are read at each cut. In CSV a line end within quotes ends no row, and whether a cut lies within quotes
-depends on how many there are before it: so a file that is cut at all is read once for them, unless the user says that no
-value contains a line end. Compressed files are one piece each.
+depends on those before it: so a file that is cut at all is read once for them (see data/quotes.py), unless the user says that
+no value contains a line end. Compressed files are one piece each.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, Any, cast
 
-from fourfold.data.files import DataFile, key_columns, opened
-from fourfold.data.keys import columns_of, filled
+from fourfold.data.files import DataFile, opened
+from fourfold.data.keys import columns_of, files_that_match, filled
 from fourfold.data.pieces import MAX_BYTES, MIN_BYTES, MIN_ROWS, Piece, share
-from fourfold.data.schema import SchemaConflict, unified
-from fourfold.data.text import TEXT, Dialect, header_of, last_row_end, parse_csv, parse_jsonl, parse_text, row_end
-from fourfold.errors import OptionError, UnreadableInput
+from fourfold.data.quotes import last_row_end, row_end
+from fourfold.data.schema import SchemaConflict, check_declared, types_of_files
+from fourfold.data.text import BOM, TEXT, Dialect, header_of, parse_csv, parse_jsonl, parse_text, unfit_column
+from fourfold.errors import UnreadableInput
 
 READ_BYTES = 4 << 20
 """Bytes that are parsed at once; more when a row is longer. Smaller: more calls. Larger: more memory. Not measured."""
@@ -29,6 +31,8 @@ too narrow, which is an error. More: `scan` takes longer."""
 MOST_BYTES_OF_A_ROW = 256 << 20
 """Bytes of one row at most. Larger: a quote that is never closed makes a row of the rest of the file."""
 
+LEARNED = "The types were learned from the beginning of the files: declare those that differ with schema="
+
 PATIENCE = 16
 """Blocks of a file that are read to learn the type of a column that has only nulls so far."""
 
@@ -39,8 +43,12 @@ class Lines:
     Args:
         files: At least one, all of one format.
         storage: Options of their file system.
-        schema: The types of columns, as far as the user declares them; the others are learned.
+        schema: None, or the types of columns that the user declares; the others are learned.
         dialect: How CSV is written.
+        keys: The types of the columns that folders give.
+
+    Attributes:
+        in_files: The schema of the files, without the columns that folders give.
 
     Raises:
         UnreadableInput: Their beginning is not what the format promises.
@@ -49,19 +57,22 @@ class Lines:
 
     n_rows: int | None = None
 
-    def __init__(self, files: Sequence[DataFile], storage: Mapping[str, Any], schema: Any, dialect: Dialect) -> None:
+    def __init__(
+        self, files: Sequence[DataFile], storage: Mapping[str, Any], schema: Any, dialect: Dialect, keys: Mapping[str, Any]
+    ) -> None:
         import pyarrow as pa
 
         self._storage, self._files, self._dialect = dict(storage), list(files), dialect
         self._format = files[0].format
         self._is_csv = self._format == "csv"
-        self._is_quoted = self._is_csv and dialect.quoted_newlines
-        self._keys = key_columns(files)
+        self._quoting = dialect.delimiter if self._is_csv and dialect.quoted_newlines else None
         self._headers: list[list[str]] = []
         self._starts = [self._start(file) for file in files]
-        self._declared = schema if schema is not None else pa.schema([])
-        self._in_files = self._learned()
-        self.schema = filled(self._in_files, self._keys)
+        said = [field for field in schema or () if field.name not in keys or self._has(field.name)]
+        self._declared = pa.schema(said)
+        self.in_files = self._learned()
+        self._keys = {name: type_ for name, type_ in keys.items() if name not in self.in_files.names}
+        self.schema = filled(self.in_files, self._keys)
 
     def __getstate__(self) -> dict[str, Any]:
         """Workers read what pieces name, and need no list of files."""
@@ -78,20 +89,21 @@ class Lines:
             names = header_of(line, self._dialect)
         if names not in self._headers:
             self._headers.append(names)
-        return (before + len(line) if self._dialect.header else 0), self._headers.index(names)
+        return (before + len(line) if self._dialect.header else before), self._headers.index(names)
 
     def _first_row(self, handle: IO[bytes]) -> tuple[int, bytes]:
-        """The bytes of blank lines at the beginning, and the first row that is none."""
-        block, at = b"", 0
-        while more := handle.read(1 << 16):
-            block += more
-            while end := row_end(block[at:], self._is_quoted):
-                if block[at : at + end].strip(b"\r\n\xef\xbb\xbf \t"):
+        """Where the first row of a CSV file begins that is no empty line, and that row."""
+        block = handle.read(1 << 16)
+        at = len(BOM) if block.startswith(BOM) else 0
+        while True:
+            while end := row_end(block[at:], self._quoting):
+                if block[at : at + end].strip(b"\r\n"):
                     return at, block[at : at + end]
                 at += end
-            if len(block) - at > MOST_BYTES_OF_A_ROW:
-                break
-        return at, block[at:]
+            more = handle.read(max(1 << 16, len(block)))
+            if not more or len(block) - at > MOST_BYTES_OF_A_ROW:
+                return at, block[at:]
+            block += more
 
     def _learned(self) -> Any:
         """The types of all columns: as declared, or as the beginnings of some files have them."""
@@ -103,33 +115,18 @@ class Lines:
         schemas, names = [], [name for header in self._headers for name in header]
         for at in range(0, len(self._files), step):
             if (schema := self._sample(at)) is not None:
-                schemas.append(schema)
+                schemas.append((self._files[at].path, schema))
                 names += schema.names
+        if self._is_csv and any(self._headers):
+            check_declared(self._declared, list(dict.fromkeys(names)))
         names = list(dict.fromkeys([*names, *self._declared.names]))
-        self._check_declared(names)
-        types = self._joined(schemas, names)
-        return pa.schema([pa.field(name, types[name]) for name in names])
+        types = types_of_files(schemas, self._declared) | {field.name: field.type for field in self._declared}
+        found = [(name, types.get(name, pa.null())) for name in names]
+        return pa.schema([(name, pa.string() if pa.types.is_null(type_) else type_) for name, type_ in found])
 
-    def _check_declared(self, names: list[str]) -> None:
-        if self._is_csv and self._headers and any(self._headers):
-            check = [name for name in self._declared.names if all(name not in header for header in self._headers)]
-            if check:
-                raise OptionError(f"schema= names {check[0]!r}, and the columns are: {', '.join(map(repr, names))}")
-
-    def _joined(self, schemas: list[Any], names: list[str]) -> dict[str, Any]:
-        import pyarrow as pa
-
-        def of(schema: Any, name: str) -> Any:
-            return schema.field(name).type if name in schema.names else pa.null()
-
-        wholes = [pa.schema([(name, of(schema, name)) for name in names]) for schema in schemas]
-        wholes = wholes or [pa.schema([(name, pa.null()) for name in names])]
-        try:
-            whole = unified(wholes)
-        except SchemaConflict as error:
-            raise OptionError(f"the files do not go together: {error}") from error
-        types = {field.name: pa.string() if pa.types.is_null(field.type) else field.type for field in whole}
-        return types | {field.name: field.type for field in self._declared}
+    def _has(self, name: str) -> bool:
+        """Whether a file of CSV has this column."""
+        return any(name in header for header in self._headers)
 
     def _sample(self, at: int) -> Any:
         """The types of one file's columns, by its first blocks; None when it has no rows."""
@@ -160,11 +157,13 @@ class Lines:
 
     # ---- pieces ------------------------------------------------------------------------------------------------------
 
-    def pieces(self, least_rows: int = MIN_ROWS) -> Iterator[Piece]:
+    def pieces(self, least_rows: int = MIN_ROWS, where: Any = None) -> Iterator[Piece]:
         """Ranges of bytes, in order, whatever the rows: nobody has counted them."""
-        size = share(sum(file.size_bytes for file in self._files), MIN_BYTES, MAX_BYTES)
-        number = 0
-        for file, (start, header) in zip(self._files, self._starts, strict=True):
+        files = files_that_match(self._files, self._keys, where, self.schema)
+        size = share(sum(file.size_bytes for file in files), MIN_BYTES, MAX_BYTES)
+        number, starts = 0, {file.path: start for file, start in zip(self._files, self._starts, strict=True)}
+        for file in files:
+            start, header = starts[file.path]
             for begin, end in self._ranges(file, start, size):
                 yield Piece(number, file.path, (begin, end, header), file.stamp, file.keys, file.format, file.compression)
                 number += 1
@@ -187,23 +186,27 @@ class Lines:
             yield begin, -1
 
     def _row_end_behind(self, handle: IO[bytes], begin: int, at: int) -> int | None:
-        """The first end of a row from `at` on; `begin` is the beginning of a row. None when no other row follows."""
-        n_quotes = 0
-        if self._is_quoted:
-            handle.seek(begin)
-            left = at - begin
-            while left and (block := handle.read(min(left, READ_BYTES))):
-                n_quotes += block.count(b'"')
-                left -= len(block)
-        handle.seek(at)
-        prefix = b'"' * (n_quotes % 2)  # as if the row had begun here, within quotes or not
-        block = prefix
+        """The first end of a row behind `at`; `begin` is the beginning of a row. None when no other row follows."""
+        known = begin if self._quoting is not None else at  # where a row begins, or where it does not matter
+        block = b""
+        handle.seek(known)
+        while (left := at - known - len(block)) > 0 and (more := handle.read(min(left, max(READ_BYTES, len(block))))):
+            block += more
+            end = self._last_end(block)
+            known, block = known + end, block[end:]
+            _check_length(len(block))
         while more := handle.read(max(1 << 16, len(block))):  # twice as much each time: what was seen is looked at again
             block += more
-            if end := row_end(block, self._is_quoted):
-                return at + end - len(prefix)
+            if end := self._first_end(block):
+                return known + end
             _check_length(len(block))
         return None
+
+    def _first_end(self, block: bytes) -> int:
+        return row_end(block, self._quoting) if self._is_csv else block.find(b"\n") + 1
+
+    def _last_end(self, block: bytes) -> int:
+        return last_row_end(block, self._quoting) if self._is_csv else block.rfind(b"\n") + 1
 
     # ---- reading -----------------------------------------------------------------------------------------------------
 
@@ -214,18 +217,34 @@ class Lines:
         with self._named(piece.path), self._opened(piece.path, piece.compression) as handle:
             self._skip(handle, begin)
             for block in self._blocks(handle, None if end < 0 else end - begin):
-                table = self._parse(block, header, self._in_files, columns, strict=True)
+                table = self._parse(block, header, self.in_files, columns, strict=True)
                 for at in range(0, table.num_rows, batch_rows):
                     part = table.slice(at, batch_rows)
                     yield row + at, columns_of(part, piece.keys, columns, self.schema)
                 row += table.num_rows
 
     def _parse(self, block: bytes, header: int, schema: Any, columns: Sequence[str] | None, strict: bool) -> Any:
-        if self._is_csv:
-            return parse_csv(block, self._headers[header], schema, columns, self._dialect)
-        if self._format == "text":
-            return parse_text(block)
-        return parse_jsonl(block, schema, strict)
+        import pyarrow as pa
+
+        try:
+            if self._is_csv:
+                return parse_csv(block, self._headers[header], schema, columns, self._dialect)
+            return parse_text(block) if self._format == "text" else parse_jsonl(block, schema, strict)
+        except pa.ArrowException as error:
+            raise ValueError(self._why(str(error), block, header, schema)) from error
+
+    def _why(self, text: str, block: bytes, header: int, schema: Any) -> str:
+        """What Arrow says of a block, with the name of the column that it is about, and what to do about it."""
+        name, said = None, text
+        if found := re.match(r"In CSV column #(\d+): (?:Row #\d+: )?(?:CSV conversion error )?", text):
+            name, said = self._headers[header][int(found.group(1))], text[found.end() :]
+        elif self._format == "jsonl" and ("changed from" in text or "Failed to convert" in text):
+            name = unfit_column(block, schema)
+        if name in self._declared.names:
+            return f"column {name!r}, declared with schema= as {self._declared.field(name).type}: {said}"
+        if name is None and "unexpected field" not in text:
+            return text
+        return f"{said if name is None else f'column {name!r}: {said}'}. {LEARNED}"
 
     def _skip(self, handle: IO[bytes], n_bytes: int) -> None:
         if handle.seekable():
@@ -235,24 +254,22 @@ class Lines:
 
     def _blocks(self, handle: IO[bytes], n_bytes: int | None) -> Iterator[bytes]:
         """Whole rows, some READ_BYTES at a time, of the next `n_bytes`; None: to the end of the file."""
-        waiting: list[bytes] = []
-        is_odd = False  # whether what waits has an odd number of quotes: then it ends within them
+        block = b""
         while n_bytes is None or n_bytes > 0:
-            more = handle.read(READ_BYTES if n_bytes is None else min(n_bytes, READ_BYTES))
+            size = max(READ_BYTES, len(block))  # twice as much for a long row: what was seen is looked at again
+            more = handle.read(size if n_bytes is None else min(n_bytes, size))
             if not more:
                 break
             n_bytes = None if n_bytes is None else n_bytes - len(more)
-            end, is_odd_after = last_row_end(more, is_odd) if self._is_quoted else (more.rfind(b"\n") + 1, False)
+            block += more
+            end = self._last_end(block)
             if end:
-                yield b"".join([*waiting, more[:end]])
-                waiting, is_odd = [more[end:]], is_odd_after
+                yield block[:end]
             else:
-                waiting.append(more)
-                is_odd = is_odd_after
-                _check_length(sum(map(len, waiting)))
-        rest = b"".join(waiting)
-        if rest if self._format == "text" else rest.strip():
-            yield rest
+                _check_length(len(block))
+            block = block[end:]
+        if block.strip({"csv": b"\r\n", "text": b""}.get(self._format)):
+            yield block
 
     def place(self, piece: Piece, row: int) -> tuple[str, int]:
         """All rows of the file before the piece are read for their number: only rows that failed are worth that."""
@@ -264,11 +281,11 @@ class Lines:
         return piece.path, n_rows + row
 
     def _start_of(self, piece: Piece) -> int:
-        if not self._is_csv or not self._dialect.header:
+        if not self._is_csv:
             return 0
         with self._named(piece.path), self._opened(piece.path, piece.compression) as handle:
             before, line = self._first_row(handle)
-            return before + len(line)
+            return before + len(line) if self._dialect.header else before
 
     @contextmanager
     def _opened(self, path: str, compression: str | None) -> Iterator[IO[bytes]]:
@@ -281,7 +298,6 @@ class Lines:
 
     @contextmanager
     def _named(self, path: str) -> Iterator[None]:
-        import csv
         import lzma
         import zlib
 
@@ -291,7 +307,7 @@ class Lines:
             yield
         except UnreadableInput:
             raise
-        except (pa.ArrowException, OSError, EOFError, ValueError, csv.Error, zlib.error, lzma.LZMAError) as error:
+        except (pa.ArrowException, SchemaConflict, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
             raise UnreadableInput(f"{path}: {_reason(error)}") from error
 
 
@@ -318,9 +334,6 @@ def _unpacking(handle: IO[bytes], compression: str) -> IO[bytes]:
 
 
 def _reason(error: BaseException) -> str:
-    text = str(error)
     if isinstance(error, UnicodeDecodeError):
         return f"not UTF-8: {error.reason} at byte {error.start}; convert the file, e.g. iconv -f latin1 -t utf-8"
-    if "conversion error" in text or "changed from" in text or "unexpected field" in text:
-        return f"{text}. The types were learned from the beginning of the files: declare those that differ with schema="
-    return text or type(error).__name__
+    return str(error) or type(error).__name__

@@ -290,7 +290,7 @@ class Ray(OnConnection):
         takes_objects=False,
         honours=frozenset({"idempotent", "threads_per_worker", "timeout", "memory", "gpus"}),
         elsewhere=True,
-        dispatch_s=0.005,
+        dispatch_s=0.01,  # what a worker idles between two chunks, with the next one queued: 6 to 9 ms
         knows_started=False,
     )
 
@@ -482,7 +482,6 @@ def _make_task(entry: Callable[..., Any]) -> Callable[..., Any]:
         """Run an order on another thread: Ray ends a task by a KeyboardInterrupt in this one."""
         import sys
         import threading
-        import time
 
         import ray
 
@@ -491,6 +490,8 @@ def _make_task(entry: Callable[..., Any]) -> Callable[..., Any]:
         name, order, payload, program_refs = work
         answers: list[tuple[bool, Any]] = []
         should_stop = has_begun = False
+        running = threading.Lock()  # held until there is an answer
+        running.acquire()
 
         def run() -> None:
             try:
@@ -498,6 +499,8 @@ def _make_task(entry: Callable[..., Any]) -> Callable[..., Any]:
                 answers.append((True, reply))
             except BaseException as error:
                 answers.append((False, error))
+            finally:
+                running.release()
 
         thread = threading.Thread(target=run, name="fourfold-order", daemon=True)
         while True:
@@ -510,7 +513,7 @@ def _make_task(entry: Callable[..., Any]) -> Callable[..., Any]:
                     if site is not None:
                         should_stop = False
                         site.stop(name, "soft")
-                    time.sleep(0.005)  # Ray's interrupt ends no wait for a lock
+                    running.acquire(timeout=0.02)  # Ray's interrupt ends no wait for a lock: it is heard after this one
                 is_reply, answer = answers[0]
                 if is_reply:
                     return answer
