@@ -293,7 +293,7 @@ def test_head_reads_the_beginning_of_a_file_only(tmp_path: Path, small_pieces: C
         ("no-*.parquet", {}, OptionError, "no file matches"),
         ([{"a": 1}], {"format": "csv"}, OptionError, "are for files"),
         ([{"a": 1}], {"columns": ["b"]}, OptionError, "there is no column 'b'"),
-        ([{"a": 1}], {"columns": "a"}, OptionTypeError, "must be a list of names"),
+        ([{"a": 1}], {"columns": 3}, OptionTypeError, "must be a list of names"),
         ([{"a": 1}], {"filter": 3}, OptionTypeError, "give an expression"),
     ],
 )

@@ -21,7 +21,7 @@ def head_command(
         from fourfold.workloads.scan import scan
 
         found = scan(inputs, columns=columns.split(",") if columns else None, format=format).head(n, batch_format="arrow")
-        _print(found, [f"{field.name}\n{field.type}" for field in found.schema])
+        _print([[f"{field.name}\n{field.type}", *map(_cell, found[field.name].to_pylist())] for field in found.schema])
 
 
 def describe_command(
@@ -41,16 +41,40 @@ def describe_command(
         given: dict[str, Any] = {"engine": engine, "workers": workers}
         dataset = scan(inputs, columns=columns.split(",") if columns else None, format=format)
         found = dataset.describe("arrow", **{name: value for name, value in given.items() if value is not None})
-        _print(found, found.column_names)
+        figures = found.column_names[1:]  # as many for a thousand columns as for one: they are the lines
+        _print([[found.column_names[0], *figures], *([_cell(value) for value in row.values()] for row in found.to_pylist())])
 
 
-def _print(found: Any, headings: list[str]) -> None:
+def _print(columns: list[list[str]]) -> None:
+    """Print columns of cells, the first cell of each in bold: several tables where one is too wide for the terminal."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*headings)
-    for row in found.to_pylist():
-        table.add_row(
-            *("" if value is None else f"{value:,.6g}" if isinstance(value, float) else str(value) for value in row.values())
-        )
-    Console(soft_wrap=False).print(table)
+    console = Console()
+    room = console.width if console.is_terminal else None
+    while columns:
+        shown = columns if room is None else columns[: _n_that_fit(columns, room)]
+        table = Table(*(column[0] for column in shown))
+        for row in zip(*(column[1:] for column in shown), strict=True):
+            table.add_row(*row)
+        if room is None:  # for a pipe: nothing is cut
+            console.width = max(console.width, console.measure(table).maximum)
+        console.print(table)
+        columns = columns[len(shown) :]
+
+
+def _n_that_fit(columns: list[list[str]], room: int) -> int:
+    """How many columns, and at least one, have room in a line."""
+    from rich.cells import cell_len
+
+    n_fit, used = 0, 1
+    for column in columns:
+        used += 3 + max(cell_len(line) for cell in column for line in cell.split("\n"))
+        if used > room:
+            break
+        n_fit += 1
+    return max(1, n_fit)
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:,.6g}" if isinstance(value, float) else str(value)

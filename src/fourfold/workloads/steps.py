@@ -1,6 +1,6 @@
 """What users say of a step, checked, and made into one: for datasets and for frames in clusters alike."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fourfold.data.draw import Draw
@@ -17,11 +17,22 @@ from fourfold.workloads.transform import Transform
 
 def selected(columns: Sequence[str]) -> Select:
     """See `Dataset.select`."""
-    if isinstance(columns, str) or not all(isinstance(name, str) for name in columns):
-        raise OptionTypeError(f"columns={columns!r} must be a list of names")
-    if not columns:
+    names = names_of("columns", columns)
+    if not names:
         raise OptionError("select([]) keeps no column: name at least one")
-    return Select(columns)
+    return Select(names)
+
+
+def names_of(option: str, value: Any) -> list[str]:
+    """The names of columns that the user gave: a list, or one alone.
+
+    Raises:
+        OptionTypeError: They are something else.
+    """
+    names: list[Any] = [value] if isinstance(value, str) else list(value) if isinstance(value, Iterable) else [None]
+    if not all(isinstance(name, str) for name in names):
+        raise OptionTypeError(f"{option}={value!r} must be a list of names")
+    return names
 
 
 def filtered(condition: Any, batch_format: str) -> Filter:
@@ -68,9 +79,8 @@ def predicted(
     """See `Dataset.predict`."""
     if size_of is not None and not callable(size_of):
         raise OptionTypeError(f"size_of={size_of!r} must be a function that gives a size for each row of a batch")
-    for option, value in (("keep", keep), ("dedupe", dedupe)):
-        if isinstance(value, str):
-            raise OptionTypeError(f"{option}={value!r} must be a list of names")
+    keep = None if keep is None else names_of("keep", keep)
+    dedupe = names_of("dedupe", dedupe)
     kind = check_kind("batch_format", batch_format)
     return Predict(Model(model, init), method, keep, name, batch_rows(batch_size), kind, size_of, dedupe)
 
