@@ -292,8 +292,10 @@ def test_parts_that_are_gone_are_named(tmp_path: Path, small_pieces: Cut) -> Non
         ({"format": "xls"}, OptionError, "cannot be written"),
         ({"partition_by": "none"}, OptionError, "no column 'none'"),
         ({"partition_by": [3]}, OptionTypeError, "must be the name of a column"),
-        ({"path": "s3://bucket/out"}, OptionError, "only folders of a file system that is mounted"),
-        ({"path": 3}, OptionTypeError, "give the path of a folder"),
+        ({"path": "nowhere://bucket/out"}, OptionError, "Protocol not known"),
+        ({"storage_options": {"key": "k"}}, OptionError, "storage_options= are for URLs"),
+        ({"order": "input"}, OptionTypeError, "must be True or False"),
+        ({"path": 3}, OptionTypeError, "give the path of a folder, or a URL"),
         ({"path": "none/out"}, OptionError, "does not exist; make it first"),
     ],
 )

@@ -1,6 +1,6 @@
 """Rows too many to hold: where they come from, and what is to be done with them. Nothing runs before a result is asked for."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 from fourfold.data.kinds import as_kind, check_kind
@@ -297,15 +297,19 @@ class Dataset:
         format: str = "parquet",
         partition_by: str | Sequence[str] | None = None,
         overwrite: bool = False,
+        order: bool = True,
+        storage_options: Mapping[str, Any] | None = None,
         **options: Unpack[Options],
     ) -> "Written":
         """Write all rows into the files of a folder, which appears whole or not at all.
 
         Args:
-            path: The folder, on a file system that all workers see.
+            path: The folder, on a file system that all workers see; or a URL of fsspec (s3, gs, abfs, …).
             format: "parquet", "csv" or "jsonl".
             partition_by: Columns whose values become folders `column=value`, and are not in the files.
             overwrite: Whether it may take the place of what is there.
+            order: TODO
+            storage_options: For the file system of a URL. They go to the workers, and are kept in no file of a recorded run.
             **options: See `fourfold.Options`. With `run=FOLDER` the same call goes on after its driver was killed, and one
                 that was finished is done at once. Rows that fail under "skip" or "collect" are kept in `_failed/`.
 
@@ -321,7 +325,7 @@ class Dataset:
         """
         from fourfold.data.writing import write
 
-        return write(self._plan, path, format, partition_by, overwrite, dict(options))
+        return write(self._plan, path, format, partition_by, overwrite, order, storage_options, dict(options))
 
 
 def _joined(plan: Plan, tables: list[Any]) -> Any:

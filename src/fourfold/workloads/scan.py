@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fourfold.addresses import Credentials
 from fourfold.data.files import find
 from fourfold.data.frames import frame_kind_of
 from fourfold.data.kinds import as_table, kind_of
@@ -38,7 +39,7 @@ def scan(
         filter: Which rows to keep: see `Dataset.filter`.
         format: Of the files: "parquet", "csv", "jsonl" or "text"; None goes by their extensions.
         schema: Types of columns of CSV and JSON lines, as far as they are not to be learned from the files' beginnings.
-        storage_options: For the file system of a URL.
+        storage_options: For the file system of a URL. They go to the workers, and are kept in no file of a recorded run.
         **reading: Of CSV: `delimiter=","`, `header=True`, `quoted_newlines=True`.
 
     Raises:
@@ -62,7 +63,7 @@ def scan(
         frame = Frame(kind, source)
         frame = frame if filter is None else frame.filter(filter)
         return frame if columns is None else frame.select(columns)
-    found = _source_of(source, format, declared(schema), storage_options or {}, reading)
+    found = _source_of(source, format, declared(schema), Credentials(storage_options or {}), reading)
     dataset = Dataset(Plan(found, tuple(found.schema.names)))
     if filter is not None and columns is None:
         return dataset.filter(filter)
@@ -71,9 +72,7 @@ def scan(
     return dataset if columns is None else dataset.select(columns)
 
 
-def _source_of(
-    source: Any, format: str | None, schema: Any, storage: Mapping[str, Any], reading: dict[str, Any]
-) -> TableSource:
+def _source_of(source: Any, format: str | None, schema: Any, storage: Credentials, reading: dict[str, Any]) -> TableSource:
     from fourfold.data.sources.in_memory import InMemory
 
     if isinstance(source, str | os.PathLike):
@@ -91,7 +90,7 @@ def _source_of(
 
 
 def _files_source(
-    paths: list[str], format: str | None, schema: Any, storage: Mapping[str, Any], reading: dict[str, Any]
+    paths: list[str], format: str | None, schema: Any, storage: Credentials, reading: dict[str, Any]
 ) -> TableSource:
     from fourfold.data.sources.lines import Lines
     from fourfold.data.sources.parquet import Parquet

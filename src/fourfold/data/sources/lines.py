@@ -8,11 +8,12 @@ depends on how many there are before it: so a file that is cut at all is read on
 value contains a line end. Compressed files are one piece each.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, Any, cast
 
-from fourfold.data.files import DataFile, key_columns, opened
+from fourfold.addresses import Credentials
+from fourfold.data.files import DataFile, key_columns, lives_here, opened
 from fourfold.data.keys import columns_of, filled
 from fourfold.data.pieces import MAX_BYTES, MIN_BYTES, MIN_ROWS, Piece, share
 from fourfold.data.schema import SchemaConflict, unified
@@ -49,10 +50,11 @@ class Lines:
 
     n_rows: int | None = None
 
-    def __init__(self, files: Sequence[DataFile], storage: Mapping[str, Any], schema: Any, dialect: Dialect) -> None:
+    def __init__(self, files: Sequence[DataFile], storage: Credentials, schema: Any, dialect: Dialect) -> None:
         import pyarrow as pa
 
-        self._storage, self._files, self._dialect = dict(storage), list(files), dialect
+        self._storage, self._files, self._dialect = storage, list(files), dialect
+        self.only_here = any(lives_here(file.path) for file in files)
         self._format = files[0].format
         self._is_csv = self._format == "csv"
         self._is_quoted = self._is_csv and dialect.quoted_newlines
