@@ -153,6 +153,7 @@ class InStore:
         except Exception:  # where folders are more than beginnings of names
             fs.makedirs(os.path.dirname(path), exist_ok=True)
             fs.put_file(made, path)
+        seams.hit("part.there")
 
     def discard(self) -> None:
         """It has never been there."""

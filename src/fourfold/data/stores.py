@@ -166,6 +166,7 @@ class StoreOutput:
         replaced = self._replaced()
         seams.hit("output.publish")
         self._put_manifest(facts)
+        seams.hit("output.published")
         remove(self._fs, replaced - self._named(facts))
         return facts
 
