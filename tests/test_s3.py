@@ -21,7 +21,7 @@ import pytest
 from running import Ended, run_script, started, until
 from tables import people, write_parquet
 
-pytestmark = [pytest.mark.slow, pytest.mark.fault("F42", faults=30)]
+pytestmark = pytest.mark.slow
 
 SERVE = """
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app

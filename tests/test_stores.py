@@ -234,6 +234,30 @@ def test_of_two_that_write_to_one_place_the_second_changes_nothing(store: Any) -
     assert names(store) == ["_fourfold.json"]
 
 
+def test_where_a_store_can_only_put_what_is_not_there_yet_the_look_before_is_not_all(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = type(store).pipe_file
+
+    def lose(self: Any, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
+        if path == "/out/_fourfold.json" and mode == "create":
+            pipe(self, path, b'{"run": "%s", "files": []}' % (b"1" * 16))  # between the look and the put
+        pipe(self, path, value, mode=mode, **options)
+
+    monkeypatch.setattr(type(store), "pipe_file", lose)
+    with pytest.raises(OptionError, match="has appeared meanwhile: nothing of it was changed"):
+        ff.scan(people(6)).write(OUT)
+    assert json.loads(store.cat_file("/out/_fourfold.json"))["run"] == "1" * 16
+
+
+def test_a_store_that_cannot_put_only_what_is_not_there_yet_is_written_too(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = type(store).pipe_file
+    monkeypatch.setattr(type(store), "pipe_file", lambda self, path, value: pipe(self, path, value))
+    assert ff.scan(people(6)).write(OUT).n_rows == ff.scan(OUT).count() == 6
+
+
 def test_an_overwriting_run_leaves_what_another_one_writes(store: Any) -> None:
     ff.scan(people(3)).write(OUT)
     theirs = put_part(store, "1" * 16)

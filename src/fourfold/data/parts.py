@@ -124,7 +124,7 @@ class PartWriter:
         self._schema: Any = None
         self._writer: Any = None
         self._n_rows = 0
-        self._file = _Summed(target.begin())
+        self._file = Summed(target.begin())
 
     def write(self, table: Any) -> None:
         """Add rows.
@@ -173,7 +173,7 @@ class PartWriter:
         self._writer.close()
         narrow = self._file  # when nobody holds it, it closes its file
         with self._target.anew(narrow.file) as (before, file):
-            self._file = _Summed(file)
+            self._file = Summed(file)
             self._writer = pq.ParquetWriter(self._file, schema)
             with pq.ParquetFile(before) as parquet:
                 for group in range(parquet.num_row_groups):
@@ -202,7 +202,7 @@ class PartWriter:
         self._target.discard()
 
 
-class _Summed(io.RawIOBase):
+class Summed(io.RawIOBase):
     """A file that knows the size and the checksum of what was written to it."""
 
     def __init__(self, file: IO[bytes]) -> None:

@@ -17,7 +17,7 @@ from typing import IO, Any, NamedTuple, Protocol
 
 import fourfold.seams as seams
 from fourfold.addresses import Credentials
-from fourfold.data.files import file_system
+from fourfold.data.files import file_system, opened
 from fourfold.errors import OptionError
 
 BUFFER_BYTES = 1 << 20
@@ -48,6 +48,9 @@ class Place(Protocol):
     def target(self, name: str) -> Target:
         """A file of this name, with folders before it."""
 
+    def opened(self, name: str) -> AbstractContextManager[IO[bytes]]:
+        """A part of this name, open for reading."""
+
 
 class Folder(NamedTuple):
     """A folder that the driver has made, on a file system that all workers see. See `Place`."""
@@ -71,6 +74,10 @@ class Folder(NamedTuple):
             )
         return OnDisk(os.path.join(self.path, name))
 
+    def opened(self, name: str) -> AbstractContextManager[IO[bytes]]:
+        """See `Place`."""
+        return open(os.path.join(self.path, name), "rb")
+
 
 class Store(NamedTuple):
     """The folder of a URL. See `Place`.
@@ -92,6 +99,10 @@ class Store(NamedTuple):
     def target(self, name: str) -> "InStore":
         """See `Place`."""
         return InStore(f"{self.url}/{name}", self.storage)
+
+    def opened(self, name: str) -> AbstractContextManager[IO[bytes]]:
+        """See `Place`."""
+        return opened(f"{self.url}/{name}", self.storage)
 
 
 class OnDisk:

@@ -198,7 +198,12 @@ class StoreOutput:
             self._fs.pipe_file(path, data)
             return
         try:
-            self._fs.pipe_file(path, data, mode="create")
+            if self.manifest():
+                raise FileExistsError
+            try:
+                self._fs.pipe_file(path, data, mode="create")
+            except (TypeError, ValueError, NotImplementedError):  # a store that cannot: then the look before has to do
+                self._fs.pipe_file(path, data)
         except FileExistsError:
             if not self.is_published():  # it may be ours: put, and put again since the answer was lost
                 raise OptionError(

@@ -22,7 +22,7 @@ def one_schema(parts: Sequence[Part]) -> Any:
     """
     whole = None
     for part in parts:
-        schema = _schema_of(part)
+        schema = schema_of(part)
         try:
             whole = schema if whole is None else unified([whole, schema])
         except SchemaConflict as error:
@@ -34,7 +34,7 @@ def one_schema(parts: Sequence[Part]) -> Any:
 
 def has_types(part: Part, schema: Any, format: str) -> bool:
     """Whether a part can stay as it is: only Parquet has its types in it."""
-    return format != "parquet" or bool(_schema_of(part).equals(schema))
+    return format != "parquet" or bool(schema_of(part).equals(schema))
 
 
 def write_widened(source: Any, target: Target, schema: Any) -> tuple[int, int, int]:
@@ -63,7 +63,8 @@ def write_table(table: Any, target: Target, format: str) -> tuple[int, int, int]
         raise
 
 
-def _schema_of(part: Part) -> Any:
+def schema_of(part: Part) -> Any:
+    """The types of a part."""
     import pyarrow as pa
 
     return pa.ipc.read_schema(pa.py_buffer(part.schema))

@@ -10,6 +10,7 @@ from typing import Any
 from fourfold.addresses import Credentials
 from fourfold.data.commit import Output
 from fourfold.data.files import is_url
+from fourfold.data.merging import Merge, packed
 from fourfold.data.parts import EXTENSION, Part, WriteParts
 from fourfold.data.plan import Plan
 from fourfold.data.running import Run
@@ -70,6 +71,9 @@ def write(
         if is_there:
             return _as_written(output, run)
         output.check(parts)
+        if not order:
+            parts, groups = packed(parts)
+            parts += run.call(Merge, (output.place, format), groups, "put small files together") if groups else []
         return _publish(output, parts, run, plan)
     finally:
         if run.folder is None or output.is_published():
