@@ -310,9 +310,9 @@ class Dataset:
             format: "parquet", "csv" or "jsonl".
             partition_by: Columns whose values become folders `column=value`, and are not in the files.
             overwrite: Whether it may take the place of what is there.
-            order: True: in each folder, the names of the files are in the order of the input, and so are the rows in them. False:
-                rows may be in any order, and small files of a folder (below 16 MiB) are put together into larger ones once
-                all are there: `partition_by` makes one for each piece and value, and a filter leaves little of a piece.
+            order: True: in each folder, the names of the files are in the order of the input, and so are the rows in them.
+                False: rows may be in any order, and small files of a folder (below 16 MiB) are put together into larger ones
+                once all are there: `partition_by` makes one for each piece and value, and a filter leaves little of a piece.
             storage_options: For the file system of a URL. They go to the workers, and are kept in no file of a recorded run.
             **options: See `fourfold.Options`. With `run=FOLDER` the same call goes on after its driver was killed, and one
                 that was finished is done at once. Rows that fail under "skip" or "collect" are kept in `_failed/`.
