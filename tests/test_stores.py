@@ -6,6 +6,7 @@ The store is the memory of this process (fsspec); test_s3.py has one behind HTTP
 import json
 import os
 import pickle
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,12 @@ from tables import people, small_pieces
 import fourfold as ff
 from fourfold.addresses import Credentials, credentials_kept_out
 from fourfold.data import writers
+from fourfold.data.commit import Output
 from fourfold.data.places import Store
 from fourfold.data.stores import StoreOutput
 from fourfold.data.sweeping import sweep_store
 from fourfold.data.writers import Writer, writer_of_this_process
-from fourfold.errors import OptionError, RunChanged, RunError, RunInUse, UnwritableValue
+from fourfold.errors import InitFailed, OptionError, RunChanged, RunError, RunInUse, UnwritableValue
 
 __all__ = ["small_pieces"]
 
@@ -369,11 +371,19 @@ def test_memory_of_this_process_is_not_for_other_processes() -> None:
     assert train.count() > 0
 
 
-def test_a_folder_that_workers_do_not_see_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fourfold.data.places import Folder
+@pytest.mark.parametrize("engine", ["serial", "processes"])
+@pytest.mark.parametrize("on_error", ["raise", "collect"])
+def test_a_folder_that_workers_do_not_see_is_one_error_and_nothing_runs(
+    engine: str, on_error: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def note(batch: pd.DataFrame) -> pd.DataFrame:
+        (tmp_path / "ran").touch()
+        return batch
 
-    with pytest.raises(OptionError, match=r"workers on \S+ do not see the folder .*nowhere, which the driver has made"):
-        Folder(str(tmp_path / "nowhere")).target("x.parquet")
+    monkeypatch.setattr(Output, "open", lambda self: None)  # as if the driver had made it on another machine
+    with pytest.raises(InitFailed) as caught:
+        ff.scan(people(60)).map_batches(note).write(tmp_path / "out", engine=engine, workers=2, on_error=on_error)
+    assert re.search(r"workers on \S+ do not see the folder .*, which the driver has made", str(caught.value.__cause__))
     assert os.listdir(tmp_path) == []
 
 

@@ -58,6 +58,10 @@ class WriteParts:
     def __init__(self, place: Place, format: str, partition_by: Sequence[str]) -> None:
         self.place, self.format, self.partition_by = place, format, tuple(partition_by)
 
+    def open(self) -> None:
+        """Check that this worker sees where parts go."""
+        self.place.check()
+
     def fold(self, piece: Piece, tables: Iterator[Any]) -> list[Part]:
         """Write all tables; no file when there are none."""
         first = piece.rows[0] if piece.rows is not None else 0

@@ -42,6 +42,13 @@ class Target(Protocol):
 class Place(Protocol):
     """Where parts go. It travels to the workers."""
 
+    def check(self) -> None:
+        """Called in each worker, before it writes.
+
+        Raises:
+            OptionError: This worker does not see where parts go.
+        """
+
     def name(self, number: int, first: int, extension: str) -> str:
         """A new name for what an attempt writes of a piece."""
 
@@ -57,21 +64,20 @@ class Folder(NamedTuple):
 
     path: str
 
-    def name(self, number: int, first: int, extension: str) -> str:
-        """Names in this order are in the order of the rows."""
-        return f"{number:08d}-{first:010d}-{secrets.token_hex(8)}{extension}"
-
-    def target(self, name: str) -> "OnDisk":
-        """See `Place`.
-
-        Raises:
-            OptionError: The folder is not there: this machine sees another file system than the driver.
-        """
+    def check(self) -> None:
+        """The driver has made it: who does not find it sees another file system."""
         if not os.path.isdir(self.path):
             raise OptionError(
                 f"workers on {socket.gethostname()} do not see the folder {self.path}, which the driver has made: write to a "
                 "folder that all machines see under this path, or to a URL"
             )
+
+    def name(self, number: int, first: int, extension: str) -> str:
+        """Names in this order are in the order of the rows."""
+        return f"{number:08d}-{first:010d}-{secrets.token_hex(8)}{extension}"
+
+    def target(self, name: str) -> "OnDisk":
+        """See `Place`."""
         return OnDisk(os.path.join(self.path, name))
 
     def opened(self, name: str) -> AbstractContextManager[IO[bytes]]:
@@ -91,6 +97,9 @@ class Store(NamedTuple):
     url: str
     storage: Credentials
     run: str
+
+    def check(self) -> None:
+        """Options of the store travel, and what is wrong with them the first put says."""
 
     def name(self, number: int, first: int, extension: str) -> str:
         """Names in this order are in the order of the rows."""
