@@ -27,11 +27,11 @@ SCRIPT = """
 
     def fn(batch):
         with open("ran", "a") as file:
-            file.write(f"{batch['id'].iloc[0]}\\n")
-        return batch.assign(y=batch["x"] * 3)
+            file.write(f"{batch['id'][0].as_py()}\\n")
+        return batch.append_column("y", batch["x"])
 
     def write(out):
-        ff.scan("in.parquet").map_batches(fn).write(out, run=f"run-{out}", engine="processes", workers=2, chunk=1)
+        ff.scan("in.parquet").map_batches(fn, batch_format="arrow").write(out, run=f"run-{out}", engine="processes", workers=2, chunk=1)
 
     def driver(out):
         pid = os.fork()
@@ -107,7 +107,10 @@ def test_twenty_five_kills_at_random_moments_change_no_row_and_no_byte(
     assert pq.read_table(tmp_path / "out").drop_columns(["y"]).equals(people(N_ROWS)), "each row once, in order"
     assert sorted(each.name for each in tmp_path.iterdir()) == ["in.parquet", "out", "ran", "run-out", "script.py"]
     small_pieces(10, 1 << 20)
-    ff.scan(tmp_path / "in.parquet").map_batches(lambda batch: batch.assign(y=batch["x"] * 3)).write(tmp_path / "quiet")
+    rows = ff.scan(tmp_path / "in.parquet").map_batches(
+        lambda batch: batch.append_column("y", batch["x"]), batch_format="arrow"
+    )
+    rows.write(tmp_path / "quiet")
     assert files_of(tmp_path / "out") == files_of(tmp_path / "quiet")
     n_ran = len((tmp_path / "ran").read_text().split())
     assert N_ROWS // 10 <= n_ran <= N_ROWS // 10 + 25 * 8, "only what was in flight at a kill runs again"

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -342,13 +343,11 @@ def test_clean_removes_from_a_store_what_nobody_goes_on_with(store: Any, writer:
 
 
 def test_a_process_that_is_dead_has_no_beginning() -> None:
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0)
-    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-    assert writers._began(pid) == -1, "nobody has asked for its end yet"
-    os.waitpid(pid, 0)
-    assert writers._began(pid) == -1
+    process = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert writers._began(process.pid) == -1, "nobody has asked for its end yet"
+    process.wait()
+    assert writers._began(process.pid) == -1
     assert writers._began(os.getpid()) > 0
 
 
