@@ -21,6 +21,7 @@ import pytest
 from tables import people, small_pieces
 
 import fourfold as ff
+from fourfold import seams
 from fourfold.addresses import Credentials, credentials_kept_out
 from fourfold.data import writers
 from fourfold.data.commit import Output
@@ -184,6 +185,22 @@ def test_what_a_zombie_writes_later_is_no_row(store: Any) -> None:
     assert ff.scan(OUT).count() == written.n_rows
 
 
+def test_what_others_put_into_an_output_is_no_row_of_it(store: Any) -> None:
+    ff.scan(people(6)).write(OUT)
+    with store.open("/out/theirs.parquet", "wb") as file:
+        pq.write_table(people(4), file)
+    assert [ff.scan(source).count() for source in (OUT, "memory://out/*.parquet", "memory://out/theirs.parquet")] == [6, 6, 4]
+
+
+def test_a_folder_that_was_copied_into_a_store_has_all_its_files(store: Any, tmp_path: Path) -> None:
+    ff.scan(people(6)).write(tmp_path / "out")
+    store.put(str(tmp_path / "out"), "/out", recursive=True)
+    assert ff.scan(OUT).count() == 6
+    with store.open("/out/more.parquet", "wb") as file:
+        pq.write_table(people(4), file)
+    assert ff.scan(OUT).count() == 10
+
+
 @pytest.mark.usefixtures("pieces_of_ten")
 def test_a_file_that_is_gone_is_an_error_and_no_rows_less(store: Any) -> None:
     ff.scan(people(60)).write(OUT)
@@ -229,7 +246,7 @@ def test_files_of_another_run_that_has_not_ended_are_told_apart(store: Any) -> N
 def test_of_two_that_write_to_one_place_the_second_changes_nothing(store: Any) -> None:
     def other(batch: pd.DataFrame) -> pd.DataFrame:
         if not store.exists("/out/_fourfold.json"):
-            store.pipe_file("/out/_fourfold.json", b'{"run": "%s", "files": []}' % (b"1" * 16))
+            store.pipe_file("/out/_fourfold.json", b'{"run": "%s", "files": [], "empty": []}' % (b"1" * 16))
         return batch
 
     with pytest.raises(OptionError, match="has appeared meanwhile: nothing of it was changed"):
@@ -244,7 +261,7 @@ def test_where_a_store_can_only_put_what_is_not_there_yet_the_look_before_is_not
 
     def lose(self: Any, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
         if path == "/out/_fourfold.json" and mode == "create":
-            pipe(self, path, b'{"run": "%s", "files": []}' % (b"1" * 16))  # between the look and the put
+            pipe(self, path, b'{"run": "%s", "files": [], "empty": []}' % (b"1" * 16))  # between the look and the put
         pipe(self, path, value, mode=mode, **options)
 
     monkeypatch.setattr(type(store), "pipe_file", lose)
@@ -267,6 +284,39 @@ def test_an_overwriting_run_leaves_what_another_one_writes(store: Any) -> None:
     ff.scan(people(6)).write(OUT, overwrite=True)
     assert store.exists(theirs)
     assert ff.scan(OUT).count() == 6
+
+
+@pytest.mark.parametrize("how", ["the same call again", "clean"])
+def test_what_was_replaced_goes_also_when_the_driver_died_before_it_could_take_it_away(
+    store: Any, tmp_path: Path, how: str
+) -> None:
+    def write() -> Any:
+        return ff.scan(people(6)).write(OUT, overwrite=True, run=tmp_path / "run")
+
+    ff.scan(people(3)).write(OUT)
+    with store.open("/out/mine.parquet", "wb") as file:
+        pq.write_table(people(4), file)
+    seams.set_faults("output.published:1:EIO")
+    discard, StoreOutput.discard = StoreOutput.discard, lambda self: None  # type: ignore[method-assign]
+    try:
+        with pytest.raises(OSError, match="Input/output error"):
+            write()
+    finally:
+        seams.set_faults("")
+        StoreOutput.discard = discard  # type: ignore[method-assign]
+    assert len(names(store)) == 5
+    assert ff.scan(OUT).count() == 6
+    if how == "clean":
+        assert len([*sweep_store(OUT)]) == 1
+        store.rm_file(store.find("/out/_fourfold")[0])
+        store.rm_file("/out/mine.parquet")
+    else:
+        assert write().n_rows == 6
+    assert len(names(store)) == 2
+    assert ff.scan(OUT).count() == 6
+    store.pipe_file("/out/mine.parquet", b"put there later")
+    assert (write().n_rows, [*sweep_store(OUT)]) == (6, [])
+    assert store.exists("/out/mine.parquet")
 
 
 # ---- runs that go on -------------------------------------------------------------------------------------------------

@@ -98,14 +98,16 @@ def _find_behind_url(source: str, format: str | None, storage: Mapping[str, Any]
             details = fs.glob(path, detail=True) if is_glob else fs.find(path, detail=True)
         except FileNotFoundError:
             return {}
-        files = (name for name in sorted(details) if details[name]["type"] == "file")
-        return {name: details[name] for name in files if _is_visible(name, _fixed(path).rstrip("/"))}
+        return {name: details[name] for name in sorted(details) if details[name]["type"] == "file"}
+
+    def is_visible(name: str) -> bool:
+        return _is_visible(name, _fixed(path).rstrip("/"))
 
     try:
         if not is_glob and fs.isfile(path):  # who names one file means it
             found = list_files()
         else:
-            found = published(fs, list_files, None if is_glob else path, source)
+            found = published(fs, list_files, is_visible, None if is_glob else path, source)
     except FourfoldError:
         raise
     except Exception as error:

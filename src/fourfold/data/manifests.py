@@ -55,12 +55,15 @@ def run_of(path: str) -> str | None:
     return found[1] if found else None
 
 
-def published(fs: Any, list_files: Callable[[], Mapping[str, Any]], whole: str | None, source: str) -> dict[str, Any]:
+def published(
+    fs: Any, list_files: Callable[[], Mapping[str, Any]], is_visible: Callable[[str], bool], whole: str | None, source: str
+) -> dict[str, Any]:
     """Those of the listed files that readers may see, with what the listing says of them.
 
     Args:
         fs: The file system.
         list_files: Lists them.
+        is_visible: Whether a file is none of those that readers leave alone.
         whole: The folder that is listed with all that is in it, None when it is only some files.
         source: What the user has named, for messages.
 
@@ -69,44 +72,61 @@ def published(fs: Any, list_files: Callable[[], Mapping[str, Any]], whole: str |
     """
     for _ in range(LISTINGS):
         fs.invalidate_cache()
-        found = dict(list_files())
-        manifests = _Manifests(fs)
-        kept = {path: each for path, each in found.items() if run_of(path) is None or manifests.name(path)}
+        listed = list_files()
+        found = {path: each for path, each in listed.items() if is_visible(path)}
+        manifests = _Manifests(fs, [*(path for path in listed if posixpath.basename(path) == MANIFEST)])
+        ours = [path for path in found if run_of(path) is not None]
+        n_unfinished = sum(not manifests.name(path) for path in ours)
         gone = [path for path in manifests.named_below(whole) if path not in found] if whole is not None else []
         if not gone:
             break
     else:
         raise OptionError(f"{gone[0]} is gone, and the manifest of its folder names it: the output is damaged, write it again")
-    unfinished = sum(run_of(path) is not None for path in found) - sum(run_of(path) is not None for path in kept)
-    if unfinished and not kept:
+    kept = {path: each for path, each in found.items() if manifests.count(path)}
+    if n_unfinished and not kept:
         raise OptionError(
-            f"{source} has no finished output, only {unfinished} files of runs that have not ended, or that nobody goes on "
+            f"{source} has no finished output, only {n_unfinished} files of runs that have not ended, or that nobody goes on "
             f"with: wait for the end, go on with the run, or remove them: fourfold clean {source}"
         )
     return kept
 
 
 class _Manifests:
-    """The manifests above some files, each read once."""
+    """The manifests above some files, each read once.
 
-    def __init__(self, fs: Any) -> None:
+    Args:
+        fs: The file system.
+        known: Paths of those that a listing has shown.
+    """
+
+    def __init__(self, fs: Any, known: list[str]) -> None:
         self._fs = fs
-        self._named: dict[str, frozenset[str]] = {}
+        self._named: dict[str, frozenset[str] | None] = {}
+        for path in known:
+            self._of(posixpath.dirname(path))
 
     def name(self, path: str) -> bool:
-        """Whether the nearest manifest above a file names it."""
-        return any(path in self._of(folder) for folder in folders_above(path))
+        """Whether a manifest above a file names it."""
+        return any(path in (self._of(folder) or ()) for folder in folders_above(path))
+
+    def count(self, path: str) -> bool:
+        """Whether a file counts: it is named; or it is somebody else's, and no manifest that is known speaks of its folder."""
+        if run_of(path) is not None:
+            return self.name(path)
+        return all(self._named.get(folder) is None for folder in folders_above(path))
 
     def named_below(self, whole: str) -> Iterator[str]:
         """All that the manifests name which lie in a folder or below it."""
         for folder, named in self._named.items():
-            if f"{folder}/".startswith(f"{whole.rstrip('/')}/"):
+            if named and f"{folder}/".startswith(f"{whole.rstrip('/')}/"):
                 yield from sorted(named)
 
-    def _of(self, folder: str) -> frozenset[str]:
+    def _of(self, folder: str) -> frozenset[str] | None:
+        """The files that the manifest of a folder names; None where there is none that was made for a store."""
         if folder not in self._named:
-            names = named_in(read_manifest(self._fs, folder))
-            self._named[folder] = frozenset(posixpath.join(folder, name) for name in names)
+            facts = read_manifest(self._fs, folder)
+            is_of_store = "empty" in facts  # not that of a folder that was copied here from a disk
+            self._named[folder] = frozenset(posixpath.join(folder, name) for name in named_in(facts)) if is_of_store else None
         return self._named[folder]
 
 

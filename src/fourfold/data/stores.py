@@ -58,7 +58,7 @@ class StoreOutput:
         self._run_id, self._overwrite, self._format, self._run = run_id, overwrite, format, run
         self.place = Store(self.path, storage, run_id)
         self._marker = posixpath.join(self._root, WRITERS, f"{run_id}.json")
-        self._is_open = False
+        self._is_open = self._takes_away = False
         self._failed: list[str] = []
         self._empty: list[str] = []
         self._before = self._listed()
@@ -106,6 +106,7 @@ class StoreOutput:
         before = Writer.read(self._fs, self._marker)
         if before is not None and before.is_alive() and not before.is_this_process():
             raise RunInUse(f"another call of the same run writes {self.path} right now: process {before.pid}")
+        self._takes_away = before is not None
         data = json.dumps(writer_of_this_process(self._run)._asdict()).encode()
         above = posixpath.dirname(self._root)
         try:
@@ -163,11 +164,11 @@ class StoreOutput:
         files = [self._final(part, schema) for part in ordered]
         facts = {"run": self._run_id, "fourfold": VERSION, "written_at": time.time(), **facts}
         facts |= {"files": files, "empty": self._empty, "failed_rows": self._failed}
-        replaced = self._replaced()
+        facts["replaced"] = [posixpath.relpath(path, self._root) for path in sorted(self._replaced() - self._named(facts))]
         seams.hit("output.publish")
         self._put_manifest(facts)
+        self._takes_away = True
         seams.hit("output.published")
-        remove(self._fs, replaced - self._named(facts))
         return facts
 
     def _final(self, part: Part, schema: Any) -> dict[str, Any]:
@@ -214,14 +215,23 @@ class StoreOutput:
         """The parts stay for a call that goes on."""
 
     def discard(self) -> None:
-        """Remove what this run has put here and the manifest does not name: nobody will go on with it."""
+        """Remove what this run has put here and the manifest does not name, and what that has replaced."""
         if self._is_open:
-            named = self._named(self.manifest())
-            remove(self._fs, (path for path in self._listed() if run_of(path) == self._run_id and path not in named))
+            facts = self.manifest()
+            named, replaced = self._named(facts), replaced_in(facts, self._root)
+            found = self._listed()
+            remove(self._fs, (path for path in found if run_of(path) == self._run_id and path not in named))
+            if self._takes_away:  # not for ever: somebody may put a file of that name there, long after
+                remove(self._fs, replaced.intersection(found) - named)
             remove(self._fs, [self._marker])
             with contextlib.suppress(OSError, NotImplementedError):  # where folders are more than beginnings of names
                 self._fs.rmdir(posixpath.dirname(self._marker))
             self._is_open = False
+
+
+def replaced_in(facts: dict[str, Any], root: str) -> set[str]:
+    """The files whose place an output has taken, by its manifest: they may be there still, when its driver was killed."""
+    return {posixpath.join(root, name) for name in facts.get("replaced", ())}
 
 
 def remove(fs: Any, paths: Iterable[str]) -> None:

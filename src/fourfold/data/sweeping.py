@@ -9,7 +9,7 @@ from typing import Any
 from fourfold.addresses import Credentials
 from fourfold.data.files import file_system
 from fourfold.data.manifests import folders_above, named_in, read_manifest, run_of
-from fourfold.data.stores import WRITERS, remove
+from fourfold.data.stores import WRITERS, remove, replaced_in
 from fourfold.data.writers import Writer
 from fourfold.errors import OptionError
 
@@ -38,7 +38,7 @@ def sweep_store(url: str, patience_s: float = PATIENCE_S, storage: Mapping[str, 
         found = {}
     except Exception as error:
         raise OptionError(f"{url} cannot be listed: {type(error).__name__}: {error}") from error
-    named = _named(fs, found)
+    named, replaced = _named(fs, found)
     youngest = _youngest(found)
     above = [path for folder in folders_above(root) for path in _files_in(fs, posixpath.join(folder, WRITERS))]
     writers = [path for path in found if posixpath.basename(posixpath.dirname(path)) == WRITERS]
@@ -48,6 +48,7 @@ def sweep_store(url: str, patience_s: float = PATIENCE_S, storage: Mapping[str, 
         if writer is None or _may_go_on(writer, time.time() - youngest.get(run, 0.0), patience_s):
             alive.add(run)
     left = [path for path in found if run_of(path) and path not in named and run_of(path) not in alive]
+    left += [path for path in replaced - {*left, *named} if path in found]
     left += [path for path in writers if posixpath.basename(path).removesuffix(".json") not in alive]
     for path in sorted(left):
         remove(fs, [path])
@@ -66,14 +67,14 @@ def _may_go_on(writer: Writer, age_s: float, patience_s: float) -> bool:
     return writer.is_alive() or writer.will_go_on() or (not writer.is_here() and age_s < patience_s)
 
 
-def _named(fs: Any, found: Mapping[str, Any]) -> set[str]:
-    """All files that a manifest names, of those folders and of the ones above."""
-    folders = {folder for path in found if run_of(path) for folder in folders_above(path)}
-    named = set()
-    for folder in folders:
+def _named(fs: Any, found: Mapping[str, Any]) -> tuple[set[str], set[str]]:
+    """All files that a manifest names, of those folders and of the ones above; and those whose place these have taken."""
+    named, replaced = set(), set()
+    for folder in {folder for path in found if run_of(path) for folder in folders_above(path)}:
         facts = read_manifest(fs, folder)
         named |= {posixpath.join(folder, name) for name in (*named_in(facts), *facts.get("failed_rows", ()))}
-    return named
+        replaced |= {path for path in replaced_in(facts, folder) if run_of(path)}  # others may be there anew
+    return named, replaced
 
 
 def _youngest(found: Mapping[str, Any]) -> dict[str, float]:
