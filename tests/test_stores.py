@@ -319,6 +319,18 @@ def test_what_was_replaced_goes_also_when_the_driver_died_before_it_could_take_i
     assert store.exists("/out/mine.parquet")
 
 
+def test_an_output_that_is_there_is_no_error_when_what_is_left_cannot_be_removed(
+    store: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(self: StoreOutput) -> None:
+        raise OSError("the network is gone")
+
+    monkeypatch.setattr(StoreOutput, "_take_away", fail)
+    assert ff.scan(people(6)).write(OUT).n_rows == ff.scan(OUT).count() == 6
+    assert "could not be removed (OSError: the network is gone); type: fourfold clean memory://out" in caplog.text
+    assert names(store)[0].startswith("_fourfold")
+
+
 # ---- runs that go on -------------------------------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ Source: the manifests of Delta and Iceberg, whose files nobody sees before one w
 
 import contextlib
 import json
+import logging
 import os
 import posixpath
 import time
@@ -216,17 +217,25 @@ class StoreOutput:
 
     def discard(self) -> None:
         """Remove what this run has put here and the manifest does not name, and what that has replaced."""
-        if self._is_open:
-            facts = self.manifest()
-            named, replaced = self._named(facts), replaced_in(facts, self._root)
-            found = self._listed()
-            remove(self._fs, (path for path in found if run_of(path) == self._run_id and path not in named))
-            if self._takes_away:  # not for ever: somebody may put a file of that name there, long after
-                remove(self._fs, replaced.intersection(found) - named)
-            remove(self._fs, [self._marker])
-            with contextlib.suppress(OSError, NotImplementedError):  # where folders are more than beginnings of names
-                self._fs.rmdir(posixpath.dirname(self._marker))
-            self._is_open = False
+        if not self._is_open:
+            return
+        self._is_open = False
+        try:
+            self._take_away()
+        except Exception as error:  # what is there is there, and what is left is nothing to readers
+            what = "%s: what is left of this run could not be removed (%s: %s); type: fourfold clean %s"
+            logging.getLogger("fourfold").warning(what, self.path, type(error).__name__, error, self.path)
+
+    def _take_away(self) -> None:
+        facts = self.manifest()
+        named, replaced = self._named(facts), replaced_in(facts, self._root)
+        found = self._listed()
+        remove(self._fs, (path for path in found if run_of(path) == self._run_id and path not in named))
+        if self._takes_away:  # not for ever: somebody may put a file of that name there, long after
+            remove(self._fs, replaced.intersection(found) - named)
+        remove(self._fs, [self._marker])
+        with contextlib.suppress(Exception):  # where folders are more than beginnings of names
+            self._fs.rmdir(posixpath.dirname(self._marker))
 
 
 def replaced_in(facts: dict[str, Any], root: str) -> set[str]:
