@@ -1,9 +1,15 @@
 """Addresses of clusters hold secrets at times: what is printed, logged or raised shows them without.
 
 sc://me:word@host:443/;token=abc;user_id=me   ->   sc://…@host:443/;token=…;user_id=me
+
+Options of file systems do so, too: they travel to workers, and into no file of a run.
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
 
 HARMLESS = frozenset({"user_id", "use_ssl", "session_id", "user_agent"})
 """Parameters of an address that are no secrets. Any other one may be: Connect sends it along as a header."""
@@ -45,3 +51,29 @@ def secrets_of(address: str) -> list[str]:
 
 def _bare(address: str) -> str:
     return _PARAMETER.sub(lambda found: found[0] if found[1] in HARMLESS else f"{found[1]}=…", _LOGIN.sub("…", address))
+
+
+_kept_out: ContextVar[bool] = ContextVar("fourfold_kept_out", default=False)
+
+
+class Credentials(dict[str, Any]):
+    """Options of a file system: whoever pickles them gets them, except for a file or a fingerprint, where they are empty.
+
+    So a key is not lying on the disk, and a run goes on with the key of today.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Credentials, ({} if _kept_out.get() else dict(self),)
+
+    def __repr__(self) -> str:
+        return f"Credentials({', '.join(sorted(self))})"
+
+
+@contextmanager
+def credentials_kept_out() -> Iterator[None]:
+    """What is pickled in this block has no Credentials in it."""
+    token = _kept_out.set(True)
+    try:
+        yield
+    finally:
+        _kept_out.reset(token)

@@ -11,7 +11,11 @@ from fourfold.cli.exits import ERROR, TracebackOption, one_line_errors, say, say
 
 
 def clean_command(
-    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Where to look, and below.")] = ".",
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Where to look, and below: a folder, or a URL.")] = ".",
+    older_than: Annotated[
+        float,
+        typer.Option("--older-than", min=0, metavar="HOURS", help="Of a URL: runs of other machines count as dead then."),
+    ] = 24.0,
     show_traceback: TracebackOption = False,
 ) -> None:
     """Remove what dead runs have left in a folder: half-written outputs, and values that no journal knows.
@@ -19,8 +23,15 @@ def clean_command(
     And, from the folder for temporary files, code that calls on a cluster have unpacked on this machine and no worker uses.
     What is in use is locked and stays, and so does everything that is recorded. Workers and shared memory need no
     cleaning: they end with their driver. What cannot be read is named, with its reason, and the exit code is 1.
+
+    Of a URL, such as s3://bucket/scores: files that no manifest names, and whose run is dead. A store has no locks, so
+    nobody can look whether a run of another machine lives: it counts as dead a day after its last file. Keys are taken from
+    where the library of the store looks for them.
     """
     with one_line_errors(show_traceback):
+        if "://" in folder:
+            _clean_store(folder, older_than)
+            return
         from fourfold.distribute.cargo import remove_unused
         from fourfold.errors import OptionError
         from fourfold.runs.upkeep import sweep
@@ -44,3 +55,13 @@ def clean_command(
             say(f"{len(homes)} folders of unpacked code removed in {Path(homes[0]).parent}")
         if n_left:
             raise SystemExit(ERROR)
+
+
+def _clean_store(url: str, older_than: float) -> None:
+    from fourfold.data.sweeping import sweep_store
+
+    n_removed = 0
+    for removed in sweep_store(url, older_than * 3600):
+        print(removed, flush=True)
+        n_removed += 1
+    say(f"{n_removed} files removed" if n_removed else f"nothing to clean in {url}")

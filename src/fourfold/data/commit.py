@@ -12,7 +12,6 @@ Source: the manifest committer of Hadoop, whose tasks write where nobody looks, 
 import contextlib
 import ctypes
 import fcntl
-import json
 import os
 import shutil
 import time
@@ -21,17 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import fourfold.seams as seams
-from fourfold.data.parts import EXTENSION, Part, PartWriter, manifest_bytes
-from fourfold.data.schema import SchemaConflict, fitted, unified
-from fourfold.errors import OptionError, RunError, RunInUse, UnwritableValue
+from fourfold.data.manifests import MANIFEST, facts_in, manifest_bytes
+from fourfold.data.parts import EXTENSION, Part
+from fourfold.data.places import Folder, OnDisk
+from fourfold.data.together import has_types, in_order, one_schema, write_table, write_widened
+from fourfold.errors import OptionError, RunError, RunInUse
 from fourfold.runs.upkeep import OF_RUN
 from fourfold.version import VERSION
 
-MANIFEST = "_fourfold.json"
-"""What the folder holds and which run made it. Readers of Parquet leave names with `_` alone."""
-
-FAILED = "_failed"
-"""The folder, in the output, of the rows that have no value."""
+FAILED_ROWS = "_failed/rows.parquet"
+"""The file, in the output, of the rows that have no value."""
 
 
 class Output:
@@ -53,6 +51,7 @@ class Output:
         self._run_id, self._overwrite, self._format = run_id, overwrite, format
         self.staging = self.path.with_name(f".{self.path.name}.{run_id}.part")
         self._whole = self.path.with_name(f".{self.path.name}.{run_id}.whole")
+        self.place = Folder(str(self.staging))
         self._lock: int | None = None
         if not self.path.parent.is_dir():
             raise OptionError(f"the folder {self.path.parent} does not exist; make it first: mkdir -p {self.path.parent}")
@@ -66,10 +65,9 @@ class Output:
     def manifest(self) -> dict[str, Any]:
         """What the folder says of itself; empty when it is not ours."""
         try:
-            found = json.loads((self.path / MANIFEST).read_bytes())
-        except (OSError, ValueError):
+            return facts_in((self.path / MANIFEST).read_bytes())
+        except OSError:
             return {}
-        return found if isinstance(found, dict) else {}
 
     def open(self) -> None:
         """Make the place for parts. Who can lock it knows that its driver is dead: `fourfold clean`.
@@ -108,33 +106,31 @@ class Output:
         """There is no row: one file tells the columns, where anybody knows them."""
         if not table.num_columns:
             return
-        self._whole.mkdir(exist_ok=True)
-        writer = PartWriter(str(self._whole / f"part-00000{EXTENSION[self._format]}"), self._format)
-        writer.write(table)
-        writer.finish()
+        write_table(table, OnDisk(str(self._whole / f"part-00000{EXTENSION[self._format]}")), self._format)
 
-    def failed_rows(self, table: Any) -> str:
-        """Keep rows that have no value beside the others; returns where they will be."""
-        name = os.path.join(FAILED, "rows.parquet")
-        writer = PartWriter(str(self._whole / name), "parquet")
-        writer.write(table)
-        writer.finish()
-        return str(self.path / name)
+    def add_failed(self, table: Any) -> None:
+        """Keep rows that have no value beside the others."""
+        write_table(table, OnDisk(str(self._whole / FAILED_ROWS)), "parquet")
 
-    def publish(self, parts: Sequence[Part], facts: dict[str, Any]) -> list[str]:
-        """Make the folder appear, with these parts; returns the files in it.
+    def where(self, facts: dict[str, Any]) -> tuple[list[str], str]:
+        """The files that a manifest names, and the one of rows without a value, if there are any."""
+        return [str(self.path / each["path"]) for each in facts["files"]], str(self.path / FAILED_ROWS)
+
+    def publish(self, parts: Sequence[Part], facts: dict[str, Any]) -> dict[str, Any]:
+        """Make the folder appear, with these parts; returns its manifest.
 
         Raises:
             UnwritableValue: The parts do not go together.
         """
         self._whole.mkdir(exist_ok=True)
-        ordered = sorted(parts, key=lambda part: (part.number, part.first, part.folder))
-        schema = self._one_schema(ordered)
+        ordered = in_order(parts)
+        schema = one_schema(ordered)
         files: list[dict[str, Any]] = []
+        digits = max(5, len(str(len(ordered))))  # so that the order of the names is that of the rows
         for at, part in enumerate(ordered):
-            name = os.path.join(part.folder, f"part-{at:05d}{EXTENSION[self._format]}")
-            self._place(part, schema, self._whole / name)
-            files.append({"path": name, "rows": part.n_rows, "bytes": part.size_bytes, "crc32": part.checksum})
+            name = os.path.join(part.folder, f"part-{at:0{digits}d}{EXTENSION[self._format]}")
+            n_rows, size_bytes, checksum = self._place(part, schema, self._whole / name)
+            files.append({"path": name, "rows": n_rows, "bytes": size_bytes, "crc32": checksum})
         facts = {"run": self._run_id, "fourfold": VERSION, "written_at": time.time(), **facts, "files": files}
         with open(self._whole / MANIFEST, "wb") as file:
             file.write(manifest_bytes(facts))
@@ -142,45 +138,23 @@ class Output:
         _sync_folders(self._whole)
         seams.hit("output.publish")
         self._take_place()
-        return [str(self.path / each["path"]) for each in files]
+        return facts
 
-    def _one_schema(self, parts: Sequence[Part]) -> Any:
-        import pyarrow as pa
+    def _place(self, part: Part, schema: Any, to: Path) -> tuple[int, int, int]:
+        """Put a part into the folder that will be published: as it is, or, where its types are narrower, written anew.
 
-        schemas = [pa.ipc.read_schema(pa.py_buffer(part.schema)) for part in parts]
-        whole = schemas[0] if schemas else None
-        for part, schema in zip(parts, schemas, strict=True):
-            try:
-                whole = unified([whole, schema])
-            except SchemaConflict as error:
-                raise UnwritableValue(
-                    f"what came of piece {part.number} does not go with the pieces before it: {error}"
-                ) from error
-        return whole
-
-    def _place(self, part: Part, schema: Any, to: Path) -> None:
-        """Put a part into the folder that will be published: as it is, or, where its types are narrower, written anew."""
-        import pyarrow as pa
-
+        Returns:
+            Rows, bytes and checksum of the file.
+        """
         to.parent.mkdir(parents=True, exist_ok=True)
         path = self.staging / part.folder / part.name
-        if self._format != "parquet" or pa.ipc.read_schema(pa.py_buffer(part.schema)).equals(schema):
-            try:
-                os.link(path, to)  # and no rename: the part stays for the call that goes on when this driver dies here
-            except OSError:  # a file system without links
-                shutil.copyfile(path, to)
-            return
-        import pyarrow.parquet as pq
-
-        writer = PartWriter(str(to), self._format)
+        if not has_types(part, schema, self._format):
+            return write_widened(path, OnDisk(str(to)), schema)
         try:
-            with pq.ParquetFile(path) as file:
-                for group in range(file.num_row_groups):
-                    writer.write(fitted(file.read_row_group(group), schema))
-            writer.finish()
-        except BaseException:
-            writer.discard()
-            raise
+            os.link(path, to)  # and no rename: the part stays for the call that goes on when this driver dies here
+        except OSError:  # a file system without links
+            shutil.copyfile(path, to)
+        return part.n_rows, part.size_bytes, part.checksum
 
     def _take_place(self) -> None:
         if self.path.is_dir() and not _has_entries(self.path):

@@ -4,13 +4,15 @@
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import unquote
 
+from fourfold.data.manifests import published
 from fourfold.divide.files import FORMAT_OF_EXTENSION, find_paths
-from fourfold.errors import MissingExtra, OptionError, UnreadableInput
+from fourfold.errors import FourfoldError, MissingExtra, OptionError, UnreadableInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,23 +81,46 @@ def _find_one(source: str, format: str | None, storage: Mapping[str, Any]) -> li
 
 def is_url(path: str) -> bool:
     """Whether it names something behind a file system of fsspec."""
-    return "://" in path or path.startswith("memory:")
+    return "://" in path
+
+
+def lives_here(path: str) -> bool:
+    """Whether a URL names the memory of this process: nobody else sees what is there."""
+    return any(part.startswith("memory://") for part in path.split("::"))
 
 
 def _find_behind_url(source: str, format: str | None, storage: Mapping[str, Any]) -> list[DataFile]:
     fs, path = file_system(source, storage)
+    is_glob = any(sign in path for sign in "*?[")
+
+    def list_files() -> dict[str, Any]:
+        try:
+            details = fs.glob(path, detail=True) if is_glob else fs.find(path, detail=True)
+        except FileNotFoundError:
+            return {}
+        return {name: details[name] for name in sorted(details) if details[name]["type"] == "file"}
+
+    def is_visible(name: str) -> bool:
+        return _is_visible(name, _fixed(path).rstrip("/"))
+
     try:
-        is_glob = any(sign in path for sign in "*?[")
-        details = fs.glob(path, detail=True) if is_glob else fs.find(path, detail=True)
-    except FileNotFoundError:
-        details = {}
+        if not is_glob and fs.isfile(path):  # who names one file means it
+            found = list_files()
+        else:
+            found = published(fs, list_files, is_visible, None if is_glob else path, source)
+    except FourfoldError:
+        raise
     except Exception as error:
         raise OptionError(f"{source} cannot be listed: {type(error).__name__}: {error}") from error
-    root = path.rstrip("/")
-    paths = [name for name in sorted(details) if details[name]["type"] == "file" and _is_visible(name, root)]
-    if not paths:
+    if not found:
         raise OptionError(f"there is no file at {source}")
-    return [_behind(fs, name, source, format, details[name]) for name in paths]
+    return [_behind(fs, name, str(fs.unstrip_protocol(path)), format, detail) for name, detail in found.items()]
+
+
+def _fixed(path: str) -> str:
+    """The folder of a glob before its first sign; another path as it is."""
+    before = re.split(r"[*?[]", path, maxsplit=1)[0]
+    return path if before == path else before.rpartition("/")[0]
 
 
 def _is_visible(name: str, root: str) -> bool:
@@ -147,8 +172,7 @@ def _keys(path: str, source: str) -> tuple[tuple[str, str | None], ...]:
     """What the folders between the source and the file say. Those above the source are the user's own affair."""
     if not is_url(path):
         path, source = os.path.normpath(path), os.path.normpath(source)
-    fixed = source.split("*")[0].split("?")[0].split("[")[0]
-    prefix = fixed.rstrip("/") if fixed == source else fixed.rpartition("/")[0]
+    prefix = _fixed(source).rstrip("/")
     below = path[len(prefix) :] if prefix and path.startswith(prefix) else path
     pairs = [part.split("=", 1) for part in below.split("/")[:-1] if "=" in part]
     return tuple((unquote(name), None if value == NULL_KEY else unquote(value)) for name, value in pairs)

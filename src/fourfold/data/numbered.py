@@ -16,6 +16,7 @@ class Numbered:
         self._source = source
         self.schema = source.schema
         self.n_rows: int | None = None
+        self.only_here = source.only_here
         self._pieces: list[Piece] | None = None
 
     def __getstate__(self) -> dict[str, Any]:

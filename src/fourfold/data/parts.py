@@ -1,13 +1,11 @@
 """A worker writes the tables of one piece into files of its own: nobody else ever writes to them, and nobody sees them yet.
 
-out/                      nothing of this run until all of it is there
-.out.<run>.part/          what attempts have written: <piece>-<first row>-<attempt>.parquet, in folders `column=value`
+tables ──folders `column=value`──> PartWriter, one for each folder ──> a file of this attempt (places.py) ──> Part
 """
 
+import contextlib
 import io
-import json
-import os
-import secrets
+import posixpath
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, NamedTuple
@@ -16,6 +14,7 @@ from urllib.parse import quote
 import fourfold.seams as seams
 from fourfold.data.files import NULL_KEY
 from fourfold.data.pieces import Piece
+from fourfold.data.places import Place, Target
 from fourfold.data.schema import SchemaConflict, fitted, unified
 from fourfold.errors import UnwritableValue
 
@@ -51,18 +50,22 @@ class WriteParts:
     """Gathers the files that were written.
 
     Args:
-        staging: The folder for them.
+        place: Where they go.
         format: One of EXTENSION.
         partition_by: Columns whose values become folders.
     """
 
-    def __init__(self, staging: str, format: str, partition_by: Sequence[str]) -> None:
-        self.staging, self.format, self.partition_by = staging, format, tuple(partition_by)
+    def __init__(self, place: Place, format: str, partition_by: Sequence[str]) -> None:
+        self.place, self.format, self.partition_by = place, format, tuple(partition_by)
+
+    def open(self) -> None:
+        """Check that this worker sees where parts go."""
+        self.place.check()
 
     def fold(self, piece: Piece, tables: Iterator[Any]) -> list[Part]:
         """Write all tables; no file when there are none."""
         first = piece.rows[0] if piece.rows is not None else 0
-        attempt = f"{piece.number:08d}-{first:010d}-{secrets.token_hex(8)}{EXTENSION[self.format]}"
+        attempt = self.place.name(piece.number, first, EXTENSION[self.format])
         writers: dict[str, PartWriter] = {}
         try:
             for table in tables:
@@ -73,7 +76,7 @@ class WriteParts:
                                 f"partition_by={list(self.partition_by)!r} has more than {MOST_FOLDERS} values in one piece: "
                                 "partition by something coarser"
                             )
-                        writers[folder] = PartWriter(os.path.join(self.staging, folder, attempt), self.format)
+                        writers[folder] = PartWriter(self.place.target(posixpath.join(folder, attempt)), self.format)
                     writers[folder].write(part)
             return [
                 Part(piece.number, first, folder, attempt, *writer.finish(), writer.schema_bytes())
@@ -115,19 +118,17 @@ def _said(value: Any) -> str:
 
 
 class PartWriter:
-    """One file, written table by table. It is brought to the disk before `finish` returns.
+    """One file, written table by table. It is at its place, and safe there, before `finish` returns.
 
     A later table may have wider types than the first one: then what is there is written anew in these.
     """
 
-    def __init__(self, path: str, format: str) -> None:
-        self._path, self._format = path, format
+    def __init__(self, target: Target, format: str) -> None:
+        self._target, self._format = target, format
         self._schema: Any = None
         self._writer: Any = None
         self._n_rows = 0
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        seams.hit("part.open")
-        self._file = _Summed(open(path, "xb", buffering=1 << 20))  # noqa: SIM115 (closed by finish or discard)
+        self._file = Summed(target.begin())
 
     def write(self, table: Any) -> None:
         """Add rows.
@@ -174,24 +175,19 @@ class PartWriter:
         import pyarrow.parquet as pq
 
         self._writer.close()
-        self._file.close()
-        before = f"{self._path}.narrow"
-        os.rename(self._path, before)
-        try:
-            self._file = _Summed(open(self._path, "xb", buffering=1 << 20))  # noqa: SIM115 (closed by finish or discard)
+        narrow = self._file  # when nobody holds it, it closes its file
+        with self._target.anew(narrow.file) as (before, file):
+            self._file = Summed(file)
             self._writer = pq.ParquetWriter(self._file, schema)
-            with pq.ParquetFile(before) as file:
-                for group in range(file.num_row_groups):
-                    self._writer.write_table(fitted(file.read_row_group(group, use_threads=False), schema))
-        finally:
-            os.unlink(before)
+            with pq.ParquetFile(before) as parquet:
+                for group in range(parquet.num_row_groups):
+                    self._writer.write_table(fitted(parquet.read_row_group(group, use_threads=False), schema))
 
     def finish(self) -> tuple[int, int, int]:
-        """Bring all to the disk: rows, bytes and checksum."""
+        """Bring all to its place: rows, bytes and checksum."""
         seams.hit("part.finish")
         self._writer.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self._target.finish(self._file.file)
         self._file.close()
         return self._n_rows, self._file.size_bytes, self._file.checksum
 
@@ -201,23 +197,20 @@ class PartWriter:
 
     def discard(self) -> None:
         """Remove what was written."""
-        import contextlib
-
         import pyarrow as pa
 
         # The writer first: left open it would try again when it is collected, and complain on stderr.
         for each in (self._writer, self._file):
             with contextlib.suppress(pa.ArrowException, OSError, ValueError, AttributeError):
                 each.close()
-        with contextlib.suppress(OSError):
-            os.unlink(self._path)
+        self._target.discard()
 
 
-class _Summed(io.RawIOBase):
+class Summed(io.RawIOBase):
     """A file that knows the size and the checksum of what was written to it."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
+        self.file = file
         self.size_bytes = self.checksum = 0
 
     def writable(self) -> bool:
@@ -225,7 +218,7 @@ class _Summed(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         view = memoryview(data)
-        self._file.write(view)
+        self.file.write(view)
         self.size_bytes += view.nbytes
         self.checksum = zlib.crc32(view, self.checksum)
         return view.nbytes
@@ -234,14 +227,14 @@ class _Summed(io.RawIOBase):
         return self.size_bytes
 
     def fileno(self) -> int:
-        return self._file.fileno()
+        return self.file.fileno()
 
     def flush(self) -> None:
-        if not self._file.closed:
-            self._file.flush()
+        if not self.file.closed:
+            self.file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        self.file.close()
         super().close()
 
 
@@ -277,8 +270,3 @@ def _check_writable(schema: Any, format: str) -> None:
             f"column {nested[0].name!r} is {nested[0].type}, which CSV cannot hold: write Parquet or JSON lines, or make it "
             "a text"
         )
-
-
-def manifest_bytes(facts: dict[str, Any]) -> bytes:
-    """A manifest as it is written."""
-    return (json.dumps(facts, indent=1) + "\n").encode()

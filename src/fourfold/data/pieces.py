@@ -60,10 +60,12 @@ class TableSource(Protocol):
     Attributes:
         schema: Of all its rows.
         n_rows: How many there are, None when nobody knows yet.
+        only_here: Only this process sees what pieces name, and its threads.
     """
 
     schema: Any
     n_rows: int | None
+    only_here: bool
 
     def pieces(self, least_rows: int = MIN_ROWS, where: Any = None) -> Iterable[Piece]:
         """All pieces, in the order of the rows. They do not depend on the number of workers.

@@ -12,14 +12,17 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from typing import Any
 
+from fourfold.addresses import without_secrets
 from fourfold.aggregate.failures import NOTE
 from fourfold.call import Call
+from fourfold.data.files import lives_here
 from fourfold.data.pieces import Piece
 from fourfold.data.plan import Plan
 from fourfold.data.steps import is_of_plan
 from fourfold.data.work import Builder, Count, FailedRow, Gather, PieceDone, Policy, RunPiece, Tables, shown
 from fourfold.errors import OptionError, TooManyFailures
 from fourfold.execute import current
+from fourfold.lanes import NOT_FOR_THE_LOOP
 from fourfold.options import RunOfBlock, Settings, resolve
 from fourfold.records import Failure, Report
 
@@ -43,13 +46,16 @@ class Run:
         options: Of the user: see `fourfold.Options`.
         name: What is done, for messages.
         is_stream: What comes of pieces is wanted in order, and cannot be held until the end.
+        to: The URL or folder that workers write to, "" for none.
 
     Raises:
         OptionError: An option cannot be used here; before anything starts.
     """
 
-    def __init__(self, plan: Plan, gather: Gather, options: Mapping[str, Any], name: str, is_stream: bool = False) -> None:
-        self._settings = _with_own_folder(resolve(options))
+    def __init__(
+        self, plan: Plan, gather: Gather, options: Mapping[str, Any], name: str, is_stream: bool = False, to: str = ""
+    ) -> None:
+        self._settings = _with_own_folder(_where_workers_see(resolve(options), plan.source.only_here or lives_here(to)))
         _check_fit(self._settings)
         self._plan, self.gather, self._name, self._is_stream = plan, gather, name, is_stream
         self._policy = Policy(self._settings.on_error == "raise", self._settings.retries, self._settings.retry_on)
@@ -120,6 +126,19 @@ class Run:
             "progress": self._settings.progress if run == self._settings.run and plan is None else False,
         }
         return Call(RunPiece, pieces, Settings(**{**self._settings.__dict__, **changed}), bounded=True, name=self._name)
+
+    def call(self, fn: type, init: tuple[Any, ...], items: list[Any], name: str) -> list[Any]:
+        """What another class makes of items, built with `init` in the workers of this run. It is not recorded.
+
+        Raises:
+            Exception: What the first item that fails raised.
+        """
+        changed = {"init": init, "on_error": "raise", "max_failures": None, "retries": 0, "run": None, "timeout": None}
+        call = Call(fn, items, Settings(**{**self._settings.__dict__, **changed}), bounded=True, name=name)
+        values = list(_outcomes_of(call))
+        call.raise_if_stopped()
+        call.conclude()
+        return values
 
     def _settled(self, piece: Piece, outcome: Any) -> PieceDone:
         if isinstance(outcome, PieceDone):
@@ -236,6 +255,29 @@ def _with_own_folder(settings: Settings) -> Settings:
         return settings
     own = None if current.inside_item() else settings.run.of_next_call()
     return Settings(**{**settings.__dict__, "run": own})
+
+
+def _where_workers_see(settings: Settings, only_here: bool) -> Settings:
+    """The settings for workers that see the memory of this process, where it has what they read or write.
+
+    Raises:
+        OptionError: They are asked for elsewhere.
+    """
+    engine = settings.engine
+    if not only_here or current.inside_item() or engine in ("serial", "threads"):
+        return settings
+    if engine == "auto" and not settings.asked() & NOT_FOR_THE_LOOP:
+        logging.getLogger("fourfold").info("memory:// is the memory of this process: it stays the loop")
+        return Settings(**{**settings.__dict__, "engine": "serial"})
+    if not isinstance(engine, str) and engine.info.takes_objects:
+        return settings
+    name = engine if isinstance(engine, str) else engine.info.name
+    asked = ", ".join(f"{each}=" for each in sorted(settings.asked() & NOT_FOR_THE_LOOP))
+    raise OptionError(
+        f"memory:// is the memory of this process, and workers of engine={without_secrets(name)!r} cannot see it"
+        + (f" ({asked} needs processes)" if engine == "auto" else "")
+        + ': use engine="serial" or "threads", or a store or folder that all workers see'
+    )
 
 
 def _check_fit(settings: Settings) -> None:

@@ -86,6 +86,13 @@ class Builder(NamedTuple):
 class Gather(Protocol):
     """Makes one value of the tables of a piece, in a worker."""
 
+    def open(self) -> None:
+        """Called once in each worker, before the first piece.
+
+        Raises:
+            OptionError: It cannot be done there: the run ends, whatever is to be done about rows that fail.
+        """
+
     def fold(self, piece: Piece, tables: Iterator[Any]) -> Any:
         """Go through all tables, and return what is to travel back."""
 
@@ -94,6 +101,7 @@ class RunPiece:
     """The function of a run: called with each piece. Built once per worker."""
 
     def __init__(self, plan: Plan, gather: Gather, policy: Policy) -> None:
+        gather.open()
         self._prepared, self._gather, self._policy = plan.prepare(), gather, policy
         self._source = plan.source
         self._builder = Builder(secrets.token_hex(8), time.time())
@@ -225,6 +233,9 @@ def shown(row: Any) -> str:
 class Tables:
     """Gathers the tables themselves."""
 
+    def open(self) -> None:
+        """It needs nothing."""
+
     def fold(self, piece: Piece, tables: Iterator[Any]) -> list[Any]:
         """All of them."""
         return list(tables)
@@ -232,6 +243,9 @@ class Tables:
 
 class Count:
     """Gathers how many rows there are."""
+
+    def open(self) -> None:
+        """It needs nothing."""
 
     def fold(self, piece: Piece, tables: Iterator[Any]) -> int:
         """Their number."""

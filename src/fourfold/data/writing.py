@@ -3,27 +3,32 @@
 import hashlib
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fourfold.data.commit import FAILED, Output
+from fourfold.addresses import Credentials
+from fourfold.data.commit import Output
+from fourfold.data.files import is_url
+from fourfold.data.merging import Merge, packed
 from fourfold.data.parts import EXTENSION, Part, WriteParts
 from fourfold.data.plan import Plan
 from fourfold.data.running import Run
 from fourfold.data.steps import check_columns
+from fourfold.data.stores import StoreOutput, store_id_of
 from fourfold.data.work import FailedRow, Tables
 from fourfold.errors import OptionError, OptionTypeError
 from fourfold.fixed import Fixed
 from fourfold.records import Report
+from fourfold.runs.seal import load_key
 
 
 class Written(Fixed):
     """What `Dataset.write` has written.
 
     Attributes:
-        path: The folder.
-        files: In it, in the order of the rows.
+        path: The folder, or its URL.
+        files: In it, in the order of the rows of the input.
         n_rows: In all of them.
         failures: Rows that have no value, under `on_error="skip"` and `"collect"`.
         failed_path: A Parquet file with those rows as they were read, and why they failed; None when there are none.
@@ -42,12 +47,25 @@ class Written(Fixed):
     n_loads: int = 0
 
 
-def write(plan: Plan, path: Any, format: str, partition_by: Any, overwrite: bool, options: dict[str, Any]) -> Written:
+def write(
+    plan: Plan,
+    path: Any,
+    format: str,
+    partition_by: Any,
+    overwrite: bool,
+    order: bool,
+    storage_options: Mapping[str, Any] | None,
+    options: dict[str, Any],
+) -> Written:
     """See `Dataset.write`."""
-    by, name = _columns(partition_by, plan), os.path.basename(os.fspath(_local(path)))
-    run = Run(plan, Tables(), options, f"write {name}")
-    output = Output(_local(path), _run_id(run.folder), overwrite, _format(format), run.folder)
-    run.gather = WriteParts(str(output.staging), format, by)
+    by, to, storage = _columns(partition_by, plan), _address(path), Credentials(storage_options or {})
+    if not isinstance(order, bool):
+        raise OptionTypeError(f"order={order!r} must be True or False")
+    if storage and not is_url(to):
+        raise OptionError(f"storage_options= are for URLs, and {to} is a folder of this machine")
+    run = Run(plan, Tables(), options, f"write {os.path.basename(to.rstrip('/'))}", to=to)
+    output = _output(to, overwrite, _format(format), run.folder, storage)
+    run.gather = WriteParts(output.place, format, by)
     is_there = output.is_published()
     try:
         output.open()
@@ -55,6 +73,9 @@ def write(plan: Plan, path: Any, format: str, partition_by: Any, overwrite: bool
         if is_there:
             return _as_written(output, run)
         output.check(parts)
+        if not order:
+            parts, groups = packed(parts)
+            parts += run.call(Merge, (output.place, format), groups, "put small files together") if groups else []
         return _publish(output, parts, run, plan)
     finally:
         if run.folder is None or output.is_published():
@@ -63,23 +84,35 @@ def write(plan: Plan, path: Any, format: str, partition_by: Any, overwrite: bool
             output.close()  # the parts stay for a call that goes on
 
 
-def _publish(output: Output, parts: list[Part], run: Run, plan: Plan) -> Written:
+def _output(to: str, overwrite: bool, format: str, run: str | None, storage: Credentials) -> Output | StoreOutput:
+    if not is_url(to):
+        return Output(to, _run_id(run), overwrite, format, run)
+    run_id = _run_id(None) if run is None else store_id_of(run, load_key().name)
+    return StoreOutput(to, run_id, overwrite, format, run, storage)
+
+
+def _publish(output: Output | StoreOutput, parts: list[Part], run: Run, plan: Plan) -> Written:
     n_rows = sum(part.n_rows for part in parts)
     if not parts:
         schema = plan.schema()
         output.add_empty(schema.empty_table() if schema is not None else plan.prepare().of_no_rows())
-    failed = output.failed_rows(_dead_letters(run.failures, plan.read_schema())) if run.failures else None
-    files = output.publish(parts, {"rows": n_rows, "failed": len(run.failures)})
+    if run.failures:
+        output.add_failed(_dead_letters(run.failures, plan.read_schema()))
+    facts = output.publish(parts, {"rows": n_rows, "failed": len(run.failures)})
     run.warn_of_failures()
-    return Written(str(output.path), files, n_rows, run.failures, failed, run.report, run.n_loads)
+    return _written(output, facts, run)
 
 
-def _as_written(output: Output, run: Run) -> Written:
+def _as_written(output: Output | StoreOutput, run: Run) -> Written:
     """An earlier call of this run has published the folder."""
-    facts = output.manifest()
-    failed = output.path / FAILED / "rows.parquet"
-    files = [str(output.path / each["path"]) for each in facts["files"]]
-    return Written(str(output.path), files, facts["rows"], run.failures, str(failed) if run.failures else None, run.report)
+    return _written(output, output.manifest(), run)
+
+
+def _written(output: Output | StoreOutput, facts: dict[str, Any], run: Run) -> Written:
+    files, failed = output.where(facts)
+    return Written(
+        str(output.path), files, facts["rows"], run.failures, failed if run.failures else None, run.report, run.n_loads
+    )
 
 
 def _dead_letters(failures: Sequence[FailedRow], schema: Any) -> Any:
@@ -114,15 +147,15 @@ def _format(format: Any) -> str:
     return str(format)
 
 
-def _local(path: Any) -> str:
+def _address(path: Any) -> str:
+    """A URL, or the path of a folder of this machine."""
     if not isinstance(path, str | os.PathLike):
-        raise OptionTypeError(f"write({path!r}): give the path of a folder")
+        raise OptionTypeError(f"write({path!r}): give the path of a folder, or a URL")
     text = os.fspath(path)
-    if "://" in text:
-        raise OptionError(
-            f"write({text!r}): only folders of a file system that is mounted can be written, so that they appear at once"
-        )
-    return os.path.expanduser(text)
+    scheme, found, rest = text.partition("://")
+    if found and scheme in ("file", "local"):
+        return rest
+    return text if is_url(text) else os.path.expanduser(text)
 
 
 def _run_id(run: Any) -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import fourfold.seams as seams
+from fourfold.addresses import credentials_kept_out
 from fourfold.errors import Indeterminate, JournalCorrupt, JournalError, RemoteError, RunChanged
 from fourfold.interrupts import Shield
 from fourfold.machine import STARTED_IN
@@ -121,7 +122,8 @@ class Recording:
         """Introduce a new call, or recognise the one that was here before."""
         journal, subject = self.journal, self._subject
         self._facts = facts = journal.facts()
-        parts = program_parts(subject.parts)
+        with credentials_kept_out():
+            parts = program_parts(subject.parts)
         if "parts" not in facts:  # new, or its driver died before its first commit
             journal.tell(kind=subject.kind, parts=parts, created_at=time.time())
             self._keeps_program = True
@@ -187,7 +189,8 @@ class Recording:
         """Keep what runs, for `fourfold replay`; a function that cannot be pickled can be run but not replayed."""
         path = self.folder / PROGRAM
         try:
-            parcel = self._carriage.dump(dict(self._subject.parts))
+            with credentials_kept_out():
+                parcel = self._carriage.dump(dict(self._subject.parts))
         except Exception:
             return
         if parcel.size_bytes > PROGRAM_BYTES:

@@ -1,6 +1,6 @@
 """Rows too many to hold: where they come from, and what is to be done with them. Nothing runs before a result is asked for."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 from fourfold.data.kinds import as_kind, check_kind
@@ -315,15 +315,23 @@ class Dataset:
         format: str = "parquet",
         partition_by: str | Sequence[str] | None = None,
         overwrite: bool = False,
+        order: bool = True,
+        storage_options: Mapping[str, Any] | None = None,
         **options: Unpack[Options],
     ) -> "Written":
         """Write all rows into the files of a folder, which appears whole or not at all.
 
+        In a store, behind a URL, `_fourfold.json` is put last and names the files that count: see docs/preprocess.md.
+
         Args:
-            path: The folder, on a file system that all workers see.
+            path: The folder, on a file system that all workers see; or a URL of fsspec (s3, gs, abfs, …).
             format: "parquet", "csv" or "jsonl".
             partition_by: Columns whose values become folders `column=value`, and are not in the files.
             overwrite: Whether it may take the place of what is there.
+            order: True: in each folder, the names of the files are in the order of the input, and so are the rows in them.
+                False: rows may be in any order, and small files of a folder (below 16 MiB) are put together into larger ones
+                once all are there: `partition_by` makes one for each piece and value, and a filter leaves little of a piece.
+            storage_options: For the file system of a URL. They go to the workers, and are kept in no file of a recorded run.
             **options: See `fourfold.Options`. With `run=FOLDER` the same call goes on after its driver was killed, and one
                 that was finished is done at once. Rows that fail under "skip" or "collect" are kept in `_failed/`.
 
@@ -334,12 +342,12 @@ class Dataset:
             OptionError: Something is there already, or an argument cannot be used; before anything runs.
             UnwritableValue: A batch does not go with the others, or the format cannot hold it. Nothing appears.
 
-        Guarantees: each row is written once, whatever is killed meanwhile. Files and rows are in the order of the input, and
-            do not depend on workers or engine.
+        Guarantees: each row is written once, whatever is killed meanwhile. Files do not depend on workers or engine (in a
+            store, their names do: no two attempts have the same).
         """
         from fourfold.data.writing import write
 
-        return write(self._plan, path, format, partition_by, overwrite, dict(options))
+        return write(self._plan, path, format, partition_by, overwrite, order, storage_options, dict(options))
 
 
 def _with(schema: Any, table: Any) -> Any:

@@ -103,6 +103,9 @@ class ColumnFigures:
 class Describe:
     """Gathers the figures of all columns."""
 
+    def open(self) -> None:
+        """It needs nothing."""
+
     def fold(self, piece: Piece, tables: Iterator[Any]) -> dict[str, ColumnFigures]:
         """By the names of columns."""
         figures: dict[str, ColumnFigures] = {}

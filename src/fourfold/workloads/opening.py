@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fourfold.addresses import Credentials
 from fourfold.data.files import DataFile, find
 from fourfold.data.keys import files_that_match, key_columns
 from fourfold.data.kinds import as_table, kind_of
@@ -33,7 +34,7 @@ class Reading(NamedTuple):
 
     format: str | None
     schema: Any
-    storage: Mapping[str, Any]
+    storage: Credentials
     dialect: dict[str, Any]
     columns: Sequence[str] | None
     where: Any

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fourfold.addresses import Credentials
 from fourfold.data.frames import frame_kind_of
 from fourfold.data.plan import Plan
 from fourfold.data.schema import declared
@@ -39,7 +40,7 @@ def scan(
         format: Of the files: "parquet", "csv", "jsonl" or "text"; None goes by their extensions.
         schema: Types of columns, as far as they are not those that Parquet files have, or that the beginnings of CSV and JSON
             lines let expect: an Arrow schema, or a dict of names and types.
-        storage_options: For the file system of a URL.
+        storage_options: For the file system of a URL. They go to the workers, and are kept in no file of a recorded run.
         **reading: Of CSV: `delimiter=","`, `header=True`, `quoted_newlines=True`.
 
     Raises:
@@ -66,7 +67,7 @@ def scan(
     first = None if filter is None else filtered(filter, "pandas")
     keep = None if columns is None else selected(columns)
     columns, where = keep.columns if keep else None, first.where if first else None
-    found = source_of(source, Reading(format, declared(schema), storage_options or {}, reading, columns, where))
+    found = source_of(source, Reading(format, declared(schema), Credentials(storage_options or {}), reading, columns, where))
     plan = Plan(found, tuple(found.schema.names))
     check_columns(columns or (), found.schema, "columns=")
     plan = plan if first is None else plan.with_step(first)

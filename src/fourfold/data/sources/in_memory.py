@@ -9,6 +9,8 @@ from fourfold.data.pieces import MAX_BYTES, MAX_ROWS, MIN_BYTES, MIN_ROWS, Piece
 class InMemory:
     """An Arrow table. See `TableSource`."""
 
+    only_here = False
+
     def __init__(self, table: Any) -> None:
         self._table = table
         self.schema = table.schema

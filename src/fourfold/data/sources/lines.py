@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, Any, cast
 
-from fourfold.data.files import DataFile, opened
+from fourfold.addresses import Credentials
+from fourfold.data.files import DataFile, lives_here, opened
 from fourfold.data.keys import columns_of, files_that_match, filled
 from fourfold.data.pieces import MAX_BYTES, MIN_BYTES, MIN_ROWS, Piece, share
 from fourfold.data.quotes import last_row_end, row_end
@@ -58,11 +59,12 @@ class Lines:
     n_rows: int | None = None
 
     def __init__(
-        self, files: Sequence[DataFile], storage: Mapping[str, Any], schema: Any, dialect: Dialect, keys: Mapping[str, Any]
+        self, files: Sequence[DataFile], storage: Credentials, schema: Any, dialect: Dialect, keys: Mapping[str, Any]
     ) -> None:
         import pyarrow as pa
 
-        self._storage, self._files, self._dialect = dict(storage), list(files), dialect
+        self._storage, self._files, self._dialect = storage, list(files), dialect
+        self.only_here = any(lives_here(file.path) for file in files)
         self._format = files[0].format
         self._is_csv = self._format == "csv"
         self._quoting = dialect.delimiter if self._is_csv and dialect.quoted_newlines else None

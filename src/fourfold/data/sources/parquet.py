@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from fourfold.data.files import DataFile, is_url, opened
+from fourfold.addresses import Credentials
+from fourfold.data.files import DataFile, is_url, lives_here, opened
 from fourfold.data.keys import columns_of, files_that_match, filled, said_by
 from fourfold.data.pieces import MAX_BYTES, MAX_ROWS, MIN_BYTES, MIN_ROWS, Piece, share
 from fourfold.data.predicates import columns_of_expression, speaks_of_ranges
@@ -35,8 +36,8 @@ class Parquet:
         OptionError: Their columns do not go together.
     """
 
-    def __init__(self, files: Sequence[DataFile], storage: Mapping[str, Any], schema: Any, keys: Mapping[str, Any]) -> None:
-        self._storage = dict(storage)
+    def __init__(self, files: Sequence[DataFile], storage: Credentials, schema: Any, keys: Mapping[str, Any]) -> None:
+        self._storage, self.only_here = storage, any(lives_here(file.path) for file in files)
         self._last: tuple[Any, Any] | None = None
         with concurrent.futures.ThreadPoolExecutor(min(FOOTER_THREADS, len(files))) as pool:
             footers = [*pool.map(self._footer, files)]
