@@ -330,20 +330,24 @@ def timed_calls(monkeypatch: pytest.MonkeyPatch, cost_s: Callable[[int], float],
 
 
 def test_the_size_of_calls_grows_while_that_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = timed_calls(monkeypatch, lambda rows: 0.001, 132_000)  # whatever the rows: more at once are faster
-    assert calls[:-1] == [64 << each for each in range(len(calls) - 1)]
+    calls = timed_calls(monkeypatch, lambda rows: 0.001, 264_000)  # whatever the rows: more at once are faster
+    assert calls[:-1] == [64 << each // 2 for each in range(len(calls) - 1)]
     assert max(calls) == batching.MOST_ROWS
 
 
-def test_the_size_of_calls_stays_where_more_rows_are_no_faster_and_goes_back_where_they_are_slower(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    even = timed_calls(monkeypatch, lambda rows: rows * 0.001, 2000)
-    assert even[:2] == [64, 128]
-    assert set(even[2:-1]) == {128}
-    slower = timed_calls(monkeypatch, lambda rows: 0.1 + rows * 1e-6 + (rows > 256) * rows, 5000)  # as when a cache is full
-    assert slower[:4] == [64, 128, 256, 512]
-    assert set(slower[4:-1]) == {256}
+def test_the_size_of_calls_goes_back_where_more_rows_are_no_faster_or_slower(monkeypatch: pytest.MonkeyPatch) -> None:
+    even = timed_calls(monkeypatch, lambda rows: rows * 0.001, 4000)
+    assert even[:6] == [64, 64, 128, 128, 256, 256]
+    assert set(even[6:-1]) == {64}
+    slower = timed_calls(monkeypatch, lambda rows: 0.1 + rows * 1e-6 + (rows > 256) * rows, 9000)  # as when a cache is full
+    assert slower[:10] == [64, 64, 128, 128, 256, 256, 512, 512, 1024, 1024]
+    assert set(slower[10:-1]) == {256}
+
+
+def test_a_call_that_waited_for_a_core_does_not_end_the_growth(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = iter([0.0, 0.0, 5.0, 0.0, 5.0, 5.0])
+    calls = timed_calls(monkeypatch, lambda rows: 0.001 + next(turns, 0.0), 200_000)
+    assert max(calls) > 10_000
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """How many rows a model takes at once: measured, since no number suits all models."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,14 @@ MOST_ROWS = 1 << 16
 """Rows of a call at most. Larger: more memory, with nothing left to gain."""
 
 GAIN = 1.05
-"""A call of twice the rows must take this much less time per row, or the size stays. Smaller: it grows on noise."""
+"""A size is better than the best so far when it takes this much less time per row. Smaller: it grows on noise."""
+
+TRIALS = 2
+"""Full calls of each size, of which the faster one counts: the first pays for what is set up, and either may have waited for a
+core. Fewer: it stays with a few rows because of one slow call. More: it takes longer to get there."""
+
+MISSES = 2
+"""Sizes in a row that are no better, each twice the one before, after which it goes back to the best. Fewer: as above."""
 
 
 NO_MEMORY = ("can't allocate memory", "failed to allocate memory", "bad_alloc", "bad allocation", "out of memory")
@@ -30,14 +38,15 @@ def lacks_memory(error: Exception) -> bool:
 class BatchSize:
     """How many rows to give to a model: a number, or what was fastest so far.
 
-    It doubles while that makes rows faster, goes back when it made them slower, and halves when memory runs out.
+    It doubles while that makes rows faster, goes back to the best size when it does no more, and halves when memory runs out.
     """
 
     def __init__(self, fixed: int | None) -> None:
-        self._is_fixed = fixed is not None
-        self.rows = fixed if fixed is not None else FIRST_ROWS
-        self._fastest_s: float | None = None
-        self._is_settled = self._is_fixed
+        self._is_settled = fixed is not None
+        self.rows = self._best_rows = fixed if fixed is not None else FIRST_ROWS
+        self._best_s = math.inf
+        self._trials: list[float] = []
+        self._n_misses = 0
 
     def run(self, call: Callable[[Any], Any], table: Any) -> list[Any]:
         """What the model makes of all rows of a table, in as many calls as that takes.
@@ -64,12 +73,15 @@ class BatchSize:
     def _learn(self, n_rows: int, elapsed_s: float) -> None:
         if self._is_settled or n_rows < self.rows:  # the last rows of a table tell nothing of a full call
             return
-        each_s = elapsed_s / n_rows
-        if self._fastest_s is None or each_s * GAIN < self._fastest_s:
-            self._fastest_s = each_s
-            if self.rows * 2 <= MOST_ROWS:
-                self.rows *= 2
-                return
-        elif each_s > self._fastest_s * GAIN:
-            self.rows = max(1, self.rows // 2)
-        self._is_settled = True
+        self._trials.append(elapsed_s / n_rows)
+        if len(self._trials) < TRIALS:
+            return
+        each_s, self._trials = min(self._trials), []
+        if each_s * GAIN < self._best_s:
+            self._best_rows, self._best_s, self._n_misses = self.rows, each_s, 0
+        else:
+            self._n_misses += 1
+        if self._n_misses < MISSES and 2 * self.rows <= MOST_ROWS:
+            self.rows *= 2
+        else:
+            self.rows, self._is_settled = self._best_rows, True
