@@ -16,7 +16,7 @@ import fourfold as ff
 from fourfold.distribute.engines.on_processes import kept
 from fourfold.distribute.engines.on_processes.cell import PageCell
 from fourfold.distribute.engines.on_processes.handle import new_worker
-from fourfold.distribute.engines.on_processes.page import KEPT, STATUS, Page
+from fourfold.distribute.engines.on_processes.page import KEPT, PAGE_BYTES, STATUS, Page
 from fourfold.execute import keep as keep_module
 from fourfold.execute.chunk import Program
 from fourfold.execute.keep import COST_S, SHARE
@@ -439,3 +439,15 @@ def test_a_worker_at_rest_gives_the_memory_back(worker_and_cell):
     assert os.fstat(page.fd).st_blocks * 512 < 1 << 19
     cell.begin(1)
     assert cell.keep(b"again", ())
+
+
+def test_where_a_page_is_a_file_of_a_disk_nothing_is_kept(tmp_path):
+    """The disk may be full when it is written, and a worker would die of that."""
+    with open(tmp_path / "page", "w+b") as file:
+        file.truncate(PAGE_BYTES)
+        page = Page(file.fileno())
+        cell = PageCell(page)
+        cell.begin(0)
+        assert not cell.keep(b"x", ())
+        assert kept.read(page) == ()
+        page.close()
