@@ -1,8 +1,9 @@
 """Measures what the constants in the source stand on. Run it on a quiet machine; figures are medians.
 
-python benchmarks/constants.py [messages|start|transport|blocks|looks]
+python benchmarks/constants.py [messages|start|transport|blocks|looks|keeping]
 """
 
+import os
 import statistics
 import subprocess
 import sys
@@ -10,8 +11,11 @@ import time
 from collections.abc import Callable
 
 import fourfold as ff
-from fourfold.distribute.engines.on_processes.segments import Owner
+from fourfold.distribute.engines.on_processes.cell import PageCell
+from fourfold.distribute.engines.on_processes.page import PAGE_BYTES, Page
+from fourfold.distribute.engines.on_processes.segments import Owner, new_file
 from fourfold.execute.chunk import Program
+from fourfold.execute.keep import Keep, Price, SoFar
 from fourfold.records import Chunk, Parcel
 
 
@@ -100,7 +104,7 @@ def blocks() -> None:
     """BLOCK_S: what marks, clocks and blocks cost over the bare `map`, by the time of an item."""
 
     class Cell:
-        interruptible = False
+        inline = whole = False
 
         def mark(self, offset: int, count: int) -> None:
             """As the cheapest engine."""
@@ -144,7 +148,53 @@ def looks() -> None:
     print(f"looks      a whole call on three no-op items           {1e6 * median_of(once, 101):8.1f} µs")
 
 
+def keeping() -> None:
+    """COST_S and BYTE_S of execute/keep.py; and what keeping takes of a worker's processor time, by the time of an item."""
+    page_fd = new_file(PAGE_BYTES)
+    os.ftruncate(page_fd, PAGE_BYTES)
+    cell = PageCell(Page(page_fd))
+    spent_s, price = [0.0], Price()
+
+    class Timed(Keep):
+        def take(self, at: int, so_far: SoFar) -> None:
+            began = time.thread_time()
+            super().take(at, so_far)
+            spent_s[0] += time.thread_time() - began
+
+    def whole_s(work: Callable[[int], object], count: int, id: int) -> float:
+        cell.begin(id)
+        cell.uncut()
+        began = time.thread_time()
+        Program(work).prepare()(chunk := Chunk(0, range(count)), cell, Timed(chunk, cell, price, lambda *_: Parcel(b"")))
+        return time.thread_time() - began
+
+    def sleep(item: int) -> int:
+        time.sleep(0.02)
+        return item
+
+    spent_s[0] = 0.0
+    whole_s(sleep, 30, 0)
+    print(f"keeping    one small result, after items that sleep    {1e6 * spent_s[0] / 29:8.1f} µs")
+    for n in (10, 200, 2_000, 20_000):
+
+        def work(item: int, n: int = n) -> int:
+            return sum(range(n))
+
+        count = 200_000_000 // (n + 50) // 50
+        spent_s[0] = 0.0
+        all_s = [whole_s(work, count, id) for id in range(1, 8)]
+        item_us, share = 1e6 * statistics.median(all_s) / count, spent_s[0] / sum(all_s)
+        print(f"keeping    items of {item_us:9.2f} µs: share of the time         {100 * share:8.2f} %")
+    array = bytes(8 << 20)
+    began = time.perf_counter()
+    cell.begin(9)
+    cell.keep(b"", (array,))
+    print(f"keeping    copy of one byte into new memory            {1e9 * (time.perf_counter() - began) / len(array):8.2f} ns")
+
+
 if __name__ == "__main__":
-    chosen = sys.argv[1:] or ["messages", "start", "transport", "blocks", "looks"]
-    for name in chosen:
-        {"messages": messages, "start": start, "transport": transport, "blocks": blocks, "looks": looks}[name]()
+    measures = [messages, start, transport, blocks, looks, keeping]
+    chosen = sys.argv[1:] or [measure.__name__ for measure in measures]
+    for measure in measures:
+        if measure.__name__ in chosen:
+            measure()

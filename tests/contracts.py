@@ -63,7 +63,7 @@ TABLE = [
     Row(24, "items just below and above what travels within a message", "YYYYYYY"),
     Row(25, "64 MiB come back from one item; what the cluster does not carry is told (Spark's `maxResultSize`)", "YYYYYYY"),
     Row(26, "hundreds of chunks of a millisecond each (2,000 on processes)", "YYYYYYY"),
-    Row(27, "`gpus=`: no more workers than there are GPUs, each sees its own", "XXXXXYY"),
+    Row(27, "`gpus=`: no more workers than there are GPUs, each sees its own", "XXXYXYY"),
     Row(28, "a need that nobody can meet is told within 15 s", "YYYYYYY"),
     Row(29, "numerical libraries have as many threads as `threads_per_worker=` says", "YYYYYYY"),
     Row(30, "fourfold inside an item runs serially; joblib inside a worker process starts nobody", "YYYYYYY"),

@@ -19,7 +19,7 @@ from fourfold.distribute.admission import OOM_ALLOWED
 from fourfold.distribute.blame import CRASHES_ALLOWED, DOUBT_S
 from fourfold.distribute.driver import GRACE_S
 from fourfold.distribute.engines.simulated import Simulated
-from fourfold.distribute.events import Cancel, Died, Finished, GraceOver, MemoryRoom, Settle, Stop, Submit, Unstarted
+from fourfold.distribute.events import Cancel, Died, Finished, GraceOver, MemoryRoom, Partly, Settle, Stop, Submit, Unstarted
 from fourfold.distribute.faults import Faults
 from fourfold.distribute.respawn import LEAST
 from fourfold.divide.source import Source
@@ -107,10 +107,11 @@ class Watch:
         is_unstarted = isinstance(event, Unstarted) or (isinstance(event, Finished) and not event.done)
         if flight is None or is_unstarted or id in self.schedule._evicted:
             return
-        self.starved.difference_update(range(flight.start, flight.start + flight.count))
+        n_told = event.done if isinstance(event, Partly) else flight.count
+        self.starved.difference_update(range(flight.start, flight.start + n_told))
         if not isinstance(event, Died) or event.expired:
             return
-        is_alone = flight.count == 1
+        is_alone = flight.single
         if event.out_of_memory:
             first = flight.start + event.first
             self.starved.update(range(first, first + event.n_items))
@@ -346,6 +347,7 @@ class Case:
         )
         self.looks, self.nudges, self.jumps = (random.Random(self.seed) if pick.random() < 0.25 else None for _ in range(3))
         self.faults = replace(self.faults, spoils=rate(0.05, 0.3))
+        self.faults = replace(self.faults, keeps=rate(0.5, 1.0))
 
     @classmethod
     def blind(cls, seed: int) -> "Case":

@@ -8,6 +8,7 @@ import fourfold as ff
 from fourfold.execute import chunk as chunk_module
 from fourfold.execute import current
 from fourfold.execute.chunk import Program, is_worker_class
+from fourfold.execute.keep import SoFar
 from fourfold.records import Chunk, Kind
 
 
@@ -83,7 +84,7 @@ def test_each_item_runs_once_and_has_one_outcome_for_any_block_size(fates, block
     pace = chunk_module._Pace()
     pace.block = block
     finished, troubles, cell = [], [], Cell()
-    chunk_module._run_blocks(live, list(range(len(fates))), finished, troubles, cell, pace)
+    chunk_module._run_blocks(live, list(range(len(fates))), SoFar(0, finished, troubles), cell, pace, None)
     assert ran == list(range(len(fates)))
     assert finished == [place if fate == "value" else None for place, fate in enumerate(fates)]
     assert [trouble.offset for trouble in troubles] == [place for place, fate in enumerate(fates) if fate != "value"]

@@ -37,7 +37,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
 
 
 def reply(kind: Kind) -> tuple[Any, ...]:
-    return int(kind), None, None, "no room", "here", "", False, ()
+    return int(kind), None, None, "no room", "here", "", False, (), ()
 
 
 def test_a_sick_machine_that_answers_at_once_ends_no_run_whose_items_take_long(clock: types.SimpleNamespace) -> None:

@@ -16,6 +16,7 @@ from fourfold.distribute.events import (
     DoubtOver,
     Finished,
     MemoryRoom,
+    Partly,
     Settle,
     Slots,
     Stop,
@@ -140,6 +141,39 @@ def test_what_may_have_had_effects_is_not_run_again_when_it_must_not() -> None:
     actions = step(schedule, Died(0, first=1, n_items=1))
     assert [a.position for a in actions if isinstance(a, Settle)] == [0, 1]
     assert Submit(1, 2, 2) in actions
+
+
+def test_what_outlived_its_worker_is_done_and_only_the_rest_of_its_ticket_runs_again() -> None:
+    schedule = Schedule(Rules(total=8, chunk=8, stop_at_failure=False, bounded=True))
+    step(schedule, Slots(4), Taken(8, False), Taken(0, True))
+    assert step(schedule, Partly(0, 2), Partly(0, 1, [(0, False)])) == [Settle(2, 1)]
+    actions = step(schedule, Died(0, first=1, n_items=1))
+    assert {(a.start, a.n_items) for a in actions if isinstance(a, Submit)} == {(3, 1), (4, 1), (5, 3)}
+    assert (schedule.tally.finished, schedule.tally.failures, schedule.tally.deaths) == (3, 1, 1)
+    schedule.validate()
+
+
+def test_what_outlived_its_worker_is_not_told_of_as_one_that_must_not_run_again() -> None:
+    schedule = Schedule(Rules(total=6, chunk=6, stop_at_failure=False, rerun_after_loss=False))
+    step(schedule, Slots(1), Taken(6, False), Taken(0, True))
+    actions = step(schedule, Partly(0, 2), Died(0, first=1, n_items=1))
+    assert [a.position for a in actions if isinstance(a, Settle)] == [2, 3]
+    assert Submit(1, 4, 2) in actions
+
+
+def test_a_death_between_two_items_is_nobodys_fault() -> None:
+    schedule = Schedule(Rules(total=8, chunk=8, stop_at_failure=False))
+    step(schedule, Slots(1), Taken(8, False), Taken(0, True))
+    assert step(schedule, Partly(0, 3), Died(0)) == [Submit(1, 3, 5)]
+    assert schedule._blame.allowed() == CRASHES_ALLOWED + 1
+
+
+def test_a_death_among_neighbours_that_outlived_it_does_not_count_against_an_item() -> None:
+    schedule = Schedule(Rules(total=2, chunk=2, stop_at_failure=False))
+    step(schedule, Slots(1), Taken(2, False), Taken(0, True))
+    assert step(schedule, Partly(0, 1), Died(0, 0, 1)) == [Submit(1, 1, 1, fresh=True)]
+    assert step(schedule, Died(1, 0, 1)) == [Submit(2, 1, 1, fresh=True)], "it has died alone only once"
+    assert step(schedule, Died(2, 0, 1)) == [Settle(1, 2), Stop("")]
 
 
 def test_workers_that_die_again_and_again_end_the_run() -> None:

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from leaks import open_files
 
 from fourfold.distribute.engines.on_processes import channel, segments
+from fourfold.distribute.engines.on_processes.cell import PageCell
 from fourfold.distribute.engines.on_processes.handle import SharedProgram, new_worker
-from fourfold.distribute.engines.on_processes.page import COUNT, FIRST, PAGE_BYTES, STOPS, TICKET, Page, PageCell
+from fourfold.distribute.engines.on_processes.page import COUNT, FIRST, PAGE_BYTES, STOPS, TICKET, Page
 from fourfold.distribute.engines.on_processes.segments import ALIGN, Owner, Place
 from fourfold.records import Parcel, Ticket
 
@@ -373,7 +374,9 @@ def worker_and_cell():
     worker, end, page_fd = new_worker(1, lambda: True)
     page = Page(page_fd)
     os.close(page_fd)
-    yield worker, PageCell(page)
+    cell = PageCell(page)
+    yield worker, cell
+    cell.keep.__self__._memory.close()
     end.close()
     page.close()
     worker.close()

@@ -71,12 +71,28 @@ MISTAKES = [
     ),
     Mistake(
         "what ends does not end a row of deaths",
-        "            self._respawn.item_ended()\n            self._adm",
-        "            self._adm",
+        "        self._respawn.item_ended()\n        self._blame",
+        "        self._blame",
     ),
     Mistake("a death is forgotten", "self._hit[position] = deaths + 1, crashes + alone", "pass"),
     Mistake("a neighbour is blamed", "self._condemn(position, self", "self._condemn(position + 1, self"),
-    Mistake("a neighbour's fault is an attempt", "self._suspect(suspects, flight.count == 1", "self._suspect(suspects, True"),
+    Mistake("a neighbour's fault is an attempt", "self._suspect(suspects, flight.single", "self._suspect(suspects, True"),
+    Mistake(
+        "who is left of a ticket was sent alone",
+        "self._suspect(suspects, flight.single",
+        "self._suspect(suspects, flight.count == 1",
+    ),
+    Mistake(
+        "what outlived its worker runs again",
+        "flight.start, flight.count = start + event.done, flight.count - event.done",
+        "flight.start, flight.count = start + event.done - 1, flight.count - event.done + 1",
+    ),
+    Mistake(
+        "what outlived its worker is not given out",
+        "failed = self._take_in(cut(chunk, 0, result.done), result, outcome.worker)",
+        "failed = []",
+    ),
+    Mistake("the one to blame is counted from the wrong item", "first = max(0, first - n_kept)", "first = max(0, first)"),
     Mistake("who is in doubt is dropped", "self._blame.doubt(position, self._n_witnesses())", "pass"),
     Mistake(
         "who is in doubt is never judged at the end", "        self._judge_all(actions)\n        before", "        before"

@@ -130,6 +130,22 @@ def test_what_is_slow_on_a_machine_may_run_on_another_machine_too_and_counts_onc
     assert time.monotonic() - begin < 40
 
 
+@pytest.mark.contract(11)
+def test_what_a_chunk_has_finished_outlives_its_worker_process_on_a_cluster_too(cluster: Cluster, tmp_path):
+    def fn(x):
+        with open(tmp_path / f"starts-{x}", "a") as starts:
+            starts.write("+")
+        time.sleep(0.06)  # long enough for each result to be kept at once
+        if x == 2 and (tmp_path / "starts-2").read_text() == "+":
+            os._exit(7)
+        return np.full(3, x)
+
+    results = ff.map(fn, range(4), engine=cluster.engine(), chunk=4)
+    assert [value.tolist() for value in results] == [[x] * 3 for x in range(4)]
+    results[0] += 1  # it may be written to as any other
+    assert [(tmp_path / f"starts-{x}").read_text() for x in range(4)] == ["+", "+", "++", "+"]
+
+
 @pytest.mark.contract(32)
 def test_what_may_not_run_twice_does_not_run_on_another_machine_too(cluster: Cluster, tmp_path):
     if not cluster.speculates:

@@ -200,6 +200,7 @@ def test_options_that_it_cannot_keep_are_refused_before_anything_starts(options)
         ff.map(abs, [-1], idempotent=False, **options)
 
 
+@pytest.mark.contract(27, "spark", "ray", "dask")
 def test_workers_that_take_gpus_are_as_many_as_there_are_gpus(options, cluster, tmp_path):
     if not cluster.n_gpus:
         pytest.skip("not applicable: this cluster has no GPUs, and what asks for one is refused (test_contract.py)")
@@ -222,6 +223,7 @@ def test_workers_that_take_gpus_are_as_many_as_there_are_gpus(options, cluster, 
         assert all(len(set(running)) == len(running) for running, _ in results)
 
 
+@pytest.mark.contract(27, "dask")
 def test_tasks_at_the_same_time_see_each_its_own_gpu_also_in_one_worker(cluster, tmp_path):
     if cluster.kind != "dask":
         pytest.skip("Ray and Spark say which task has which")
@@ -251,6 +253,7 @@ def test_tasks_at_the_same_time_see_each_its_own_gpu_also_in_one_worker(cluster,
         }
 
 
+@pytest.mark.contract(27, "spark")
 def test_each_worker_has_gpus_of_its_own(options, cluster):
     if not cluster.gpu_ids:
         pytest.skip("no machine of this cluster has several GPUs")
@@ -270,6 +273,7 @@ def test_each_worker_has_gpus_of_its_own(options, cluster):
     assert {value[1] for value in ff.map(fn, range(4), chunk=1, **options)} == {""}
 
 
+@pytest.mark.contract(27, "spark")
 def test_a_cluster_has_as_many_slots_as_its_gpus_allow(options, cluster):
     if not cluster.gpu_ids:
         pytest.skip("no machine of this cluster has several GPUs")

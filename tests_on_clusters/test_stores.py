@@ -1,6 +1,8 @@
 """What a cluster keeps for a call: the function once, and nothing of it afterwards; results only as large as it carries."""
 
+import os
 import time
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +12,9 @@ from clusters import Cluster
 from running import until
 
 import fourfold as ff
+from fourfold.engines import Dask
 from fourfold.errors import WorkerLost
+from fourfold.records import Kind
 
 LARGE_BYTES = 32 << 20
 
@@ -71,10 +75,52 @@ def test_what_items_share_is_freed_after_the_call(cluster: Cluster) -> None:
 @pytest.mark.contract(25)
 def test_a_result_that_the_cluster_does_not_carry_costs_its_item_and_is_told(cluster: Cluster) -> None:
     if cluster.kind != "spark":
-        pytest.skip("not applicable: Ray and Dask carry what fits into memory, and on disks what does not")
+        pytest.skip("not applicable: Ray and Dask have other limits, see below")
     begin = time.monotonic()
     results = ff.map(lambda x: bytes(x << 20), [1, 128, 2], engine=cluster.engine(), chunk=1, on_error="collect")
     assert [len(results[0]), len(results[2])] == [1 << 20, 2 << 20]
     assert isinstance(results[1].error, WorkerLost)
     assert "spark.driver.maxResultSize" in results[1].message
     assert time.monotonic() - begin < 60
+
+
+@pytest.mark.contract(25, "dask")
+def test_a_result_that_is_too_large_for_a_dask_worker_costs_its_item_and_is_told(cluster: Cluster) -> None:
+    if cluster.kind != "dask":
+        pytest.skip("not applicable: it is about Dask")
+    from distributed import Client, LocalCluster
+
+    options = {"host": "127.0.0.1", "dashboard_address": None, "memory_limit": "600MB"}
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, **options) as machine,
+        Client(machine, set_as_default=False) as client,
+    ):
+        here = {"engine": Dask(client=client), "chunk": 1, "on_error": "collect"}
+        before = client.run(os.getpid)
+        results = ff.map(lambda x: np.zeros(x << 20, "u1"), [1, 400, 2], **here)
+        assert [len(results[0]), len(results[2])] == [1 << 20, 2 << 20]
+        (failure,) = results.failures
+        assert isinstance(failure.error, WorkerLost)
+        assert "its result of 400 MiB does not fit into the memory of a Dask worker, of 572 MiB" in failure.message
+        assert client.run(os.getpid) == before  # no worker of Dask was lost for it
+
+
+@pytest.mark.contract(25, "ray")
+@pytest.mark.parametrize("name", ["OutOfDiskError", "ObjectStoreFullError"])
+def test_a_result_that_ray_cannot_store_is_that_items_failure_and_ray_goes_on(cluster: Cluster, name: str) -> None:
+    """What Ray raises then, as it comes out of `ray.get`: to fill a disk takes another Ray, and half a minute."""
+    if cluster.kind != "ray":
+        pytest.skip("not applicable: it is about Ray")
+    import ray
+
+    error = ray.exceptions.RayTaskError("fourfold_chunk", "a traceback", getattr(ray.exceptions, name)("Local disk is full"))
+
+    def get(ref: Any) -> Any:
+        raise error
+
+    engine = cluster.engine()
+    engine.open()
+    engine._flying["a reference"] = 7
+    (outcome,) = engine._outcome(types.SimpleNamespace(exceptions=ray.exceptions, get=get), "a reference")
+    assert (outcome.id, outcome.kind) == (7, Kind.LOST)
+    assert f"Ray has no room for its result, neither in memory nor on disk ({name}: Local disk is full" in outcome.reason

@@ -1,6 +1,6 @@
 """The nouns of fourfold: small frozen records that travel between the four steps. No behaviour lives here."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -138,6 +138,9 @@ class Outcome(NamedTuple):
     """With LOST: it was killed because memory ran out, by the kernel or by the engine."""
     said: tuple[tuple[Any, ...], ...] = ()
     """What its worker printed, logged and warned meanwhile, where it does not arrive by itself (see execute/forward.py)."""
+    kept: tuple[Any, ...] = ()
+    """With LOST and EXPIRED: payloads like that of a DONE, of the first items, then of those behind them, and so on: they had
+    finished before, and their results outlived the worker. `running` counts from the first item of the ticket nevertheless."""
 
 
 class Failure(Fixed):
@@ -203,3 +206,10 @@ class Cell(Protocol):
 
     def stopped(self) -> bool:
         """Whether to end at the next boundary between items."""
+
+    @property
+    def keep(self) -> Callable[[Buffer, tuple[Buffer, ...]], bool] | None:
+        """Keeps what the next items have come to, past the death of the worker: head and buffers of a parcel, in a call.
+
+        It returns False when it cannot. None where a worker does not die alone.
+        """

@@ -139,7 +139,7 @@ def run(order: bytes, payload: Any, fetch: Callable[[], Any], cargo: str) -> tup
         with devices_for(need.gpus, [site.home[1] for site in list(_idle)]) as devices:
             return _run(order, payload, fetch, (cargo, devices), where)
     except EngineError as error:
-        return int(Kind.ENGINE_DOWN), None, None, f"{error} ({where})", where, "", False, ()
+        return int(Kind.ENGINE_DOWN), None, None, f"{error} ({where})", where, "", False, (), ()
 
 
 def _run(order: bytes, payload: Any, fetch: Callable[[], Any], home: tuple[str, str], where: str) -> tuple[Any, ...]:
@@ -151,7 +151,7 @@ def _run(order: bytes, payload: Any, fetch: Callable[[], Any], home: tuple[str, 
     try:
         if name in _stops:
             is_sound = True
-            return int(Kind.CANCELLED), None, None, "", "", "", False, ()
+            return int(Kind.CANCELLED), None, None, "", "", "", False, (), ()
         try:
             if not site.has(program):
                 site.load(program, lambda: _parcel(fetch()), need)
@@ -173,6 +173,7 @@ def _run(order: bytes, payload: Any, fetch: Callable[[], Any], home: tuple[str, 
             outcome.evidence,
             outcome.out_of_memory,
             outcome.said,
+            tuple((bytes(each.head), *map(bytearray, each.buffers)) for each in outcome.kept),
         )
     finally:
         _running.pop(name, None)

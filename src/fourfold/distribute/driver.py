@@ -25,6 +25,7 @@ from fourfold.distribute.events import (
     Event,
     Finished,
     GraceOver,
+    Partly,
     Settle,
     Slots,
     Stop,
@@ -600,22 +601,27 @@ class Driver:
         self.returned_bytes += size_bytes
         if result.done < len(chunk.items):
             self._returned.put(chunk, result.done)
+        failed = self._take_in(chunk, result, outcome.worker)
+        larger_bytes = max(sent_bytes * result.done // len(chunk.items), size_bytes)
+        self._events.append(Finished(outcome.id, result.done, failed, result.elapsed_s, larger_bytes))
+        if self._choose is not None:
+            self._since_choice = (chunk, result)
+            self.n_looped += result.done
+
+    def _take_in(self, chunk: Chunk, result: ChunkResult, worker: str) -> list[tuple[int, bool]]:
+        """Give out the values; returns the offsets of the items that failed, and whether they may be tried again."""
         failed = []
         for trouble in result.troubles:
             position = chunk.start + trouble.offset
             offset = trouble.offset
-            self._last[position] = (chunk.index_of(offset), chunk.items[offset], trouble, outcome.worker)
+            self._last[position] = (chunk.index_of(offset), chunk.items[offset], trouble, worker)
             may_retry = self.judge.may_retry(trouble)
             if may_retry:
                 self._returned.put(chunk, trouble.offset, 1)
             failed.append((trouble.offset, may_retry))
         if result.done:  # it may have been cancelled before its first item
             self._give(chunk, result)
-        larger_bytes = max(sent_bytes * result.done // len(chunk.items), size_bytes)
-        self._events.append(Finished(outcome.id, result.done, failed, result.elapsed_s, larger_bytes))
-        if self._choose is not None:
-            self._since_choice = (chunk, result)
-            self.n_looped += result.done
+        return failed
 
     def _give(self, chunk: Chunk, result: ChunkResult) -> None:
         """Make segments of the values, which leave out the failed items: those come when they are settled."""
@@ -635,6 +641,30 @@ class Driver:
             for segment in segments:
                 self._record(segment)
 
+    def _take_kept(self, outcome: Outcome) -> tuple[Chunk | None, int]:
+        """Take in what outlived the worker of a ticket.
+
+        Returns:
+            The rest of its chunk, None when nothing is left, and how many items came before it.
+        """
+        whole = chunk = self._flying.pop(outcome.id)
+        for payload in outcome.kept:
+            try:
+                result, size_bytes = self.lane.codec.unpack(payload)
+            except KeyboardInterrupt:
+                raise
+            except BaseException:
+                break  # with the rest, then
+            failed = self._take_in(cut(chunk, 0, result.done), result, outcome.worker)
+            self.returned_bytes += size_bytes
+            is_rest = result.done < len(chunk.items)
+            kind = Partly if is_rest else Finished
+            self._events.append(kind(outcome.id, result.done, failed, result.elapsed_s, size_bytes))
+            if not is_rest:
+                return None, len(whole.items)
+            chunk = cut(chunk, result.done, len(chunk.items) - result.done)
+        return chunk, len(whole.items) - len(chunk.items)
+
     def _lost(self, outcome: Outcome) -> None:
         expired = outcome.kind is Kind.EXPIRED
         reason = outcome.reason
@@ -642,14 +672,16 @@ class Driver:
             self.last_loss, self.last_evidence = reason, outcome.evidence
         if outcome.out_of_memory:
             reason += self.memory.what_is_known()
-        if outcome.id not in self._flying:
-            self._events.append(Died(out_of_memory=outcome.out_of_memory, at_s=time.monotonic()))
+        chunk, n_kept = self._take_kept(outcome) if outcome.id in self._flying else (None, 0)
+        if chunk is None:
+            self._events.append(Died(None, 0, 0, expired, outcome.out_of_memory, time.monotonic()))
             return
-        chunk = self._flying.pop(outcome.id)
         kind = "crashed" if self.schedule.rules.rerun_after_loss else "indeterminate"
         kind = "timed out" if expired else "out of memory" if outcome.out_of_memory else kind
-        first, count = outcome.running or (0, len(chunk.items))
-        count = min(count, len(chunk.items) - first)  # it may have died between noting the one and the other
+        first, count = outcome.running or (n_kept, len(chunk.items))
+        end = min(first + count - n_kept, len(chunk.items))  # it may have died between noting the one and the other
+        first = max(0, first - n_kept)
+        count = max(0, end - first)
         for offset in range(first, first + count):
             one = cut(chunk, offset, 1)
             trouble = self.lane.codec.killed(one, kind, reason, outcome.evidence)

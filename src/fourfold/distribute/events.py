@@ -3,6 +3,7 @@
 Slots       the engine has so many workers now          Take     take the next items, then say Taken
 Taken       so many items were taken, or none are left  Submit   run the items [start, start + count)
 Finished    a ticket ended; these items failed          Settle   this item's failure is final
+Partly      the first items of a ticket have ended
 Unstarted   a ticket ended before it did anything       Cancel   end these tickets
 Unreadable  a ticket could not cross the boundary       Stop     no more: nothing is left to wait for
 Died        a worker died with a ticket, or idle
@@ -49,6 +50,16 @@ class Finished(NamedTuple):
     size_bytes: int = 0
 
 
+class Partly(NamedTuple):
+    """The first `done` items of a ticket ended, and their results are here; what became of the others is told next."""
+
+    id: int
+    done: int
+    failed: Sequence[tuple[int, bool]] = ()
+    elapsed_s: float = 0.0
+    size_bytes: int = 0
+
+
 class Unstarted(NamedTuple):
     """A ticket ended before any of its items started."""
 
@@ -64,6 +75,7 @@ class Unreadable(NamedTuple):
 class Died(NamedTuple):
     """A worker died. With a ticket: it was running the items [first, first + n_items) of it, those before had ended.
 
+    They count from the first item that was not told of as Partly. No items: it was between two of them.
     `expired`: it was ended, because one of these items ran longer than the run allows. `out_of_memory`: it was killed because
     memory ran out, by the kernel or by the engine. `at_s`: when it was told, by a clock of the driver's.
     """
@@ -91,7 +103,7 @@ class MemoryRoom(NamedTuple):
     short: bool = False
 
 
-Event = Slots | Taken | Finished | Unstarted | Unreadable | Died | DoubtOver | GraceOver | MemoryRoom
+Event = Slots | Taken | Finished | Partly | Unstarted | Unreadable | Died | DoubtOver | GraceOver | MemoryRoom
 
 
 class Take(NamedTuple):

@@ -21,6 +21,7 @@ class Faults:
         skewed: A clock jumps while the ticket runs: it took no time, or days.
         unmarked: Per death: nobody knows on which item it was.
         boot: Per start of a worker: it fails.
+        keeps: Per death: what the ticket had finished is told with it, up to some item, in one part or two.
         spoils: The ticket ends well, and leaves a worker that dies on the first item of its next one.
     """
 
@@ -35,3 +36,4 @@ class Faults:
     unmarked: float = 0.0
     boot: float = 0.0
     spoils: float = 0.0
+    keeps: float = 0.0

@@ -101,7 +101,7 @@ class Orders:
         """What became of a ticket, by the reply to its order."""
         if isinstance(reply, str):
             return Outcome(id, Kind.ENGINE_DOWN, reason=f"a worker has {reply}, and this is fourfold {self.version}")
-        kind, data, running, reason, worker, evidence, out_of_memory, said = reply
+        kind, data, running, reason, worker, evidence, out_of_memory, said, kept = reply
         if kind == Kind.ENGINE_DOWN:
             now = time.monotonic()
             self._down_since = self._down_since if self._down else now
@@ -110,13 +110,20 @@ class Orders:
             down = Kind.ENGINE_DOWN if is_hopeless else Kind.COLLATERAL
             return Outcome(id, down, reason=reason, worker=worker)
         self._down = 0
-        parcel = None if data is None else Parcel(data[0], tuple(memoryview(buffer) for buffer in data[1:]))
-        return Outcome(id, Kind(kind), parcel, running, reason, worker, evidence, out_of_memory, said)
+        parcel = None if data is None else _parcel(data)
+        return Outcome(
+            id, Kind(kind), parcel, running, reason, worker, evidence, out_of_memory, said, tuple(map(_parcel, kept))
+        )
 
 
 def parts_of(parcel: Parcel) -> Parts:
     """Head and buffers of a parcel, the buffers as the pickle protocol 5 carries them without a copy."""
     return bytes(parcel.head), *(pickle.PickleBuffer(buffer) for buffer in parcel.buffers)
+
+
+def _parcel(parts: Parts) -> Parcel:
+    head, *buffers = parts
+    return Parcel(head, tuple(memoryview(buffer) for buffer in buffers))
 
 
 def _dotted(version: Sequence[int]) -> str:

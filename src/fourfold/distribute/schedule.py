@@ -23,6 +23,7 @@ from fourfold.distribute.events import (
     Finished,
     GraceOver,
     MemoryRoom,
+    Partly,
     Settle,
     Slots,
     Stop,
@@ -88,12 +89,12 @@ class Rules(Fixed):
 
 
 class _Flight:
-    """A ticket in flight."""
+    """A ticket in flight. `alone`: no other is; `single`: it was sent with one item."""
 
-    __slots__ = ("alone", "count", "start")
+    __slots__ = ("alone", "count", "single", "start")
 
     def __init__(self, start: int, count: int, alone: bool) -> None:
-        self.start, self.count, self.alone = start, count, alone
+        self.start, self.count, self.alone, self.single = start, count, alone, count == 1
 
 
 class Tally:
@@ -152,6 +153,8 @@ class Schedule:
                 self._take(event, actions)
             case Finished():
                 self._finish(event, actions)
+            case Partly():
+                self._finish_part(event, actions)
             case Unstarted(id):
                 self._put_back(self._land(id))
             case Unreadable(id):
@@ -182,24 +185,44 @@ class Schedule:
         flight = self._land(event.id)
         done = event.done
         if done:
-            self._any_ended = True
-            self._sizes.learn(flight.start, done, event.elapsed_s)
-            if event.size_bytes:
-                self._sizes.learn_bytes(event.size_bytes / done)
             self.tally.chunks += 1
-            self.tally.busy_s += event.elapsed_s
-            self.tally.finished += done
-            self.tally.deaths_in_a_row = 0
-            self._respawn.item_ended()
             self._admission.calm(self.slots)
-            self._blame.end_well(range(flight.start, flight.start + done))
+            self._learn(flight.start, event)
         elif flight.alone:
             self._put_back(flight)
             return
         if done < flight.count:
             self._repeat(flight.start + done, flight.count - done)
+        self._settle_failed(flight.start, event, actions)
+
+    def _finish_part(self, event: Partly, actions: list[Action]) -> None:
+        """The rest of the ticket is in flight until it is told what became of it."""
+        flight = self._flights[event.id]
+        start = flight.start
+        self._learn(start, event)
+        flight.start, flight.count = start + event.done, flight.count - event.done
+        if self.rules.bounded:
+            self._open.remove(start)
+            self._open.add(flight.start)
+            heapq.heappush(self._starts, flight.start)
+        self._settle_failed(start, event, actions)
+
+    def _learn(self, start: int, event: Finished | Partly) -> None:
+        """Items from `start` on have ended, well or not."""
+        self._any_ended = True
+        self._sizes.learn(start, event.done, event.elapsed_s)
+        if event.size_bytes:
+            self._sizes.learn_bytes(event.size_bytes / event.done)
+        self.tally.busy_s += event.elapsed_s
+        self.tally.finished += event.done
+        self.tally.deaths_in_a_row = 0
+        self._respawn.item_ended()
+        self._blame.end_well(range(start, start + event.done))
+
+    def _settle_failed(self, start: int, event: Finished | Partly, actions: list[Action]) -> None:
+        """Those that raised run again, or their failure is final."""
         for offset, may_retry in event.failed:
-            position = flight.start + offset
+            position = start + offset
             attempts = self._raised.pop(position, 0) + 1
             if may_retry and attempts <= self.rules.retries and self._may_go_on(position):
                 self._raised[position] = attempts
@@ -257,7 +280,9 @@ class Schedule:
             if event.expired and count == 1:  # the mark names the item: no doubt is left, whoever else is in its chunk
                 self._condemn(first, 1, actions)
                 suspects = range(suspects.start, first)
-            self._suspect(suspects, flight.count == 1, actions)
+            if not suspects and not event.expired:
+                self._blame.absolve()
+            self._suspect(suspects, flight.single, actions)
         self._stop_if_dying()
 
     def _suspect(self, suspects: range, alone: bool, actions: list[Action]) -> None:

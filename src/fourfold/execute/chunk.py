@@ -10,10 +10,11 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
 from types import FunctionType
-from typing import Any
+from typing import Any, Protocol
 
 from fourfold.errors import InitFailed, UnsafeRandomness
 from fourfold.execute import current
+from fourfold.execute.keep import Keep, SoFar
 from fourfold.execute.troubles import describe
 from fourfold.records import Cell, Chunk, ChunkResult, Kind, Trouble
 from fourfold.shown import safe_repr
@@ -24,6 +25,9 @@ a crash, and a cancel takes effect later. At 0.0005 the cost between blocks is 0
 
 Run = Callable[[Any, Cell], tuple[Kind, Any]]
 """What a prepared program is: it takes a payload and the engine's cell, and returns what became of the payload."""
+
+NEVER = float("inf")
+"""When results are kept that nobody keeps."""
 
 
 class Program:
@@ -51,7 +55,7 @@ class Program:
         self.fn, self.init, self.seed, self.fold, self.shares_globals = fn, init, seed, fold, shares_globals
         self.into = into
 
-    def prepare(self) -> Run:
+    def prepare(self) -> "ChunkRun":
         """Build what one worker needs, once: the instance of a class function.
 
         Raises:
@@ -69,12 +73,12 @@ class Program:
 
         pace = _Pace()
 
-        def run(chunk: Chunk, cell: Cell) -> tuple[Kind, ChunkResult]:
-            return Kind.DONE, self._run(call, chunk, cell, pace)
+        def run(chunk: Chunk, cell: Cell, keep: Keep | None = None) -> tuple[Kind, ChunkResult]:
+            return Kind.DONE, self._run(call, chunk, cell, pace, keep)
 
         return run
 
-    def _run(self, call: Callable[..., Any], chunk: Chunk, cell: Cell, pace: "_Pace") -> ChunkResult:
+    def _run(self, call: Callable[..., Any], chunk: Chunk, cell: Cell, pace: "_Pace", keep: Keep | None) -> ChunkResult:
         finished: list[Any] = []
         if self.into is not None and len(self.into) == chunk.start:
             finished = self.into
@@ -89,10 +93,12 @@ class Program:
                 # In the loop the caller runs between chunks: its own numbers, and those of its generator of items.
                 restore = current.save_globals()
                 call = _seeded(call, self.seed)
-            _run_blocks(call, chunk.items, finished, troubles, cell, pace)
+            _run_blocks(call, chunk.items, SoFar(first, finished, troubles), cell, pace, keep)
             if not cell.inline:
-                # Whoever dies or is slow from here on, in folding and pickling, may be any of them.
-                cell.mark(0, len(finished) - first)
+                # Whoever dies or is slow from here on, in folding and pickling, may be any of those that are not kept.
+                ran = len(finished) - first
+                begin_at = min(0 if keep is None else keep.n_kept, max(ran - 1, 0))
+                cell.mark(begin_at, ran - begin_at)
         finally:
             current.leave_chunk(before)
             if restore is not None:
@@ -118,6 +124,13 @@ class Program:
         return ChunkResult(done, values, troubles, elapsed)
 
 
+class ChunkRun(Protocol):
+    """A prepared program, which may be told to keep what has finished."""
+
+    def __call__(self, chunk: Chunk, cell: Cell, keep: Keep | None = None) -> tuple[Kind, ChunkResult]:
+        """Run the chunk."""
+
+
 class _Pace:
     """How many items a block has; carried from chunk to chunk."""
 
@@ -134,12 +147,13 @@ class _Pace:
 
 
 def _run_blocks(
-    call: Callable[..., Any], items: Sequence[Any], finished: list[Any], troubles: list[Trouble], cell: Cell, pace: _Pace
+    call: Callable[..., Any], items: Sequence[Any], so_far: SoFar, cell: Cell, pace: _Pace, keep: Keep | None
 ) -> None:
-    """Run items until all have a value or a trouble in `finished` and `troubles`, or until the cell says stop."""
+    """Run items until all have a value or a trouble in `so_far`, or until the cell says stop."""
     clock = time.perf_counter
     run_block = _in_python if isinstance(call, FunctionType) else _in_c
-    first, total = len(finished), len(items)
+    first, finished, troubles = so_far
+    total, keep_at = len(items), NEVER if keep is None else keep.due
     walk = iter(items)  # goes on behind an item that raised
     at = 0
     while at < total and not cell.stopped():
@@ -159,7 +173,11 @@ def _run_blocks(
             finished.append(None)
         ran = len(finished) - first - at
         at += ran
-        pace.adapt(clock() - begin, ran)
+        now = clock()
+        pace.adapt(now - begin, ran)
+        if now >= keep_at and keep is not None and at < total:
+            keep.take(at, so_far)
+            keep_at = keep.due
 
 
 def _item(items: Sequence[Any], offset: int) -> Any:

@@ -4,6 +4,7 @@ from typing import Any
 
 from fourfold.errors import NotPicklable
 from fourfold.execute.chunk import Program, Run
+from fourfold.execute.keep import Keep, Price
 from fourfold.execute.pickling import dump, explain, load
 from fourfold.execute.troubles import describe, pickled
 from fourfold.records import Cell, Chunk, ChunkResult, Kind, Parcel, Trouble
@@ -20,15 +21,17 @@ class RemoteProgram:
 
     def prepare(self) -> Run:
         """Build what this worker needs, once."""
-        inner = self.program.prepare()
+        inner, price = self.program.prepare(), Price()
+        is_folded = self.program.fold is not None  # what combines values must run in their worker
 
         def run(parcel: Parcel, cell: Cell) -> tuple[Kind, Parcel]:
             try:
                 chunk = Chunk(*load(parcel))
             except BaseException as error:
                 return Kind.BAD_TICKET, dump_trouble(error)
-            kind, result = inner(chunk, cell)
-            return kind, _pack(result, chunk, folded=self.program.fold is not None)
+            keep = None if cell.keep is None or is_folded else Keep(chunk, cell, price, _pack)
+            kind, result = inner(chunk, cell, keep)
+            return kind, _pack(result, chunk, is_folded)
 
         return run
 
@@ -43,13 +46,13 @@ def load_trouble(parcel: Parcel) -> Trouble:
     return Trouble(*load(parcel))
 
 
-def _pack(result: ChunkResult, chunk: Chunk, folded: bool) -> Parcel:
+def _pack(result: ChunkResult, chunk: Chunk, is_folded: bool = False) -> Parcel:
     """Pickle a result whole; when that fails, value by value, so that only the values to blame become troubles."""
     troubles = [_travelling(trouble) for trouble in result.troubles]
     try:
         return dump((result.done, result.values, troubles, result.elapsed_s))
     except Exception as error:
-        if folded:
+        if is_folded:
             raise NotPicklable(f"a combined value cannot travel back: {explain(result.values[0], 'value', error)}") from error
     values = list(result.values)
     failed = {trouble.offset for trouble in troubles}

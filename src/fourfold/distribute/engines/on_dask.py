@@ -41,6 +41,10 @@ STOP_S = 2.0
 """Seconds until workers that do not answer are not waited for, when orders are to end. Shorter: an order that was to end may
 begin. Longer: a machine that is stuck keeps the driver."""
 
+MOST_OF_MEMORY = 0.9
+"""Share of a worker's memory that it may have with a result: at 0.95 Dask ends it. Smaller: results are refused that would
+have come. Larger: a worker is lost instead, with what it holds."""
+
 IDLE_S = 0.05
 """Seconds that `wait` sleeps when nothing is in flight. Not measured."""
 
@@ -323,12 +327,17 @@ class Dask(OnConnection):
             return [Outcome(id, Kind.LOST, reason=f"Dask lost {error.last_worker.address} and others with this task")]
         if error is not None and not _lost_data(error):
             return [Outcome(id, Kind.ENGINE_DOWN, reason=f"a worker of Dask cannot run fourfold: {error!r}")]
+        was_alone = not self._flying
         self._n_undone += 1
         if self._n_undone > UNDONE_IN_A_ROW:
             reason = "Dask lost the function or its results again and again: does it fit into the memory of a worker?"
             return [Outcome(id, Kind.ENGINE_DOWN, reason=reason)]
         with contextlib.suppress(Exception):  # when no worker is there to keep it, the next one that comes back tries again
             self._store_again()
+        if was_alone:
+            # Nobody else can have been too much for the worker. Told of as undone, it would take one worker after the other.
+            reason = "Dask lost the worker that ran it: was its result too large for --memory-limit?"
+            return [Outcome(id, Kind.LOST, reason=reason)]
         return [Outcome(id, Kind.COLLATERAL)]
 
     def _store_again(self) -> None:
@@ -360,6 +369,8 @@ class Dask(OnConnection):
 
 
 def _make_task(entry: Callable[..., Any]) -> Callable[..., Any]:
+    most_share = MOST_OF_MEMORY
+
     def fourfold_chunk(version: str, cargo: str, cargo_bytes: Any, *work: Any) -> Any:
         if not work:
             return entry(version, cargo, None)
@@ -367,6 +378,17 @@ def _make_task(entry: Callable[..., Any]) -> Callable[..., Any]:
         reply = entry(version, cargo, lambda: cargo_bytes, order, payload, lambda: program)
         if isinstance(reply, str) or reply[1] is None:
             return reply
+        import distributed
+
+        worker = distributed.get_worker()
+        limit, size = worker.memory_manager.memory_limit, sum(memoryview(part).nbytes for part in reply[1])
+        # It is here twice, as it came and as it goes. Dask ends a worker that is too large, and all that it holds is lost.
+        if limit and worker.monitor.get_process_memory() + 2 * size > most_share * limit:
+            reason = (
+                f"its result of {size >> 20} MiB does not fit into the memory of a Dask worker, of {int(limit) >> 20} MiB: "
+                "let items return less, or start workers with a larger --memory-limit"
+            )
+            return (3, None, None, reason, *reply[4:])
         # Dask pickles some results by protocol 4, which has no buffers.
         return (reply[0], tuple(bytes(memoryview(part)) for part in reply[1]), *reply[2:])
 

@@ -423,6 +423,13 @@ class Ray(OnConnection):
             self._flying[ref] = id
             return self._go_down(error)
         except errors.RayTaskError as error:
+            if isinstance(error.cause, (errors.OutOfDiskError, errors.ObjectStoreFullError)):
+                # The worker could not store what came of it; that it could not get the function is told when it is stored.
+                reason = (
+                    f"Ray has no room for its result, neither in memory nor on disk ({first_line(error.cause)}): let items "
+                    "return less, or start Ray with a larger object store"
+                )
+                return [Outcome(id, Kind.LOST, reason=reason)]
             return [Outcome(id, Kind.ENGINE_DOWN, reason=f"a worker of Ray cannot run fourfold: {error.cause!r}")]
         except errors.RayError as error:
             return [Outcome(id, Kind.LOST, reason=f"Ray lost the task: {first_line(error)}")]

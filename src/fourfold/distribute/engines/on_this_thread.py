@@ -17,6 +17,7 @@ class _OwnCell:
     """
 
     inline = True
+    keep = None
 
     def __init__(self, slice_s: float | None) -> None:
         self.whole = slice_s is None

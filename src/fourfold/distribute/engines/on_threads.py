@@ -25,6 +25,7 @@ class _Cell:
     """Tells one ticket to stop, and others where it is: a thread does not die alone, but it may hang."""
 
     inline = whole = False
+    keep = None
 
     def __init__(self, id: int) -> None:
         self._id = id

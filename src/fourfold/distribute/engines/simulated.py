@@ -26,6 +26,7 @@ class _Cell:
     """Nobody looks and nobody stops it: a chunk is cut before it runs to what there was time for."""
 
     inline = whole = False
+    keep = None
 
     def mark(self, offset: int, count: int) -> None:
         """The items `[offset, offset + count)` start."""
@@ -274,14 +275,16 @@ class Simulated:
         self.busy_s += flight.end - flight.begin
         worker.free_at = flight.end
         if flight.dies_at is not None:
-            self._run(ticket, flight.dies_at)  # these items have had their effects, and nobody hears of them
+            _, data = self._run(
+                ticket, flight.dies_at
+            )  # these items have had their effects, whether somebody hears of them or not
             self._die(worker)
-            self._tell(self._lost(flight, flight.dies_at))
+            self._tell(self._lost(flight, flight.dies_at, data))
             return
         outcome = self._outcome(flight)
         if flight.done and self._happens(faults.dies_after):
             self._die(worker)
-            self._at(self.now + self._delay(), self._lost(flight, flight.done - 1))
+            self._at(self.now + self._delay(), self._lost(flight, flight.done - 1, outcome.data))
         elif flight.done and self._happens(faults.tie):
             self._die(worker)
             self.tied.add(ticket.payload.items[flight.done - 1])
@@ -304,12 +307,20 @@ class Simulated:
             data = data._replace(elapsed_s=elapsed_s)
         return Outcome(flight.ticket.id, kind, data, worker=f"simulated worker {flight.worker.number}")
 
-    def _lost(self, flight: _Flight, at: int) -> Outcome:
-        """What is told of a worker that died on the item at the offset `at`."""
+    def _lost(self, flight: _Flight, at: int, data: Any) -> Outcome:
+        """What is told of a worker that died on the item at the offset `at`; `data` has what had finished."""
         kind, reason = (Kind.EXPIRED, "took too long") if flight.expired else (Kind.LOST, "a simulated death")
         is_marked = flight.expired or not self._happens(self._faults.unmarked)
         running = (at, 1) if is_marked else None
-        return Outcome(flight.ticket.id, kind, running=running, reason=reason, out_of_memory=flight.out_of_memory)
+        kept = self._kept(data)
+        return Outcome(flight.ticket.id, kind, running=running, reason=reason, out_of_memory=flight.out_of_memory, kept=kept)
+
+    def _kept(self, data: Any) -> tuple[ChunkResult, ...]:
+        """Some of the first items of a result, in one part or two."""
+        if not isinstance(data, ChunkResult) or not self._happens(self._faults.keeps):
+            return ()
+        ends = sorted({self._random.randint(0, data.done) for _ in range(2)} - {0})
+        return tuple(_part(data, begin, end) for begin, end in zip([0, *ends], ends, strict=False))
 
     def _tell(self, outcome: Outcome) -> None:
         """Let the driver know: now, late, and now and then once more."""
@@ -395,6 +406,12 @@ class Simulated:
             worker.failed_boots, worker.is_spoiled = 0, False
         self._by_load = [(0, worker.number) for worker in self._workers]
         self._booting, self.is_down = len(self._workers), False
+
+
+def _part(result: ChunkResult, begin: int, end: int) -> ChunkResult:
+    """The items `[begin, end)` of a result, as that of a chunk of their own."""
+    troubles = [each._replace(offset=each.offset - begin) for each in result.troubles if begin <= each.offset < end]
+    return ChunkResult(end - begin, result.values[begin:end], troubles, result.elapsed_s * (end - begin) / result.done)
 
 
 def _down(id: int) -> Outcome:

@@ -12,7 +12,8 @@
                 ├──────────────────────────────────────────────────────────────────────────────┤
                 │  segments of shared memory (segments.py): everything large, both ways        │
                 ├──────────────────────────────────────────────────────────────────────────────┤
-                │  one control page per worker: which item it is on, what to stop, how it died │
+                │  one control page per worker: which item it is on, what it has finished of   │
+                │  its chunk, what to stop, how it died                                        │
                 └──────────────────────────────────────────────────────────────────────────────┘
 
 Nothing is shared between workers: no queue, no lock, no semaphore. So a killed worker can hold nothing that another needs.

@@ -17,6 +17,7 @@ from fourfold.distribute.engines.on_processes import channel, segments
 from fourfold.distribute.engines.on_processes import obituary as obituaries
 from fourfold.distribute.engines.on_processes.expiry import Expiry
 from fourfold.distribute.engines.on_processes.gauge import private_bytes
+from fourfold.distribute.engines.on_processes.kept import read as read_kept
 from fourfold.distribute.engines.on_processes.obituary import Obituary, OutOfMemoryKills
 from fourfold.distribute.engines.on_processes.page import (
     BEGAN_NS,
@@ -505,6 +506,7 @@ class Worker:
                         worker=self.name,
                         evidence=obituaries.with_stack(stack, obituary.evidence),
                         out_of_memory=starved or obituary.out_of_memory,
+                        kept=read_kept(self.page),
                     )
                 )
             else:

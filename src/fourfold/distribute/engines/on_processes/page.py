@@ -2,17 +2,14 @@
 
 Each field has one writer. The page outlives the worker, so the driver can read where it was when it died.
 
-The page is the beginning of a file without a name, and behind it lie two texts, for people:
+The page is the beginning of a file without a name, and behind it lie two texts, for people, and results (kept.py):
 
-    | fields | where it is, as the worker's faulthandler wrote it | the last that it wrote to fd 2, as the template keeps it |
-    0        STACK_AT                                             WORDS_AT
+    | fields | where it is, as faulthandler wrote it | the last that it wrote to fd 2, by the template | what it has finished |
+    0        STACK_AT                                WORDS_AT                                          KEPT_AT
 """
 
-import math
 import mmap
 import os
-import signal
-import time
 
 PAGE_BYTES = 4096
 
@@ -24,14 +21,8 @@ WORDS_BYTES = 1 << 16
 """Bytes of a dead worker's stderr that are kept. Fewer: what it said before it died may be cut off. More: memory of the
 template, which keeps as much for each worker that writes. Not measured."""
 
-SLICE_S = 0.5
-"""Seconds after which a chunk ends at the next boundary between items: what has finished goes to the driver, where a death
-cannot undo it, and the rest comes back. Smaller: more messages, and items that travel twice. Larger: a death costs more.
-Not measured."""
-
-LOADS = 20
-"""A chunk runs at least so many times as long as it took to load before it is cut for SLICE_S. Smaller: large items that
-travel twice cost more than a death would. Not measured."""
+KEPT_AT = 1 << 18
+"""Where results begin in the file: behind the texts, and where a mapping may begin on any machine."""
 
 TICKET, FIRST, COUNT = 0, 1, 2
 """Written by the worker: 1 + the id of the ticket that runs (0: none), and the block of its items that is running."""
@@ -64,6 +55,9 @@ ENDED = 17
 PID = 15
 """Written by the template: the worker's process id, as soon as it is forked."""
 
+KEPT = 18
+"""Written by the worker: how many bytes of results of the ticket that runs lie behind the texts."""
+
 
 class Page:
     """The fields as a list of numbers, and the texts behind them. The caller keeps `fd`."""
@@ -76,7 +70,7 @@ class Page:
 
     def clear_stack(self) -> None:
         """The next line of a stack is the first."""
-        os.ftruncate(self.fd, STACK_AT)
+        os.pwrite(self.fd, bytes(WORDS_AT - STACK_AT), STACK_AT)  # what lies behind the texts stays
         os.lseek(self.fd, STACK_AT, os.SEEK_SET)
 
     def stack(self) -> str:
@@ -106,73 +100,3 @@ class Page:
 
 def _text(data: bytes) -> str:
     return data.replace(b"\0", b"").decode("utf-8", "replace").strip("\n")
-
-
-class PageCell:
-    """The worker's side of the page while it runs a ticket: what execute/ calls a cell."""
-
-    inline = whole = False
-
-    def __init__(self, page: Page) -> None:
-        self._fields = page.fields
-        self._id = 0
-        self._began = self._until = self._marked = 0.0
-        self._block_ns = 0
-        self._longest = 0.0
-
-    def begin(self, id: int) -> None:
-        """The ticket `id` starts."""
-        self._id = id + 1
-        self._until = self._marked = 0.0
-        self._began = time.monotonic()
-        self._fields[FIRST], self._fields[COUNT] = 0, 0
-        self._fields[BEGAN_NS] = self._block_ns = int(self._began * 1e9)
-        self._fields[TICKET] = id + 1
-
-    def uncut(self) -> "PageCell":
-        """The ticket that has begun is not cut for SLICE_S: who waits for it wants it whole, or not at all."""
-        self._until = math.inf
-        return self
-
-    def end(self) -> None:
-        """No ticket runs."""
-        self._block_ns = 0
-        self._fields[TICKET] = 0
-
-    def leave(self) -> None:
-        """In the child of an item that forked: when the child comes back, it ends its ticket without a mark on the page."""
-        self._fields = memoryview(bytearray(self._fields)).cast("q")
-        self._until = 1e-9  # for as long as a ticket may run
-
-    def begin_program(self) -> None:
-        """A program came: how long blocks take begins anew."""
-        self._longest = 0.0
-        self._fields[LONGEST_NS] = 0
-
-    def mark(self, offset: int, count: int) -> None:
-        """The items `[offset, offset + count)` start."""
-        self.end_if_expired()
-        fields = self._fields
-        now = time.monotonic()
-        if not self._until:
-            self._until = now + max(SLICE_S, LOADS * (now - self._began))
-        if self._marked and now - self._marked > self._longest:
-            self._longest = now - self._marked
-            fields[LONGEST_NS] = int(self._longest * 1e9)
-        self._marked = now
-        # The driver may look in between: a block that looks younger than it is does no harm, one that looks older would.
-        fields[BEGAN_NS] = self._block_ns = int(now * 1e9)
-        fields[FIRST] = offset
-        fields[COUNT] = count
-
-    def end_if_expired(self) -> None:
-        """End this process, when the time of the block that it was on is over: that it has ended after all is too late."""
-        if self._fields[EXPIRED] == self._block_ns and self._block_ns:
-            os.killpg(0, signal.SIGKILL)
-
-    def stopped(self) -> bool:
-        """Whether the driver asked to end this ticket, or it has run for so long that what is done had better be sent."""
-        if self._until and time.monotonic() > self._until:
-            return True
-        fields = self._fields
-        return fields[STOP] != 0 and self._id in fields[STOP : STOP + STOPS].tolist()

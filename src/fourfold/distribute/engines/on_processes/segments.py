@@ -30,6 +30,7 @@ KEEP_BYTES = 1 << 29
 """Bytes of free segments that one owner keeps for the next parcels. Less: more fresh memory. More: more memory held."""
 
 _COUNT = struct.Struct("<q")
+_ONE_LENGTH = struct.Struct("<2q")
 
 
 class Place(NamedTuple):
@@ -238,6 +239,30 @@ def _write(fd: int, parcel: Parcel, lengths: list[int]) -> None:
         small = bytearray()
         at = _write_all(fd, memoryview(piece), at)
     _write_all(fd, memoryview(small), at)
+
+
+def write_into(memory: mmap.mmap, at: int, head: Buffer, buffers: tuple[Buffer, ...]) -> int:
+    """Lay out a parcel in mapped memory, from `at` on; returns where it ends, or -1 when there is no room for it.
+
+    For small parcels, and often: between two items this code is in no cache of the processor, and each line counts.
+    """
+    if not buffers:
+        length = len(head)
+        begin = at + ALIGN
+        end = begin + length + -length % ALIGN
+        if end > len(memory):
+            return -1
+        _ONE_LENGTH.pack_into(memory, at, 1, length)
+        memory[begin : begin + length] = head
+        return end
+    parcel = Parcel(head, buffers)
+    lengths, size = layout(parcel)
+    if at + size > len(memory):
+        return -1
+    for piece in _pieces(parcel, lengths):
+        memory[at : at + len(piece)] = piece
+        at += len(piece)
+    return at
 
 
 def _write_all(fd: int, data: memoryview, at: int) -> int:

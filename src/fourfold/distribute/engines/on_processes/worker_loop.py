@@ -22,9 +22,10 @@ from typing import Any
 
 from fourfold.distribute.engine import Runnable
 from fourfold.distribute.engines.on_processes import channel, segments
+from fourfold.distribute.engines.on_processes.cell import PageCell
 from fourfold.distribute.engines.on_processes.gauge import Gauge
 from fourfold.distribute.engines.on_processes.limit import MemoryLimit
-from fourfold.distribute.engines.on_processes.page import Page, PageCell
+from fourfold.distribute.engines.on_processes.page import Page
 from fourfold.distribute.engines.on_processes.segments import Owner, Place
 from fourfold.records import Kind, Parcel
 
@@ -106,6 +107,7 @@ class WorkerLoop:
                     return
                 # Results that the driver still looks at live on in its own mapping.
                 self._results.close()
+                self._cell.rest()
                 gc.collect()
                 patience = IDLE_S
                 continue
