@@ -1,5 +1,6 @@
 """How many rows a model takes at once: measured, since no number suits all models."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,14 @@ MOST_ROWS = 1 << 16
 GAIN = 1.05
 """A call of twice the rows must take this much less time per row, or the size stays. Smaller: it grows on noise."""
 
+TRIES = 3
+"""Calls of a size before it counts as no faster than half of it: one may have waited for a core. Fewer: on a busy machine the
+size stays small. More: a size that is too large is used longer. Not measured."""
+
+AGAIN = 16
+"""Calls after which twice the rows are tried once more, and twice as many calls after each try in vain: the machine may have
+been busy with something else at the first one. Fewer: more calls of a size that is too large. Not measured."""
+
 
 class BatchSize:
     """How many rows to give to a model: a number, or what was fastest so far.
@@ -22,10 +31,12 @@ class BatchSize:
     """
 
     def __init__(self, fixed: int | None) -> None:
-        self._is_fixed = fixed is not None
         self.rows = fixed if fixed is not None else FIRST_ROWS
-        self._fastest_s: float | None = None
-        self._is_settled = self._is_fixed
+        self._most = MOST_ROWS if fixed is None else fixed
+        self._is_trying = fixed is None
+        self._again = AGAIN
+        self._half_s = math.inf  # per row, the fastest call of half of these rows
+        self._calls_s: list[float] = []  # per row, of these rows
 
     def run(self, call: Callable[[Any], Any], table: Any) -> list[Any]:
         """What the model makes of all rows of a table, in as many calls as that takes.
@@ -43,21 +54,29 @@ class BatchSize:
             except MemoryError:
                 if part.num_rows <= 1:
                     raise
-                self.rows, self._is_settled = max(1, part.num_rows // 2), True
+                self.rows = self._most = max(1, part.num_rows // 2)
+                self._is_trying = False
                 continue
             self._learn(part.num_rows, time.perf_counter() - began)
             at += part.num_rows
         return found
 
     def _learn(self, n_rows: int, elapsed_s: float) -> None:
-        if self._is_settled or n_rows < self.rows:  # the last rows of a table tell nothing of a full call
-            return
-        each_s = elapsed_s / n_rows
-        if self._fastest_s is None or each_s * GAIN < self._fastest_s:
-            self._fastest_s = each_s
-            if self.rows * 2 <= MOST_ROWS:
-                self.rows *= 2
-                return
-        elif each_s > self._fastest_s * GAIN:
-            self.rows = max(1, self.rows // 2)
-        self._is_settled = True
+        if n_rows < self.rows or (self.rows * 2 > self._most and not self._is_trying):
+            return  # the last rows of a table tell nothing of a full call, and there is nothing left to try
+        self._calls_s.append(elapsed_s / n_rows)
+        fastest_s = min(self._calls_s)
+        if not self._is_trying:
+            if len(self._calls_s) >= self._again:
+                self._try_double(fastest_s)
+        elif fastest_s * GAIN < self._half_s:
+            self._try_double(fastest_s)
+        elif len(self._calls_s) >= TRIES:
+            if fastest_s > self._half_s * GAIN:
+                self.rows = max(1, self.rows // 2)
+            self._is_trying, self._calls_s, self._again = False, [], self._again * 2
+
+    def _try_double(self, fastest_s: float) -> None:
+        self._is_trying, self._half_s, self._calls_s = self.rows * 2 <= self._most, fastest_s, []
+        if self._is_trying:
+            self.rows *= 2
