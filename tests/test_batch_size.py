@@ -1,15 +1,17 @@
 """How many rows a model takes at once: found out from a clock that these tests turn themselves."""
 
+import random
 import types
 from collections.abc import Callable
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from fourfold.workloads import batching
 from fourfold.workloads.batching import FIRST_ROWS, MOST_ROWS, BatchSize
 
-TABLE = pa.table({"row": range(4 * MOST_ROWS)})
+TABLE = pa.table({"row": np.arange(4 * MOST_ROWS)})
 
 
 @pytest.fixture
@@ -70,6 +72,14 @@ def test_a_machine_that_was_busy_for_a_while_does_not_keep_it_small(sizes_of: Ca
     called = sizes_of(size, lambda rows, at: overhead(rows, at) * (9 if 2 <= at < 20 else 1))
     assert called[6] <= 4 * FIRST_ROWS  # it did while that lasted
     assert size.rows >= 16384
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_machine_that_is_always_busy_does_not_keep_it_small(seed: int, sizes_of: Callable[..., list[int]]) -> None:
+    size, luck = BatchSize(None), random.Random(seed)
+    called = sizes_of(size, lambda rows, at: overhead(rows, at) * luck.uniform(1, 5))
+    assert size.rows >= 2048  # of that size a call is half rows, half the price of a call
+    assert len(called) < 500
 
 
 def test_a_number_stays_that_number(sizes_of: Callable[..., list[int]]) -> None:

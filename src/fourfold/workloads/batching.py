@@ -65,7 +65,7 @@ class BatchSize:
         if n_rows < self.rows or (self.rows * 2 > self._most and not self._is_trying):
             return  # the last rows of a table tell nothing of a full call, and there is nothing left to try
         self._calls_s.append(elapsed_s / n_rows)
-        fastest_s = min(self._calls_s)
+        fastest_s = min(self._calls_s[-TRIES:])  # of as many calls as the double will have
         if not self._is_trying:
             if len(self._calls_s) >= self._again:
                 self._try_double(fastest_s)
