@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import calendar
 import os
+import shutil
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,8 +21,7 @@ from fourfold.cli.exits import TracebackOption, one_line_errors, say
 if TYPE_CHECKING:
     from fourfold.cli.demo_steps import Comparison
 
-LABEL_WIDTH = 10
-"""Of the longest label: all steps have their columns in line."""
+LABEL_WIDTH = len("plain loop  ")
 
 
 def demo_command(
@@ -69,12 +70,13 @@ def run_steps(folder: Path, months: int, options: dict[str, Any], run: str | Non
     done = compare(preprocess(data, months, features, options | recorded[0]))
     print_step("preprocess", f"{len(FEATURES)} features of {done.written.n_rows:,} flights", done, folder / "features")
     say("fit: scikit-learn")
-    print_lines([("fit", fit(features, n_seen, model).in_words(span(1, n_seen))), ("", "")])
+    print_line("fit", fit(features, n_seen, model).in_words(span(1, n_seen)))
     say("predict: the loop and fourfold")
     done = compare(predict(features, model, scores, options | recorded[1]))
     print_step("predict", f"how likely each of {done.written.n_rows:,} flights is late", done, folder / "scores")
     unseen = f"on {span(n_seen + 1, months)}, which the model has not seen (chance: 0.50)"
-    print_lines([("quality", f"AUC {auc(scores, n_seen):.2f} {unseen}"), ("look", f"fourfold head {folder / 'scores'}")])
+    print_line("quality", f"AUC {auc(scores, n_seen):.2f} {unseen}")
+    print_line("look", f"fourfold head {folder / 'scores'}")
 
 
 def span(first: int, last: int) -> str:
@@ -89,19 +91,15 @@ def print_step(name: str, what: str, done: Comparison, output: Path) -> None:
 
     report, files = done.written.report, done.written.files
     n_bytes = sum(os.path.getsize(file) for file in files)
-    why = why_not_faster(done)
-    print_lines(
-        [
-            (name, what),
-            ("plain loop", f"{done.loop_s:.2f} s, {done.n_files} files one after the other"),
-            ("fourfold", f"{done.fourfold_s:.2f} s, {ratio(done)}"),
-            *([("why", why)] if why else []),
-            ("answers", "equal, bit for bit"),
-            ("verdict", report.verdict),
-            ("written", f"{output}: {len(files)} files of Parquet, {size(n_bytes)}"),
-            ("", ""),
-        ]
-    )
+    print_line(name, what)
+    print_line("plain loop", f"{done.loop_s:.2f} s, {done.n_files} files one after the other")
+    print_line("fourfold", f"{done.fourfold_s:.2f} s, {ratio(done)}")
+    if why := why_not_faster(done):
+        print_line("", why)
+    print_line("answers", "equal, bit for bit")
+    print_line("verdict", report.verdict)
+    print_line("written", f"{output}: {len(files)} files of Parquet, {size(n_bytes)}")
+    print()
 
 
 def ratio(done: Comparison) -> str:
@@ -109,31 +107,27 @@ def ratio(done: Comparison) -> str:
     report = done.written.report
     if report.n_recorded:
         return f"no ratio: {report.n_recorded:,} of {report.n_items:,} pieces were recorded before"
-    crew = f"{report.n_items:,} pieces on {report.workers} {report.engine}, their start included"
-    return f"{done.loop_s / done.fourfold_s:.2f} x as fast: {crew}"
+    crew = "1 worker" if report.workers == 1 else f"{report.workers} workers"
+    return (
+        f"{done.loop_s / done.fourfold_s:.2f} x as fast: {report.n_items:,} pieces, {crew} ({report.engine}), start included"
+    )
 
 
 def why_not_faster(done: Comparison) -> str:
-    """Where the time went when the loop was as fast; "" when it was not."""
+    """Where the time went when the loop took no longer; "" when it did."""
     report = done.written.report
     if report.n_recorded or done.fourfold_s < done.loop_s:
         return ""
-    if report.busy_s > done.loop_s:
-        return (
-            f"not faster, since there was more to do: {report.busy_s:.2f} s of work in {report.n_items:,} pieces. Each pays for "
-            "its calls of pandas and its file, however few rows it has"
-        )
-    return f"not faster: with {report.busy_s:.2f} s of work the start of the workers takes longer than they save"
+    if report.busy_s <= done.loop_s:
+        rest_s = done.fourfold_s - report.busy_s / report.workers
+        return f"not faster: {rest_s:.2f} s went into starting, dividing and publishing, more than workers saved"
+    longer = f"not faster: the work itself took longer, {report.busy_s:.2f} s for {done.loop_s:.2f} s in the loop. "
+    if report.n_items > done.n_files:
+        return longer + "Small pieces pay more often for calls of pandas and for files"
+    return longer + "Workers share cores with each other, or with other programs"
 
 
-def print_lines(lines: list[tuple[str, str]]) -> None:
-    """Labels and what they stand for, below each other."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True, min_width=LABEL_WIDTH)
-    table.add_column(overflow="fold")
-    for line in lines:
-        table.add_row(*line)
-    Console(markup=False, highlight=False).print(table)
+def print_line(label: str, text: str) -> None:
+    """A label and what it stands for, which may take several lines."""
+    width, column = shutil.get_terminal_size().columns, " " * LABEL_WIDTH
+    print(textwrap.fill(text, width, initial_indent=label.ljust(LABEL_WIDTH), subsequent_indent=column), flush=True)
