@@ -246,7 +246,7 @@ class Stub:
             1.6,
             {"busy_s": 3.6},
             "0.80 x as fast",
-            "took longer, 3.60 s for 1.60 s in the loop. Small pieces pay more often",
+            "took longer, 3.60 s for 1.60 s in the loop. Each worker imports pandas, and small pieces pay",
         ),
         (20, 1.6, {"busy_s": 3.6}, "0.80 x as fast", "took longer, 3.60 s for 1.60 s in the loop. Workers share cores"),
         (12, 1.0, {"n_recorded": 7}, "no ratio: 7 of 20 pieces were recorded before", ""),

@@ -123,7 +123,7 @@ def why_not_faster(done: Comparison) -> str:
         return f"not faster: {rest_s:.2f} s went into starting, dividing and publishing, more than workers saved"
     longer = f"not faster: the work itself took longer, {report.busy_s:.2f} s for {done.loop_s:.2f} s in the loop. "
     if report.n_items > done.n_files:
-        return longer + "Small pieces pay more often for calls of pandas and for files"
+        return longer + "Each worker imports pandas, and small pieces pay more often for its calls and for files"
     return longer + "Workers share cores with each other, or with other programs"
 
 
