@@ -207,7 +207,7 @@ def test_equal_answers_may_be_cut_differently() -> None:
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        ({"n": [1, 2], "x": [0.0, 3.0]}, "different values of x"),
+        ({"n": [1, 2], "x": [0.0, 2.0]}, "different values of x"),
         ({"n": [1, 2], "x": [-0.0, np.nextafter(2.0, 3.0)]}, "different values of x"),
         ({"n": [1, None], "x": [-0.0, 2.0]}, "different values of n"),
         ({"n": [1, 2], "y": [-0.0, 2.0]}, "the loop wrote 2 rows of n, x, and fourfold 2 rows of n, y"),
