@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fourfold.data.pieces import MIN_ROWS, Piece, TableSource
+from fourfold.data.pieces import FULL_ROWS, MIN_ROWS, Piece, TableSource
 from fourfold.data.plan import Plan
 from fourfold.data.running import Run
 from fourfold.data.work import Count
@@ -23,7 +23,7 @@ class Numbered:
         """Workers are handed the pieces."""
         return {**self.__dict__, "_pieces": None}
 
-    def pieces(self, least_rows: int = MIN_ROWS, where: Any = None) -> list[Piece]:
+    def pieces(self, least_rows: int = MIN_ROWS, full_rows: int = FULL_ROWS, where: Any = None) -> list[Piece]:
         """All of the source, counted: on the engine of `using`, or of this machine."""
         if self._pieces is None:
             run = Run(Plan(self._source, ()), Count(), {}, "count rows")

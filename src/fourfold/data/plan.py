@@ -9,7 +9,7 @@ import operator
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from fourfold.data.pieces import CALLS, MIN_ROWS, Piece, TableSource
+from fourfold.data.pieces import CALLS, FULL_ROWS, MIN_ROWS, Piece, TableSource
 from fourfold.data.schema import SchemaConflict
 from fourfold.data.sparse import check_dense
 from fourfold.data.steps import Apply, Batch, Select, Step
@@ -92,9 +92,10 @@ class Plan(NamedTuple):
 
     def pieces(self) -> Iterable[Piece]:
         """How the source is cut for these steps: where one takes few rows at once, each of them may take long."""
-        fewest = min((step.most_rows for step in self.steps if step.most_rows is not None), default=MIN_ROWS)
+        fewest = min((step.most_rows for step in self.steps if step.most_rows is not None), default=FULL_ROWS)
         least = max((step.least_rows for step in self.steps), default=0)
-        return self.source.pieces(max(1, least, min(MIN_ROWS, CALLS * fewest)), self.where())
+        calls = CALLS * fewest
+        return self.source.pieces(max(1, least, min(MIN_ROWS, calls)), min(FULL_ROWS, calls), self.where())
 
     def prepare(self) -> "Prepared":
         """What one worker needs, once."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fourfold.data.pieces import MAX_BYTES, MAX_ROWS, MIN_BYTES, MIN_ROWS, Piece, share
+from fourfold.data.pieces import FULL_ROWS, MAX_BYTES, MAX_ROWS, MIN_BYTES, MIN_ROWS, Piece, share
 
 
 class InMemory:
@@ -16,13 +16,16 @@ class InMemory:
         self.schema = table.schema
         self.n_rows: int | None = table.num_rows
 
-    def pieces(self, least_rows: int = MIN_ROWS, where: Any = None) -> list[Piece]:
+    def pieces(self, least_rows: int = MIN_ROWS, full_rows: int = FULL_ROWS, where: Any = None) -> list[Piece]:
         """Ranges of rows."""
         n_rows = self._table.num_rows
         if not n_rows:
             return []
         row_bytes = max(1, self._table.nbytes // n_rows)
-        rows = min(share(n_rows, least_rows, MAX_ROWS), max(1, share(self._table.nbytes, MIN_BYTES, MAX_BYTES) // row_bytes))
+        rows = min(
+            share(n_rows, least_rows, MAX_ROWS, full_rows),
+            max(1, share(self._table.nbytes, MIN_BYTES, MAX_BYTES) // row_bytes),
+        )
         return [
             Piece(number, "", (first, min(first + rows, n_rows)), first=first)
             for number, first in enumerate(range(0, n_rows, rows))

@@ -10,7 +10,7 @@ from typing import Any
 from fourfold.addresses import Credentials
 from fourfold.data.files import DataFile, is_url, lives_here, opened
 from fourfold.data.keys import columns_of, files_that_match, filled, said_by
-from fourfold.data.pieces import MAX_BYTES, MAX_ROWS, MIN_BYTES, MIN_ROWS, Piece, share
+from fourfold.data.pieces import FULL_ROWS, MAX_BYTES, MAX_ROWS, MIN_BYTES, MIN_ROWS, Piece, share
 from fourfold.data.predicates import columns_of_expression, speaks_of_ranges
 from fourfold.data.schema import SchemaConflict, check_declared, types_of_files
 from fourfold.errors import UnreadableInput
@@ -60,13 +60,13 @@ class Parquet:
             groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
             return parquet.schema_arrow.remove_metadata(), [(group.num_rows, group.total_byte_size) for group in groups]
 
-    def pieces(self, least_rows: int = MIN_ROWS, where: Any = None) -> list[Piece]:
+    def pieces(self, least_rows: int = MIN_ROWS, full_rows: int = FULL_ROWS, where: Any = None) -> list[Piece]:
         """Row groups, in order."""
         kept = self._kept(where)
         amounts = [
             each for groups, flags in zip(self._groups, kept, strict=True) for each in itertools.compress(groups, flags)
         ]
-        rows = share(sum(each for each, _ in amounts), least_rows, MAX_ROWS)
+        rows = share(sum(each for each, _ in amounts), least_rows, MAX_ROWS, full_rows)
         size = share(sum(each for _, each in amounts), MIN_BYTES, MAX_BYTES)
         pieces: list[Piece] = []
         before = 0
