@@ -9,6 +9,7 @@ import pytest
 from clusters import Cluster
 
 import fourfold as ff
+from fourfold.distribute.engines.on_spark import pulse
 from fourfold.errors import EngineError, WorkerLost
 
 GONE_S = 60.0
@@ -150,19 +151,20 @@ def test_what_may_not_run_twice_does_not_run_on_another_machine_too(cluster: Clu
 
 @pytest.mark.contract(36)
 @pytest.mark.breaks_it
-def test_a_call_whose_cluster_is_gone_says_so_and_goes_on_here(request, tmp_path):
+def test_a_call_whose_cluster_is_gone_says_so_and_goes_on_here(request, tmp_path, monkeypatch):
     shared = request.getfixturevalue("shared_cluster")
     if not shared.processes and shared.kind != "ray":
         pytest.skip("not applicable: this cluster lives in the process of the tests")
     if shared.kind == "ray":
         pytest.skip("not applicable: Ray ends a process whose own raylet is gone; test_drivers.py has a script for it")
 
-    def fn(x):
-        time.sleep(0.05)
-        return x * 2
-
-    run = str(tmp_path / "run")
+    monkeypatch.setattr(pulse, "SILENT_S", 5.0)  # without the patience for a Spark that starts again: tests are long enough
+    run, hurry = str(tmp_path / "run"), tmp_path / "hurry"
     killed_at = 0.0
+
+    def fn(x):
+        time.sleep(0.0 if hurry.exists() else 0.05)
+        return x * 2
 
     def go_on_until_it_is_gone():
         nonlocal killed_at
@@ -176,6 +178,7 @@ def test_a_call_whose_cluster_is_gone_says_so_and_goes_on_here(request, tmp_path
     assert killed_at
     assert time.monotonic() - killed_at < GONE_S
     assert "gone" in str(caught.value)
+    hurry.touch()
     results = ff.map(fn, range(400), engine="processes", workers=2, run=run)
     assert results == [x * 2 for x in range(400)]
     assert results.report.n_recorded >= 30
