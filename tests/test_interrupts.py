@@ -17,6 +17,8 @@ from running import SCALE, Script, run_script, started
 
 import fourfold as ff
 
+pytestmark = pytest.mark.alone
+
 SCRIPT = """
     import os, sys, time
     import fourfold as ff

@@ -16,6 +16,8 @@ from running import SCALE, started, until
 import fourfold as ff
 from fourfold.distribute.engines.on_processes import expiry
 
+pytestmark = pytest.mark.alone
+
 HANGS = 7
 BOUND_S = 3.0
 """Seconds beyond the timeout in which a run must go on: promise R7. The grace between SIGTERM and SIGKILL is 2 s of it."""

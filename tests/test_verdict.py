@@ -236,6 +236,7 @@ def test_workers_that_cannot_start_leave_it_the_loop(moved, monkeypatch):
     assert "workers cannot start: not one worker process could be started" in results.report.verdict
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.skipif(machine.cores().n_cores < 2, reason="this process may use one core only")
 def test_real_work_moves_to_real_workers_of_a_fresh_process(tmp_path):

@@ -342,6 +342,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_a_driver_that_is_killed_at_any_moment_goes_on_to_the_same_files(tmp_path: Path) -> None:
     expected = None
@@ -372,6 +373,7 @@ def lines(path: Path) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_workers_that_are_killed_all_the_time_write_each_row_once(tmp_path: Path, small_pieces: Cut) -> None:
     small_pieces(50, 1 << 20)
