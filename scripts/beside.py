@@ -8,6 +8,7 @@ in the environment: so who is left when it has ended is found, and ended, wherev
 """
 
 import contextlib
+import math
 import os
 import shutil
 import signal
@@ -17,7 +18,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -31,7 +32,7 @@ SETTLE_S = 5.0
 """Seconds in which those who are left when a part has ended may still end by themselves, and then after a kill."""
 
 LOOK_S = 0.1
-"""Seconds between looks for processes that must end. Not measured."""
+"""Seconds between looks at who has ended. Not measured."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,10 @@ class Lanes:
         self._printing = threading.Lock()
         self._stopped = threading.Event()
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._n_begun = 0
+        self._over: list[Sequence[Part]] = []
         self.failed: list[str] = []
-        """The names of parts that ended with another code than 0."""
+        """The names of parts that did not end with code 0."""
 
     def run(self) -> None:
         """Run all parts to their ends.
@@ -64,69 +67,82 @@ class Lanes:
         Raises:
             KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; all parts have ended by then.
         """
-        threads = [threading.Thread(target=self._run_lane, args=(lane,)) for lane in self._lanes]
         with interrupted_by(signal.SIGTERM, signal.SIGHUP):
             try:
-                for thread in threads:
+                for lane in self._lanes:
+                    thread = threading.Thread(target=self._run_lane, args=(lane,))
+                    self._n_begun += 1
                     thread.start()
-                for thread in threads:
-                    thread.join()
+                self._await_lanes()
             except BaseException:
-                self._stop(threads)
+                self._stop()
                 raise
 
     def _run_lane(self, parts: Sequence[Part]) -> None:
-        for part in parts:
-            if not self._stopped.is_set():
-                self._run_part(part)
+        try:
+            for part in parts:
+                if not self._stopped.is_set():
+                    self.failed.append(part.name)  # until it has passed
+                    if self._run_part(part) == 0:
+                        self.failed.remove(part.name)
+        finally:
+            self._over.append(parts)
 
-    def _run_part(self, part: Part) -> None:
+    def _await_lanes(self, patience_s: float = math.inf) -> None:
+        """Wait until all lanes have ended. Not by `join`: when that is interrupted, the thread counts as ended (bpo-45274)."""
+        deadline = time.monotonic() + patience_s
+        while len(self._over) < self._n_begun and time.monotonic() < deadline:
+            time.sleep(LOOK_S)
+
+    def _run_part(self, part: Part) -> int:
+        """Run it to its end; returns its exit code."""
         mark, began = uuid.uuid4().hex, time.monotonic()
         folder = tempfile.mkdtemp(prefix="p-")  # a short name: sockets lie there, too
         self._say(f"{part.name}: started\n")
         with tempfile.TemporaryFile() as log:
-            process = subprocess.Popen(
-                part.command,
-                env={**os.environ, "TMPDIR": folder, MARK: mark},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-            self._running[mark] = process
-            code = process.wait()
+            code = self._run_command(part.command, {"TMPDIR": folder, MARK: mark}, log)
             left = end_all(mark, SETTLE_S)
-            del self._running[mark]
+            self._running.pop(mark, None)
             shutil.rmtree(folder, ignore_errors=True)
-            if code:
-                self.failed.append(part.name)
             log.seek(0)
             said = log.read().decode(errors="replace")
         ended = f"ended with code {code}" if code else "passed"
         lines = [f"==== {part.name} {ended} after {time.monotonic() - began:.0f} s. It said:\n", said]
         self._say("".join([*lines, *(f"{part.name} left this behind, ended now: {line}\n" for line in left)]))
+        return code
+
+    def _run_command(self, command: Sequence[str], environment: Mapping[str, str], log: IO[bytes]) -> int:
+        try:
+            process = subprocess.Popen(
+                command,
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            log.write(f"{error}\n".encode())
+            return 127
+        self._running[environment[MARK]] = process
+        return process.wait()
 
     def _say(self, text: str) -> None:
         with self._printing:
             self._out.write(text)
             self._out.flush()
 
-    def _stop(self, threads: Sequence[threading.Thread]) -> None:
+    def _stop(self) -> None:
         """End what runs: in good order, and when that takes too long, or at a second Ctrl-C, at once."""
         self._stopped.set()
         with contextlib.suppress(KeyboardInterrupt):
             for process in list(self._running.values()):
                 with contextlib.suppress(ProcessLookupError):
                     process.send_signal(signal.SIGINT)
-            deadline = time.monotonic() + GRACE_S
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join(max(0.0, deadline - time.monotonic()))
+            self._await_lanes(GRACE_S)
         for mark in list(self._running):
             end_all(mark, 0.0)
-        for thread in threads:
-            if thread.ident is not None:
-                thread.join()
+        self._await_lanes()
 
 
 @contextlib.contextmanager

@@ -40,6 +40,9 @@ SCALE = "3"
 """FOURFOLD_TIME_SCALE of tests that have company: what a bound says is for machines that do nothing else. Smaller: a busy
 machine fails them. Larger: what hangs is told later. Not measured."""
 
+PATIENCE_S = 300
+"""Seconds of one test on a cluster: some start several, and company may make each start three times as long."""
+
 
 def main(names: Sequence[str]) -> int:
     """Run the parts with these names, or all; returns the exit code."""
@@ -68,7 +71,8 @@ def parts_of(name: str) -> list[Part]:
     if kind.startswith("spark") and not java():
         print(f"{kind}: SKIPPED, there is no Java (Debian: apt-get install openjdk-17-jre-headless)")
         return []
-    return [pytest_of(kind, ".venv", "tests_on_clusters", f"--cluster={kind}", "-k", words.replace(",", " or "))]
+    which = ["-k", words.replace(",", " or ")] if words else []
+    return [pytest_of(kind, ".venv", "tests_on_clusters", f"--cluster={kind}", f"--timeout={PATIENCE_S}", *which)]
 
 
 def pytest_of(name: str, venv: str, *arguments: str) -> Part:

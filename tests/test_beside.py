@@ -53,8 +53,10 @@ def test_what_a_part_prints_comes_in_one_piece_on_both_streams(tmp_path: Path) -
 
 
 def test_a_part_that_fails_is_named_and_the_others_run(tmp_path: Path) -> None:
-    failed, out = run([sh("bad", "echo why; exit 3"), sh("good", "echo fine")])
-    assert failed == ["bad"]
+    failed, out = run([sh("bad", "echo why; exit 3"), sh("good", "echo fine")], [Part("none", ["/no/such/command"])])
+    assert sorted(failed) == ["bad", "none"]
+    assert "==== none ended with code 127 after 0 s. It said:\n" in out
+    assert "No such file or directory: '/no/such/command'" in out
     assert "==== bad ended with code 3 after 0 s. It said:\nwhy\n" in out
     assert "==== good passed after 0 s. It said:\nfine\n" in out
 
@@ -85,7 +87,7 @@ STOPPED = f"""
     tidy = "trap 'echo tidied; exit 7' INT; echo > tidy; while true; do sleep 0.01; done"
     deaf = "trap '' INT; setsid sleep 1000 & echo > deaf; sleep 1000"
     try:
-        Lanes([[Part("tidy", ["sh", "-c", tidy]), Part("never", ["true"])], [Part("deaf", ["sh", "-c", deaf])]]).run()
+        Lanes([[Part("deaf", ["sh", "-c", deaf]), Part("never", ["true"])], [Part("tidy", ["sh", "-c", tidy])]]).run()
     except KeyboardInterrupt:
         print("all have ended")
 """

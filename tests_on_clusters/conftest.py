@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from clusters import KINDS, Cluster
+from clusters import JAVA, KINDS, Cluster
 
 from fourfold.distribute.cargo import remove_unused
 from fourfold.distribute.engine import Engine
@@ -32,7 +32,7 @@ MARK = f"FOURFOLD_TESTS={os.getpid()}"
 
 def pytest_configure(config: pytest.Config) -> None:
     name, _, value = MARK.partition("=")
-    os.environ[name] = value
+    os.environ.update({name: value, **JAVA})
     pytest.register_assert_rewrite("fourfold.testing")
     config.addinivalue_line("filterwarnings", "default")  # Ray, Dask and Spark have warnings of their own
     config.addinivalue_line(

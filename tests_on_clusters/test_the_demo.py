@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from clusters import Cluster
+from running import SCALE
 
 
 def start(engine: str, folder: Path, **environment: str) -> "subprocess.Popen[str]":
@@ -28,7 +29,7 @@ def test_the_demo_writes_the_numbers_of_this_machine(cluster: Cluster, tmp_path:
     here, there = start("serial", tmp_path / "here"), start(engine, tmp_path / "there", **cluster.environment())
     with here, there:
         for each, name in ((here, "serial"), (there, cluster.kind)):
-            stdout, stderr = each.communicate(timeout=100)
+            stdout, stderr = each.communicate(timeout=60 * SCALE)
             assert each.returncode == 0, stderr
             assert "equal, bit for bit" in stdout
             assert f"({name})" in stdout
