@@ -19,15 +19,7 @@ from fourfold.engines import Dask, Ray, Spark
 
 PATIENCE_S = 90.0
 
-SHORT_LIVED_JAVA = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
-"""Options of Java: in the minutes of a test it spends more on compiling a second time than it wins, half of its processor time
-when it starts a cluster and runs five jobs there."""
-
-JAVA = {"SPARK_SUBMIT_OPTS": SHORT_LIVED_JAVA, "SPARK_DAEMON_JAVA_OPTS": SHORT_LIVED_JAVA}
-"""Variables by which Spark hears of them, in drivers and servers, and in masters and workers."""
-
 SPARK = {
-    "spark.executor.extraJavaOptions": SHORT_LIVED_JAVA,
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",
     "spark.driver.bindAddress": "127.0.0.1",
@@ -336,8 +328,12 @@ class SparkCluster(Cluster):
 
     def start(self) -> None:
         os.environ["SPARK_LOCAL_IP"], os.environ["PYSPARK_PYTHON"] = "127.0.0.1", sys.executable
-        self._first = Spark(self.master, config=self.settings | {"spark.local.dir": str(self.folder)})
+        self._first = Spark(self.master, config=self.settings | self._own_settings())
         self._first.open()
+
+    def _own_settings(self) -> dict[str, str]:
+        """A folder, and for executors what `java.py` has said to all other Java by now."""
+        return {"spark.local.dir": str(self.folder), "spark.executor.extraJavaOptions": os.environ["SPARK_SUBMIT_OPTS"]}
 
     def engine(self, **options: Any) -> Spark:
         return Spark(session=self._first.connection.spark, **options)
@@ -456,11 +452,8 @@ class SparkConnect(SparkCluster):
         port = free_port()
         self.master = f"sc://127.0.0.1:{port}"
         script = Path(pyspark.__file__).parent / "sbin" / "start-connect-server.sh"
-        settings = SPARK | {
-            "spark.connect.grpc.binding.address": "127.0.0.1",
-            "spark.connect.grpc.binding.port": str(port),
-            "spark.local.dir": str(self.folder),
-        }
+        place = {"spark.connect.grpc.binding.address": "127.0.0.1", "spark.connect.grpc.binding.port": str(port)}
+        settings = SPARK | self._own_settings() | place
         command = ["bash", str(script), "--wait", "--master", self.beneath]
         for name, value in settings.items():
             command += ["--conf", f"{name}={value}"]

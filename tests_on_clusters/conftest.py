@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import java
 import psutil
 import pytest
-from clusters import JAVA, KINDS, Cluster
+from clusters import KINDS, Cluster
 
 from fourfold.distribute.cargo import remove_unused
 from fourfold.distribute.engine import Engine
@@ -32,7 +33,9 @@ MARK = f"FOURFOLD_TESTS={os.getpid()}"
 
 def pytest_configure(config: pytest.Config) -> None:
     name, _, value = MARK.partition("=")
-    os.environ.update({name: value, **JAVA})
+    os.environ[name] = value
+    if config.getoption("--cluster").startswith("spark"):
+        os.environ.update(java.variables())
     pytest.register_assert_rewrite("fourfold.testing")
     config.addinivalue_line("filterwarnings", "default")  # Ray, Dask and Spark have warnings of their own
     config.addinivalue_line(
