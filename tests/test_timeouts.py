@@ -59,7 +59,9 @@ def hold_the_gil():
 
 
 def block_in_c():
-    ctypes.PyDLL(None).sleep(60)
+    sleep = ctypes.PyDLL(None).sleep
+    while True:  # a signal wakes it, and an item that has ended has no stack any more
+        sleep(60)
 
 
 def freeze():
