@@ -19,9 +19,8 @@ check: .venv/.test-ready
 	.venv/bin/mypy
 
 test: check
-	.venv/bin/python -m pytest
-	@scripts/test_on_clusters.sh
-	@scripts/test_other_pythons.sh
+	.venv/bin/python -m pytest -m alone
+	@.venv/bin/python scripts/run_tests.py
 
 bench: .venv-bench/.ready
 	.venv-bench/bin/python benchmarks/run.py

@@ -22,7 +22,7 @@ SURVIVE_S = 2.0
 """Seconds in which everybody must be gone after the end of the driver: promise R8."""
 
 SCALE = float(os.environ.get("FOURFOLD_TIME_SCALE", "1"))
-"""Multiplies SURVIVE_S on machines that are slow, or busy with other people's work."""
+"""Multiplies what tests wait at most, on machines that are slow, or busy with other work."""
 
 MARK = "FOURFOLD_TEST_MARK"
 
@@ -101,9 +101,9 @@ class Script:
         """Wait for its end, and then for the end of those it left behind."""
         # Whoever holds the pipes open would keep communicate() waiting: a survivor is a failure too.
         try:
-            stdout, stderr = self.process.communicate(self._stdin or None, timeout=timeout)
+            stdout, stderr = self.process.communicate(self._stdin or None, timeout=timeout * SCALE)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"the script has not ended after {timeout} s. {self._where_all_are()}") from None
+            raise AssertionError(f"the script has not ended after {timeout * SCALE:g} s. {self._where_all_are()}") from None
         return Ended(self.process.returncode, stdout, stderr, self.survivors(survive_s))
 
     def _where_all_are(self) -> str:

@@ -31,6 +31,8 @@ from fourfold.distribute.engines.on_processes import handle, obituary
 from fourfold.distribute.schedule import HOPELESS
 from fourfold.errors import WorkerLost, WorkersKeepDying
 
+pytestmark = pytest.mark.alone
+
 BOUND_S = 5.0 * SCALE
 """Seconds in which a run with a crash must end."""
 

@@ -25,6 +25,8 @@ from ways import notebook  # noqa: F401
 import fourfold as ff
 from fourfold.distribute.engines.on_processes import expiry
 
+pytestmark = pytest.mark.alone
+
 fault = pytest.mark.fault
 
 

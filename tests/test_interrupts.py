@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 from recorded_items import recorded_items
-from running import Script, run_script, started
+from running import SCALE, Script, run_script, started
 
 import fourfold as ff
+
+pytestmark = pytest.mark.alone
 
 SCRIPT = """
     import os, sys, time
@@ -77,14 +79,14 @@ def test_two_signals_of_one_key_are_one(tmp_path: Path, engine: str) -> None:
 @pytest.mark.fault("F41")
 def test_the_second_ctrl_c_ends_all_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "busy")
-    with started(SCRIPT, "processes", folder=tmp_path, ITEM_S="60") as script:
+    patient = SCRIPT.replace("import fourfold as ff", "import fourfold as ff; from fourfold.distribute import driver")
+    patient = patient.replace("ff.map(", "driver.GRACE_S = 50.0; ff.map(")  # so that a busy machine is no grace
+    with started(patient, "processes", folder=tmp_path, ITEM_S="60") as script:
         wait_until_busy(tmp_path)
         script.interrupt()
         time.sleep(0.5)  # a person's finger: later than an echo, earlier than the grace
         script.interrupt()
-        began = time.monotonic()
-        ended = script.end()
-    assert time.monotonic() - began < 1.2
+        ended = script.end(timeout=30)
     assert (ended.code, ended.survivors) == (-signal.SIGINT, [])
     assert ended.stderr.count("Traceback") <= 2
 
@@ -98,7 +100,7 @@ def test_items_that_do_not_end_are_killed_after_the_grace(tmp_path: Path) -> Non
         began = time.monotonic()
         script.interrupt()
         ended = script.end()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 5 * SCALE
     assert (ended.code, ended.survivors) == (-signal.SIGINT, [])
 
 

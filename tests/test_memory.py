@@ -23,6 +23,8 @@ from fourfold.distribute.engines.on_processes.pool import POOL
 from fourfold.distribute.events import MemoryRoom
 from fourfold.machine import FreeMemory, MemoryReader
 
+pytestmark = pytest.mark.alone
+
 MB = 1_000_000
 
 

@@ -150,8 +150,9 @@ def test_a_head_that_ended_with_its_keeper_is_told_at_once() -> None:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
     """Does what a task of a cluster does with a chunk of one item; returns the item's value."""
+    monkeypatch.setattr(site, "SWEEP_S", 0.05)  # the thread that looks for idle processes ends at its next look
 
     def run(fn: Callable[[Any], Any], cargo: Path | None = None, gpus: int = 0) -> Any:
         call = Call(fn, (), resolve({"engine": Spark()}))
@@ -218,7 +219,6 @@ def test_another_device_has_another_process(run: Callable[..., Any], monkeypatch
 
 def test_a_process_that_had_a_device_soon_lets_go_of_it(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(site, "GPU_IDLE_S", 0.2)
-    monkeypatch.setattr(site, "SWEEP_S", 0.05)
     with_device = run(pid, gpus=1)
     until(lambda: not is_alive(with_device), "the process ends")
     without = run(pid)

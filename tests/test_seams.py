@@ -202,6 +202,7 @@ def test_each_call_that_writes_an_output_fails_once(command, tmp_path, seam, act
 # ---- what a seam costs
 
 
+@pytest.mark.alone
 def test_a_seam_that_nobody_waits_at_costs_next_to_nothing():
     bare = min(timeit.repeat("f('channel.send')", globals={"f": lambda name: None}, number=100_000, repeat=5))
     seam = min(timeit.repeat("f('channel.send')", globals={"f": seams.hit}, number=100_000, repeat=5))

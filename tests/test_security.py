@@ -717,6 +717,7 @@ def test_the_key_is_in_no_run_and_in_no_text(run, monkeypatch):
         assert key._secret not in path.read_bytes()
 
 
+@pytest.mark.alone
 def test_a_seal_of_a_small_parcel_costs_less_than_three_microseconds():
     seals, data = seal.load_key().seals(bytes(16)), bytes(100)
 

@@ -9,6 +9,8 @@ from running import SCALE
 
 import fourfold as ff
 
+pytestmark = pytest.mark.alone
+
 N_ITEMS = 2000
 
 

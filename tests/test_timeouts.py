@@ -11,10 +11,12 @@ import sys
 import time
 
 import pytest
-from running import started, until
+from running import SCALE, started, until
 
 import fourfold as ff
 from fourfold.distribute.engines.on_processes import expiry
+
+pytestmark = pytest.mark.alone
 
 HANGS = 7
 BOUND_S = 3.0
@@ -29,11 +31,17 @@ def short_grace(monkeypatch):
     return 0.3
 
 
+@pytest.fixture
+def long_grace(monkeypatch):
+    """Who waits for its end is seen to wait, however busy the machine is: `with_timeout` fails."""
+    monkeypatch.setattr(expiry, "GRACE_S", 60.0)
+
+
 def with_timeout(fn, items, timeout=0.3, on_error="collect", slack=2.0, workers=2, **options):
     """Run on two workers; returns the results, and fails when an item was not stopped in time."""
     begin = time.monotonic()
     results = ff.map(fn, items, engine="processes", workers=workers, timeout=timeout, on_error=on_error, **options)
-    assert time.monotonic() - begin < timeout + BOUND_S + slack
+    assert time.monotonic() - begin < timeout + (BOUND_S + slack) * SCALE
     return results
 
 
@@ -51,7 +59,9 @@ def hold_the_gil():
 
 
 def block_in_c():
-    ctypes.PyDLL(None).sleep(60)
+    sleep = ctypes.PyDLL(None).sleep
+    while True:  # a signal wakes it, and an item that has ended has no stack any more
+        sleep(60)
 
 
 def freeze():
@@ -329,7 +339,9 @@ def test_an_item_that_outlives_a_request_to_end_gets_no_further(chunk):
 
 @pytest.mark.fault("F18")
 @pytest.mark.parametrize("hang", [sleep_forever, hold_the_gil, block_in_c, spin])
-def test_the_failure_says_where_the_item_was(hang):
+def test_the_failure_says_where_the_item_was(hang, monkeypatch):
+    monkeypatch.setattr(expiry, "ASK_S", 5.0)  # a busy machine answers later than in the tenth of a second that it has
+
     def outer(item):
         hang()
 
@@ -347,15 +359,13 @@ def listen_to_nobody():
 
 
 @pytest.mark.parametrize("hang", [freeze, listen_to_nobody])
-def test_an_item_that_cannot_say_where_it_was_is_stopped_all_the_same(hang):
-    begin = time.monotonic()
-    (failure,) = with_timeout(lambda item: hang(), [0]).failures
-    assert time.monotonic() - begin < 0.3 + expiry.GRACE_S / 2  # nobody waits for what is frozen
+def test_an_item_that_cannot_say_where_it_was_is_stopped_all_the_same(hang, long_grace):
+    (failure,) = with_timeout(lambda item: hang(), [0]).failures  # nobody waits for what is frozen
     assert (failure.kind, failure.traceback.count("most recent call first")) == ("timed out", 0)
 
 
 @pytest.mark.fault("F18")
-def test_an_item_with_a_handler_may_clean_up_before_it_is_killed(tmp_path):
+def test_an_item_with_a_handler_may_clean_up_before_it_is_killed(tmp_path, long_grace):
     def fn(item):
         def clean_up(number, frame):
             (tmp_path / "begun").touch()
@@ -366,11 +376,9 @@ def test_an_item_with_a_handler_may_clean_up_before_it_is_killed(tmp_path):
         signal.signal(signal.SIGTERM, clean_up)
         time.sleep(60)
 
-    begin = time.monotonic()
-    (failure,) = with_timeout(fn, [0]).failures
+    (failure,) = with_timeout(fn, [0]).failures  # it is not waited for when it has ended
     assert failure.kind == "timed out"
     assert (tmp_path / "cleaned").exists()
-    assert time.monotonic() - begin < 0.6 + expiry.GRACE_S / 2  # it is not waited for when it has ended
 
 
 @pytest.mark.fault("F18")
@@ -385,7 +393,7 @@ def test_an_item_that_is_asked_to_end_and_does_not_is_killed_after_the_grace_and
     (failure,) = with_timeout(fn, [0]).failures
     took_s = time.monotonic() - float(asked.read_text())
     assert failure.kind == "timed out"
-    assert short_grace <= took_s < short_grace + 1.0
+    assert short_grace <= took_s < short_grace + 1.0 * SCALE
 
 
 def test_while_one_item_has_its_grace_others_run_and_none_waits_for_its_worker(short_grace):

@@ -3,6 +3,7 @@
 import itertools
 import logging
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -197,7 +198,8 @@ def test_a_move_says_to_what_and_after_how_many_items(moved):
     assert 0 < count < 2000
     assert results.report.engine == "processes"
     assert results.report.verdict.startswith("changed from the loop to ")
-    assert f" processes after {count} items: 2000 items with " in results.report.verdict
+    n_ready = r"\d processes(?: \(of 2 wanted: the others were not ready before the end\))?"
+    assert re.search(rf"to {n_ready} after {count} items: 2000 items with ", results.report.verdict), results.report.verdict
     assert "times as fast as its items one after the other" in results.report.verdict
 
 
@@ -236,6 +238,7 @@ def test_workers_that_cannot_start_leave_it_the_loop(moved, monkeypatch):
     assert "workers cannot start: not one worker process could be started" in results.report.verdict
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.skipif(machine.cores().n_cores < 2, reason="this process may use one core only")
 def test_real_work_moves_to_real_workers_of_a_fresh_process(tmp_path):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -31,9 +32,13 @@ SPARK = {
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody has, and that the kernel gives to nobody who asks for any: a cluster takes a while to come to it."""
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(max(lowest - 12_000, 1024), lowest) if lowest > 2048 else 0
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
 
 
 def await_port(port: int, process: "subprocess.Popen[Any]") -> None:
@@ -323,8 +328,12 @@ class SparkCluster(Cluster):
 
     def start(self) -> None:
         os.environ["SPARK_LOCAL_IP"], os.environ["PYSPARK_PYTHON"] = "127.0.0.1", sys.executable
-        self._first = Spark(self.master, config=self.settings | {"spark.local.dir": str(self.folder)})
+        self._first = Spark(self.master, config=self.settings | self._own_settings())
         self._first.open()
+
+    def _own_settings(self) -> dict[str, str]:
+        """A folder, and for executors what `java.py` has said to all other Java by now."""
+        return {"spark.local.dir": str(self.folder), "spark.executor.extraJavaOptions": os.environ["SPARK_SUBMIT_OPTS"]}
 
     def engine(self, **options: Any) -> Spark:
         return Spark(session=self._first.connection.spark, **options)
@@ -342,8 +351,12 @@ class SparkCluster(Cluster):
 
     def workers(self) -> list[int]:
         """The executors."""
-        below = psutil.Process().children(recursive=True)
-        return [each.pid for each in below if "CoarseGrainedExecutorBackend" in " ".join(each.cmdline())]
+        found = []
+        for each in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+                if "CoarseGrainedExecutorBackend" in " ".join(each.cmdline()):
+                    found.append(each.pid)
+        return found
 
     def _await_executors(self) -> None:
         deadline = time.monotonic() + PATIENCE_S
@@ -439,11 +452,8 @@ class SparkConnect(SparkCluster):
         port = free_port()
         self.master = f"sc://127.0.0.1:{port}"
         script = Path(pyspark.__file__).parent / "sbin" / "start-connect-server.sh"
-        settings = SPARK | {
-            "spark.connect.grpc.binding.address": "127.0.0.1",
-            "spark.connect.grpc.binding.port": str(port),
-            "spark.local.dir": str(self.folder),
-        }
+        place = {"spark.connect.grpc.binding.address": "127.0.0.1", "spark.connect.grpc.binding.port": str(port)}
+        settings = SPARK | self._own_settings() | place
         command = ["bash", str(script), "--wait", "--master", self.beneath]
         for name, value in settings.items():
             command += ["--conf", f"{name}={value}"]

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import java
 import psutil
 import pytest
 from clusters import KINDS, Cluster
@@ -33,6 +34,8 @@ MARK = f"FOURFOLD_TESTS={os.getpid()}"
 def pytest_configure(config: pytest.Config) -> None:
     name, _, value = MARK.partition("=")
     os.environ[name] = value
+    if config.getoption("--cluster").startswith("spark"):
+        os.environ.update(java.variables())
     pytest.register_assert_rewrite("fourfold.testing")
     config.addinivalue_line("filterwarnings", "default")  # Ray, Dask and Spark have warnings of their own
     config.addinivalue_line(

@@ -1,5 +1,6 @@
 """What a cluster that is started here opens to others, what stays as it was in the driver, and what it is warned of."""
 
+import contextlib
 import http.client
 import json
 import shutil
@@ -109,9 +110,10 @@ def run(cluster: Cluster, is_given: bool, folder: Path) -> Told:
 def bound(script: Script) -> set[tuple[str, str, int]]:
     found = set()
     for process in script._family():
-        for each in process.net_connections("inet"):
-            if each.status == psutil.CONN_LISTEN or (each.type == socket.SOCK_DGRAM and each.laddr and not each.raddr):
-                found.add((process.name(), each.laddr.ip, each.laddr.port))
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            for each in process.net_connections("inet"):
+                if each.status == psutil.CONN_LISTEN or (each.type == socket.SOCK_DGRAM and each.laddr and not each.raddr):
+                    found.add((process.name(), each.laddr.ip, each.laddr.port))
     return found
 
 

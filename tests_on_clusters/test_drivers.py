@@ -24,7 +24,7 @@ SCRIPT = """
     def fn(item):
         with open(os.path.join(FOLDER, "ran"), "a") as file:
             file.write(f"{item}\\n")
-        time.sleep(0.05)
+        time.sleep(float(os.environ.get("ITEM_S", "0.05")))
         return item * 3
 
     if __name__ == "__main__":
@@ -84,7 +84,7 @@ def is_under_way(folder: Path) -> bool:
 def finish_here(folder: Path) -> None:
     """The same call on this machine does the rest: what is recorded does not run again."""
     n_recorded, n_ran = recorded(folder), len(lines(folder))
-    with started(SCRIPT, "processes", folder=folder) as script:
+    with started(SCRIPT, "processes", folder=folder, ITEM_S="0") as script:  # nobody needs to come between any more
         ended = script.end()
     assert (ended.code, ended.stderr) == (0, "")
     assert int(ended.stdout) == n_recorded > 0

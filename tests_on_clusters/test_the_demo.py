@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import quick_demo
 from clusters import Cluster
+from running import SCALE
 
 from fourfold.cli.demo_data import find_source, write_data
 
@@ -32,7 +33,7 @@ def test_the_demo_writes_the_numbers_of_this_machine(cluster: Cluster, tmp_path:
     here, there = start("serial", tmp_path / "here", data), start(engine, tmp_path / "there", data, **cluster.environment())
     with here, there:
         for each, name in ((here, "serial"), (there, cluster.kind)):
-            stdout, stderr = each.communicate(timeout=100)
+            stdout, stderr = each.communicate(timeout=60 * SCALE)
             assert each.returncode == 0, stderr
             assert stdout.count("equal, bit for bit") == 2
             assert f"({name}), " in stdout
