@@ -4,6 +4,7 @@ import io
 import os
 import signal
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ SCRIPTS = str(Path(__file__).parents[1] / "scripts")
 sys.path.insert(0, SCRIPTS)
 
 import beside  # noqa: E402
+import run_tests  # noqa: E402
 from beside import Lanes, Part  # noqa: E402
 
 
@@ -75,6 +77,35 @@ def test_who_is_left_of_a_part_is_ended_and_named(monkeypatch: pytest.MonkeyPatc
     assert failed == []
     assert f"one left this behind, ended now: {pid} sleep 1000" in out
     assert not Path(f"/proc/{pid}/cmdline").exists() or Path(f"/proc/{pid}/cmdline").read_bytes() == b""
+
+
+LATE = """
+    from pathlib import Path
+
+    def test_that_is_late_the_first_time():
+        was_here = Path("seen").exists()
+        Path("seen").touch()
+        assert was_here
+
+    def test_that_is_in_time():
+        with open("ran", "a") as file:
+            file.write("x")
+"""
+
+
+@pytest.mark.parametrize("is_late_alone_too", [False, True])
+def test_what_failed_in_company_has_failed_when_it_fails_alone_too(
+    is_late_alone_too: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = textwrap.dedent(LATE)
+    Path("test_late.py").write_text(
+        text.replace("was_here = Path", "was_here = False and Path") if is_late_alone_too else text
+    )
+    part = Part("late", [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir=.", "-o", "cache_dir=mine"])
+    assert run([part])[0] == ["late"]
+    assert run_tests.passes_alone([part]) is not is_late_alone_too
+    assert Path("ran").read_text() == "x", "what has passed does not run again"
 
 
 STOPPED = f"""
