@@ -317,3 +317,28 @@ def test_partitions_by_all_columns_or_too_many_values_are_refused(tmp_path: Path
 def test_csv_cannot_hold_lists(tmp_path: Path) -> None:
     with pytest.raises(UnwritableValue, match="which CSV cannot hold"):
         ff.scan([{"a": [1, 2]}]).write(tmp_path / "out", format="csv")
+
+
+@pytest.mark.parametrize("to", ["folder", "memory://same-run-again/out"])
+def test_a_run_whose_folder_was_removed_is_another_run_and_writes_anew(tmp_path: Path, to: str) -> None:
+    out = str(tmp_path / "out") if to == "folder" else to
+
+    def write(rows: list[dict[str, int]], **options: Any) -> int:
+        return ff.scan(rows).write(out, run=tmp_path / "run", engine="serial", **options).n_rows
+
+    assert write([{"a": 1}, {"a": 2}]) == 2
+    assert write([{"a": 1}, {"a": 2}]) == 2, "finished: nothing is done, and nothing is in the way"
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(OptionError, match="is there already"):
+        write([{"a": 3}])
+    shutil.rmtree(tmp_path / "run", ignore_errors=True)
+    assert write([{"a": 3}], overwrite=True) == 1
+    assert ff.scan(out).to_arrow(engine="serial").to_pylist() == [{"a": 3}]
+
+
+def test_an_id_of_an_output_that_was_not_made_to_its_end_is_made_anew(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir(mode=0o700)
+    (run / "output-id").touch(mode=0o600)
+    assert ff.scan([{"a": 1}]).write(tmp_path / "out", run=run, engine="serial").n_rows == 1
+    assert len((run / "output-id").read_text()) == 16

@@ -14,7 +14,6 @@ Source: the manifests of Delta and Iceberg, whose files nobody sees before one w
 import contextlib
 import json
 import logging
-import os
 import posixpath
 import time
 from collections.abc import Iterable, Sequence
@@ -255,10 +254,3 @@ def remove(fs: Any, paths: Iterable[str]) -> None:
     for path in set(wanted).difference(plain):
         with contextlib.suppress(Exception):
             fs.rm_file(path)
-
-
-def store_id_of(run: str, key: str) -> str:
-    """The id of a recorded run: of machines that have one path for runs of their own, each has another key."""
-    import hashlib
-
-    return hashlib.blake2b(f"{os.path.abspath(run)}\n{key}".encode(), digest_size=8).hexdigest()

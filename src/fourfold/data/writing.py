@@ -1,10 +1,8 @@
 """`Dataset.write`: a plan is run, its parts are collected, and the folder appears."""
 
-import hashlib
 import os
 import secrets
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from fourfold.addresses import Credentials
@@ -15,12 +13,12 @@ from fourfold.data.parts import EXTENSION, Part, WriteParts
 from fourfold.data.plan import Plan
 from fourfold.data.running import Run
 from fourfold.data.steps import check_columns
-from fourfold.data.stores import StoreOutput, store_id_of
+from fourfold.data.stores import StoreOutput
 from fourfold.data.work import FailedRow, Tables
 from fourfold.errors import OptionError, OptionTypeError
 from fourfold.fixed import Fixed
 from fourfold.records import Report
-from fourfold.runs.seal import load_key
+from fourfold.runs.place import output_id_of
 
 
 class Written(Fixed):
@@ -85,10 +83,10 @@ def write(
 
 
 def _output(to: str, overwrite: bool, format: str, run: str | None, storage: Credentials) -> Output | StoreOutput:
+    id = secrets.token_hex(8) if run is None else output_id_of(run)
     if not is_url(to):
-        return Output(to, _run_id(run), overwrite, format, run)
-    run_id = _run_id(None) if run is None else store_id_of(run, load_key().name)
-    return StoreOutput(to, run_id, overwrite, format, run, storage)
+        return Output(to, id, overwrite, format, run)
+    return StoreOutput(to, id, overwrite, format, run, storage)
 
 
 def _publish(output: Output | StoreOutput, parts: list[Part], run: Run, plan: Plan) -> Written:
@@ -156,10 +154,3 @@ def _address(path: Any) -> str:
     if found and scheme in ("file", "local"):
         return rest
     return text if is_url(text) else os.path.expanduser(text)
-
-
-def _run_id(run: Any) -> str:
-    """The same for each call of a recorded run: it goes on with the parts that are there."""
-    if run is None:
-        return secrets.token_hex(8)
-    return hashlib.blake2b(str(Path(run).absolute()).encode(), digest_size=8).hexdigest()

@@ -4,6 +4,8 @@ import contextlib
 import fcntl
 import json
 import os
+import re
+import secrets
 import socket
 import stat
 import time
@@ -16,6 +18,7 @@ from fourfold.errors import JournalError, OptionError, RunError, RunInUse, Untru
 
 PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
 JOURNAL, PROGRAM = "journal.sqlite", "program.pickle"
+LOCK, OUTPUT_ID = "lock", "output-id"
 
 
 def prepare(path: str) -> Path:
@@ -35,7 +38,7 @@ def prepare(path: str) -> Path:
         except FileExistsError:
             if not folder.is_dir():
                 raise OptionError(f"run={path!r} is a file; it must be a folder, or a new name") from None
-            left = [entry for entry in os.listdir(folder) if entry != "lock"]
+            left = [entry for entry in os.listdir(folder) if entry not in (LOCK, OUTPUT_ID)]
             if not left:
                 _check_owner(folder, os.stat(folder))
             elif not (folder / JOURNAL).exists():
@@ -99,6 +102,28 @@ def create_private(path: Path) -> int:
     return fd
 
 
+def output_id_of(path: str) -> str:
+    """The id of what a run writes, made with the run: another run in the same folder, later, has another one.
+
+    Raises:
+        RunError: The folder cannot be used: see `prepare`.
+    """
+    file = prepare(path) / OUTPUT_ID
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            if found := re.fullmatch("[0-9a-f]{16}", file.read_text()):  # else its driver died while it was made
+                return found.group()
+            file.unlink()
+        made = secrets.token_hex(8)
+        with os.fdopen(create_private(file), "w") as handle:
+            handle.write(made)
+            handle.flush()
+            os.fsync(handle.fileno())
+    except OSError as error:
+        raise JournalError(f"{file} cannot be made: {error.strerror}") from error
+    return made
+
+
 class Lock:
     """Held by the one driver that works on a run; the kernel frees it when that process ends, however it ends.
 
@@ -108,7 +133,7 @@ class Lock:
     """
 
     def __init__(self, folder: Path) -> None:
-        path = folder / "lock"
+        path = folder / LOCK
         try:
             seams.hit("journal.lock")
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE)
@@ -168,7 +193,7 @@ os.register_at_fork(after_in_child=_forget_all)
 def holder_of(folder: Path) -> dict[str, Any] | None:
     """Who holds the lock of a run, or held it last; None when nobody says."""
     try:
-        found = json.loads((folder / "lock").read_text())
+        found = json.loads((folder / LOCK).read_text())
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) and "pid" in found else None
@@ -177,7 +202,7 @@ def holder_of(folder: Path) -> dict[str, Any] | None:
 def is_held(folder: Path) -> bool:
     """Whether a driver works on the run right now."""
     try:
-        fd = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return False
     try:
