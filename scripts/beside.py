@@ -67,7 +67,7 @@ class Lanes:
         Raises:
             KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; all parts have ended by then.
         """
-        with interrupted_by(signal.SIGTERM, signal.SIGHUP):
+        with interrupted_by(signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             try:
                 for lane in self._lanes:
                     thread = threading.Thread(target=self._run_lane, args=(lane,))
@@ -147,7 +147,7 @@ class Lanes:
 
 @contextlib.contextmanager
 def interrupted_by(*signals: signal.Signals) -> Iterator[None]:
-    """These signals are Ctrl-C here."""
+    """These signals are Ctrl-C here, and what starts here hears them: who is started in the background may be deaf to some."""
     before = {number: signal.signal(number, signal.default_int_handler) for number in signals}
     try:
         yield

@@ -86,7 +86,7 @@ def parts_of(name: str) -> list[Part]:
         return [pytest_of(name, ".venv", "-m", "not alone")]
     if name in VERSIONS:
         ignored = [f"--ignore=tests/test_{each}.py" for each in ALIKE]
-        return [pytest_of(f"python {name}", f".venv-{name}", "-m", "not slow", *ignored)] if made(name) else []
+        return [pytest_of(f"python {name}", f".venv-{name}", "-m", "not slow and not alone", *ignored)] if made(name) else []
     kind, _, words = name.partition(":")
     if kind.startswith("spark") and not java():
         print(f"{kind}: SKIPPED, there is no Java (Debian: apt-get install openjdk-17-jre-headless)")

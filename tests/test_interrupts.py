@@ -62,6 +62,40 @@ def test_the_first_ctrl_c_keeps_what_ends_within_the_grace_and_says_how_to_go_on
     assert recorded(tmp_path) >= 1
 
 
+STUCK = """
+    import os, time
+    import fourfold as ff
+
+    def fn(item):
+        with open(f"ran-{item}", "a") as file:
+            file.write("+")
+        if item == 5 and not os.path.exists("again"):
+            open("busy", "w").close()
+            time.sleep(60)
+        time.sleep(0.05)
+        return item
+
+    if __name__ == "__main__":
+        print(ff.map(fn, range(8), run="run", engine="processes", workers=1, chunk=8).report.n_recorded)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.fault("F40")
+def test_ctrl_c_keeps_what_finished_before_an_item_that_does_not_end(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "busy")
+    with started(STUCK, folder=tmp_path) as script:
+        wait_until_busy(tmp_path)
+        script.interrupt()
+        ended = script.end()
+    assert (ended.code, ended.survivors) == (-signal.SIGINT, [])
+    (tmp_path / "again").touch()
+    with started(STUCK, folder=tmp_path) as script:
+        ended = script.end()
+    assert (ended.code, ended.stdout) == (0, "5\n")
+    assert [len((tmp_path / f"ran-{item}").read_text()) for item in range(8)] == [1, 1, 1, 1, 1, 2, 1, 1]
+
+
 @pytest.mark.parametrize("engine", ["processes", "threads"])
 @pytest.mark.fault("F40")
 def test_two_signals_of_one_key_are_one(tmp_path: Path, engine: str) -> None:

@@ -46,8 +46,9 @@ class Fixed:
 def fields_of(kind: type) -> tuple[str, ...]:
     """The names of the fields of a Fixed class, in order."""
     if kind not in _FIELDS:
-        _FIELDS[kind] = tuple(name for name in kind.__annotations__ if not name.startswith("_"))
-        _DEFAULTS[kind] = {name: getattr(kind, name, _MISSING) for name in _FIELDS[kind]}
+        fields = tuple(name for name in kind.__annotations__ if not name.startswith("_"))
+        _DEFAULTS[kind] = {name: getattr(kind, name, _MISSING) for name in fields}
+        _FIELDS[kind] = fields  # the last: another thread goes by this one
     return _FIELDS[kind]
 
 

@@ -383,7 +383,9 @@ def _make_task(entry: Callable[..., Any]) -> Callable[..., Any]:
         worker = distributed.get_worker()
         limit, size = worker.memory_manager.memory_limit, sum(memoryview(part).nbytes for part in reply[1])
         # It is here twice, as it came and as it goes. Dask ends a worker that is too large, and all that it holds is lost.
-        if limit and worker.monitor.get_process_memory() + 2 * size > most_share * limit:
+        # A small one makes no difference: then something else fills the worker.
+        needs, has = 2 * size, worker.monitor.get_process_memory()
+        if limit and needs > (1 - most_share) * limit and has + needs > most_share * limit:
             reason = (
                 f"its result of {size >> 20} MiB does not fit into the memory of a Dask worker, of {int(limit) >> 20} MiB: "
                 "let items return less, or start workers with a larger --memory-limit"
