@@ -108,7 +108,9 @@ def test_rows_that_fail_are_kept_in_the_store_and_can_be_fed_back(store: Any) ->
     written = ff.scan(people(60)).map_batches(fail_at_35).write(OUT, on_error="skip")
     assert [failure.row for failure in written.failures] == [35]
     assert ff.scan(written.failed_path).to_arrow()["_error"].to_pylist() == ["ValueError: no"]
-    assert ff.scan(OUT).count() == 59
+    for source in ("_failed", "_failed/", "_failed/*.parquet"):
+        assert ff.scan(f"{OUT}/{source}").to_arrow()["_row"].to_pylist() == [35]
+    assert ff.scan(OUT).count() == ff.scan(f"{OUT}/**").count() == 59
     ff.scan(people(60)).write(OUT, overwrite=True)
     assert not [name for name in names(store) if name.startswith("_failed")]
 
@@ -207,6 +209,29 @@ def test_a_file_that_is_gone_is_an_error_and_no_rows_less(store: Any) -> None:
     store.rm_file(sorted(store.glob("/out/part*"))[2])
     with pytest.raises(OptionError, match=r"part-00000002.* is gone, and the manifest of its folder names it"):
         ff.scan(OUT)
+
+
+@pytest.mark.usefixtures("pieces_of_ten")
+@pytest.mark.parametrize("source", ["k=1", "k=1/", "*/*.parquet", "k=1/part-*", "k=[12]/*", "**"])
+def test_a_file_that_is_gone_is_an_error_of_globs_and_of_folders_of_values_too(source: str, store: Any) -> None:
+    ff.scan(people(60).append_column("k", [[row % 3 for row in range(60)]])).write(OUT, partition_by="k")
+    assert ff.scan(f"{OUT}/{source}").count() in (20, 40, 60)
+    gone = sorted(store.glob("/out/k=1/part-*"))[2]
+    store.rm_file(gone)
+    with pytest.raises(OptionError, match=f"{re.escape(gone)} is gone, and the manifest of its folder names it"):
+        ff.scan(f"{OUT}/{source}")
+    assert [ff.scan(f"{OUT}/{other}").count() for other in ("k=2", "k=0/*", "*/part-00000000-*")] == [20, 20, 10]
+
+
+def test_an_output_in_a_hidden_folder_is_nothing_to_readers_of_the_folder_above(store: Any) -> None:
+    for folder in ("new", "_old/out", ".older"):
+        ff.scan(people(6)).write(f"memory://data/{folder}")
+    assert ff.scan("memory://data").count() == ff.scan("memory://data/**").count() == 6
+    assert ff.scan("memory://data/_old/out").count() == 6, "who names it means it"
+    store.rm(store.glob("/data/_old/out/part-*"))
+    assert ff.scan("memory://data").count() == 6
+    with pytest.raises(OptionError, match="is gone, and the manifest"):
+        ff.scan("memory://data/_old")
 
 
 def test_a_reader_that_lists_while_somebody_publishes_looks_again(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -402,6 +427,81 @@ def test_clean_removes_from_a_store_what_nobody_goes_on_with(store: Any, writer:
     assert [*sweep_store(OUT, 0.0)] == [] or not (writer is None or writer.is_alive())
     assert bool(store.find("/out/day=1")) == (writer is not None and writer.is_alive())
     assert ff.scan(OUT).count() == 6
+
+
+@pytest.mark.parametrize("folder", [OUT, f"{OUT}/k=1"])
+@pytest.mark.parametrize("what", [PermissionError("no"), OSError("the network is gone"), b'{"run": "1', b"[]"], ids=str)
+def test_clean_removes_nothing_where_a_manifest_cannot_be_read(
+    what: Any, folder: str, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ff.scan([{"k": 1, "a": 2}]).write(OUT, partition_by="k")
+    put_part(store, "1" * 16, folder="/out/k=1")
+    before, cat = names(store), type(store).cat_file
+
+    def read(self: Any, path: str, **options: Any) -> Any:
+        if not path.endswith("/out/_fourfold.json"):
+            return cat(self, path, **options)
+        if isinstance(what, Exception):
+            raise what
+        return what
+
+    monkeypatch.setattr(type(store), "cat_file", read)
+    with pytest.raises(OptionError, match=r"out/_fourfold.json: this manifest cannot be read \(.*nothing was removed"):
+        list(sweep_store(folder))
+    assert names(store) == before
+    monkeypatch.undo()
+    assert len([*sweep_store(folder)]) == 1
+    assert ff.scan(OUT).count() == 1
+
+
+def test_clean_needs_no_key_for_what_lies_above_the_output(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def keep_out(name: str) -> None:
+        real = getattr(type(store), name)
+
+        def look(self: Any, path: str, *args: Any, **options: Any) -> Any:
+            if not path.startswith("/b/mine"):
+                raise PermissionError(path)
+            return real(self, path, *args, **options)
+
+        monkeypatch.setattr(type(store), name, look)
+
+    ff.scan(people(6)).write("memory://b/mine/out")
+    path = put_part(store, "1" * 16, folder="/b/mine/out")
+    keep_out("cat_file")
+    keep_out("find")
+    assert [*sweep_store("memory://b/mine/out")] == [f"memory://{path}"]
+
+
+@pytest.mark.parametrize("moment", ["writers are listed", "the manifest was looked for"])
+def test_clean_leaves_what_is_published_while_it_looks(moment: str, store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = "1" * 16
+    path, marker = put_part(store, run, folder="/out/k=1"), f"/out/_fourfold/{run}.json"
+    store.pipe_file(marker, json.dumps(writer_of_this_process(None)._asdict()).encode())
+    find, cat = type(store).find, type(store).cat_file
+
+    def publish() -> None:
+        if store.exists(marker):
+            facts = {"run": run, "files": [{"path": path.removeprefix("/out/")}], "empty": []}
+            store.pipe_file("/out/_fourfold.json", json.dumps(facts).encode())
+            store.rm_file(marker)
+
+    def list_files(self: Any, path: str, **options: Any) -> Any:
+        if path == "/out/_fourfold" and moment == "writers are listed":
+            publish()
+        return find(self, path, **options)
+
+    def read(self: Any, path: str, **options: Any) -> Any:
+        try:
+            return cat(self, path, **options)
+        finally:
+            if path == "/out/_fourfold.json":
+                publish()
+
+    monkeypatch.setattr(type(store), "find", list_files)
+    monkeypatch.setattr(type(store), "cat_file", read)
+    assert [*sweep_store("memory://out/k=1")] == []
+    assert names(store) == ["_fourfold.json", path.removeprefix("/out/")], "it was published"
+    assert ff.scan(OUT).count() == 10
 
 
 def test_a_process_that_is_dead_has_no_beginning() -> None:

@@ -1,6 +1,7 @@
 """`Dataset.write`: a folder that appears whole or not at all. What dies meanwhile: test_kills.py; stores: test_stores.py."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -303,6 +304,15 @@ def test_what_cannot_be_written_is_said_at_once(
     with pytest.raises(error, match=words):
         ff.scan(people(3)).write(**{"path": "out", **options})
     assert left_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["_kind", ".kind"])
+def test_partitions_that_no_reader_would_see_are_refused_before_anything_runs(name: str, tmp_path: Path) -> None:
+    ran: list[Any] = []
+    rows = ff.scan(people(3).append_column(name, [["a"] * 3]))
+    with pytest.raises(OptionError, match=f"folders {re.escape(name)}=… begin with '{re.escape(name[0])}', and readers"):
+        rows.map_batches(ran.append).write(tmp_path / "out", partition_by=["word", name])
+    assert ran == left_in(tmp_path) == []
 
 
 def test_partitions_by_all_columns_or_too_many_values_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

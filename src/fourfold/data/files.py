@@ -5,7 +5,7 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import unquote
@@ -107,7 +107,7 @@ def _find_behind_url(source: str, format: str | None, storage: Mapping[str, Any]
         if not is_glob and fs.isfile(path):  # who names one file means it
             found = list_files()
         else:
-            found = published(fs, list_files, is_visible, None if is_glob else path, source)
+            found = published(fs, list_files, is_visible, _matches(path) if is_glob else _lies_in(path), source)
     except FourfoldError:
         raise
     except Exception as error:
@@ -115,6 +115,20 @@ def _find_behind_url(source: str, format: str | None, storage: Mapping[str, Any]
     if not found:
         raise OptionError(f"there is no file at {source}")
     return [_behind(fs, name, str(fs.unstrip_protocol(path)), format, detail) for name, detail in found.items()]
+
+
+def _matches(pattern: str) -> Callable[[str], bool]:
+    """Whether a glob of a store would find a path."""
+    from fsspec.utils import glob_translate
+
+    fits = re.compile(glob_translate(pattern)).match
+    return lambda name: fits(name) is not None
+
+
+def _lies_in(folder: str) -> Callable[[str], bool]:
+    """Whether a path is in a folder of a store, or below it."""
+    inside = f"{folder.strip('/')}/".lstrip("/")  # nothing, of all that is there
+    return lambda name: name.lstrip("/").startswith(inside)
 
 
 def _fixed(path: str) -> str:

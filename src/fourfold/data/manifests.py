@@ -44,6 +44,11 @@ def read_manifest(fs: Any, folder: str) -> dict[str, Any]:
         return {}
 
 
+def all_named_in(facts: Mapping[str, Any]) -> list[str]:
+    """All files that a manifest names, also those of rows without a value."""
+    return [*named_in(facts), *facts.get("failed_rows", ())]
+
+
 def named_in(facts: Mapping[str, Any]) -> list[str]:
     """The files with rows that a manifest names, in the order of the rows; of no rows, the one that tells the columns."""
     return [*(each["path"] for each in facts.get("files", ())), *facts.get("empty", ())]
@@ -56,7 +61,11 @@ def run_of(path: str) -> str | None:
 
 
 def published(
-    fs: Any, list_files: Callable[[], Mapping[str, Any]], is_visible: Callable[[str], bool], whole: str | None, source: str
+    fs: Any,
+    list_files: Callable[[], Mapping[str, Any]],
+    is_visible: Callable[[str], bool],
+    is_wanted: Callable[[str], bool],
+    source: str,
 ) -> dict[str, Any]:
     """Those of the listed files that readers may see, with what the listing says of them.
 
@@ -64,7 +73,7 @@ def published(
         fs: The file system.
         list_files: Lists them.
         is_visible: Whether a file is none of those that readers leave alone.
-        whole: The folder that is listed with all that is in it, None when it is only some files.
+        is_wanted: Whether a file would be listed if it were there.
         source: What the user has named, for messages.
 
     Raises:
@@ -77,7 +86,7 @@ def published(
         manifests = _Manifests(fs, [*(path for path in listed if posixpath.basename(path) == MANIFEST)])
         ours = [path for path in found if run_of(path) is not None]
         n_unfinished = sum(not manifests.name(path) for path in ours)
-        gone = [path for path in manifests.named_below(whole) if path not in found] if whole is not None else []
+        gone = [path for path in manifests.named() if path not in found and is_wanted(path) and is_visible(path)]
         if not gone:
             break
     else:
@@ -115,18 +124,19 @@ class _Manifests:
             return self.name(path)
         return all(self._named.get(folder) is None for folder in folders_above(path))
 
-    def named_below(self, whole: str) -> Iterator[str]:
-        """All that the manifests name which lie in a folder or below it."""
-        for folder, named in self._named.items():
-            if named and f"{folder}/".startswith(f"{whole.rstrip('/')}/"):
-                yield from sorted(named)
+    def named(self) -> Iterator[str]:
+        """All that they name, as far as they were read: of a folder of values, its manifest lies above."""
+        for named in self._named.values():
+            yield from sorted(named or ())
 
     def _of(self, folder: str) -> frozenset[str] | None:
         """The files that the manifest of a folder names; None where there is none that was made for a store."""
         if folder not in self._named:
             facts = read_manifest(self._fs, folder)
             is_of_store = "empty" in facts  # not that of a folder that was copied here from a disk
-            self._named[folder] = frozenset(posixpath.join(folder, name) for name in named_in(facts)) if is_of_store else None
+            self._named[folder] = (
+                frozenset(posixpath.join(folder, name) for name in all_named_in(facts)) if is_of_store else None
+            )
         return self._named[folder]
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import fourfold.seams as seams
 from fourfold.addresses import Credentials
 from fourfold.data.files import file_system
-from fourfold.data.manifests import MANIFEST, manifest_bytes, named_in, read_manifest, run_of
+from fourfold.data.manifests import MANIFEST, all_named_in, manifest_bytes, read_manifest, run_of
 from fourfold.data.parts import EXTENSION, Part
 from fourfold.data.places import Store
 from fourfold.data.together import has_types, in_order, one_schema, write_table, write_widened
@@ -191,7 +191,7 @@ class StoreOutput:
         return {path for path in others | named if path not in kept and (path in named or run_of(path) is None)}
 
     def _named(self, facts: dict[str, Any]) -> set[str]:
-        return {posixpath.join(self._root, name) for name in (*named_in(facts), *facts.get("failed_rows", ()))}
+        return {posixpath.join(self._root, name) for name in all_named_in(facts)}
 
     def _put_manifest(self, facts: dict[str, Any]) -> None:
         path, data = posixpath.join(self._root, MANIFEST), manifest_bytes(facts)

@@ -8,7 +8,7 @@ from typing import Any
 
 from fourfold.addresses import Credentials
 from fourfold.data.files import file_system
-from fourfold.data.manifests import folders_above, named_in, read_manifest, run_of
+from fourfold.data.manifests import MANIFEST, all_named_in, facts_in, folders_above, run_of
 from fourfold.data.stores import WRITERS, remove, replaced_in
 from fourfold.data.writers import Writer
 from fourfold.errors import OptionError
@@ -28,7 +28,7 @@ def sweep_store(url: str, patience_s: float = PATIENCE_S, storage: Mapping[str, 
         The URLs of what was removed.
 
     Raises:
-        OptionError: The store cannot be used.
+        OptionError: The store cannot be used, or a manifest cannot be read. Nothing was removed.
     """
     fs, root = file_system(url, Credentials(storage or {}))
     fs.invalidate_cache()
@@ -38,7 +38,6 @@ def sweep_store(url: str, patience_s: float = PATIENCE_S, storage: Mapping[str, 
         found = {}
     except Exception as error:
         raise OptionError(f"{url} cannot be listed: {type(error).__name__}: {error}") from error
-    named, replaced = _named(fs, found)
     youngest = _youngest(found)
     above = [path for folder in folders_above(root) for path in _files_in(fs, posixpath.join(folder, WRITERS))]
     writers = [path for path in found if posixpath.basename(posixpath.dirname(path)) == WRITERS]
@@ -47,6 +46,7 @@ def sweep_store(url: str, patience_s: float = PATIENCE_S, storage: Mapping[str, 
         run = posixpath.basename(path).removesuffix(".json")
         if writer is None or _may_go_on(writer, time.time() - youngest.get(run, 0.0), patience_s):
             alive.add(run)
+    named, replaced = _named(fs, found)  # after the writers: who is no writer any more has put his manifest
     left = [path for path in found if run_of(path) and path not in named and run_of(path) not in alive]
     left += [path for path in replaced - {*left, *named} if path in found]
     left += [path for path in writers if posixpath.basename(path).removesuffix(".json") not in alive]
@@ -70,11 +70,43 @@ def _may_go_on(writer: Writer, age_s: float, patience_s: float) -> bool:
 def _named(fs: Any, found: Mapping[str, Any]) -> tuple[set[str], set[str]]:
     """All files that a manifest names, of those folders and of the ones above; and those whose place these have taken."""
     named, replaced = set(), set()
-    for folder in {folder for path in found if run_of(path) for folder in folders_above(path)}:
-        facts = read_manifest(fs, folder)
-        named |= {posixpath.join(folder, name) for name in (*named_in(facts), *facts.get("failed_rows", ()))}
+    for folder in sorted({folder for path in found if run_of(path) for folder in _outputs_of(path)}):
+        facts = _facts(fs, folder)
+        named |= {posixpath.join(folder, name) for name in all_named_in(facts)}
         replaced |= {path for path in replaced_in(facts, folder) if run_of(path)}  # others may be there anew
     return named, replaced
+
+
+def _outputs_of(path: str) -> Iterator[str]:
+    """The folders whose manifest may name a file: between it and its output there are folders of values, and `_failed`.
+
+    Others are not looked at: a key for one folder of a bucket may not read what lies above, and has to do for it.
+    """
+    for folder in folders_above(path):
+        yield folder
+        if "=" not in (name := posixpath.basename(folder)) and name != "_failed":
+            return
+
+
+def _facts(fs: Any, folder: str) -> dict[str, Any]:
+    """What the manifest of a folder says; nothing only when there is none, as what none names is removed."""
+    path = posixpath.join(folder, MANIFEST)
+    try:
+        facts = facts_in(fs.cat_file(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except Exception as error:
+        raise _unreadable(fs, path, f"{type(error).__name__}: {error}") from error
+    if not facts:
+        raise _unreadable(fs, path, "it is no manifest of fourfold")
+    return facts
+
+
+def _unreadable(fs: Any, path: str, why: str) -> OptionError:
+    return OptionError(
+        f"{fs.unstrip_protocol(path)}: this manifest cannot be read ({why}), and only it tells which files count: nothing was "
+        "removed. Use a key that may read it; if it is broken, write the output again, with overwrite=True"
+    )
 
 
 def _youngest(found: Mapping[str, Any]) -> dict[str, float]:

@@ -136,6 +136,12 @@ def _columns(partition_by: Any, plan: Plan) -> tuple[str, ...]:
     if not all(isinstance(name, str) for name in by):
         raise OptionTypeError(f"partition_by={partition_by!r} must be the name of a column, or a list of names")
     check_columns(by, plan.schema(), "partition_by")
+    hidden = next((name for name in by if name.startswith(("_", "."))), None)
+    if hidden is not None:
+        raise OptionError(
+            f"partition_by: folders {hidden}=… begin with {hidden[0]!r}, and readers of tables leave such folders alone: give "
+            "the column another name first"
+        )
     return tuple(by)
 
 

@@ -326,7 +326,8 @@ class Dataset:
         Args:
             path: The folder, on a file system that all workers see; or a URL of fsspec (s3, gs, abfs, …).
             format: "parquet", "csv" or "jsonl".
-            partition_by: Columns whose values become folders `column=value`, and are not in the files.
+            partition_by: Columns whose values become folders `column=value`, and are not in the files. None whose name
+                begins with `_` or `.`: readers leave such folders alone.
             overwrite: Whether it may take the place of what is there.
             order: True: in each folder, the names of the files are in the order of the input, and so are the rows in them.
                 False: rows may be in any order, and small files of a folder (below 16 MiB) are put together into larger ones
