@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from sklearn.base import BaseEstimator
 from sklearn.compose import ColumnTransformer
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import RandomForestClassifier, VotingClassifier
@@ -258,8 +259,42 @@ def test_a_model_without_names_takes_the_columns_that_are_no_keys() -> None:
     model = LinearRegression().fit(X.to_numpy(), TABLE["id"])
     found = said_by(model, "predict", TABLE[["id", *FEATURES]])
     np.testing.assert_allclose(found["prediction"], model.predict(X.to_numpy()), rtol=1e-12)
-    both = ff.scan(X).predict(model, keep=["b"]).to_pandas()  # b is kept, and is a feature as well
-    np.testing.assert_allclose(both["prediction"], model.predict(X.to_numpy()), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("columns", "keep", "words"),
+    [
+        (["id", "b", "c"], ["id"], r"has 2 columns that keep= does not name \(b, c\): what keep= names is no feature"),
+        (FEATURES, ["dep delay"], r"has 2 columns that keep= does not name \(b, c\): what keep= names is no feature"),
+        (
+            ["id", "label", *FEATURES],
+            ["id"],
+            r"has 4 columns that keep= does not name \(label, dep delay, b, c\): select\(\) those",
+        ),
+    ],
+    ids=["a feature is missing", "a feature is kept", "too many"],
+)
+def test_a_kept_column_takes_the_place_of_no_feature(columns: list[str], keep: list[str], words: str) -> None:
+    model = LinearRegression().fit(X.to_numpy(), TABLE["id"])
+    with pytest.raises(OptionError, match=f"fitted on 3 features without names, and the table {words}"):
+        ff.scan(TABLE[columns]).predict(model, keep=keep)
+
+
+class Lengths(BaseEstimator):
+    """An estimator of the user, that makes numbers of texts itself, and says what it was fitted on."""
+
+    def fit(self, table: pd.DataFrame, y: Any = None) -> "Lengths":
+        self.feature_names_in_ = np.asarray(table.columns, object)
+        self.n_features_in_ = len(table.columns)
+        return self
+
+    def predict(self, table: pd.DataFrame) -> Any:
+        return table["city"].str.len().to_numpy()
+
+
+def test_an_estimator_of_the_user_may_take_texts() -> None:
+    found = ff.scan(TABLE).predict(Lengths().fit(TABLE[["b", "city"]])).to_pandas(engine="serial")
+    assert found["prediction"].tolist() == [len(city) for city in TABLE["city"]]
 
 
 class Widths:

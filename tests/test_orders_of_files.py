@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow as pa
 import pytest
 from tables import people, small_pieces
 
 import fourfold as ff
 from fourfold.data import merging
+from fourfold.errors import UnwritableValue
 
 __all__ = ["small_pieces"]
 
@@ -98,3 +100,28 @@ def test_types_that_differ_are_widened_where_files_are_put_together(out: str, sm
     rows.map_batches(lambda batch: [{"a": values[row["n"]]} for row in batch], batch_format="pylist").write(out, order=False)
     assert sorted(ff.scan(out).to_arrow()["a"].to_pylist(), key=str) == [1.0, 2.5, None]
     assert len(names_in(out)) == 1
+
+
+@pytest.mark.parametrize("order", [True, False])
+def test_pieces_that_do_not_go_together_are_one_error_in_any_order(order: bool, out: str, small_pieces: Cut) -> None:
+    small_pieces(1, 1 << 20)
+    rows = ff.scan([{"n": 0}, {"n": 1}])
+    rows = rows.map_batches(lambda batch: pa.table({"a": ["x" if batch[0]["n"] else 1]}), batch_format="pylist")
+    words = "what came of piece 1 does not go with the pieces before it: column 'a' is string here and int64 in another batch"
+    with pytest.raises(UnwritableValue, match=words):
+        rows.write(out, order=order, engine="serial")
+    assert names_in(out) == []
+
+
+@pytest.mark.parametrize("order", [True, False])
+def test_an_integer_that_is_too_large_for_the_fractions_of_another_piece_is_an_error(
+    order: bool, out: str, small_pieces: Cut
+) -> None:
+    small_pieces(1, 1 << 20)
+    rows = ff.scan([{"n": 0}, {"n": 1}])
+    rows = rows.map_batches(lambda batch: pa.table({"a": [0.5 if batch[0]["n"] else 2**60 + 1]}), batch_format="pylist")
+    with pytest.raises(
+        UnwritableValue, match="of one piece does not go with the others: column 'a' is int64 and does not fit"
+    ):
+        rows.write(out, order=order, engine="serial")
+    assert names_in(out) == []

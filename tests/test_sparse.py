@@ -1,5 +1,6 @@
 """Sparse matrices between a transformer and a model: what scikit-learn says of them, in memory of their size."""
 
+import re
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -116,6 +117,32 @@ def test_a_column_that_keep_names_is_there_for_another_model() -> None:
     found = first.predict(other, name="other").to_pandas()
     assert [*found.columns] == ["id", "one", "other"]
     assert found["other"].tolist() == other.predict(matrix).tolist()
+
+
+MAKES_IT_TWICE = "OneHotEncoder makes a column 'city_Rom', which the table has already: leave it out with select()"
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_column_that_the_table_has_already_is_named_whether_the_result_is_sparse_or_not(dense: bool) -> None:
+    rows = ff.scan(ROWS.assign(city_Rom=1.0)).transform(ENCODE, dense=dense)
+    names = [*ENCODE.get_feature_names_out()]
+    model = LogisticRegression().fit(pd.DataFrame(ENCODE.transform(ROWS[["city"]]).toarray(), columns=names), ROWS["late"])
+    with pytest.raises(ValueError, match=re.escape(MAKES_IT_TWICE)):
+        rows.predict(model, keep=["id"]).to_arrow(engine="serial")
+
+
+def test_a_name_that_is_in_the_table_and_in_a_matrix_or_in_two_is_an_error() -> None:
+    names = [*ENCODE.get_feature_names_out()]
+    model = LogisticRegression().fit(pd.DataFrame(ENCODE.transform(ROWS[["city"]]).toarray(), columns=names), ROWS["late"])
+    same = ColumnTransformer([("city", OneHotEncoder(), ["town"])], sparse_threshold=1, verbose_feature_names_out=False)
+    same = same.fit(ROWS[["city"]].set_axis(["town"], axis=1))
+    same.get_feature_names_out = lambda: np.asarray(names)
+    twice = ff.scan(ROWS.assign(town=ROWS["city"])).transform(ENCODE).transform(same)
+    named = ENCODED.predict(model, name="city_Rom", keep=["id", "onehotencoder"])
+    for rows, name in ((twice, "city_Bonn"), (named, "city_Rom")):
+        with pytest.raises(OptionError, match=f"takes a column '{name}', and there are 2 of that name") as caught:
+            rows.predict(model, name="said", keep=["id"]).to_arrow(engine="serial", on_error="skip")
+        assert not getattr(caught.value, "__notes__", [])  # no row is to blame
 
 
 ENCODED = ff.scan(ROWS).transform(ENCODE)

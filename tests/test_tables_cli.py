@@ -43,6 +43,14 @@ def test_head_prints_columns_types_and_rows(folder: Path) -> None:
     assert "a,comma" not in ended.stdout
 
 
+def test_head_shows_brackets_and_colons_as_they_are(folder: Path) -> None:
+    pd.DataFrame({"[bold] a": ["[abc] hello", "x [/b] y", ":smile: z"]}).to_parquet(folder / "marked.parquet")
+    ended = fourfold("head", "marked.parquet", folder=folder)
+    assert ended.returncode == 0, ended.stderr
+    for words in ("[bold] a", "[abc] hello", "x [/b] y", ":smile: z"):
+        assert words in ended.stdout
+
+
 def test_map_with_batches_writes_a_folder_and_keeps_rows_that_fail(folder: Path) -> None:
     ended = fourfold("map", "mine:double", "in.parquet", "-o", "out", "--batch", "pandas", folder=folder)
     assert ended.returncode == 3, ended.stderr
@@ -106,6 +114,10 @@ def test_predict_goes_on_with_what_finished_before_it_failed(options: list[str],
         (["head", "none.parquet"], "input not found: none.parquet"),
         (["head", "in.parquet", "--columns", "idd"], "did you mean 'id'?"),
         (["predict", "none.joblib", "in.parquet", "-o", "out"], "there is no such file"),
+        (
+            ["predict", "none.joblib", "in.parquet", "-o", "memory://out", "--resume"],
+            "--resume keeps its run beside OUTPUT, which is a store: give --run FOLDER",
+        ),
         (["map", "mine:double", "in.parquet", "-o", "out", "--batch", "panda"], "batch_format='panda' is not known"),
         (["map", "mine:double", "in.parquet", "-o", "out", "--batch", "pandas", "--items", "paths"], "leave --items out"),
     ],

@@ -49,14 +49,17 @@ def _print(columns: list[list[str]]) -> None:
     """Print columns of cells, the first cell of each in bold: several tables where one is too wide for the terminal."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text  # not str: brackets and colons in it would be markup and emoji
 
     console = Console()
     room = console.width if console.is_terminal else None
     while columns:
         shown = columns if room is None else columns[: _n_that_fit(columns, room)]
-        table = Table(*(column[0] for column in shown))
+        table = Table()
+        for column in shown:
+            table.add_column(Text(column[0]))
         for row in zip(*(column[1:] for column in shown), strict=True):
-            table.add_row(*row)
+            table.add_row(*map(Text, row))
         if room is None:  # for a pipe: nothing is cut
             console.width = max(console.width, console.measure(table).maximum)
         console.print(table)

@@ -40,13 +40,17 @@ def predict_command(
 
     Example: fourfold predict model.joblib 'in/*.parquet' -o scores/ --method predict_proba --keep id --resume
     """
-    if resume and run is None:
+    beside = resume and run is None
+    if beside:
         run = f"{output.rstrip('/') or output}.run"
     again = f"what finished is in {run}: the same command goes on" if run else "with --resume the same command would go on"
     with one_line_errors(show_traceback, f"interrupted: {output} was not written; {again}"):
-        from fourfold.errors import RunChanged
+        from fourfold.data.files import is_url
+        from fourfold.errors import OptionError, RunChanged
         from fourfold.workloads.scan import scan
 
+        if beside and is_url(output):
+            raise OptionError("--resume keeps its run beside OUTPUT, which is a store: give --run FOLDER")
         given = {"engine": engine, "workers": workers, "timeout": timeout, "run": run}
         options: dict[str, Any] = {"on_error": on_error, **{key: value for key, value in given.items() if value is not None}}
         rows = scan(inputs, format=format).predict(

@@ -23,7 +23,7 @@ import fourfold.seams as seams
 from fourfold.data.manifests import MANIFEST, facts_in, manifest_bytes
 from fourfold.data.parts import EXTENSION, Part
 from fourfold.data.places import Folder, OnDisk
-from fourfold.data.together import has_types, in_order, one_schema, write_table, write_widened
+from fourfold.data.together import has_types, in_order, one_schema, write_tables, write_widened
 from fourfold.errors import OptionError, RunError, RunInUse
 from fourfold.runs.upkeep import OF_RUN
 from fourfold.version import VERSION
@@ -106,11 +106,11 @@ class Output:
         """There is no row: one file tells the columns, where anybody knows them."""
         if not table.num_columns:
             return
-        write_table(table, OnDisk(str(self._whole / f"part-00000{EXTENSION[self._format]}")), self._format)
+        write_tables([table], OnDisk(str(self._whole / f"part-00000{EXTENSION[self._format]}")), self._format)
 
     def add_failed(self, table: Any) -> None:
         """Keep rows that have no value beside the others."""
-        write_table(table, OnDisk(str(self._whole / FAILED_ROWS)), "parquet")
+        write_tables([table], OnDisk(str(self._whole / FAILED_ROWS)), "parquet")
 
     def where(self, facts: dict[str, Any]) -> tuple[list[str], str]:
         """The files that a manifest names, and the one of rows without a value, if there are any."""

@@ -7,11 +7,11 @@ import shutil
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
-from fourfold.data.parts import EXTENSION, Part, PartWriter, Summed
+from fourfold.data.parts import EXTENSION, Part, Summed
 from fourfold.data.places import Place
 from fourfold.data.quotes import row_end
 from fourfold.data.schema import fitted, unified
-from fourfold.data.together import in_order, schema_of
+from fourfold.data.together import in_order, one_schema, schema_of, write_tables
 
 SMALL_BYTES = 16 << 20
 """A file with less is put together with others. Smaller: more files, which readers open one by one. Larger: more is written
@@ -24,11 +24,17 @@ HEADER_BYTES = 1 << 16
 
 
 def packed(parts: Sequence[Part]) -> tuple[list[Part], list[list[Part]]]:
-    """Parts that stay as they are, and groups of small ones to be put together. They depend on the parts only."""
+    """Parts that stay as they are, and groups of small ones to be put together. They depend on the parts only.
+
+    Raises:
+        UnwritableValue: The parts do not go together.
+    """
+    ordered = in_order(parts)
+    one_schema(ordered)
     stay: list[Part] = []
     groups: list[list[Part]] = []
     last: dict[Any, list[Part]] = {}
-    for part in in_order(parts):
+    for part in ordered:
         if part.size_bytes >= SMALL_BYTES:
             stay.append(part)
             continue
@@ -59,14 +65,8 @@ class Merge:
         target = self._place.target(f"{first.folder}/{name}" if first.folder else name)
         schema = unified([schema_of(part) for part in parts])
         if self._format == "parquet":
-            writer = PartWriter(target, self._format)
-            try:
-                for table in self._tables(parts):
-                    writer.write(fitted(table, schema))
-                n_rows, size_bytes, checksum = writer.finish()
-            except BaseException:
-                writer.discard()
-                raise
+            tables = (fitted(table, schema) for table in self._tables(parts))
+            n_rows, size_bytes, checksum = write_tables(tables, target, self._format)
         else:
             n_rows = sum(part.n_rows for part in parts)
             with Summed(target.begin()) as file:

@@ -55,6 +55,11 @@ def sparse_columns(schema: Any) -> list[str]:
     return [field.name for field in schema if is_sparse(field.type)]
 
 
+def names_within(type_: Any) -> tuple[str, ...]:
+    """The names of the matrix's columns; none of another type, or where nobody knows them."""
+    return (type_.names or ()) if is_sparse(type_) else ()
+
+
 def column_of(matrix: Any, maker: str, names: tuple[str, ...] | None) -> Any:
     """A column that holds the rows of a sparse matrix of scipy; nothing is copied where it is a csr.
 

@@ -25,7 +25,7 @@ from fourfold.data.files import file_system
 from fourfold.data.manifests import MANIFEST, all_named_in, manifest_bytes, read_manifest, run_of
 from fourfold.data.parts import EXTENSION, Part
 from fourfold.data.places import Store
-from fourfold.data.together import has_types, in_order, one_schema, write_table, write_widened
+from fourfold.data.together import has_types, in_order, one_schema, write_tables, write_widened
 from fourfold.data.writers import Writer, writer_of_this_process
 from fourfold.errors import OptionError, RunError, RunInUse
 from fourfold.version import VERSION
@@ -138,13 +138,13 @@ class StoreOutput:
         """There is no row: one file tells the columns, where anybody knows them."""
         if table.num_columns:
             name = self.place.name(0, 0, EXTENSION[self._format])
-            write_table(table, self.place.target(name), self._format)
+            write_tables([table], self.place.target(name), self._format)
             self._empty = [name]
 
     def add_failed(self, table: Any) -> None:
         """Keep rows that have no value beside the others."""
         name = f"_failed/{self.place.name(0, 0, '.parquet').replace('part-00000000-0000000000', 'rows')}"
-        write_table(table, self.place.target(name), "parquet")
+        write_tables([table], self.place.target(name), "parquet")
         self._failed = [name]
 
     def where(self, facts: dict[str, Any]) -> tuple[list[str], str]:

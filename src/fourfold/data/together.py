@@ -1,6 +1,6 @@
 """What the parts of an output must have in common to be one table."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fourfold.data.parts import Part, PartWriter
@@ -41,25 +41,26 @@ def write_widened(source: Any, target: Target, schema: Any) -> tuple[int, int, i
     """Write a part of Parquet anew, with these types; returns its rows, bytes and checksum."""
     import pyarrow.parquet as pq
 
-    writer = PartWriter(target, "parquet")
-    try:
-        with pq.ParquetFile(source) as file:
-            for group in range(file.num_row_groups):
-                writer.write(fitted(file.read_row_group(group), schema))
-        return writer.finish()
-    except BaseException:
-        writer.discard()
-        raise
+    with pq.ParquetFile(source) as file:
+        tables = (fitted(file.read_row_group(group), schema) for group in range(file.num_row_groups))
+        return write_tables(tables, target, "parquet")
 
 
-def write_table(table: Any, target: Target, format: str) -> tuple[int, int, int]:
-    """Write one table; returns its rows, bytes and checksum."""
+def write_tables(tables: Iterable[Any], target: Target, format: str) -> tuple[int, int, int]:
+    """Write tables into one file, or none of them; returns its rows, bytes and checksum.
+
+    Raises:
+        UnwritableValue: They do not go together, or the format cannot hold them.
+    """
     writer = PartWriter(target, format)
     try:
-        writer.write(table)
+        for table in tables:
+            writer.write(table)
         return writer.finish()
-    except BaseException:
+    except BaseException as error:
         writer.discard()
+        if isinstance(error, SchemaConflict):  # a table that is fitted while it is read
+            raise UnwritableValue(f"what came of one piece does not go with the others: {error}") from error
         raise
 
 

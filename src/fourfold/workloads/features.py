@@ -4,11 +4,15 @@ it knows names     these columns, as a DataFrame; of a sparse column, the column
 it knows none      all columns that `keep=` does not name, as one array; a sparse column's matrix alone
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from fourfold.data.sparse import matrix_of, sparse_columns
+from fourfold.data.sparse import matrix_of, names_within, sparse_columns
 from fourfold.errors import OptionError
+
+OF_NUMBERS = ("sklearn", "lightgbm", "xgboost")
+"""Packages whose classifiers and regressors take numbers only, unless there are others within them."""
 
 
 def feature_names(estimator: Any) -> list[str] | None:
@@ -38,13 +42,14 @@ def check_features(estimator: Any, schema: Any, what: str, keep: Sequence[str] |
         keep: See `unnamed`.
 
     Raises:
-        OptionError: A column is missing, there are too many or too few, or it is a text where numbers are taken.
+        OptionError: A column is missing or there more than once, there are too many or too few, or it is a text where
+            numbers are taken.
     """
     sparse, names = sparse_columns(schema), feature_names(estimator)
     if names is None:
-        taken = sparse or unnamed(estimator, schema.names, keep)
+        taken = sparse or unnamed(schema.names, keep)
         n_taken = sum(schema.field(name).type.width for name in sparse) if sparse else len(taken)
-        _check_number(estimator, n_taken, sparse, schema.names, what)
+        _check_number(estimator, n_taken, taken, schema, what)
     else:
         taken = columns_of(estimator, names, schema.names)
         missing = [name for name in taken if name not in schema.names]
@@ -56,25 +61,39 @@ def check_features(estimator: Any, schema: Any, what: str, keep: Sequence[str] |
                 f"{'is' if len(missing) == 1 else 'are'} not in the table. Columns: {', '.join(schema.names)}",
                 is_of_plan=True,
             )
+        if sparse:
+            _check_once(taken, schema, what)
     if _takes_numbers_only(estimator):
         _check_numbers([schema.field(name) for name in taken if name in schema.names and name not in sparse], what)
 
 
-def _check_number(estimator: Any, n_taken: int, sparse: Sequence[str], columns: Sequence[str], what: str) -> None:
+def _check_once(names: Sequence[str], schema: Any, what: str) -> None:
+    """Raise OptionError where a name is in the table and in a matrix, or in two: nobody knows which is meant."""
+    times = Counter([*schema.names, *(name for field in schema for name in names_within(field.type))])
+    twice = [name for name in names if times[name] > 1]
+    if twice:
+        raise OptionError(
+            f"{what} takes a column {twice[0]!r}, and there are {times[twice[0]]} of that name, in the table and in sparse "
+            "matrices: leave all but one out with select()",
+            is_of_plan=True,
+        )
+
+
+def _check_number(estimator: Any, n_taken: int, taken: Sequence[str], schema: Any, what: str) -> None:
     n_features = getattr(estimator, "n_features_in_", None)
     if n_features is None or n_features == n_taken:
         return
-    shown = ", ".join(columns[:8]) + ("…" if len(columns) > 8 else "")
-    if sparse:
-        has, then = (
-            f"the sparse columns before it ({', '.join(sparse)}) hold {n_taken:,}",
-            "transform with what it was fitted on",
-        )
+    shown = ", ".join(taken[:8]) + ("…" if len(taken) > 8 else "")
+    if sparse_columns(schema):
+        has, then = f"the sparse columns before it ({shown}) hold {n_taken:,}", "transform with what it was fitted on"
     else:
-        has, then = (
-            f"the table has {len(columns)} columns ({shown})",
-            "select() those that it takes, in its order, or name the others in keep=",
-        )
+        besides = n_taken < len(schema.names)
+        has = f"the table has {n_taken} columns{' that keep= does not name' if besides else ''} ({shown})"
+        then = "select() those that it takes, in its order, or name the others in keep="
+        if besides and n_taken < n_features:
+            then = (
+                "what keep= names is no feature. To have features beside the prediction leave it out, and select() afterwards"
+            )
     raise OptionError(
         f"{what} was fitted on {n_features:,} features without names, and {has}: {then}",
         is_of_plan=True,
@@ -96,6 +115,8 @@ def _takes_numbers_only(estimator: Any) -> bool:
         return False
     if hasattr(estimator, "takes_numbers"):
         return bool(estimator.takes_numbers)
+    if type(estimator).__module__.partition(".")[0] not in OF_NUMBERS:
+        return False  # a class of the user, or of another package: it may encode texts itself
     if not hasattr(estimator, "n_features_in_") and not hasattr(estimator, "feature_names_in_"):
         return False  # nobody knows what it takes
     within = estimator.get_params(deep=False).values() if hasattr(estimator, "get_params") else ()
@@ -108,18 +129,14 @@ def _listed(names: Sequence[str]) -> str:
     return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 
 
-def unnamed(estimator: Any, columns: Sequence[str], keep: Sequence[str] | None) -> list[str]:
-    """The columns that a model takes which knows no names: as many as it was fitted on, or else those that are no keys.
+def unnamed(columns: Sequence[str], keep: Sequence[str] | None) -> list[str]:
+    """The columns that a model takes which knows no names: those that are no keys.
 
     Args:
-        estimator: The model.
         columns: Of the table.
-        keep: Columns that stand beside the prediction. They are no features, unless the model wants as many as there are
-            columns, or nothing else is left; None: not said.
+        keep: Columns that stand beside the prediction. They are no features, unless nothing else is left; None: not said.
     """
-    if not keep or getattr(estimator, "n_features_in_", None) == len(columns):
-        return list(columns)
-    return [name for name in columns if name not in keep] or list(columns)
+    return [name for name in columns if name not in (keep or ())] or list(columns)
 
 
 def features_of(estimator: Any, table: Any, names: Sequence[str] | None, keep: Sequence[str] | None) -> Any:
@@ -139,7 +156,7 @@ def features_of(estimator: Any, table: Any, names: Sequence[str] | None, keep: S
         return _named_matrix(table, sparse, columns)
     if sparse:
         return matrix_of(table, sparse)
-    return _array(table.select(unnamed(estimator, table.column_names, keep)), estimator)
+    return _array(table.select(unnamed(table.column_names, keep)), estimator)
 
 
 def _array(table: Any, estimator: Any) -> Any:

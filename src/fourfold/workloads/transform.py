@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
-from fourfold.data.sparse import MOST_NAMES, column_of
+from fourfold.data.sparse import MOST_NAMES, column_of, names_within
 from fourfold.data.steps import Apply, Batch
 from fourfold.errors import OptionError, OptionTypeError
 from fourfold.execute import current
@@ -59,7 +59,9 @@ class _Transforming:
         found = self._fitted.transform(table.select(names).to_pandas())
         columns = self._columns(found, table.num_rows)
         rest = table.drop_columns(names)
-        clash = [name for name in columns if name in rest.column_names]
+        there = {*rest.column_names}
+        made = (each for name, column in columns.items() for each in (name, *names_within(column.type)))
+        clash = [name for name in made if name in there]
         if clash:
             raise ValueError(
                 f"{self._name} makes a column {clash[0]!r}, which the table has already: leave it out with select()"
