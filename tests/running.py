@@ -160,7 +160,9 @@ def stack_of_worker(pid: int) -> str:
         for entry in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(OSError):
                 if "fourfold" in os.readlink(entry):  # the file of its control page has it
-                    text = entry.read_bytes()[page.STACK_AT : page.WORDS_AT].replace(b"\0", b"").decode(errors="replace")
+                    with open(entry, "rb") as file:
+                        file.seek(page.STACK_AT)
+                        text = file.read(page.STACK_BYTES).replace(b"\0", b"").decode(errors="replace")
                     if "most recent call first" in text:
                         return text
         time.sleep(0.01)

@@ -5,6 +5,7 @@ Workers really die here; who ran how often is counted in files, which outlive th
 
 import os
 import signal
+import struct
 import time
 
 import numpy as np
@@ -13,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fourfold as ff
-from fourfold.distribute.engines.on_processes import kept
+from fourfold.distribute.engines.on_processes import kept, stacks
 from fourfold.distribute.engines.on_processes.cell import PageCell
 from fourfold.distribute.engines.on_processes.handle import new_worker
-from fourfold.distribute.engines.on_processes.page import KEPT, PAGE_BYTES, STATUS, Page
+from fourfold.distribute.engines.on_processes.page import KEPT, KEPT_AT, PAGE_BYTES, STACK_AT, STATUS, Page
 from fourfold.execute import keep as keep_module
 from fourfold.execute.chunk import Program
 from fourfold.execute.keep import COST_S, SHARE
@@ -345,6 +346,97 @@ def test_one_slow_moment_does_not_put_off_what_follows(clock):
     assert [part.done for part in cell.results()][:4] == [1, 1, 1, 1]
 
 
+def test_a_slow_first_pickle_does_not_put_off_what_follows(clock):
+    class Fresh:
+        """Quick to be pickled but for the first time, and larger than a number."""
+
+        n_pickled = 0
+
+        def __reduce__(self):
+            Fresh.n_pickled += 1
+            clock.now += 100e-6 if Fresh.n_pickled == 1 else 5e-6
+            return bytes, (bytes(600),)
+
+    def fn(x):
+        clock.now += 0.005
+        return Fresh()
+
+    cell = Cell()
+    run(fn, range(100), cell)
+    assert sum(part.done for part in cell.results()) >= 98
+
+
+@pytest.mark.parametrize("once_s", [30e-6, 60e-6, 100e-6])
+def test_items_are_caught_up_with_where_keeping_any_of_them_is_slow(clock, once_s):
+    def fn(x):
+        clock.now += 0.005
+        return x
+
+    class Far(Cell):
+        def keep(self, head, buffers):
+            clock.now += once_s
+            return super().keep(head, buffers)
+
+    cell, began, n = Far(), clock.now, 300
+    run(fn, range(n), cell)
+    assert sum(part.done for part in cell.results()) >= n - 1 - 2 * once_s / SHARE / 0.005
+    assert clock.now - began - n * 0.005 <= 1.1 * SHARE * n * 0.005 + 3 * once_s
+
+
+def test_after_a_time_that_was_too_dear_keeping_goes_on_in_later_chunks(clock):
+    """Twice in a row it took 10 ms: that is believed, and made good by two seconds without."""
+    value, slow = Slow(clock, 0.0), 2
+
+    def fn(x):
+        clock.now += 0.01
+        return value
+
+    class Far(Cell):
+        def keep(self, head, buffers):
+            nonlocal slow
+            clock.now += 0.01 if slow > 0 else 5e-6
+            slow -= 1
+            return super().keep(head, buffers)
+
+    cells = [Far() for _ in range(8)]
+    program = RemoteProgram(Program(fn)).prepare()
+    for cell in cells:
+        program(dump(tuple(Chunk(0, range(50)))), cell)  # half a second
+    done = [sum(part.done for part in cell.results()) for cell in cells]
+    assert done[0] <= 3
+    assert done[1:3] == [0, 0]
+    assert done[5:] == [49, 49, 49]
+
+
+def test_a_chunk_that_has_no_room_left_tries_once_and_the_next_one_again(clock):
+    class Full(Cell):
+        def keep(self, head, buffers):
+            super().keep(head, buffers)
+            return False
+
+    def fn(x):
+        clock.now += 0.02
+        return x
+
+    program = RemoteProgram(Program(fn)).prepare()
+    for _ in range(2):
+        cell = Full()
+        program(dump(tuple(Chunk(0, range(50)))), cell)
+        assert len(cell.parcels) == 1
+
+
+def test_what_is_large_is_kept_when_the_time_for_its_copy_has_passed_and_tried_no_more_often(clock):
+    def fn(x):
+        clock.now += 0.02
+        return np.zeros(1 << 20)
+
+    cell = Cell()
+    run(fn, range(100), cell)
+    assert [part.done for part in cell.results()] == [1]
+    n_blocks_and_end = 100 + 1
+    assert len(cell.marks) - n_blocks_and_end == 2
+
+
 # ---- where it lies
 
 
@@ -411,6 +503,23 @@ def test_what_is_no_parcel_is_not_read(worker_and_cell):
     assert lost(worker, page).kept == ()
 
 
+@pytest.mark.parametrize(
+    "table",
+    [(0, 0), (1, -64), (1, -128), (-1, 5), (1, 1000), (1, 1 << 62), (2, 5), (1 << 40, 5), (1 << 61, 1), (2, 9, -64)],
+    ids=str,
+)
+def test_a_table_that_was_overwritten_ends_what_is_read(worker_and_cell, table):
+    worker, cell, page = worker_and_cell
+    cell.begin(0)
+    cell.keep(b"whole", ())
+    at = page.fields[KEPT]
+    cell.keep(b"other", ())
+    os.pwrite(page.fd, struct.pack(f"<{len(table)}q", *table), KEPT_AT + at)
+    if table == (2, 5):
+        os.pwrite(page.fd, struct.pack("<q", 1000), KEPT_AT + at + 16)
+    assert [bytes(each.head) for each in lost(worker, page).kept] == [b"whole"]
+
+
 def test_a_room_that_is_full_takes_nothing_more(worker_and_cell, monkeypatch):
     worker, cell, page = worker_and_cell
     cell.begin(0)
@@ -432,6 +541,34 @@ def test_a_stack_that_is_asked_for_leaves_what_is_kept(worker_and_cell):
     assert [bytes(each.head) for each in lost(worker, page).kept] == [b"kept"]
 
 
+def test_crashes_of_many_children_reach_neither_what_is_kept_nor_the_last_words(worker_and_cell):
+    worker, cell, page = worker_and_cell
+    cell.begin(0)
+    array = np.zeros(20_000)
+    parcel = dump(array)
+    cell.keep(parcel.head, parcel.buffers)
+    worker.page.keep_words(b"said last")
+    for _ in range(300):
+        os.write(page.fd, b"Fatal Python error: Segmentation fault\n\n" + b'  File "child.py", line 1 in f\n' * 100)
+    os.write(page.fd, b'Fatal Python error: Aborted\n\n  File "user.py", line 2 in g\n')
+    assert stacks.at_death(worker.page) == '  File "user.py", line 2 in g'
+    assert worker.page.words() == "said last"
+    assert [np.array_equal(load(each), array) for each in kept.read(worker.page)] == [True]
+    worker.page.clear_stack()
+    assert worker.page.stack() == ""
+    assert os.fstat(page.fd).st_blocks * 512 < 1 << 19  # none of the memory is left
+    assert [np.array_equal(load(each), array) for each in kept.read(worker.page)] == [True]
+
+
+def test_more_last_words_than_there_is_room_for_are_cut_at_their_beginning(worker_and_cell):
+    worker, cell, _ = worker_and_cell
+    cell.begin(0)
+    cell.keep(b"kept", ())
+    worker.page.keep_words(b"x" * (KEPT_AT - PAGE_BYTES) + b"the end")
+    assert worker.page.words().endswith("the end")
+    assert [bytes(each.head) for each in kept.read(worker.page)] == [b"kept"]
+
+
 def test_a_worker_at_rest_gives_the_memory_back(worker_and_cell):
     _, cell, page = worker_and_cell
     cell.begin(0)
@@ -450,6 +587,20 @@ def test_where_a_page_is_a_file_of_a_disk_nothing_is_kept(tmp_path):
         page = Page(file.fileno())
         cell = PageCell(page)
         cell.begin(0)
-        assert not cell.keep(b"x", ())
+        assert cell.keep is None  # and so nothing is pickled for it
         assert kept.read(page) == ()
+        page.close()
+
+
+def test_a_page_that_is_a_file_of_a_disk_takes_only_the_room_of_its_texts(tmp_path):
+    with open(tmp_path / "page", "w+b") as file:
+        file.truncate(PAGE_BYTES)
+        os.lseek(file.fileno(), STACK_AT, os.SEEK_SET)
+        page = Page(file.fileno())
+        page.keep_words(b"said")
+        os.write(page.fd, b"was here")
+        assert (page.words(), page.stack()) == ("said", "was here")
+        assert os.fstat(page.fd).st_blocks * 512 <= 1 << 17
+        page.clear_stack()
+        assert (page.words(), page.stack()) == ("said", "")
         page.close()

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from fourfold.errors import InitFailed, UnsafeRandomness
 from fourfold.execute import current
-from fourfold.execute.keep import Keep, SoFar
+from fourfold.execute.keep import NEVER, Keep, SoFar
 from fourfold.execute.troubles import describe
 from fourfold.records import Cell, Chunk, ChunkResult, Kind, Trouble
 from fourfold.shown import safe_repr
@@ -25,9 +25,6 @@ a crash, and a cancel takes effect later. At 0.0005 the cost between blocks is 0
 
 Run = Callable[[Any, Cell], tuple[Kind, Any]]
 """What a prepared program is: it takes a payload and the engine's cell, and returns what became of the payload."""
-
-NEVER = float("inf")
-"""When results are kept that nobody keeps."""
 
 
 class Program:

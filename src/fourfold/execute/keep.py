@@ -3,8 +3,9 @@
     items   | 0 | 1 |   2   | 3 | 4 | ...         Each time all that has finished since the last time is pickled,
     kept            ^ 0, 1    ^ 2       ^ 3, 4    as the result of a chunk of its own, and handed to the engine.
 
-It takes a fixed share of the time at most. So slow items are kept one by one, quick ones many at once, and results so large
-that copying them would take longer are not: they come with the end of the chunk.
+It takes a fixed share of the time at most: after each time, so much of it passes that what the last one took is that share. So
+slow items are kept one by one, quick ones many at once, and results so large that copying them would take longer are not: they
+come with the end of the chunk.
 """
 
 import pickle
@@ -25,9 +26,13 @@ fill it (benchmarks/constants.py). Smaller: more is spent before it was measured
 BYTE_S = 1e-9
 """Seconds that it takes to copy one byte into memory that is new (benchmarks/constants.py)."""
 
-PICKLED_BYTE_S = 50e-9
-"""Seconds that pickling one byte takes at most, of objects that have few of them. A longer time is believed when it comes
-twice in a row: once, somebody else had the processor. Not measured."""
+GROW_S = 10 * COST_S
+"""Seconds that keeping twice as many items may be expected to take although so much time has not passed: what it takes for
+any number of items is shared by more of them then. Smaller: where that is dear, quick items are never caught up with.
+Larger: what is dear for each item is kept later, and then much at once. Not measured."""
+
+NEVER = float("inf")
+"""When results are kept that nobody keeps."""
 
 
 class SoFar(NamedTuple):
@@ -43,17 +48,30 @@ Pack = Callable[[ChunkResult, Chunk], Parcel]
 
 
 class Price:
-    """What keeping takes in one worker, from chunk to chunk: COST_S, and so many seconds for each item."""
+    """What keeping takes in one worker, from chunk to chunk.
 
-    __slots__ = ("_last_s", "each_s")
+    Attributes:
+        n_items: How many were tried last.
+        cost_s: What that took. A longer time is believed when it comes twice in a row: once, somebody else had the processor,
+            or it was the first of its kind.
+        due: When to try again, by `time.perf_counter`.
+    """
+
+    __slots__ = ("_last_s", "cost_s", "due", "n_items")
 
     def __init__(self) -> None:
-        self.each_s = self._last_s = 0.0
+        self.n_items, self.cost_s, self.due = 1, COST_S, 0.0
+        self._last_s = 0.0
 
-    def learn(self, n_items: int, elapsed_s: float, likely_s: float) -> None:
-        """It took so long for so many items, and hardly takes longer than `likely_s`."""
-        believed_s = min(elapsed_s, max(self._last_s, likely_s))
-        self.each_s, self._last_s = max(0.0, believed_s - COST_S) / n_items, elapsed_s
+    def n_next(self, n_waiting: int, waited_s: float) -> int:
+        """How many of those that wait to try next: twice as many as the last time, if there is time for that."""
+        is_time_for_more = 2 * self.cost_s <= max(GROW_S, SHARE * waited_s)
+        return min(n_waiting, (1 + is_time_for_more) * self.n_items)
+
+    def learn(self, n_items: int, elapsed_s: float, least_s: float, now: float) -> None:
+        """To try so many took so long until now, and takes, or would take, `least_s` at least."""
+        self.n_items, self.cost_s = n_items, max(least_s, min(elapsed_s, self._last_s))
+        self._last_s, self.due = elapsed_s, now + self.cost_s / SHARE
 
 
 class Keep:
@@ -73,47 +91,46 @@ class Keep:
     def __init__(self, chunk: Chunk, cell: Cell, price: Price, pack: Pack) -> None:
         self._chunk, self._cell, self._price, self._pack = chunk, cell, price, pack
         self.n_kept = 0
-        self._since = time.perf_counter()
-        self.due = self._since + COST_S / SHARE
+        self._tried = self._ran_until = time.perf_counter()
+        self.due = max(price.due, self._tried + COST_S / SHARE)
 
     def take(self, at: int, so_far: SoFar) -> None:
-        """Keep the results of the items that finished since the last time, unless that is too dear; those before `at` have."""
-        begin = now = time.perf_counter()
-        due = self._since + (COST_S + self._price.each_s * (at - self.n_kept)) / SHARE
-        if begin >= due:
-            due, now = self._keep(at, so_far, begin)
-        self.due = max(due, now + COST_S / SHARE)
-
-    def _keep(self, at: int, so_far: SoFar, begin: float) -> tuple[float, float]:
-        """Returns when it would have been time for results as large as these are, and the time."""
-        keep, first = self._cell.keep, self.n_kept
-        assert keep is not None
-        self._cell.mark(first, at - first)  # whoever dies of being pickled is one of them
-        due, likely_s = 0.0, 2 * COST_S
+        """Keep the results of the oldest items that are not kept and have finished, as those before `at` have."""
+        begin, n_waiting = time.perf_counter(), at - self.n_kept
+        n_items = self._price.n_next(n_waiting, begin - self._tried)
+        self._cell.mark(self.n_kept, n_items)  # whoever dies of being pickled is one of them
+        copy_s, is_full = 0.0, False
         try:
-            head, buffers = self._pickled(first, at, so_far, begin - self._since)
+            ran_s = (begin - self._ran_until) * n_items / n_waiting
+            head, buffers = self._pickled(self.n_kept + n_items, so_far, ran_s)
             copy_s = BYTE_S * sum(map(len, buffers)) if buffers else 0.0
-            likely_s += copy_s + len(head) * PICKLED_BYTE_S
-            due = self._since + (COST_S + copy_s) / SHARE
-            if begin >= due and keep(head, buffers):
-                self.n_kept, self._since = at, begin
+            if copy_s <= SHARE * (begin - self._tried):  # else later
+                is_full = not self._put(head, buffers)
+                if not is_full:
+                    self.n_kept, self._ran_until = self.n_kept + n_items, self._ran_until + ran_s
         except BaseException:  # the end of the chunk will tell which item is to blame
             pass
-        now = time.perf_counter()
-        self._price.learn(at - first, now - begin, likely_s)
-        return due, now
+        self._tried = time.perf_counter()
+        self._price.learn(n_items, self._tried - begin, COST_S + copy_s, self._tried)
+        self.due = NEVER if is_full else self._price.due
 
-    def _pickled(self, first: int, at: int, so_far: SoFar, elapsed_s: float) -> tuple[Buffer, tuple[Buffer, ...]]:
-        """Head and buffers of the result of the items `[first, at)`."""
-        values = so_far.finished[so_far.first + first : so_far.first + at]
+    def _put(self, head: Buffer, buffers: tuple[Buffer, ...]) -> bool:
+        keep = self._cell.keep
+        assert keep is not None
+        return keep(head, buffers)
+
+    def _pickled(self, end: int, so_far: SoFar, elapsed_s: float) -> tuple[Buffer, tuple[Buffer, ...]]:
+        """Head and buffers of the result of the items that are not kept, up to `end`."""
+        first = self.n_kept
+        values = so_far.finished[so_far.first + first : so_far.first + end]
         troubles = so_far.troubles
         if not troubles or troubles[-1].offset < first:
             beside: list[pickle.PickleBuffer] = []
             try:
-                head = pickle.dumps((at - first, values, (), elapsed_s), 5, buffer_callback=beside.append)
+                head = pickle.dumps((end - first, values, (), elapsed_s), 5, buffer_callback=beside.append)
                 return head, tuple([each.raw() for each in beside]) if beside else ()
             except Exception:
                 pass  # by value, then
-        troubles = [each._replace(offset=each.offset - first) for each in troubles if each.offset >= first]
-        chunk = Chunk(self._chunk.start + first, self._chunk.items[first:at])
-        return self._pack(ChunkResult(at - first, values, troubles, elapsed_s), chunk)
+        troubles = [each._replace(offset=each.offset - first) for each in troubles if first <= each.offset < end]
+        chunk = Chunk(self._chunk.start + first, self._chunk.items[first:end])
+        return self._pack(ChunkResult(end - first, values, troubles, elapsed_s), chunk)

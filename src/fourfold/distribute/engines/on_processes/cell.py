@@ -36,7 +36,7 @@ class PageCell:
     def __init__(self, page: Page) -> None:
         self._fields = page.fields
         self._room = Room(page)
-        self.keep = self._room.put
+        self.keep = self._room.put if self._room.is_there else None
         self._id = 0
         self._began = self._until = self._marked = 0.0
         self._block_ns = 0

@@ -14,13 +14,8 @@ import signal
 import struct
 
 from fourfold.distribute.engines.on_processes import segments
-from fourfold.distribute.engines.on_processes.page import BEGAN_NS, EXPIRED, KEPT, KEPT_AT, Page
+from fourfold.distribute.engines.on_processes.page import BEGAN_NS, EXPIRED, KEPT, KEPT_AT, ROOM_BYTES, Page
 from fourfold.records import Buffer, Parcel
-
-ROOM_BYTES = 16 << 20
-"""Bytes of results of one chunk that are kept. Fewer: what a chunk finishes later runs again after a death. More: memory of
-each worker whose results are that large. SHARE (execute/keep.py) allows some 2.5 MB in the half second of a chunk; chunks
-on clusters may last longer."""
 
 
 class Room:
@@ -29,7 +24,8 @@ class Room:
     def __init__(self, page: Page) -> None:
         self._fields = page.fields
         self._memory = _reserved(page.fd)
-        self._is_open = self._memory is not None
+        self.is_there = self._is_open = self._memory is not None
+        """Whether anything can be kept."""
 
     def empty(self) -> None:
         """Another ticket begins."""
@@ -65,7 +61,8 @@ def _reserved(fd: int) -> mmap.mmap | None:
     try:
         if not os.readlink(f"/proc/self/fd/{fd}").startswith("/memfd:"):
             return None
-        os.ftruncate(fd, KEPT_AT + ROOM_BYTES)
+        if os.fstat(fd).st_size < KEPT_AT + ROOM_BYTES:
+            os.ftruncate(fd, KEPT_AT + ROOM_BYTES)
         return mmap.mmap(fd, ROOM_BYTES, offset=KEPT_AT)
     except OSError:
         return None
@@ -77,10 +74,12 @@ def read(page: Page) -> tuple[Parcel, ...]:
     if not 0 < size <= ROOM_BYTES:
         return ()
     parcels, at = [], 0
-    with contextlib.suppress(OSError, struct.error):  # C code of an item may have written anywhere
+    with contextlib.suppress(OSError, struct.error, ValueError):  # C code of an item may have written anywhere
         data = memoryview(bytearray(os.pread(page.fd, size, KEPT_AT)))
         while at < size:
-            parcel = segments.read(data[at:])
-            parcels.append(parcel)
-            at += segments.layout(parcel)[1]
+            end = at + segments.size_of(data[at:])
+            if end > size:
+                break
+            parcels.append(segments.read(data[at:end]))
+            at = end
     return tuple(parcels)

@@ -2,10 +2,12 @@
 
 Each field has one writer. The page outlives the worker, so the driver can read where it was when it died.
 
-The page is the beginning of a file without a name, and behind it lie two texts, for people, and results (kept.py):
+The page is the beginning of a file without a name. Behind it lie results (kept.py) between two texts, for people:
 
-    | fields | where it is, as faulthandler wrote it | the last that it wrote to fd 2, by the template | what it has finished |
-    0        STACK_AT                                WORDS_AT                                          KEPT_AT
+    | fields | the last that it wrote to fd 2, by the template | what it has finished | where it is, as faulthandler wrote it
+    0        WORDS_AT                                          KEPT_AT                STACK_AT
+
+Only the last one has no end: each process that an item has forked may add to it when it crashes.
 """
 
 import mmap
@@ -13,16 +15,22 @@ import os
 
 PAGE_BYTES = 4096
 
-STACK_AT = PAGE_BYTES
-WORDS_AT = STACK_AT + (1 << 16)
-"""Where the texts begin in the file. Python prints a hundred frames at most, and so the first one never reaches the second."""
-
+WORDS_AT = PAGE_BYTES
 WORDS_BYTES = 1 << 16
 """Bytes of a dead worker's stderr that are kept. Fewer: what it said before it died may be cut off. More: memory of the
 template, which keeps as much for each worker that writes. Not measured."""
 
-KEPT_AT = 1 << 18
-"""Where results begin in the file: behind the texts, and where a mapping may begin on any machine."""
+KEPT_AT = 1 << 17
+"""Where results begin in the file: behind that text, and where a mapping may begin on any machine."""
+
+ROOM_BYTES = 16 << 20
+"""Bytes of results of one chunk that are kept. Fewer: what a chunk finishes later runs again after a death. More: memory of
+each worker whose results are that large. SHARE (execute/keep.py) allows some 2.5 MB in the half second of a chunk; chunks
+on clusters may last longer."""
+
+STACK_AT = KEPT_AT + ROOM_BYTES
+STACK_BYTES = 1 << 16
+"""Bytes of stacks that are read, the last ones. Python prints a hundred frames at most, and so one always fits."""
 
 TICKET, FIRST, COUNT = 0, 1, 2
 """Written by the worker: 1 + the id of the ticket that runs (0: none), and the block of its items that is running."""
@@ -56,7 +64,7 @@ PID = 15
 """Written by the template: the worker's process id, as soon as it is forked."""
 
 KEPT = 18
-"""Written by the worker: how many bytes of results of the ticket that runs lie behind the texts."""
+"""Written by the worker: how many bytes of results of the ticket that runs there are."""
 
 
 class Page:
@@ -70,16 +78,18 @@ class Page:
 
     def clear_stack(self) -> None:
         """The next line of a stack is the first."""
-        os.pwrite(self.fd, bytes(WORDS_AT - STACK_AT), STACK_AT)  # what lies behind the texts stays
+        if os.fstat(self.fd).st_size > STACK_AT:
+            os.ftruncate(self.fd, STACK_AT)
         os.lseek(self.fd, STACK_AT, os.SEEK_SET)
 
     def stack(self) -> str:
         """What Python has written about where the worker is."""
-        return _text(os.pread(self.fd, WORDS_AT - STACK_AT, STACK_AT))
+        begin = max(STACK_AT, os.fstat(self.fd).st_size - STACK_BYTES)
+        return _text(os.pread(self.fd, STACK_BYTES, begin))
 
     def keep_words(self, words: bytes) -> None:
         """Keep what the worker wrote to fd 2 last."""
-        os.pwrite(self.fd, words, WORDS_AT)
+        os.pwrite(self.fd, words[-WORDS_BYTES:], WORDS_AT)  # results lie behind them
 
     def words(self) -> str:
         """The last that the dead worker wrote to fd 2."""

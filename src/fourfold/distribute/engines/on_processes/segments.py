@@ -285,6 +285,20 @@ def read(view: memoryview) -> Parcel:
     return Parcel(parts[0], tuple(parts[1:]))
 
 
+def size_of(view: memoryview) -> int:
+    """The bytes that the parcel at the beginning of `view` takes, as its table says.
+
+    Raises:
+        struct.error: There is no such table.
+        ValueError: No parcel has such a table.
+    """
+    (count,) = _COUNT.unpack_from(view)
+    lengths = struct.unpack_from(f"<{count}q", view, 8) if count > 0 else ()
+    if not lengths or min(lengths) < 0:
+        raise ValueError(f"a table of {count} lengths: {lengths[:8]}")
+    return _aligned(8 * (1 + count)) + sum(map(_aligned, lengths))
+
+
 def is_looked_at(mapping: mmap.mmap | None) -> bool:
     """Close a mapping; True when something still looks at it, and it lives on.
 
