@@ -100,6 +100,7 @@ def ends_of_rows(data: bytes) -> list[int]:
 
 @settings(max_examples=150, deadline=None)
 @given(body=BODIES)
+@example(body='"\n"\r"')
 def test_rows_end_where_an_automaton_that_goes_byte_by_byte_says(body: str) -> None:
     data = body.encode()
     ends = ends_of_rows(data)

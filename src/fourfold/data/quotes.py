@@ -33,16 +33,16 @@ def last_row_end(block: bytes, delimiter: str | None) -> int:
     if delimiter is None or QUOTE not in block:
         return _last_line_end(block, len(block))
     quotes = _quotes(block)
-    if not _are_balanced(block, quotes, delimiter):
-        found = _rows(delimiter).all.match(block)
-        return found.end() if found else 0
-    right = len(block)
-    while end := _last_line_end(block, right):
-        n_before = int(quotes.searchsorted(end))
-        if n_before % 2 == 0:
-            return end
-        right = int(quotes[n_before - 1])  # within a value: go on before it
-    return 0
+    if _are_balanced(block, quotes, delimiter):
+        right = len(block)
+        while end := _last_line_end(block, right):
+            n_before = int(quotes.searchsorted(end))
+            if n_before % 2 == 0:
+                return end
+            right = int(quotes[n_before - 1])  # within a value: go on before it
+    # Also where a \n stands in values only, and a carriage return alone ends rows.
+    found = _rows(delimiter).all.match(block)
+    return found.end() if found else 0
 
 
 def is_open(block: bytes, delimiter: str) -> bool:
