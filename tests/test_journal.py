@@ -457,6 +457,19 @@ def test_a_writer_goes_on_after_an_error_that_somebody_keeps(tmp_path, monkeypat
     assert (tmp_path / "values-0001.part").stat().st_size == where.offset + where.length_bytes
 
 
+def test_one_line_that_waited_for_a_core_does_not_put_off_the_next_and_a_slow_disk_does(run):
+    record(run, 20)
+    journal = Journal(run, load_key())
+    lengths = []
+    for took_s in [(0.0, 100.0), (100.0, 0.0), (100.0, 100.0)]:
+        journal._lines_took_s = took_s
+        journal.tell(seen=str(took_s))
+        journal.beat(must_keep=False)
+        lengths.append(len(journal._rows) - journal._n_in_tail)
+    journal.close(last_words=False)
+    assert lengths == [0, 0, 1], "lines that wait, after each"
+
+
 @pytest.fixture
 def tail(run, monkeypatch):
     """The tail of a run whose driver died with the second half of its 40 items in there only."""

@@ -340,3 +340,20 @@ def test_no_rows_at_all(tmp_path: Path) -> None:
 def test_rows_of_json_have_all_columns_that_some_row_has(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text(json.dumps({"a": 1}) + "\n" + json.dumps({"b": 2}) + "\n")
     assert ff.scan(tmp_path / "in.jsonl").to_arrow().to_pylist() == [{"a": 1, "b": None}, {"a": None, "b": 2}]
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "batch_size", "n_pieces"), [(100_000, 65536, 32), (100_000, 8, 128), (1_000_000, 65536, 62)]
+)
+def test_a_small_table_has_few_pieces_unless_calls_of_few_rows_are_wanted(n_rows: int, batch_size: int, n_pieces: int) -> None:
+    found = ff.scan(pa.table({"a": range(n_rows)})).map_batches(lambda batch: batch, batch_size=batch_size)
+    pieces = [*found._plan.pieces()]
+    assert len(pieces) == n_pieces
+    assert sum(end - first for first, end in (piece.part for piece in pieces)) == n_rows
+
+
+def test_one_name_of_a_column_stands_for_a_list_of_it() -> None:
+    rows = [{"a": 1, "bc": 2}]
+    assert (
+        ff.scan(rows, columns="bc").to_arrow().to_pylist() == ff.scan(rows).select("bc").to_arrow().to_pylist() == [{"bc": 2}]
+    )

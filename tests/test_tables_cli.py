@@ -13,6 +13,7 @@ from sklearn.tree import DecisionTreeClassifier
 from tables import people, write_csv, write_parquet
 
 import fourfold as ff
+from fourfold.cli.head import _n_that_fit
 
 
 def fourfold(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -32,6 +33,22 @@ def folder(tmp_path: Path) -> Path:
         "    return batch.assign(y=batch['id'] * 2)\n"
     )
     return tmp_path
+
+
+def test_describe_has_a_line_for_each_figure_and_cuts_nothing_for_a_pipe(folder: Path) -> None:
+    pd.DataFrame({f"a_column_with_a_long_name_{number}": [1.5, 2.5] for number in range(12)}).to_csv(folder / "wide.csv")
+    ended = fourfold("describe", "wide.csv", folder=folder)
+    assert ended.returncode == 0, ended.stderr
+    lines = ended.stdout.splitlines()
+    assert "a_column_with_a_long_name_0" in lines[1]
+    assert "a_column_with_a_long_name_11" in lines[1]
+    assert [line for line in lines if line.startswith("│ nulls ") and line.count(" 0 ") == 13]
+    assert "…" not in ended.stdout
+
+
+@pytest.mark.parametrize(("room", "n_fit"), [(1, 1), (16, 1), (17, 2), (40, 3)])
+def test_a_terminal_gets_as_many_columns_in_a_line_as_it_has_room_for(room: int, n_fit: int) -> None:
+    assert _n_that_fit([["12345", "1"], ["12345\n1", ""], ["1", "12345"]], room) == n_fit
 
 
 def test_head_prints_columns_types_and_rows(folder: Path) -> None:

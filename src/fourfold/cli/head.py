@@ -53,6 +53,8 @@ def _print(columns: list[list[str]]) -> None:
 
     console = Console()
     room = console.width if console.is_terminal else None
+    if room is None:
+        console.width = 1 << 20  # a pipe has no width: nothing is cut
     while columns:
         shown = columns if room is None else columns[: _n_that_fit(columns, room)]
         table = Table()
@@ -60,8 +62,6 @@ def _print(columns: list[list[str]]) -> None:
             table.add_column(Text(column[0]))
         for row in zip(*(column[1:] for column in shown), strict=True):
             table.add_row(*map(Text, row))
-        if room is None:  # for a pipe: nothing is cut
-            console.width = max(console.width, console.measure(table).maximum)
         console.print(table)
         columns = columns[len(shown) :]
 
