@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 from unittest import mock
 
 from fourfold.aggregate.failures import Failures
-from fourfold.distribute import driver, schedule
+from fourfold.distribute import driver, inbox, schedule
 from fourfold.distribute.admission import OOM_ALLOWED
 from fourfold.distribute.blame import CRASHES_ALLOWED, DOUBT_S
 from fourfold.distribute.driver import GRACE_S
@@ -46,6 +46,7 @@ class Parts(NamedTuple):
 
     schedule: Any = schedule
     driver: Any = driver
+    inbox: Any = inbox
 
 
 class Watch:
@@ -383,7 +384,8 @@ class Case:
         engine.nudges, engine.cut = self.nudges, cut
         ran = Ran(self, engine, cut, parts)
         # The bar is drawn in real time, which nobody looks at here: a wait ends when something happens.
-        with mock.patch.multiple(parts.driver, time=Clock(engine, self.jumps), PATIENCE_S=1e9):
+        clock = Clock(engine, self.jumps)
+        with mock.patch.multiple(parts.driver, time=clock, PATIENCE_S=1e9), mock.patch.object(parts.inbox, "time", clock):
             ran.go()
         return ran
 

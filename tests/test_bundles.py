@@ -8,9 +8,10 @@ import pytest
 
 from fourfold.aggregate.failures import Failures
 from fourfold.distribute.bundles import Bundles
-from fourfold.distribute.driver import Driver, Lane
+from fourfold.distribute.driver import Driver
 from fourfold.distribute.engine import EngineInfo
 from fourfold.distribute.engines.simulated import Simulated
+from fourfold.distribute.lane import Lane
 from fourfold.distribute.schedule import Rules, Schedule
 from fourfold.distribute.sizes import Sizes
 from fourfold.divide.source import Source

@@ -26,8 +26,8 @@ from running import SCALE, run_script, started, until
 import fourfold as ff
 from fourfold import machine
 from fourfold.distribute import respawn, watch
-from fourfold.distribute.driver import Driver
 from fourfold.distribute.engines.on_processes import handle, obituary
+from fourfold.distribute.inbox import Inbox
 from fourfold.distribute.schedule import HOPELESS
 from fourfold.errors import WorkerLost, WorkersKeepDying
 
@@ -312,14 +312,14 @@ def test_words_of_a_worker_that_was_asked_nothing_are_not_lost_at_the_end(tmp_pa
 @pytest.fixture
 def deaths(monkeypatch):
     """For each worker that died on items: the indices of those that it was on."""
-    heard, lost = [], Driver._lost
+    heard, lost = [], Inbox._lost
 
-    def note(driver, outcome):
-        chunk, (first, count) = driver._flying[outcome.id], outcome.running
+    def note(inbox, outcome):
+        chunk, (first, count) = inbox.flying[outcome.id], outcome.running
         heard.append(range(chunk.start + first, chunk.start + first + count))
-        lost(driver, outcome)
+        lost(inbox, outcome)
 
-    monkeypatch.setattr(Driver, "_lost", note)
+    monkeypatch.setattr(Inbox, "_lost", note)
     return heard
 
 
@@ -593,8 +593,8 @@ def test_one_kill_by_the_kernel_explains_one_death(kills):
 def test_the_engine_says_of_the_outcome_that_memory_ran_out(kills):
     heard = []
     with pytest.MonkeyPatch.context() as patch:
-        lost = Driver._lost
-        patch.setattr(Driver, "_lost", lambda self, outcome: (heard.append(outcome), lost(self, outcome))[1])
+        lost = Inbox._lost
+        patch.setattr(Inbox, "_lost", lambda self, outcome: (heard.append(outcome), lost(self, outcome))[1])
         on_processes(killed_as_by_the_kernel(kills), range(6), on_error="collect", chunk=1)
     assert [outcome.out_of_memory for outcome in heard] == [True, True]
 

@@ -18,7 +18,7 @@ from fourfold.errors import Bug
 
 FOLDER = Path(fourfold.distribute.__file__).parent
 
-COPIED = ["admission", "blame", "respawn", "sizes", "schedule", "driver"]
+COPIED = ["admission", "blame", "respawn", "sizes", "schedule", "inbox", "driver"]
 """The modules that bugs are put into; each after those that it imports."""
 
 SEEDS = 2000
@@ -138,8 +138,8 @@ MISTAKES = [
     ),
     Mistake("too many tickets are in flight", "return 2 * self.slots", "return 4 * self.slots"),
     Mistake("a result that is told twice counts twice", "return  # its ticket has ended", "pass  # its ticket has ended"),
-    Mistake("a retried item is lost", "self._returned.put(chunk, trouble.offset, 1)", "pass"),
-    Mistake("nobody says that the grace is over", "self._events.append(GraceOver())", "pass"),
+    Mistake("a retried item is lost", "self.returned.put(chunk, trouble.offset, 1)", "pass"),
+    Mistake("nobody says that the grace is over", "self.inbox.events.append(GraceOver())", "pass"),
 ]
 
 
@@ -170,7 +170,7 @@ def parts(request: pytest.FixtureRequest) -> Iterator[Parts]:
                 text = text.replace(f"from fourfold.distribute.{other} import", f"from copied_{other} import")
             copies[name] = sys.modules[f"copied_{name}"] = ModuleType(f"copied_{name}")  # imports and dataclasses look it up
             exec(compile(text, f"copy of {name}.py", "exec"), copies[name].__dict__)
-        yield Parts(copies["schedule"], copies["driver"])
+        yield Parts(copies["schedule"], copies["driver"], copies["inbox"])
     finally:
         for name in copies:
             del sys.modules[f"copied_{name}"]

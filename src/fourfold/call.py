@@ -17,7 +17,8 @@ from fourfold.aggregate.failures import Failures
 from fourfold.aggregate.order import InOrder
 from fourfold.aggregate.progress import Progress
 from fourfold.aggregate.tree import TreeReduction
-from fourfold.distribute.driver import Driver, ProgramFailed
+from fourfold.distribute.driver import Driver
+from fourfold.distribute.inbox import ProgramFailed
 from fourfold.distribute.schedule import Rules, Schedule
 from fourfold.distribute.verdict import seconds, size
 from fourfold.divide.source import Source
@@ -270,11 +271,11 @@ class Call:
     def _raise(self, reason: str) -> NoReturn:
         failures = self.failures.sorted()
         if reason == "dying":
-            evidence = self._driver.last_evidence
+            evidence = self._driver.inbox.last_evidence
             last_line = f"; the last that it left: {evidence.splitlines()[-1].strip()}" if evidence else ""
             raise WorkersKeepDying(
                 f"{self._schedule.tally.deaths} workers of {self._name} died with nothing finished in between; the last one: "
-                f'{self._driver.last_loss}{last_line}. Run a few items with engine="serial" to see what they do'
+                f'{self._driver.inbox.last_loss}{last_line}. Run a few items with engine="serial" to see what they do'
             ) from (RemoteTraceback(evidence) if evidence else None)
         first = failures[0]
         assert first.error is not None
@@ -315,7 +316,7 @@ class Call:
             elapsed_s=elapsed,
             busy_s=tally.busy_s,
             sent_bytes=self._driver.sent_bytes,
-            returned_bytes=self._driver.returned_bytes,
+            returned_bytes=self._driver.inbox.returned_bytes,
             seed=self._settings.seed,
             n_recorded=self._n_recalled,
             peak_item_bytes=self._driver.memory.use.top_bytes,

@@ -11,9 +11,9 @@ import fourfold.machine as machine
 import fourfold.shown as shown
 from fourfold.aggregate.tree import TreeReduction
 from fourfold.distribute.chooser import Chooser
-from fourfold.distribute.driver import LOOP_TARGET_S, Lane
 from fourfold.distribute.engine import Engine
 from fourfold.distribute.engines.on_this_thread import ThisThread
+from fourfold.distribute.lane import LOOP_TARGET_S, Lane
 from fourfold.errors import NotPicklable, UnsupportedOption
 from fourfold.execute import current
 from fourfold.execute.chunk import Program, is_worker_class

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from fourfold.distribute.driver import Lane
+from fourfold.distribute.lane import Lane
 from fourfold.distribute.verdict import (
     MOVE_BYTES_PER_S,
     Carriage,

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from fourfold.call import Call
-from fourfold.distribute.driver import Codec
 from fourfold.distribute.engine import Engine
+from fourfold.distribute.lane import Codec
 from fourfold.execute.objects import ObjectCodec
 from fourfold.execute.parcels import ParcelCodec
 from fourfold.options import resolve
