@@ -285,7 +285,7 @@ def _unequal_rows(workers: int) -> Row:
     began = time.perf_counter()
     rows.to_arrow(engine="processes", workers=workers)
     took_s = time.perf_counter() - began
-    ideal_s = size.sum() * 2e-5 / workers
+    ideal_s = float(size.sum()) * 2e-5 / workers
     padded_s = n_rows * 100 * 2e-5 / workers
     figure, case = ideal_s / took_s, "1 row in 64 costs 100 ×, batches of 64 padded"
     note = f"without size_of= all batches are padded: {padded_s:.1f} s"

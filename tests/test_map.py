@@ -441,3 +441,17 @@ def test_threads_may_call_at_the_same_time(way):
 def test_the_source_may_itself_be_a_stream_of_fourfold(way):
     first = ff.imap(lambda x: x + 1, range(100), chunk=3, **way)
     assert ff.map(lambda x: x * 2, first, chunk=4, **way) == [2 * (x + 1) for x in range(100)]
+
+
+@pytest.mark.parametrize("fn_kind", ["in Python", "in C"])
+def test_the_loop_runs_each_item_of_a_list_once_where_chunks_end_and_items_fail(fn_kind):
+    seen = []
+
+    def note(x):
+        seen.append(x)
+        return 1 // (x not in (3, 4, 9))
+
+    fn = note if fn_kind == "in Python" else note.__call__
+    values = ff.map(fn, list(range(10)), engine="serial", chunk=4, on_error="collect")
+    assert seen == list(range(10))
+    assert [isinstance(value, ff.Failure) for value in values] == [x in (3, 4, 9) for x in range(10)]

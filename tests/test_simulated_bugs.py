@@ -98,7 +98,7 @@ MISTAKES = [
         "who is in doubt is never judged at the end", "        self._judge_all(actions)\n        before", "        before"
     ),
     Mistake("who is in doubt is blamed whatever is known by now", "if self._blame.is_enough(position):", "if True:"),
-    Mistake("nobody says that doubts have lasted enough", "self._events.append(DoubtOver())", "pass"),
+    Mistake("nobody says that doubts have lasted enough", "self.inbox.events.append(DoubtOver())", "pass"),
     Mistake("one half of the suspects is dropped", "self._repeat(suspects.start, half)", "pass"),
     Mistake(
         "the halves of the suspects overlap",

@@ -140,16 +140,27 @@ class MemoryReader:
         return FreeMemory(max(0, free_bytes), limit_bytes)
 
 
+def _read(path: str) -> str | None:
+    """The start of a small file, None where it cannot be read."""
+    data = _bytes_of(path)
+    return None if data is None else data.decode("utf-8", "replace").strip()
+
+
 def _read_bytes(path: str) -> bytes:
-    """The start of a small file, or nothing. A third of the time of `open().read()`."""
+    """The start of a small file, or nothing."""
+    return _bytes_of(path) or b""
+
+
+def _bytes_of(path: str) -> bytes | None:
+    """A third of the time of `open().read()`, and each call on processes reads some of these."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return b""
+        return None
     try:
         return os.read(fd, 16384)
     except OSError:
-        return b""
+        return None
     finally:
         os.close(fd)
 
@@ -219,14 +230,6 @@ def _cgroup_folders(mount: str, membership: str, controller: str) -> list[str]:
             inner = os.path.dirname(inner)
         folders.append(base)
     return [folder for folder in folders if os.path.isdir(folder)]
-
-
-def _read(path: str) -> str | None:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read().strip()
-    except OSError:
-        return None
 
 
 THREAD_VARIABLES = (

@@ -163,10 +163,14 @@ class Window(Sequence[Any]):
     def __len__(self) -> int:
         return self._count
 
-    def __iter__(self) -> Iterator[Any]:
+    def open_end(self) -> Iterator[Any]:
+        """The items from the first one on, and those behind the last one: for who counts them, which costs 3 ns per item."""
         walk = iter(self._sequence)
         walk.__setstate__(self._start)  # type: ignore[attr-defined]  # what copy() and pickle use; islice would walk there
-        return itertools.islice(walk, self._count)
+        return walk
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.islice(self.open_end(), self._count)
 
     def __getitem__(self, at: Any) -> Any:
         if isinstance(at, slice):

@@ -151,14 +151,16 @@ def _run_blocks(
     run_block = _in_python if isinstance(call, FunctionType) else _in_c
     first, finished, troubles = so_far
     total, keep_at = len(items), NEVER if keep is None else keep.due
-    walk = iter(items)  # goes on behind an item that raised
+    open_end = getattr(items, "open_end", None)
+    walk = iter(items) if open_end is None else open_end()  # goes on behind an item that raised
     at = 0
     while at < total and not cell.stopped():
         count = total - at if cell.whole else min(pace.block, total - at)
         cell.mark(at, count)
         begin = clock()
         try:
-            run_block(call, walk if at + count == total else itertools.islice(walk, count), finished)
+            is_rest = open_end is None and at + count == total
+            run_block(call, walk if is_rest else itertools.islice(walk, count), finished)
             if len(finished) - first < at + count:
                 # map() took a StopIteration of the function for the end of the block.
                 raise StopIteration(f"{getattr(call, '__qualname__', call)} raised StopIteration")
