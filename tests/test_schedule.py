@@ -66,6 +66,23 @@ def test_a_chunk_is_bounded_in_bytes() -> None:
     assert take == Take(4)
 
 
+@pytest.mark.parametrize(
+    ("rules", "most"),
+    [
+        (Rules(total=10**7), 1 << 18),  # a list whose values make another list
+        (Rules(total=10**7, bounded=True), 1 << 16),  # a stream: values are let go
+        (Rules(), 1 << 16),  # a generator: items are in memory as chunks only
+    ],
+)
+def test_a_chunk_of_items_that_take_no_time_is_bounded_in_items(rules: Rules, most: int) -> None:
+    schedule = Schedule(rules)
+    take = step(schedule, Slots(1, prefetch=False))[0]
+    for id in range(7):
+        step(schedule, Taken(take.n_items, False))
+        (take,) = step(schedule, Finished(id, take.n_items, elapsed_s=take.n_items * 1e-9))
+    assert take == Take(most)
+
+
 def test_the_tail_is_cut_small() -> None:
     schedule = Schedule(Rules(total=200))
     step(schedule, Slots(4), Taken(1, False), Taken(1, False), Taken(1, False), Taken(1, False))

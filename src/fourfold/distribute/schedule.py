@@ -34,7 +34,7 @@ from fourfold.distribute.events import (
     Unstarted,
 )
 from fourfold.distribute.respawn import Respawn
-from fourfold.distribute.sizes import Sizes
+from fourfold.distribute.sizes import CHUNK_ITEMS, HELD_CHUNK_ITEMS, Sizes
 from fourfold.errors import Bug
 from fourfold.fixed import Fixed
 
@@ -117,7 +117,8 @@ class Schedule:
         self.slots = self.most_slots = self.taken = 0
         self.exhausted = False
         self.stopping = ""
-        self._sizes = Sizes(rules.chunk, rules.costs)
+        is_held = rules.total is not None and not rules.bounded
+        self._sizes = Sizes(rules.chunk, rules.costs, HELD_CHUNK_ITEMS if is_held else CHUNK_ITEMS)
         self._admission = Admission()
         self._next_id = self._asked = 0
         self._flights: dict[int, _Flight] = {}

@@ -50,6 +50,10 @@ CHUNK_ITEMS = 1 << 16
 flight, since small objects take ten times the bytes of their pickle: over 10 M no-op items the driver grew by 34 MB, and by
 67 MB with twice as many items per chunk (benchmarks/p9_driver_memory.py)."""
 
+HELD_CHUNK_ITEMS = 1 << 18
+"""... where the items are in memory anyway, and their values will be. Smaller: more chunks of a loop over items that take next
+to no time, at 0.1 ms each after so much else: 3 % of a million times `x + 1`. Larger: the last ones wait for each other."""
+
 
 class Sizes:
     """What has been learned of items, and the sizes that follow from it.
@@ -57,6 +61,7 @@ class Sizes:
     Attributes:
         chunk: Items per chunk, or None to measure.
         costs: Relative cost by position, or None.
+        most: Items that a chunk has at most.
         slots: The workers that there are now.
         prefetch: A chunk more for each may wait near it.
         target_s: Seconds that a chunk should take.
@@ -64,8 +69,8 @@ class Sizes:
         in_jobs: Many chunks that are submitted together are as cheap as one, and come back together.
     """
 
-    def __init__(self, chunk: int | None = None, costs: Sequence[float] | None = None) -> None:
-        self.chunk, self.costs = chunk, costs
+    def __init__(self, chunk: int | None = None, costs: Sequence[float] | None = None, most: int = CHUNK_ITEMS) -> None:
+        self.chunk, self.costs, self.most = chunk, costs, most
         self.slots, self.prefetch, self.target_s, self.dispatch_s = 0, True, SERVICE_S, 0.0
         self.in_jobs = False
         self._costs_left = [*itertools.accumulate(reversed(costs), initial=0.0)][::-1] if costs is not None else []
@@ -155,7 +160,7 @@ class Sizes:
         if count is None and self._take_s:
             # While a slow source is read for a window of chunks nothing is given out, and workers may wait.
             size = min(size, max(FLOOR_S, self.target_s / (2 * self.slots)) / self._take_s)
-        return max(1, min(int(size), GROWTH * self._largest, CHUNK_ITEMS))
+        return max(1, min(int(size), GROWTH * self._largest, self.most))
 
     def _size_by_cost(self, costs: Sequence[float], start: int, count: int | None) -> int:
         target_s = max(self.target_s, 2 * self.slots * MESSAGE_S)
@@ -166,7 +171,7 @@ class Sizes:
             target_s = min(target_s, max(left_s / (TAIL * self.slots), FLOOR_S, self.slots * MESSAGE_S))
         end = len(costs) if count is None else start + count
         size, sum_s = 0, 0.0
-        limit = max(1, min(GROWTH * self._largest, CHUNK_ITEMS))
+        limit = max(1, min(GROWTH * self._largest, self.most))
         if self._item_bytes:
             limit = max(1, min(limit, int(CHUNK_BYTES / self._item_bytes)))
         while start + size < end and size < limit:
