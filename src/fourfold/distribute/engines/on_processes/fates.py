@@ -50,8 +50,8 @@ def _of_running(on: Block, death: Death) -> Outcome:
     return Outcome(
         on.ticket,
         kind,
-        # No count: it died before the first item, unpickling them. Any of them may be to blame.
-        running=(on.first, on.count) if on.count else None,
+        # No items: it died before the first one, unpickling them. Any of them may be to blame.
+        running=(on.first, on.n_items) if on.n_items else None,
         reason=death.oversize if starved else reason,
         worker=death.name,
         evidence=with_stack(stack, death.obituary.evidence),

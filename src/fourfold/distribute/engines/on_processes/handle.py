@@ -240,7 +240,8 @@ class Worker:
             return Work(self.name, Doing.LOADS_FUNCTION, self._since)
         if on is None:  # it is between two tickets
             return None
-        return Work(self.name, Doing.RUNS if on.count else Doing.LOADS_ITEMS, on.began_ns / 1e9, on.ticket, on.first, on.count)
+        doing = Doing.RUNS if on.n_items else Doing.LOADS_ITEMS
+        return Work(self.name, doing, on.began_ns / 1e9, on.ticket, on.first, on.n_items)
 
     def is_loading(self) -> bool:
         """Whether it has tickets, and has not begun with the first one since it has the function."""

@@ -69,11 +69,11 @@ KEPT = 18
 
 
 class Block(NamedTuple):
-    """Items [first, first + count) of a ticket, and when they began; no count: it loads the items still."""
+    """Items [first, first + n_items) of a ticket, and when they began; no items: it loads them still."""
 
     ticket: int
     first: int
-    count: int
+    n_items: int
     began_ns: int
 
 
@@ -89,8 +89,8 @@ class Page:
     def block(self) -> Block | None:
         """What the worker runs now."""
         fields = self.fields
-        ticket, first, count, began_ns = (int(fields[number]) for number in (TICKET, FIRST, COUNT, BEGAN_NS))
-        return Block(ticket - 1, first, count, began_ns) if ticket else None
+        ticket = fields[TICKET]
+        return Block(ticket - 1, fields[FIRST], fields[COUNT], fields[BEGAN_NS]) if ticket else None
 
     def stop(self, id: int) -> None:
         """Ask the worker to end a ticket at the next boundary between items."""
@@ -107,6 +107,8 @@ class Page:
     def forget_stop(self, id: int) -> None:
         """The ticket has ended: the others to stop move up. The worker always finds them, and looks on from the first only."""
         fields = self.fields
+        if not fields[STOP]:  # as a rule there are none
+            return
         others = [stop for stop in fields[STOP : STOP + STOPS].tolist() if stop not in (0, id + 1)]
         for number in range(STOPS):
             fields[STOP + number] = others[number] if number < len(others) else 0
