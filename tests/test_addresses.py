@@ -16,6 +16,7 @@ import fourfold as ff
 from fourfold.addresses import without_secrets
 from fourfold.distribute import connection
 from fourfold.distribute.connection import Connection, cannot_connect, check_that_somebody_listens, first_line
+from fourfold.distribute.engines.on_ray.head import Head
 from fourfold.engines import Dask, Ray, Spark
 from fourfold.errors import EngineError, FourfoldError
 
@@ -260,9 +261,9 @@ def test_a_ray_asks_by_tokens_or_by_certificates(
 ) -> None:
     raylet = SimpleNamespace(get_authentication_mode=lambda: mode, AuthenticationMode=SimpleNamespace(TOKEN="token"))
     fake = SimpleNamespace(_raylet=raylet if mode != "old" else SimpleNamespace())
-    monkeypatch.setattr("fourfold.distribute.engines.on_ray._ray", lambda: fake)
+    monkeypatch.setattr("fourfold.distribute.engines.on_ray.library.ray", lambda: fake)
     monkeypatch.setenv("RAY_USE_TLS", tls)
     there = Ray("host:6379").connection
-    there._head = "host:6379"
+    there.head = Head("host:6379", None)
     door = there._open_door()
     assert (door and door[0]) == place

@@ -12,7 +12,7 @@ from killer import is_killed_at
 from recorded_items import recorded_items
 
 import fourfold as ff
-from fourfold.runs import journal
+from fourfold.runs import rhythm
 
 pytestmark = [
     pytest.mark.fault("F42", faults=20),
@@ -34,7 +34,7 @@ CASES = [(seam, how) for seam in SEAMS for how in HOW if (seam, how) != ("tail",
 def how(request, monkeypatch):
     """What ends is written as soon as it has ended: as a line of the tail, or as a commit that reaches the disk."""
     for name, value in HOW[request.param].items():
-        monkeypatch.setattr(journal, name, value)
+        monkeypatch.setattr(rhythm, name, value)
 
 
 class Recorded:

@@ -121,7 +121,7 @@ def _part(dotted: str) -> str:
 
 
 def _engine(dotted: str) -> str:
-    """`fourfold.distribute.engines.on_ray.actors` -> `on_ray`; anything else: ``."""
+    """`fourfold.distribute.engines.on_ray.cluster` -> `on_ray`; anything else: ``."""
     names = dotted.split(".")
     return names[3] if names[1:3] == ["distribute", "engines"] and len(names) > 3 else ""
 
@@ -276,19 +276,19 @@ BROKEN: list[tuple[Rule, str, str, str]] = [
     (no_import_circles, "divide/chunks.py", "from .sizes import f", "divide.chunks -> fourfold.divide.sizes"),
     (
         engines_import_no_other_engine,
-        "distribute/engines/on_dask.py",
-        "def f():\n    from fourfold.distribute.engines.on_ray import g",
-        "fourfold.distribute.engines.on_dask:2",
+        "distribute/engines/on_dask/cluster.py",
+        "def f():\n    from fourfold.distribute.engines.on_ray.head import g",
+        "fourfold.distribute.engines.on_dask.cluster:2",
     ),
     (
         engines_import_no_other_engine,
-        "distribute/engines/on_dask.py",
-        "from . import on_ray",
+        "distribute/engines/on_dask/cluster.py",
+        "from .. import on_ray",
         "engines.on_ray",
     ),
     (
         engines_import_libraries_in_functions,
-        "distribute/engines/on_ray.py",
+        "distribute/engines/on_ray/cluster.py",
         "import ray.util",
         "ray.util at import",
     ),
@@ -312,8 +312,9 @@ SOUND = {
     "distribute/driver.py": "from . import engine\nfrom fourfold.records import Chunk",
     "distribute/engine.py": "from typing import Protocol",
     "distribute/engines/__init__.py": "",
-    "distribute/engines/on_ray.py": (
-        "import typing\nfrom ..engine import Engine\nif typing.TYPE_CHECKING:\n    import ray\ndef f():\n    import ray"
+    "distribute/engines/on_ray/__init__.py": "from fourfold.distribute.engines.on_ray.engine import Ray",
+    "distribute/engines/on_ray/engine.py": (
+        "import typing\nfrom ...engine import Engine\nif typing.TYPE_CHECKING:\n    import ray\ndef f():\n    import ray"
     ),
     "execute/run.py": "import cloudpickle\nfrom ..errors import E\ndef f():\n    import numpy.random",
     "compose.py": "from fourfold.divide import chunks\nfrom fourfold.distribute.driver import drive",

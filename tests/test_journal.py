@@ -314,9 +314,9 @@ def test_a_driver_that_is_killed_at_any_moment_loses_nothing_that_was_recorded(t
 HALF = """
     import os, sys
     import fourfold as ff
-    import fourfold.runs.journal as journal
+    import fourfold.runs.rhythm as rhythm
 
-    journal.TAIL_SHARE = 1e9  # as if the disk took no time: a busy machine must not decide
+    rhythm.TAIL_SHARE = 1e9  # as if the disk took no time: a busy machine must not decide
 
     def fn(item):
         end = os.open("ran.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -351,9 +351,9 @@ def test_a_driver_that_is_killed_with_a_result_in_its_hands_has_recorded_it(tmp_
     text = """
         import os, sys, time
         import fourfold as ff
-        import fourfold.runs.journal as journal
+        import fourfold.runs.rhythm as rhythm
 
-        journal.TAIL_SHARE = 1e-9  # as if the disk were slow
+        rhythm.TAIL_SHARE = 1e-9  # as if the disk were slow
 
         def fn(item):
             time.sleep(0.02)
@@ -462,7 +462,7 @@ def test_one_line_that_waited_for_a_core_does_not_put_off_the_next_and_a_slow_di
     journal = Journal(run, load_key())
     lengths = []
     for took_s in [(0.0, 100.0), (100.0, 0.0), (100.0, 100.0)]:
-        journal._lines_took_s = took_s
+        journal._rhythm._lines_took_s = took_s
         journal.tell(seen=str(took_s))
         journal.beat(must_keep=False)
         lengths.append(len(journal._rows) - journal._n_in_tail)
@@ -473,7 +473,7 @@ def test_one_line_that_waited_for_a_core_does_not_put_off_the_next_and_a_slow_di
 @pytest.fixture
 def tail(run, monkeypatch):
     """The tail of a run whose driver died with the second half of its 40 items in there only."""
-    monkeypatch.setattr("fourfold.runs.journal.TAIL_SHARE", 1e9)
+    monkeypatch.setattr("fourfold.runs.rhythm.TAIL_SHARE", 1e9)
     record(run, 20)
     journal = Journal(run, load_key())
     for first in range(20, 40, 5):
@@ -676,7 +676,7 @@ def test_the_file_system_of_a_folder_is_found(tmp_path):
 
 
 def test_a_run_between_machines_has_no_write_ahead_log(run, monkeypatch):
-    monkeypatch.setattr("fourfold.runs.journal.file_system_of", lambda folder: "nfs4")
+    monkeypatch.setattr("fourfold.runs.tables.file_system_of", lambda folder: "nfs4")
     stream = ff.imap(square, range(40), run=run, chunk=1)
     assert list(itertools.islice(stream, 20)) == squares(20)
     assert not (run / "journal.sqlite-wal").exists()

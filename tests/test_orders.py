@@ -19,7 +19,7 @@ import fourfold as ff
 import fourfold.site as site
 from fourfold.call import Call
 from fourfold.distribute import orders as orders_module
-from fourfold.distribute.engines.on_ray import LOOK_S, SILENT_S
+from fourfold.distribute.engines.on_ray.head import LOOK_S, SILENT_S, Head
 from fourfold.distribute.orders import DOWN_IN_A_ROW, DOWN_S, Orders, Stored, parts_of
 from fourfold.engines import Ray, Spark
 from fourfold.errors import EngineError, VersionMismatch
@@ -112,7 +112,7 @@ def test_all_tickets_are_told_that_ray_is_gone(monkeypatch: pytest.MonkeyPatch) 
     fake = types.SimpleNamespace(
         exceptions=exceptions, get=get, is_initialized=lambda: True, wait=lambda refs, **options: (refs, [])
     )
-    monkeypatch.setattr("fourfold.distribute.engines.on_ray._ray", lambda: fake)
+    monkeypatch.setattr("fourfold.distribute.engines.on_ray.library.ray", lambda: fake)
     engine = Ray()
     engine.connection._orders = Orders(VERSION, ())
     engine._flying = {"one": 1, "two": 2, "three": 3}
@@ -124,26 +124,24 @@ def test_a_head_that_is_silent_for_too_long_is_told_to_whoever_asks() -> None:
     """Also to the second one: the first may have asked for something that can wait."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        there = Ray().connection
-        there._head = f"127.0.0.1:{closed.getsockname()[1]}"
-        there._heard_at = time.monotonic()
-        assert not there.is_heard()
-        there._heard_at -= SILENT_S
+        head = Head(f"127.0.0.1:{closed.getsockname()[1]}", None)
+        head._looked_at -= LOOK_S
+        assert not head.is_heard()
+        head._heard_at -= SILENT_S
         for _ in range(2):
             with pytest.raises(EngineError, match=r"^Ray is gone: nobody listens at 127\.0\.0\.1:"):
-                there.is_heard()
+                head.is_heard()
         closed.listen()
-        there._looked_at -= LOOK_S
-        assert there.is_heard()
+        head._looked_at -= LOOK_S
+        assert head.is_heard()
 
 
 def test_a_head_that_ended_with_its_keeper_is_told_at_once() -> None:
-    there = Ray().connection
-    there._head, there._heard_at = "127.0.0.1:1", time.monotonic()
-    there._keeper = types.SimpleNamespace(is_alive=lambda: False)  # type: ignore[assignment]
+    head = Head("127.0.0.1:1", types.SimpleNamespace(is_alive=lambda: False))  # type: ignore[arg-type]
+    head._looked_at -= LOOK_S
     for _ in range(2):
         with pytest.raises(EngineError, match=r"^Ray is gone: the Ray that was started here was ended$"):
-            there.is_heard()
+            head.is_heard()
 
 
 # ---- worker processes beside a cluster's own

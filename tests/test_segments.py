@@ -18,8 +18,9 @@ from leaks import open_files
 
 from fourfold.distribute.engines.on_processes import channel, segments
 from fourfold.distribute.engines.on_processes.cell import PageCell
-from fourfold.distribute.engines.on_processes.handle import SharedProgram, new_worker
+from fourfold.distribute.engines.on_processes.handle import new_worker
 from fourfold.distribute.engines.on_processes.page import COUNT, FIRST, PAGE_BYTES, STOPS, TICKET, Page
+from fourfold.distribute.engines.on_processes.program import SharedProgram
 from fourfold.distribute.engines.on_processes.segments import ALIGN, Owner, Place
 from fourfold.records import Parcel, Ticket
 
@@ -385,7 +386,7 @@ def worker_and_cell():
 
 def test_a_ticket_is_stopped_and_no_other(worker_and_cell) -> None:
     worker, cell = worker_and_cell
-    worker.stop_ticket(5)
+    worker.page.stop(5)
     cell.begin(4)
     assert not cell.stopped()
     cell.begin(5)
@@ -396,7 +397,7 @@ def test_a_ticket_to_stop_is_found_after_another_one_has_ended(worker_and_cell) 
     worker, cell = worker_and_cell
     worker.flights.update(dict.fromkeys(range(STOPS), -1))
     for number in range(STOPS):
-        worker.stop_ticket(number)
+        worker.page.stop(number)
     for number in range(STOPS):
         cell.begin(number)
         assert cell.stopped()
@@ -407,8 +408,8 @@ def test_a_ticket_to_stop_is_found_after_another_one_has_ended(worker_and_cell) 
 def test_a_ticket_that_could_not_be_sent_is_not_with_the_worker(worker_and_cell, monkeypatch) -> None:
     """Its channel is full, and no open file is left to keep a descriptor for later."""
     worker, _ = worker_and_cell
-    while not worker._outbox:
-        worker._send(("rest",))
+    while not worker.line._waiting:
+        worker.line.send(("rest",))
     monkeypatch.setattr(os, "dup", lambda fd: (_ for _ in ()).throw(OSError(errno.EMFILE, "no open file is left")))
     owner = Owner()
     program = SharedProgram(Parcel(b"f", (bytearray(1 << 20),)), owner, 1, contextlib.nullcontext())
@@ -421,7 +422,7 @@ def test_a_ticket_that_could_not_be_sent_is_not_with_the_worker(worker_and_cell,
         worker.give(Ticket(2, "program", Parcel(b"i", (bytearray(1 << 20),)), 1), program)
     monkeypatch.undo()
     assert list(worker.flights) == [1]
-    assert [message[0] for message, _ in worker._outbox if message[0] != "rest"] == ["program", "ticket"]
+    assert [message[0] for message, _ in worker.line._waiting if message[0] != "rest"] == ["program", "ticket"]
     worker.drop("program")
     program.close()
     owner.close()

@@ -33,8 +33,10 @@ SCRIPT = """
         print(results.report.n_recorded)
 """
 
-IMPATIENT = SCRIPT.replace("import fourfold as ff", "import fourfold as ff; from fourfold.distribute.engines import on_ray")
-IMPATIENT = IMPATIENT.replace("results = ff.map", "on_ray.SILENT_S = 5.0; results = ff.map")
+IMPATIENT = SCRIPT.replace(
+    "import fourfold as ff", "import fourfold as ff; from fourfold.distribute.engines.on_ray import head"
+)
+IMPATIENT = IMPATIENT.replace("results = ff.map", "head.SILENT_S = 5.0; results = ff.map")
 """The same, without the patience of 20 s for a head that may come back: tests are long enough."""
 
 RESUME = "fourfold: what finished is recorded in run: the same call goes on from there"

@@ -9,5 +9,5 @@ memory.py      looks at memory now and then, for the schedule
 verdict.py     loop or workers? decided from measurements: pure
 driver.py      the loop that does what the schedule says, with one engine or with the loop and then an engine
 engine.py      the contract of everything that runs workers
-engines/       on this thread, threads, processes; and a simulated one with a virtual clock
+engines/       on this thread, threads, processes, Spark, Ray, Dask; and a simulated one with a virtual clock
 """

@@ -4,8 +4,8 @@
                          └──> journal.sqlite            in groups
 
 A killed driver loses what no worker had given back: those items run again. A machine that loses its power may also lose what
-came after the last SYNC_S: rows whose values are not on the disk are forgotten when the run is opened again. Everything else
-that does not fit its checksum is damage, and is refused.
+came after the last SYNC_S (rhythm.py): rows whose values are not on the disk are forgotten when the run is opened again
+(torn.py). Everything else that does not fit its checksum is damage, and is refused.
 """
 
 import json
@@ -20,25 +20,13 @@ from typing import Any
 import fourfold.seams as seams
 from fourfold.errors import JournalCorrupt, JournalError, RunError
 from fourfold.records import Parcel
-from fourfold.runs.place import JOURNAL, PROGRAM, WITHOUT_SHARED_MEMORY, create_private, file_system_of
-from fourfold.runs.seal import COMMAND, FUNCTION, ID_BYTES, Key, Seals, command_of, seals_of
-from fourfold.runs.tables import STATEMENTS, TABLES, VERSION, WHERE, Done, FailedItem, check_version, checksum_of, connect
+from fourfold.runs.place import JOURNAL, PROGRAM, create_private
+from fourfold.runs.rhythm import Rhythm
+from fourfold.runs.seal import COMMAND, FUNCTION, Key, Seals, command_of, seals_of
+from fourfold.runs.tables import STATEMENTS, WHERE, Done, FailedItem, checksum_of, connect, set_up
 from fourfold.runs.tail import Row, Tail
-from fourfold.runs.values import ValueWriter, Where, is_whole, part_path, read_parcel, seal_again
-
-COMMIT_S = 0.5
-"""Seconds between commits. Smaller: more of them (0.2 ms each). Larger: `fourfold show` is later, and the tail longer."""
-
-COMMIT_SHARE = 0.01
-"""Share of the driver's time that commits may take: on a slow disk they come less often. Not measured on one."""
-
-TAIL_SHARE = 0.2
-"""Share of the driver's time that lines of the tail may take. Smaller: more runs again after a kill, when items are short or
-the disk slow. Larger: such items are slowed down by more; with chunks of 10 ms and up there is no difference."""
-
-SYNC_S = 5.0
-"""Seconds between two writes to the disk itself, for the case that the machine loses its power. Smaller: the driver waits
-for the disk more often (1 to 30 ms each time). Larger: more runs again after that. Not measured on a spinning disk."""
+from fourfold.runs.torn import rows_that_forget, torn_values
+from fourfold.runs.values import ValueWriter, Where, part_path, read_parcel, seal_again
 
 EVENTS_KEPT = 1000
 """Lines of the run's story that are kept. Fewer: less to read after many resumes. More: a larger journal."""
@@ -75,9 +63,7 @@ class Journal:
         self._values: ValueWriter | None = None
         self._rows: list[Row] = []
         self._tail, self._n_in_tail, self._n_commits = Tail(folder), 0, 0
-        self._committed_at = self._synced_at = self._told_at = time.monotonic()
-        self._commit_took_s = 0.0
-        self._lines_took_s = (0.0, 0.0)  # the last two of the tail
+        self._rhythm = Rhythm(time.monotonic())
         self._pid = os.getpid()
         self._is_full = False
         self._database: sqlite3.Connection | None = None
@@ -88,7 +74,7 @@ class Journal:
                 if not (folder / JOURNAL).exists():
                     os.close(create_private(folder / JOURNAL))
                 self._database = connect(folder / JOURNAL)
-                self._set_up()
+                self.is_new = set_up(self._database, folder)
                 self._commit_the_tail()
                 facts = self.facts()
                 if key is not None:
@@ -101,25 +87,6 @@ class Journal:
         except BaseException:
             self.close(last_words=False)
             raise
-
-    def _set_up(self) -> None:
-        database = self.database
-        # SQLite gives the files beside it the mode of the journal.
-        shared = file_system_of(self.folder).removeprefix("fuse.") in WITHOUT_SHARED_MEMORY
-        database.execute(f"pragma journal_mode = {'delete' if shared else 'wal'}")
-        database.execute("pragma synchronous = normal")
-        found = self._one("pragma user_version")
-        self.is_new = not found
-        if self.is_new:  # also when a driver was killed between making the file and the tables
-            fact = f"insert into run values ('id', '\"{os.urandom(ID_BYTES).hex()}\"');"
-            database.executescript(f"begin immediate; {TABLES} {fact} pragma user_version = {VERSION}; commit;")
-            return
-        check_version(found, self.folder)
-        (told,) = database.execute("pragma quick_check(1)").fetchone()
-        if told != "ok":
-            raise JournalCorrupt(
-                f"{self.folder / JOURNAL} is damaged: {told}. Bring it back from a copy, or begin again in another folder"
-            )
 
     def _commit_the_tail(self) -> None:
         """What the driver before this one had no time to commit."""
@@ -225,8 +192,7 @@ class Journal:
     def beat(self, must_keep: bool = True) -> None:
         """Make what was written outlive this process, and commit it when it is time.
 
-        Unless it must, it does so only while lines take no more than TAIL_SHARE: by the shorter of the last two, as one alone
-        may have waited for a core, not for the disk.
+        Unless it must, it does so only while lines take no more than their share of the time.
 
         Raises:
             JournalError: There is no room.
@@ -234,9 +200,9 @@ class Journal:
         if not self._has_something_to_write():
             return
         now = time.monotonic()
-        if now - self._committed_at >= max(COMMIT_S, self._commit_took_s / COMMIT_SHARE):
+        if self._rhythm.is_time_to_commit(now):
             self.commit()
-        elif len(self._rows) > self._n_in_tail and (must_keep or now - self._told_at >= min(self._lines_took_s) / TAIL_SHARE):
+        elif len(self._rows) > self._n_in_tail and (must_keep or self._rhythm.is_time_for_a_line(now)):
             self._tell_the_tail(now)
 
     def _tell_the_tail(self, begin: float) -> None:
@@ -246,8 +212,7 @@ class Journal:
                 self._values.flush()
             self._tail.append(self._n_commits, self._rows[self._n_in_tail :])
         self._n_in_tail = len(self._rows)
-        self._told_at = time.monotonic()
-        self._lines_took_s = (self._lines_took_s[1], self._told_at - begin)
+        self._rhythm.told(begin, time.monotonic())
 
     def _has_something_to_write(self) -> bool:
         return bool(self._rows) and self._is_ours()
@@ -274,12 +239,11 @@ class Journal:
         begin = time.monotonic()
         with self._one_error("written"):
             if self._values is not None:
-                if time.monotonic() - self._synced_at > SYNC_S:
+                if self._rhythm.is_time_to_sync(begin):
                     self._rows.append(self._sync(self._values))
                 self._values.flush()
             self._commit_rows()
-        self._committed_at = time.monotonic()
-        self._commit_took_s = self._committed_at - begin
+        self._rhythm.committed(begin, time.monotonic())
 
     def _commit_rows(self) -> None:
         seams.hit("journal.commit")
@@ -300,7 +264,7 @@ class Journal:
         self._tail.rewind()
 
     def _sync(self, values: ValueWriter) -> tuple[str, tuple[Any, ...]]:
-        self._synced_at = time.monotonic()
+        self._rhythm.synced(time.monotonic())
         return "synced", (values.sync(), values.number)
 
     def close(self, last_words: bool = True) -> None:
@@ -424,31 +388,12 @@ class Journal:
         return {number for (number,) in self.database.execute("select number from part")}
 
     def _forget_torn_values(self) -> None:
-        """Forget the items whose values did not reach the disk before the machine lost its power."""
-        for number, synced in self.database.execute("select number, synced_bytes from part").fetchall():
-            path = part_path(self.folder, number)
-            size = path.stat().st_size if path.exists() else 0
-            if size < synced:
-                raise JournalCorrupt(
-                    f"{path} has {size} bytes and had {synced}: it was cut or replaced. Bring it back from a copy, or "
-                    "begin again in another folder"
-                )
-            young = (
-                "select id, part, offset, length_bytes, checksum, seal from value where part = ? and offset + length_bytes > ?"
-            )
-            for id, *where in self.database.execute(young, (number, synced)).fetchall():
-                if not is_whole(self.folder, Where(*where)):
-                    self._forget_value(id)
+        for value in torn_values(self.database, self.folder):
+            self._rows += rows_that_forget(self.database, value)
+            self._has_loose_items = True
         if self._rows:
             self.note("torn", rows=len(self._rows))
             self.commit()
-
-    def _forget_value(self, id: int) -> None:
-        for first, n_items in self.database.execute("select first, n_items from done where value = ?", (id,)):
-            # They have run, whatever is left of them: where nothing may run twice they are known as started.
-            self._rows += [("started", (item,)) for item in range(first, first + n_items)]
-            self._has_loose_items = True
-        self._rows += [("value lost", (id,)), ("failure lost", (id, id)), ("lost", (id,))]
 
 
 def storable(text: str) -> str:

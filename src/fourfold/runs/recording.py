@@ -18,21 +18,21 @@ from typing import Any, NamedTuple
 
 import fourfold.seams as seams
 from fourfold.addresses import credentials_kept_out
-from fourfold.errors import Indeterminate, JournalCorrupt, JournalError, RemoteError, RunChanged
+from fourfold.errors import JournalError, RunChanged
 from fourfold.interrupts import Shield
 from fourfold.machine import STARTED_IN
 from fourfold.records import Failure, Parcel
 from fourfold.runs.digest import DIGEST_BYTES
-from fourfold.runs.fingerprint import differences, item_digest, program_parts
-from fourfold.runs.journal import PAGE, Journal
+from fourfold.runs.fingerprint import item_digest
+from fourfold.runs.identity import Identity
+from fourfold.runs.journal import Journal
 from fourfold.runs.place import PROGRAM, Lock, create_private, prepare
+from fourfold.runs.recall import DoneRows, Recall
 from fourfold.runs.seal import COMMAND, ERROR, FUNCTION, ITEM, VALUES, command_of, load_key
 from fourfold.runs.tables import Done, FailedItem
 
 UNKNOWN = bytes(DIGEST_BYTES)
 """Stands for the digest of an item that cannot be pickled: any other such item is taken for it."""
-
-DIFFERENCES_TOLD = 5
 
 PROGRAM_BYTES = 64 << 20
 """Functions up to this size, with all that they hold, are kept for a replay. Larger: more is written at the start of a run."""
@@ -91,24 +91,23 @@ class Recording:
         self._lock: Lock | None = None
         self._journal: Journal | None = None
         self._digests: dict[int, bytes] = {}
-        self._page: deque[Done] = deque()
         self._passed: deque[Done | FailedItem] = deque()
-        self._given: set[int] = set()
         self._warned = False
         self.n_passed = 0
-        self._keeps_program = False
         try:
             with Shield():
                 self._lock = Lock(self.folder)
-            self._journal = Journal(self.folder, key)
-            self._meet()
-            self._failed = {failed.item: failed for failed in self._journal.failures()}
-            self._started = set(self._journal.started())
-            self.n_recorded = self._journal.count("done")
+            self._journal = journal = Journal(self.folder, key)
+            self._identity = Identity(journal, path)
+            self._keeps_program = self._identity.meet(subject.kind, subject.parts)
+            self._failed = {failed.item: failed for failed in journal.failures()}
+            self._started = set(journal.started())
+            self.n_recorded = journal.count("done")
         except BaseException:
             self.close("")
             raise
-        self._page_is_last = not self.n_recorded
+        self._rows = DoneRows(journal, is_empty=not self.n_recorded)
+        self._recall = Recall(journal, carriage.load, carriage.unpickled, is_reduction=subject.kind == "reduce")
 
     @property
     def journal(self) -> Journal:
@@ -116,25 +115,7 @@ class Recording:
         assert self._journal is not None
         return self._journal
 
-    # ---- is it the same call? ----------------------------------------------------------------------------------------
-
-    def _meet(self) -> None:
-        """Introduce a new call, or recognise the one that was here before."""
-        journal, subject = self.journal, self._subject
-        self._facts = facts = journal.facts()
-        with credentials_kept_out():
-            parts = program_parts(subject.parts)
-        if "parts" not in facts:  # new, or its driver died before its first commit
-            journal.tell(kind=subject.kind, parts=parts, created_at=time.time())
-            self._keeps_program = True
-        elif facts["kind"] != subject.kind:
-            raise RunChanged(
-                f"the run {self.folder} was recorded by {facts['kind']}, and this is {subject.kind}: use another folder"
-            )
-        elif found := differences(facts["parts"], parts):
-            self._refuse_unless_accepted(found)
-            journal.tell(parts=parts)
-            self._keeps_program = True
+    # ---- what runs ---------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
         """The call is in order, and runs from now on.
@@ -163,27 +144,6 @@ class Recording:
         )
         journal.note("opened" if journal.is_new else "resumed", pid=os.getpid())
         journal.commit()
-
-    def _meet_items(self, item: Any) -> None:
-        """The first item's class is part of the program: its methods may be what the function calls."""
-        parts = program_parts({"items": type(item)})
-        recorded = self._facts.get("items")
-        if recorded is None:
-            self.journal.tell(items=parts)
-        elif found := differences(recorded, parts):
-            self._refuse_unless_accepted(found)
-            self.journal.tell(items=parts)
-
-    def _refuse_unless_accepted(self, found: list[str]) -> None:
-        if not self._facts.get("accept_changes", False):
-            told = "; ".join(found[:DIFFERENCES_TOLD]) + ("; and more" if len(found) > DIFFERENCES_TOLD else "")
-            raise RunChanged(
-                f"the run {self.folder} was recorded by something else: {told}. To keep what it has and go on with what "
-                f"you have now, type: fourfold resume {shlex.quote(self.path)} --accept-changes. To begin again, use another "
-                "folder",
-                differences=found,
-            )
-        self.journal.note("accepted changes", differences=found[:DIFFERENCES_TOLD])
 
     def _keep_program(self) -> None:
         """Keep what runs, for `fourfold replay`; a function that cannot be pickled can be run but not replayed."""
@@ -222,9 +182,9 @@ class Recording:
             JournalCorrupt: The journal is damaged.
         """
         if not index:
-            self._meet_items(item)
+            self._identity.meet_items(item)
         digest = item_digest(item)
-        row = self._row_of(index)
+        row = self._rows.row_of(index)
         if row is not None:
             at = (index - row.first) * DIGEST_BYTES
             self._compare(index, row.digests[at : at + DIGEST_BYTES], digest)
@@ -243,18 +203,6 @@ class Recording:
             return True
         self._digests[index] = digest
         return False
-
-    def _row_of(self, index: int) -> Done | None:
-        while True:
-            while self._page and index >= self._page[0].first + self._page[0].n_items:
-                self._page.popleft()
-            if self._page:
-                return self._page[0] if self._page[0].first <= index else None
-            if self._page_is_last:
-                return None
-            rows = self.journal.done_from(index)
-            self._page_is_last = len(rows) < PAGE
-            self._page.extend(rows)
 
     def _compare(self, index: int, recorded: bytes, now: bytes) -> None:
         if recorded != now:
@@ -279,54 +227,16 @@ class Recording:
         while self._passed:
             yield self._passed.popleft()
 
-    def values(self, done: Done) -> "RecordedValues":
+    def values(self, done: Done) -> Sequence[Any]:
         """The values of recorded items, read when they are looked at.
 
         Of a reduction's rows that share partial results, the first has them.
         """
-        if done.value in self._given:
-            return RecordedValues(list)
-        if self._subject.kind == "reduce":
-            self._given.add(done.value)
-        return RecordedValues(lambda: self._load(done))
-
-    def _load(self, done: Done) -> list[Any]:
-        what = f"the values of items {done.first} to {done.first + done.n_items - 1}"
-        values: list[Any] = self._bring_back(done.value, VALUES, what)
-        if self._subject.kind == "map" and len(values) != done.n_items:
-            raise JournalCorrupt(f"{self.folder} has {len(values)} values where {what} should be")
-        return values
-
-    def _bring_back(self, value: int, kind: int, what: str) -> Any:
-        parcel = self.journal.read(value, kind, what)
-        try:
-            return self._carriage.load(parcel)
-        except Exception as error:
-            raise RunChanged(
-                f"{what} in {self.folder} cannot be unpickled: {type(error).__name__}: {error}. Is a class gone that was "
-                "there when they were recorded? Bring it back, or use another folder"
-            ) from error
+        return self._recall.values(done)
 
     def failure_of(self, failed: FailedItem) -> Failure:
         """A recorded failure as it was, with its exception where that can be brought back."""
-        error: BaseException | None = None
-        if failed.error:
-            data = self._bring_back(failed.error, ERROR, f"the failure of item {failed.item}")
-            error = self._carriage.unpickled(data)
-        if failed.kind == "indeterminate":
-            error = Indeterminate(failed.message)
-        return Failure(
-            index=failed.item,
-            kind=failed.kind,
-            error=error or RemoteError(f"{failed.error_type}: {failed.message}", error_type=failed.error_type),
-            error_type=failed.error_type,
-            message=failed.message,
-            traceback=failed.traceback,
-            item=failed.shown,
-            attempts=failed.attempts,
-            worker=failed.worker,
-            place=failed.place,
-        )
+        return self._recall.failure_of(failed)
 
     def check_end(self, n_items: int) -> None:
         """The input had `n_items` items and has ended.
@@ -481,24 +391,3 @@ class Recording:
     def hint(self) -> str:
         """What a person who stopped the call should know."""
         return f"what finished is recorded in {self.path}: the same call goes on from there"
-
-
-class RecordedValues(Sequence[Any]):
-    """Values that are read from the journal when somebody looks at them."""
-
-    def __init__(self, load: Callable[[], list[Any]]) -> None:
-        self._load, self._values = load, None  # type: tuple[Callable[[], list[Any]], list[Any] | None]
-
-    def _all(self) -> list[Any]:
-        if self._values is None:
-            self._values = self._load()
-        return self._values
-
-    def __len__(self) -> int:
-        return len(self._all())
-
-    def __getitem__(self, at: Any) -> Any:
-        return self._all()[at]
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._all())

@@ -12,8 +12,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from fourfold.errors import JournalError, RunError
-from fourfold.runs.place import JOURNAL
+from fourfold.errors import JournalCorrupt, JournalError, RunError
+from fourfold.runs.place import JOURNAL, WITHOUT_SHARED_MEMORY, file_system_of
+from fourfold.runs.seal import ID_BYTES
 from fourfold.runs.tail import Tail
 
 VERSION = 3
@@ -91,6 +92,31 @@ def check_version(found: int, folder: Path) -> None:
             f"{folder} was written by another version of fourfold (tables {found}, this one has {VERSION}): "
             "go on with that version, or begin again in another folder"
         )
+
+
+def set_up(database: sqlite3.Connection, folder: Path) -> bool:
+    """Make the tables in a database that has none; returns whether that was so.
+
+    Raises:
+        JournalError: They are of another version.
+        JournalCorrupt: The database is not what was written.
+    """
+    # SQLite gives the files beside it the mode of the journal.
+    shared = file_system_of(folder).removeprefix("fuse.") in WITHOUT_SHARED_MEMORY
+    database.execute(f"pragma journal_mode = {'delete' if shared else 'wal'}")
+    database.execute("pragma synchronous = normal")
+    (found,) = database.execute("pragma user_version").fetchone()
+    if not found:  # also when a driver was killed between making the file and the tables
+        fact = f"insert into run values ('id', '\"{os.urandom(ID_BYTES).hex()}\"');"
+        database.executescript(f"begin immediate; {TABLES} {fact} pragma user_version = {VERSION}; commit;")
+        return True
+    check_version(found, folder)
+    (told,) = database.execute("pragma quick_check(1)").fetchone()
+    if told != "ok":
+        raise JournalCorrupt(
+            f"{folder / JOURNAL} is damaged: {told}. Bring it back from a copy, or begin again in another folder"
+        )
+    return False
 
 
 def checksum_of(done: Done) -> int:

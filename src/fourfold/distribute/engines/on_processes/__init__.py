@@ -16,6 +16,10 @@
                 │  its chunk, what to stop, how it died                                        │
                 └──────────────────────────────────────────────────────────────────────────────┘
 
+In the driver, handle.py knows what one worker has, and what it does. Beside it stand what is said to it (line.py), the program
+that all workers share (program.py), the results that come (handover.py), and its end: of an item whose time is over
+(expiry.py), how it died (obituary.py), and what became of its tickets then (fates.py).
+
 Nothing is shared between workers: no queue, no lock, no semaphore. So a killed worker can hold nothing that another needs.
 Nothing has a name: sockets and memory vanish with their last user, whoever is killed and however.
 

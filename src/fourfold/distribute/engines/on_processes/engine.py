@@ -8,10 +8,11 @@ from typing import Any
 
 from fourfold.distribute.engine import NO_NEED, EngineInfo, MemoryUse
 from fourfold.distribute.engines.on_processes import stacks
-from fourfold.distribute.engines.on_processes.handle import SharedProgram, Worker
+from fourfold.distribute.engines.on_processes.handle import Worker
 from fourfold.distribute.engines.on_processes.obituary import OutOfMemoryKills
 from fourfold.distribute.engines.on_processes.page import LONGEST_NS
 from fourfold.distribute.engines.on_processes.pool import POOL
+from fourfold.distribute.engines.on_processes.program import SharedProgram
 from fourfold.distribute.engines.on_processes.starts import Starts
 from fourfold.distribute.watch import Stalls, Watch, Work
 from fourfold.errors import EngineError, WorkerStartFailed
@@ -258,9 +259,9 @@ class Processes:
         if worker.ready and not was_ready:
             self._failed_starts = 0
             self._watch(worker)
-        worker.flush()
+        worker.line.flush()
         self._pass_on(worker)
-        if worker.hung_up or fd == worker.pidfd:
+        if worker.line.hung_up or fd == worker.pidfd:
             self._replace(worker)
         elif worker.outgrown_bytes and not worker.flights:
             self._recycle(worker)
@@ -355,7 +356,7 @@ class Processes:
         for worker in self._workers:
             for id in worker.flights:
                 if ids is None or id in ids:
-                    worker.stop_ticket(id)
+                    worker.page.stop(id)
                     if hard and not worker.runs_another_than(id):
                         worker.is_given_up = True
                         worker.kill()

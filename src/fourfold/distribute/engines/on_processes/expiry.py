@@ -12,9 +12,10 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from fourfold.distribute.engines.on_processes import stacks
-from fourfold.distribute.engines.on_processes.page import Page
+from fourfold.distribute.engines.on_processes.page import EXPIRED, Block, Page
 from fourfold.distribute.watch import trimmed
 from fourfold.machine import is_stopped
 
@@ -74,3 +75,35 @@ class Expiry:
         self._waits_for, self._since = "end", time.monotonic()
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(self._pid, signal.SIGTERM)
+
+
+class Overdue(NamedTuple):
+    """The block whose time is over, what its failure says, and what ends its worker."""
+
+    block: Block
+    reason: str
+    expiry: Expiry
+
+
+def mark_if_overdue(page: Page, timeout_s: float, heard_at: float) -> tuple[Block | None, float]:
+    """Mark the block that a worker is on when it has run for longer than `timeout_s`: the worker gets no further than its end.
+
+    Args:
+        page: The worker's.
+        timeout_s: What a block has.
+        heard_at: It may have waited to be heard until then.
+
+    Returns:
+        The block, if it is overdue, and else the seconds until one may be.
+    """
+    on = page.block()
+    if on is None:
+        return None, timeout_s
+    left_s = max(on.began_ns / 1e9, heard_at) + timeout_s - time.monotonic()
+    # It may have gone on to another item while we looked.
+    if left_s > 0 or page.block() != on:
+        return None, max(left_s, 0.0)
+    page.fields[EXPIRED] = on.began_ns
+    if page.block() != on:  # it has gone on: from here on it cannot, if it has not
+        return None, 0.0
+    return on, 0.0

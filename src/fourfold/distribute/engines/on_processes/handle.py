@@ -2,105 +2,44 @@
 
 import contextlib
 import os
-import resource
 import select
 import signal
 import socket
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 from fourfold.distribute.engines.on_processes import channel, segments
 from fourfold.distribute.engines.on_processes import obituary as obituaries
-from fourfold.distribute.engines.on_processes.expiry import Expiry
+from fourfold.distribute.engines.on_processes.expiry import Expiry, Overdue, mark_if_overdue
+from fourfold.distribute.engines.on_processes.fates import Death, fates
 from fourfold.distribute.engines.on_processes.gauge import private_bytes
-from fourfold.distribute.engines.on_processes.kept import read as read_kept
+from fourfold.distribute.engines.on_processes.handover import open_result
+from fourfold.distribute.engines.on_processes.line import Line
 from fourfold.distribute.engines.on_processes.obituary import Obituary, OutOfMemoryKills
 from fourfold.distribute.engines.on_processes.page import (
-    BEGAN_NS,
-    COUNT,
     ENDED,
     ERRNO,
-    EXPIRED,
-    FIRST,
     PAGE_BYTES,
     PEAK_BYTES,
     PID,
     PRIVATE_BYTES,
     STACK_AT,
     STATUS,
-    STOP,
-    STOPS,
     TICKET,
     TOP_BYTES,
     Page,
 )
+from fourfold.distribute.engines.on_processes.program import SharedProgram
 from fourfold.distribute.engines.on_processes.segments import Owner, Place
 from fourfold.distribute.verdict import size
 from fourfold.distribute.watch import Doing, Work
-from fourfold.errors import EngineError
-from fourfold.records import Kind, Outcome, Parcel, Ticket
-
-HANDOVER_BYTES = 1 << 20
-"""Results from this size on stay in the memory that the worker wrote, mapped; smaller ones are copied out of it. Smaller: more
-mappings and descriptors. Larger: more copies into fresh memory. Not measured for other sizes."""
-
-HANDOVERS = max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
-"""Mapped results that may live at once: each holds a descriptor of this process. Those beyond are copied."""
+from fourfold.records import Kind, Outcome, Ticket
 
 OVERSIZE = 1.05
 """Times `memory=` that a worker may have before it is killed. Smaller: an allocation that would have failed in the worker,
 with a MemoryError of its own, ends it instead. Larger: the limit is less of one."""
-
-_handovers: set[int] = set()
-"""A key for each mapped result that lives."""
-
-_forked: set[int] = set()
-"""Those of them that a fork of this process sees as well. Nobody tells when it has let go: their memory is not used again."""
-
-
-class SharedProgram:
-    """A program laid out once for all workers of a run, in memory that is written again when all have let go of it.
-
-    Args:
-        parcel: The program.
-        owner: Owns the memory.
-        number: Names the program in messages.
-        lock: Held while the owner is changed; runs in several threads share it.
-    """
-
-    def __init__(self, parcel: Parcel, owner: Owner, number: int, lock: AbstractContextManager[Any]) -> None:
-        self.number = number
-        self._owner, self._lock = owner, lock
-        self.place, self.fd = owner.write(parcel, channel.INLINE_BYTES)
-        self._holders: set[Worker] = set()
-        self._over = self._spoiled = False
-
-    def given(self, worker: "Worker") -> None:
-        """The worker has it."""
-        self._holders.add(worker)
-
-    def returned(self, worker: "Worker", kept: bool) -> None:
-        """The worker has let go of it, or is dead; `kept`: something there looks at it for good."""
-        self._holders.discard(worker)
-        self._spoiled = self._spoiled or kept
-        self._settle()
-
-    def close(self) -> None:
-        """The run is over."""
-        self._over = True
-        self._settle()
-
-    def _settle(self) -> None:
-        if self._over and not self._holders:
-            with self._lock:
-                if self._spoiled:
-                    self._owner.abandon(self.place.segment)
-                else:
-                    self._owner.release(self.place.segment)
 
 
 class Worker:
@@ -118,7 +57,7 @@ class Worker:
         self, number: int, end: socket.socket, page: Page, is_watched: Callable[[], bool], template_pid: int = 0
     ) -> None:
         self.number, self.end, self.page, self.is_watched = number, end, page, is_watched
-        self.template_pid = template_pid
+        self.line, self.template_pid = Line(end), template_pid
         self.born_at = time.monotonic()
         """When it was ordered."""
         self._start_failure: Obituary | None = None
@@ -130,9 +69,6 @@ class Worker:
         """Tickets that this worker has, oldest first, with the segment that each one's payload lies in."""
         self.said: list[tuple[Any, ...]] = []
         """What it printed, logged and warned, until somebody reads it."""
-        self.hung_up = False
-        self.garbled = False
-        """It said what is no message."""
         self.heard_at = 0.0
         """When the driver, back from elsewhere, found words of this worker: until then it may have waited to be heard."""
         self.outgrown_bytes = 0
@@ -154,14 +90,11 @@ class Worker:
         """When it got its oldest ticket, or ended one."""
         self.has_begun = False
         """It has ended a ticket of the program that it got last."""
-        self._expired: tuple[int, ...] | None = None
-        self._expiry: Expiry | None = None
-        self._expired_reason = ""
+        self._overdue: Overdue | None = None
         self._programs: dict[str, SharedProgram] = {}
         self._dropped: dict[int, SharedProgram] = {}
         self._items = Owner()
         self._freed: deque[int] = deque()
-        self._outbox: deque[tuple[channel.Message, int]] = deque()
 
     @property
     def name(self) -> str:
@@ -175,20 +108,20 @@ class Worker:
 
     # ---- to the worker -----------------------------------------------------------------------------------------------
 
-    def give(self, ticket: Ticket, program: "SharedProgram") -> None:
+    def give(self, ticket: Ticket, program: SharedProgram) -> None:
         """Send a ticket, and before it the program when this worker does not have it yet.
 
         Raises:
             OSError: There is no memory for the payload, or no open file is left; the worker does not have the ticket.
         """
         if ticket.program not in self._programs:
-            self._send(("program", ticket.program, tuple(program.place)), program.fd)
+            self.line.send(("program", ticket.program, tuple(program.place)), program.fd)
             self._programs[ticket.program] = program
             program.given(self)
         self._send_freed()
         place, fd = self._items.write(ticket.payload, channel.INLINE_BYTES)
         try:
-            self._send(("ticket", ticket.id, ticket.program, tuple(place)), fd)
+            self.line.send(("ticket", ticket.id, ticket.program, tuple(place)), fd)
         except OSError:
             self._items.release(place.segment)
             raise
@@ -205,25 +138,25 @@ class Worker:
         self.has_begun = False
         if program is not None:
             self._dropped[program.number] = program
-            self._send(("drop", key, program.number))
+            self.line.send(("drop", key, program.number))
 
     def limit(self, limit_bytes: int) -> None:
         """The private bytes that it may have from now on while it loads programs and runs items; 0: as many as there are."""
         if limit_bytes != self._limit_bytes:
             self._limit_bytes = limit_bytes
-            self._send(("limit", limit_bytes))
+            self.line.send(("limit", limit_bytes))
 
     def stay(self) -> None:
         """There is nobody to replace it, although it has grown."""
         self.outgrown_bytes = 0
-        self._send(("stay",))
+        self.line.send(("stay",))
 
     def rest(self, keep_bytes: int = 0) -> None:
         """No run holds this worker now. It keeps memory for the items of the next one, up to `keep_bytes`."""
         self._served = False
         self._items.trim(keep_bytes)
         self._send_freed()
-        self._send(("rest",))
+        self.line.send(("rest",))
 
     def _send_freed(self) -> None:
         """Tell the worker which of its segments nobody looks at any more."""
@@ -231,61 +164,15 @@ class Worker:
         while self._freed:  # results may be let go in any thread, at any time
             freed.append(self._freed.popleft())
         for begin in range(0, len(freed), 1000):
-            self._send(("freed", freed[begin : begin + 1000]))
-
-    def stop_ticket(self, id: int) -> None:
-        """Ask it to end a ticket at the next boundary between items."""
-        fields = self.page.fields
-        for number in range(STOPS):
-            if fields[STOP + number] in (0, id + 1):
-                fields[STOP + number] = id + 1
-                return
-
-    def _send(self, message: channel.Message, fd: int = -1) -> None:
-        """Send a message with a descriptor, now or when the worker reads again."""
-        if self._outbox or not self._send_now(message, fd):
-            self._outbox.append((message, os.dup(fd) if fd >= 0 else -1))  # its owner may close it before that
-
-    def _send_now(self, message: channel.Message, fd: int) -> bool:
-        """False when the worker has not read for so long that its buffer is full."""
-        try:
-            channel.send(self.end, message, (fd,) if fd >= 0 else (), socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        except OSError:  # it is gone, or the system has no room for this message: the worker would wait for it for ever
-            self.hung_up = True
-            with contextlib.suppress(OSError):
-                self.end.shutdown(socket.SHUT_RDWR)  # now poll() tells that it must be replaced
-        return True
-
-    def flush(self) -> bool:
-        """Send what waits; False when some of it still has to."""
-        while self._outbox:
-            message, fd = self._outbox[0]
-            if not self._send_now(message, fd):
-                return False
-            self._outbox.popleft()
-            if fd >= 0:
-                os.close(fd)
-        return True
+            self.line.send(("freed", freed[begin : begin + 1000]))
 
     # ---- from the worker ---------------------------------------------------------------------------------------------
 
     def hear(self) -> list[Outcome]:
-        """Take in all messages that are there. Sets `ready`, `hung_up` and `said`."""
+        """Take in all messages that are there. Sets `ready` and `said`."""
         outcomes: list[Outcome] = []
-        while not self.gone:  # also when it hung up: its last words may be there still
-            try:
-                received = channel.receive(self.end, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                break
-            except channel.Garbled:
-                self.garbled, received = True, None
-            except OSError:
-                received = None
-            if received is None:
-                self.hung_up = True
-                break
+        # Also when it hung up: its last words may be there still.
+        while not self.gone and (received := self.line.receive()) is not None:
             (what, *rest), fds = received
             match what:
                 case "done":
@@ -328,84 +215,39 @@ class Worker:
             self._items.abandon(used)
         else:
             self._items.release(used)
-        self._unstop(ticket)
+        self.page.forget_stop(ticket)
         if answer is None:
             return Outcome(ticket, Kind(kind), worker=self.name)
-        return Outcome(ticket, Kind(kind), self._open(Place(*answer), fds), worker=self.name)
+        return Outcome(ticket, Kind(kind), open_result(Place(*answer), fds, self._freed), worker=self.name)
 
-    def _open(self, place: Place, fds: list[int]) -> Parcel:
-        """The parcel of a result. Its segment is free again when it is copied, or when nobody looks at it any more."""
-        if place.inline is not None:
-            return segments.open_inline(place)
-        if not fds:
-            raise EngineError("a result could not be received: this process has no open file left. Raise `ulimit -n`")
-        if place.used_bytes < HANDOVER_BYTES or len(_handovers) >= HANDOVERS:
-            parcel = segments.open_copy(place, fds[0])
-            self._freed.append(place.segment)
-            return parcel
-        try:
-            parcel, mapping = segments.open_private(place, fds[0])
-        except OSError as error:
-            raise EngineError(
-                f"a result of {size(place.used_bytes)} could not be received: {error}. Let items return less, or use imap()"
-            ) from error
-        key = id(mapping)
-        _handovers.add(key)
-        weakref.finalize(mapping, _let_go, key, self._freed, place.segment).atexit = False
-        return parcel
+    # ---- what it does ------------------------------------------------------------------------------------------------
 
-    def _unstop(self, id: int) -> None:
-        """The ticket has ended: the others to stop move up. The worker always finds them, and looks on from the first only."""
-        fields = self.page.fields
-        others = [stop for stop in fields[STOP : STOP + STOPS].tolist() if stop not in (0, id + 1)]
-        for number in range(STOPS):
-            fields[STOP + number] = others[number] if number < len(others) else 0
+    def is_fit(self) -> bool:
+        """Whether it may get another ticket."""
+        is_kept = self._alone in self.flights
+        return self.ready and not (self.line.hung_up or self.outgrown_bytes or self.is_ending or is_kept)
 
-    # ---- its end -----------------------------------------------------------------------------------------------------
+    def runs_another_than(self, id: int) -> bool:
+        """Whether it is on another ticket now."""
+        return int(self.page.fields[TICKET]) not in (0, id + 1)
 
-    def kill(self) -> None:
-        """Kill it with all the processes that it started."""
-        if self.is_forked() and self.pid and not self.is_dead():
-            self.page.fields[ENDED] = 1
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, signal.SIGKILL)
+    def look(self) -> Work | None:
+        """What it is doing now; None when it has nothing to do, or is not ready."""
+        if not self.flights or not self.ready:
+            return None
+        on = self.page.block()
+        if self.is_loading():
+            return Work(self.name, Doing.LOADS_FUNCTION, self._since)
+        if on is None:  # it is between two tickets
+            return None
+        doing = Doing.RUNS if on.n_items else Doing.LOADS_ITEMS
+        return Work(self.name, doing, on.began_ns / 1e9, on.ticket, on.first, on.n_items)
 
-    def fail_to_start(self, reason: str, evidence: str) -> None:
-        """It has been starting for too long: end it. Whoever waits for its end hears of it."""
-        self._start_failure = Obituary(reason, evidence)
-        self.kill()
-        self.hung_up = True
-        with contextlib.suppress(OSError):  # it may be one that cannot be killed now
-            self.end.shutdown(socket.SHUT_RDWR)
+    def is_loading(self) -> bool:
+        """Whether it has tickets, and has not begun with the first one since it has the function."""
+        return bool(self.flights) and not self.page.fields[TICKET] and not self.has_begun
 
-    def expire(self, timeout_s: float) -> float:
-        """End it, with all that it started, when the block of items that it is on has run for longer than `timeout_s`.
-
-        Returns the seconds until this must be called again, if the worker goes on as it is.
-        """
-        if self._expiry is not None:
-            if not self.flights:  # it came to its end after all
-                self.kill()
-            return self._expiry.step()
-        on = self._running()
-        if on is None:
-            return timeout_s
-        left = max(on[-1] / 1e9, self.heard_at) + timeout_s - time.monotonic()
-        # It may have gone on to another item while we looked.
-        if left > 0 or self._running() != on:
-            return max(left, 0.0)
-        self.page.fields[EXPIRED] = on[-1]
-        if self._running() != on:  # it has gone on: from here on it cannot, if it has not
-            return 0.0
-        self._expired = on
-        self._expired_reason = f"ran longer than timeout={timeout_s:g} seconds; {self.name} was stopped"
-        self._expiry = Expiry(self.pid, self.pidfd, self.page, self.kill)
-        return self._expiry.step()
-
-    @property
-    def is_ending(self) -> bool:
-        """Whether its item has run out of time: it gets nothing more."""
-        return self._expiry is not None
+    # ---- its memory --------------------------------------------------------------------------------------------------
 
     def private_bytes(self, live: bool) -> int:
         """Its private memory beyond that of a new worker: between its last chunks, or now."""
@@ -422,43 +264,49 @@ class Worker:
         """The most that it has had in this run beyond that."""
         return max(0, self.page.fields[TOP_BYTES] - self.base_bytes) if self._served else 0
 
+    # ---- its end -----------------------------------------------------------------------------------------------------
+
+    def kill(self) -> None:
+        """Kill it with all the processes that it started."""
+        if self.is_forked() and self.pid and not self.is_dead():
+            self.page.fields[ENDED] = 1
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+    def fail_to_start(self, reason: str, evidence: str) -> None:
+        """It has been starting for too long: end it. Whoever waits for its end hears of it."""
+        self._start_failure = Obituary(reason, evidence)
+        self.kill()
+        self.line.hang_up()  # it may be one that cannot be killed now
+
+    def expire(self, timeout_s: float) -> float:
+        """End it, with all that it started, when the block of items that it is on has run for longer than `timeout_s`.
+
+        Returns the seconds until this must be called again, if the worker goes on as it is.
+        """
+        if self._overdue is not None:
+            if not self.flights:  # it came to its end after all
+                self.kill()
+            return self._overdue.expiry.step()
+        block, left_s = mark_if_overdue(self.page, timeout_s, self.heard_at)
+        if block is None:
+            return left_s
+        expiry = Expiry(self.pid, self.pidfd, self.page, self.kill)
+        reason = f"ran longer than timeout={timeout_s:g} seconds; {self.name} was stopped"
+        self._overdue = Overdue(block, reason, expiry)
+        return expiry.step()
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether its item has run out of time: it gets nothing more."""
+        return self._overdue is not None
+
     def kill_when_larger(self, memory: int) -> None:
         """Kill it, with all that it started, when it runs items and has clearly more private memory than `memory`."""
-        has = private_bytes(self.pid)[0] if self._running() and not self.oversize else 0
+        has = private_bytes(self.pid)[0] if self.page.block() and not self.oversize else 0
         if has > OVERSIZE * memory:
             self.oversize = f"{self.name} had {size(has)} of private memory, more than memory={memory}, and was stopped"
             self.kill()
-
-    def _running(self) -> tuple[int, ...] | None:
-        """The ticket, block and beginning of what it runs now, or None."""
-        fields = self.page.fields
-        on = tuple(int(fields[number]) for number in (TICKET, FIRST, COUNT, BEGAN_NS))
-        return on if on[0] else None
-
-    def is_fit(self) -> bool:
-        """Whether it may get another ticket."""
-        is_kept = self._alone in self.flights
-        return self.ready and not (self.hung_up or self.outgrown_bytes or self.is_ending or is_kept)
-
-    def runs_another_than(self, id: int) -> bool:
-        """Whether it is on another ticket now."""
-        return int(self.page.fields[TICKET]) not in (0, id + 1)
-
-    def look(self) -> Work | None:
-        """What it is doing now; None when it has nothing to do, or is not ready."""
-        if not self.flights or not self.ready:
-            return None
-        fields = self.page.fields
-        id, first, count, began = (int(fields[number]) for number in (TICKET, FIRST, COUNT, BEGAN_NS))
-        if self.is_loading():
-            return Work(self.name, Doing.LOADS_FUNCTION, self._since)
-        if not id:  # it is between two tickets
-            return None
-        return Work(self.name, Doing.RUNS if count else Doing.LOADS_ITEMS, began / 1e9, id - 1, first, count)
-
-    def is_loading(self) -> bool:
-        """Whether it has tickets, and has not begun with the first one since it has the function."""
-        return bool(self.flights) and not self.page.fields[TICKET] and not self.has_begun
 
     def is_dead(self) -> bool:
         """Whether it has ended, by the template's note or the kernel's word."""
@@ -478,40 +326,12 @@ class Worker:
         if self.ready and not self.flights:
             when = obituaries.BETWEEN_ITEMS
         self.obituary = obituary = self._start_failure or obituaries.write(
-            self.name, self.page, when, kills if self._expired is None else None, self.is_watched
+            self.name, self.page, when, kills if self._overdue is None else None, self.is_watched
         )
-        reason = obituary.reason
-        if self.garbled:
+        if self.line.garbled:
             reason = f"{self.name} was stopped, since something in it wrote into the socket on which it talks to this process"
-        fields = self.page.fields
-        for id in self.flights:
-            if fields[TICKET] == id + 1:
-                # No count: it died before the first item, unpickling them. Any of them may be to blame.
-                running = (int(fields[FIRST]), int(fields[COUNT])) if fields[COUNT] else None
-                kind = Kind.LOST
-                if self._expired is not None:
-                    # It may have ended the item before it heard that it must end: then it died on an innocent one.
-                    if self._expired == self._running():
-                        kind, reason = Kind.EXPIRED, self._expired_reason
-                    else:
-                        reason = f"{self.name} was stopped: the item before this one {self._expired_reason}"
-                starved = bool(self.oversize) and kind is Kind.LOST
-                stack = self._expiry.stack if self._expiry is not None and kind is Kind.EXPIRED else ""
-                outcomes.append(
-                    Outcome(
-                        id,
-                        kind,
-                        running=running,
-                        reason=self.oversize if starved else reason,
-                        worker=self.name,
-                        evidence=obituaries.with_stack(stack, obituary.evidence),
-                        out_of_memory=starved or obituary.out_of_memory,
-                        kept=read_kept(self.page),
-                    )
-                )
-            else:
-                stopped = id + 1 in fields[STOP : STOP + STOPS].tolist()
-                outcomes.append(Outcome(id, Kind.CANCELLED if stopped else Kind.COLLATERAL, worker=self.name))
+            obituary = obituary._replace(reason=reason)
+        outcomes += fates(self.flights, Death(self.name, self.page, obituary, self._overdue, self.oversize))
         self.flights.clear()
         self.close()
         return outcomes
@@ -521,12 +341,9 @@ class Worker:
         if not self.gone:
             self.gone = True
             self.flights.clear()
-            self.end.close()
+            self.line.close()
             if self.pidfd >= 0:
                 os.close(self.pidfd)
-            for _, fd in self._outbox:
-                if fd >= 0:
-                    os.close(fd)
             self.page.close_texts()
             self._items.close()
             for program in [*self._programs.values(), *self._dropped.values()]:
@@ -553,15 +370,3 @@ def new_worker(number: int, is_watched: Callable[[], bool], template_pid: int = 
         if page_fd >= 0:
             os.close(page_fd)
         raise
-
-
-def _let_go(key: int, freed: "deque[int]", segment: int) -> None:
-    _handovers.discard(key)
-    if key in _forked:
-        _forked.discard(key)
-    else:
-        freed.append(segment)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=lambda: _forked.update(_handovers))

@@ -12,6 +12,7 @@ Only the last one has no end: each process that an item has forked may add to it
 
 import mmap
 import os
+from typing import NamedTuple
 
 PAGE_BYTES = 4096
 
@@ -67,6 +68,15 @@ KEPT = 18
 """Written by the worker: how many bytes of results of the ticket that runs there are."""
 
 
+class Block(NamedTuple):
+    """Items [first, first + n_items) of a ticket, and when they began; no items: it loads them still."""
+
+    ticket: int
+    first: int
+    n_items: int
+    began_ns: int
+
+
 class Page:
     """The fields as a list of numbers, and the texts behind them. The caller keeps `fd`."""
 
@@ -75,6 +85,33 @@ class Page:
         self.fields = memoryview(self._map).cast("q")
         self.fd = os.dup(fd)
         """Shares its position with those of the other processes: where the next line of the stack goes."""
+
+    def block(self) -> Block | None:
+        """What the worker runs now."""
+        fields = self.fields
+        ticket = fields[TICKET]
+        return Block(ticket - 1, fields[FIRST], fields[COUNT], fields[BEGAN_NS]) if ticket else None
+
+    def stop(self, id: int) -> None:
+        """Ask the worker to end a ticket at the next boundary between items."""
+        fields = self.fields
+        for number in range(STOPS):
+            if fields[STOP + number] in (0, id + 1):
+                fields[STOP + number] = id + 1
+                return
+
+    def is_to_stop(self, id: int) -> bool:
+        """Whether that was asked of this ticket."""
+        return id + 1 in self.fields[STOP : STOP + STOPS].tolist()
+
+    def forget_stop(self, id: int) -> None:
+        """The ticket has ended: the others to stop move up. The worker always finds them, and looks on from the first only."""
+        fields = self.fields
+        if not fields[STOP]:  # as a rule there are none
+            return
+        others = [stop for stop in fields[STOP : STOP + STOPS].tolist() if stop not in (0, id + 1)]
+        for number in range(STOPS):
+            fields[STOP + number] = others[number] if number < len(others) else 0
 
     def clear_stack(self) -> None:
         """The next line of a stack is the first."""

@@ -13,7 +13,8 @@ from socket import MSG_DONTWAIT, socket
 import fourfold.environment as environment
 import fourfold.seams as seams
 from fourfold.distribute.engines.on_processes import channel, segments
-from fourfold.distribute.engines.on_processes.handle import SharedProgram, Worker, new_worker
+from fourfold.distribute.engines.on_processes.handle import Worker, new_worker
+from fourfold.distribute.engines.on_processes.program import SharedProgram
 from fourfold.distribute.engines.on_processes.segments import Owner
 from fourfold.distribute.engines.on_processes.template import END
 from fourfold.errors import WorkerStartFailed
@@ -83,7 +84,7 @@ class Pool:
             while self._idle and len(workers) < count and not fresh:
                 worker = self._idle.pop()
                 worker.hear()
-                if worker.hung_up or worker.outgrown_bytes or not worker.is_watched() or not worker.flush():
+                if worker.line.hung_up or worker.outgrown_bytes or not worker.is_watched() or not worker.line.flush():
                     worker.kill()
                     worker.close()
                 else:
@@ -132,7 +133,7 @@ class Pool:
         with self._lock:
             for worker in self._idle:
                 worker.hear()
-            for worker in [each for each in self._idle if each.hung_up]:
+            for worker in [each for each in self._idle if each.line.hung_up]:
                 self._idle.remove(worker)
                 worker.bury(None)
             return sum(worker.ready for worker in self._idle)
@@ -143,7 +144,7 @@ class Pool:
             self._lent.discard(worker)
             if worker.gone:
                 return
-            if worker.flights or worker.hung_up or worker.is_ending or not worker.is_watched():
+            if worker.flights or worker.line.hung_up or worker.is_ending or not worker.is_watched():
                 worker.kill()
                 worker.close()
                 return

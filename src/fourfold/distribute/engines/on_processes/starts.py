@@ -58,7 +58,9 @@ class Starts:
         """End what has been starting for too long; returns the seconds until the next look, None when nothing starts."""
         soonest = None
         for worker in workers:
-            if worker.ready or worker.hung_up or worker.has_spoken():  # who comes back from elsewhere has not heard it yet
+            if (
+                worker.ready or worker.line.hung_up or worker.has_spoken()
+            ):  # who comes back from elsewhere has not heard it yet
                 continue
             took_s = time.monotonic() - worker.born_at
             if took_s >= self._limit_s:

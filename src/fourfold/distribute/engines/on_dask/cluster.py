@@ -1,0 +1,138 @@
+"""The client of a Dask scheduler: given, made for an address, or of a cluster that is started here below a keeper."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fourfold.addresses import without_secrets
+from fourfold.distribute.connection import (
+    PROBE_S,
+    Connection,
+    cannot_connect,
+    check_that_somebody_listens,
+)
+from fourfold.distribute.engines.on_dask import here
+from fourfold.distribute.engines.on_dask.task import make_task
+from fourfold.distribute.keeper import Keeper
+from fourfold.distribute.orders import Orders
+from fourfold.errors import EngineError
+
+CONNECT_S = 10.0
+"""Seconds until a scheduler that does not answer counts as not there. Smaller: a slow one is refused. Larger: a wrong address
+is told later."""
+
+
+class Cluster(Connection):
+    """A client of a scheduler: given, made for an address, or of a cluster that is started here.
+
+    Args:
+        address: As `Dask` takes it.
+        client: A client of the user.
+        slots: Workers of a cluster that is started here.
+        ship: As `Dask` takes it.
+        resources: As `Dask` takes it.
+    """
+
+    where = "the Dask cluster"
+
+    def __init__(
+        self,
+        address: str | None,
+        client: Any,
+        slots: int | None,
+        ship: Sequence[Any],
+        resources: Mapping[str, float] | None,
+    ) -> None:
+        super().__init__(ship)
+        self._address, self._given, self._slots = address, client, slots
+        self.resources = dict(resources or {})
+        self.client: Any = None
+        self.task: Any = None
+        self._keeper: Keeper | None = None
+
+    def _answers(self) -> bool:
+        if self.client.status != "running":
+            return False
+        self.restore_cargo()
+        return True
+
+    def _connect(self) -> None:
+        if self._given is not None:
+            self.client = self._given
+            return
+        import distributed as untyped
+
+        distributed: Any = untyped
+        address = self._address
+        try:
+            if address is None:
+                from fourfold.machine import cores
+
+                self._keeper = Keeper(here.__name__, self._slots or cores().n_cores)
+                address = self._keeper.address
+            else:
+                check_that_somebody_listens(address, greets=not address.startswith("tls://"))
+                _check_certificates(address)
+            self.client = distributed.Client(address, set_as_default=False, timeout=CONNECT_S)
+        except EngineError:
+            self._let_go()
+            raise
+        except Exception as error:
+            self._let_go()
+            advice = 'Check the address, or use engine="dask" to start a cluster of this machine'
+            cannot_connect("Dask scheduler", address, error, advice)
+        self.is_ours = True
+
+    def _open_door(self) -> tuple[str, str] | None:
+        place = str(getattr(self.client.scheduler, "address", ""))
+        if self._keeper is not None or not place.startswith("tcp://"):
+            return None
+        return place, "Start its scheduler and workers with certificates (--tls-ca-file, --tls-cert, --tls-key) and use tls://"
+
+    def _leave(self) -> None:
+        client, self.client = self.client, None
+        try:
+            with contextlib.suppress(Exception):  # its scheduler may be gone
+                client.close()
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.close()
+
+    def _probe(self, orders: Orders) -> dict[str, Any]:
+        self.task = make_task(orders.entry)
+        future = self.client.submit(self.task, orders.version, "", None, pure=False, resources=self.resources or None)
+        try:
+            found: dict[str, Any] = future.result(timeout=PROBE_S)
+        except Exception as error:
+            with contextlib.suppress(Exception):
+                self.client.cancel([future], force=True)
+            raise EngineError(f"the Dask cluster runs no task: {type(error).__name__}: {error}") from error
+        return found
+
+    def _store_cargo(self, orders: Orders) -> Any:
+        return self.scatter(orders.cargo)
+
+    def scatter(self, data: Any) -> Any:
+        """Store something in the memory of one worker; others take it from there."""
+        return self.client.scatter([data], hash=False, broadcast=False)[0]
+
+    def restore_cargo(self) -> None:
+        """Store what travels along again, if it is gone."""
+        if self.cargo is not None and self.cargo.status != "finished":
+            self.cargo = self._store_cargo(self.orders)
+
+
+def _check_certificates(address: str) -> None:
+    """A client without the certificates that its address asks for takes 20 s to end, at the end of the process."""
+    import distributed as untyped
+
+    distributed: Any = untyped
+    if address.startswith("tls://") and distributed.Security().get_connection_args("client")["ssl_context"] is None:
+        raise EngineError(
+            f"{without_secrets(address)} asks for certificates, and Dask is configured with none: set distributed.comm.tls in "
+            "dask.config, or give a client of yours, engine=fourfold.engines.Dask(client=…)"
+        )
