@@ -43,6 +43,9 @@ KEYS: dict[str, pa.Array] = {
     "durations": pa.array([1000, None, 1000], pa.duration("us")),
     "decimals": pa.array([decimal.Decimal("1.50"), None, decimal.Decimal("2.00")] * 2),
     "categories": pa.array(["b", None, "a", "b"]).dictionary_encode(),
+    "as many categories as their numbers allow": pa.DictionaryArray.from_arrays(
+        pa.array([*range(128), None], pa.int8()), [f"c{at}" for at in range(128)]
+    ),
     "lists": pa.array([[1, 2], None, [1, 2], []]),
     "records": pa.array([{"a": 1}, None, {"a": 2}, {"a": 1}]),
     "nulls": pa.nulls(4),
