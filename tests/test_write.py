@@ -20,6 +20,7 @@ from fourfold.data import commit
 from fourfold.data.commit import Output
 from fourfold.data.manifests import Wanted
 from fourfold.errors import OptionError, OptionTypeError, RunChanged, RunError, RunInUse, UnwritableValue
+from fourfold.runs.place import output_id_of
 from fourfold.runs.upkeep import sweep
 
 __all__ = ["small_pieces"]
@@ -452,3 +453,27 @@ def test_an_id_of_an_output_that_was_not_made_to_its_end_is_made_anew(tmp_path: 
     (run / "output-id").touch(mode=0o600)
     assert ff.scan([{"a": 1}]).write(tmp_path / "out", run=run, engine="serial").n_rows == 1
     assert len((run / "output-id").read_text()) == 16
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_two_drivers_that_begin_one_run_at_once_both_have_the_id_of_the_first(
+    links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, link, ids = tmp_path / "run", os.link, []
+
+    def late(one: Any, other: Any) -> None:  # another driver begins, when this one has found no id
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "link", link if links else refuse)
+            ids.append(output_id_of(str(run)))
+        if not links:
+            refuse()
+        link(one, other)
+
+    def refuse(*given: Any) -> None:
+        raise PermissionError("this file system has no links")
+
+    monkeypatch.setattr(os, "link", late)
+    ids.append(output_id_of(str(run)))
+    monkeypatch.setattr(os, "link", link)
+    assert ids == [output_id_of(str(run))] * 2
+    assert left_in(run) == ["output-id"]
