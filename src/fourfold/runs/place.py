@@ -127,7 +127,7 @@ def _id_in(file: Path) -> str:
 
 
 def _make_id(file: Path) -> None:
-    """Put an id into a file that is there whole or not at all: of two drivers that begin at once both take that of the first."""
+    """Put an id into a file that is there whole or not at all: two drivers that begin at once both take the first one's."""
     made = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
     with os.fdopen(create_private(made), "w") as handle:
         handle.write(secrets.token_hex(8))
