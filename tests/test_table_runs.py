@@ -17,9 +17,13 @@ from fourfold import seams
 from fourfold.data import commit
 from fourfold.data.commit import Output
 from fourfold.data.manifests import Wanted
+from fourfold.data.pieces import Piece
+from fourfold.data.running import Run
 from fourfold.data.stores import StoreOutput
 from fourfold.data.sweeping import sweep_store
+from fourfold.data.work import Count, RunPiece, Tables
 from fourfold.errors import OptionError, RunChanged, RunError
+from fourfold.records import Failure
 from fourfold.runs.story import story_of
 from fourfold.runs.upkeep import change, sweep
 
@@ -246,6 +250,28 @@ def test_rows_that_run_again_after_their_output_was_published_are_not_lost_in_si
     ):
         write()
     assert ff.scan(tmp_path / "out").count() == 0
+
+
+def search_of(rows: ff.Dataset, run: Path) -> tuple[Run, Piece]:
+    return Run(rows._plan, Tables(), {"run": run, "on_error": "skip", "engine": "serial"}, "search"), [*rows._plan.pieces()][1]
+
+
+def test_a_search_for_a_row_that_kills_its_worker_is_recorded_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    search, piece = search_of(ff.scan(people(40)), tmp_path / "run")
+    killer = Failure(0, "crashed", None, "WorkerLost", "it died", "", "")
+    found = search._as_read(piece, Count(), (), "rows"), search._failed(piece._replace(rows=(3, 4)), killer)
+    monkeypatch.setattr(RunPiece, "batches", lambda self, piece: pytest.fail("it is read again"))
+    assert search._as_read(piece, Count(), (), "rows") == found[0] == 10
+    again = search._failed(piece._replace(rows=(3, 4)), killer)
+    assert again.data.to_pylist() == found[1].data.to_pylist() == people(40).slice(13, 1).to_pylist()
+
+
+def test_what_a_search_with_other_steps_has_recorded_is_forgotten(tmp_path: Path) -> None:
+    folder = str(tmp_path / "run" / "search" / "1-0")
+    for steps, n_rows in ((lambda batch: batch, 10), (lambda batch: batch.head(4), 4)):
+        search, piece = search_of(ff.scan(people(40)).map_batches(steps), tmp_path / "run")
+        assert [done.value for done in search._outcomes([piece], Count(), folder)] == [n_rows]
+        assert len(search._outcomes([piece, piece], Count(), folder)) == 2, "nor are other pieces in the way"
 
 
 def test_a_finished_run_is_done_within_a_second(tmp_path: Path) -> None:

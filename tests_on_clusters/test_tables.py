@@ -64,6 +64,8 @@ def test_a_file_that_workers_do_not_see_is_one_error_that_names_it(cluster: Clus
 
 def test_a_model_that_workers_do_not_see_is_one_error_of_theirs(cluster: Cluster, rows: ff.Dataset, tmp_path: Path) -> None:
     scores = rows.predict(tmp_path / "none.joblib", keep=["id"])
-    with pytest.raises(InitFailed, match=r"none\.joblib could not be loaded: .* has no such file\. Workers load it themselves"):
+    with pytest.raises(
+        InitFailed, match=r"none\.joblib could not be loaded: .* has no such file\. Workers load it themselves"
+    ):
         scores.write(tmp_path / "out", engine=cluster.engine())
     assert os.listdir(tmp_path) == ["in.parquet"]

@@ -7,6 +7,7 @@ pieces ──> Call (engine, retries, journal, …) ──> PieceDone, in order
 import itertools
 import logging
 import os
+import shutil
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any
@@ -19,7 +20,7 @@ from fourfold.data.pieces import Piece
 from fourfold.data.plan import Plan
 from fourfold.data.steps import is_of_plan
 from fourfold.data.work import Count, FailedRow, Gather, Loader, PieceDone, Policy, RunPiece, Tables, shown
-from fourfold.errors import OptionError, TooManyFailures
+from fourfold.errors import OptionError, RunChanged, TooManyFailures
 from fourfold.execute import current
 from fourfold.lanes import NOT_FOR_THE_LOOP
 from fourfold.options import CLUSTER_ENGINES, RunOfBlock, Settings, cluster_of, resolve
@@ -199,7 +200,7 @@ class Run:
 
     def _killers(self, piece: Piece, failure: Failure) -> list[tuple[Piece, Failure]]:
         """The rows of a piece that kill their worker alone, each as a piece of one row; none when nobody can tell."""
-        n_rows = self._as_read(piece, Count(), columns=())
+        n_rows = self._as_read(piece, Count(), (), "rows")
         parts, depth = [(piece._replace(rows=(0, n_rows)), failure)] if n_rows else [], 0
         while any(_n_rows(part) > 1 for part, _ in parts):
             smaller = [small for part, _ in parts for small in _cut(part)]
@@ -214,23 +215,34 @@ class Run:
         return None if run is None else os.path.join(run, "search", f"{piece.number}-{name}")
 
     def _outcomes(self, pieces: list[Piece], gather: Gather, run: str | None, plan: Plan | None = None) -> list[Any]:
-        """PieceDone or Failure of each piece."""
+        """PieceDone or Failure of each piece. What a search with other steps has recorded is forgotten."""
+        try:
+            return self._outcomes_once(pieces, gather, run, plan)
+        except RunChanged:
+            if run is None:
+                raise
+            shutil.rmtree(run)
+            return self._outcomes_once(pieces, gather, run, plan)
+
+    def _outcomes_once(self, pieces: list[Piece], gather: Gather, run: str | None, plan: Plan | None) -> list[Any]:
         call = self._call(pieces, gather, self._policy._replace(first_only=False), run, plan)
         outcomes = list(self._outcomes_of(call))
         call.raise_if_stopped()
         call.conclude()
         return outcomes
 
-    def _as_read(self, piece: Piece, gather: Gather, columns: tuple[str, ...]) -> Any:
+    def _as_read(self, piece: Piece, gather: Gather, columns: tuple[str, ...], name: str) -> Any:
         """What comes of these columns of a piece before any step; None when it cannot be read."""
-        (outcome,) = self._outcomes([piece], gather, None, self._plan._replace(steps=(), columns=columns))
+        plan = self._plan._replace(steps=(), columns=columns)
+        (outcome,) = self._outcomes([piece], gather, self._folder(piece, name), plan)
         return outcome.value if isinstance(outcome, PieceDone) else None
 
     def _failed(self, piece: Piece, failure: Failure) -> FailedRow:
         """The row that is left of the piece, as a failure."""
-        tables = self._as_read(piece, Tables(), self._plan.columns)
+        first = piece.rows[0] if piece.rows else 0
+        tables = self._as_read(piece, Tables(), self._plan.columns, f"row-{first}")
         row = tables[0] if tables else None
-        path, number = self._plan.source.place(piece, piece.rows[0] if piece.rows else 0)
+        path, number = self._plan.source.place(piece, first)
         seen = shown(row) if row is not None else ""
         what = failure.kind, failure.error, failure.error_type, failure.message, failure.traceback
         return FailedRow(path, number, *what, seen, row)
