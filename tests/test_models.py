@@ -27,7 +27,11 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from tables import small_pieces
 
 import fourfold as ff
-from fourfold.errors import InitFailed, OptionError, RunChanged
+from fourfold.distribute.engine import EngineInfo
+from fourfold.distribute.engines.on_this_thread import ThisThread
+from fourfold.errors import InitFailed, MissingExtra, OptionError, RunChanged
+from fourfold.execute.troubles import describe
+from fourfold.workloads.frame import Frame
 from fourfold.workloads.models import Model
 
 __all__ = ["small_pieces"]
@@ -162,6 +166,127 @@ def test_a_file_is_loaded_once_per_worker_and_its_arrays_are_mapped(name: str, t
     assert str(os.getpid()) not in loads
     assert rows.write(tmp_path / "out", run=str(tmp_path / "run"), **TWO).n_loads == 0  # when all is done nothing is loaded
     assert (tmp_path / "loads").read_text().split() == loads
+
+
+def test_loads_are_those_of_models_and_of_this_call(tmp_path: Path, small_pieces: Cut) -> None:
+    small_pieces(30, 1 << 20)
+    line = LinearRegression().fit(X, TABLE["id"])
+    joblib.dump(line, tmp_path / "m.joblib")
+
+    class Check:
+        def __call__(self, batch: pd.DataFrame) -> pd.DataFrame:
+            if (batch["id"] == 200).any() and not (tmp_path / "mended").exists():
+                raise ValueError("not yet")
+            return batch
+
+    checked = ff.scan(TABLE).map_batches(Check)
+    both = checked.predict(tmp_path / "m.joblib").predict(line, name="again")
+
+    def write(rows: ff.Dataset) -> Any:
+        return rows.write(tmp_path / "out", run=tmp_path / "run", overwrite=True, engine="serial")
+
+    with pytest.raises(ValueError, match="not yet"):
+        write(both)
+    (tmp_path / "mended").touch()
+    written = write(both)
+    assert written.report.n_recorded == 6
+    assert written.n_loads == 2, "two models in one worker, and none for what was recorded before"
+    assert write(both).n_loads == 0
+    assert checked.write(tmp_path / "none", engine="serial").n_loads == 0, "a class of map_batches is no model"
+
+
+SPOILT: dict[str, tuple[str, Callable[[Path], Any], str]] = {
+    "missing": ("m.joblib", lambda path: None, r"there is no such file in /"),
+    "a folder": ("m.joblib", lambda path: path.mkdir(), r"cannot be read: Is a directory"),
+    "a link to itself": ("m.onnx", lambda path: path.symlink_to(path), r"cannot be read: Too many levels"),
+    "empty": ("m.pkl", lambda path: path.touch(), r"is empty: was it written to its end\?"),
+    "a pointer": (
+        "m.onnx",
+        lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"),
+        r"stands for one that git-lfs has not fetched; type: git lfs pull",
+    ),
+    "no skops": ("m.skops", lambda path: path.write_text("<html>"), r"is no file of skops: skops\.io\.dump makes them"),
+}
+
+
+@pytest.mark.parametrize("spoilt", SPOILT)
+def test_a_file_that_is_no_model_is_one_error_before_anything_starts(
+    spoilt: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, spoil, words = SPOILT[spoilt]
+    spoil(tmp_path / name)
+    monkeypatch.setattr("fourfold.data.running.Call", lambda *given, **named: pytest.fail("a call began"))
+    with pytest.raises(OptionError, match=rf"^model='{re.escape(str(tmp_path / name))}'.*{words}"):
+        ff.scan(TABLE).predict(tmp_path / name).write(tmp_path / "out", run=tmp_path / "run", **TWO)
+    with pytest.raises(OptionError, match=words):
+        ff.scan(TABLE).predict(tmp_path / name).head()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "line"),
+    [("m.joblib", "joblib", "joblib"), ("m.skops", "skops", "skops"), ("m.onnx", "onnxruntime", r"'fourfold\[onnx\]'")],
+)
+def test_what_a_file_needs_and_is_not_installed_is_said_before_anything_starts(
+    name: str, package: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).write_bytes(b"PK as skops has it")
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr("fourfold.data.running.Call", lambda *given, **named: pytest.fail("a call began"))
+    with pytest.raises(MissingExtra, match=f"needs the package {package}, which is not installed: pip install {line}$"):
+        ff.scan(TABLE).predict(tmp_path / name).to_arrow(**TWO)
+
+
+class Elsewhere(ThisThread):
+    """An engine whose workers may see files that the driver does not: they come into being when it opens."""
+
+    info = EngineInfo(name="elsewhere", takes_objects=True, honours=frozenset(), inline=True, elsewhere=True, kills="no")
+
+    def __init__(self, put: Callable[[], Any]) -> None:
+        super().__init__(lambda error: describe(error, 0, None))
+        self._put = put
+
+    def open(self) -> None:
+        self._put()
+        super().open()
+
+
+def test_a_path_that_only_workers_see_is_theirs_to_load_and_to_complain_of(tmp_path: Path) -> None:
+    path, line = tmp_path / "theirs.joblib", LinearRegression().fit(X, TABLE["id"])
+    rows = ff.scan(TABLE).predict(path, keep=["id"])
+    with pytest.raises(
+        InitFailed, match=r"theirs\.joblib could not be loaded: OptionError: .* has no such file\. Workers load"
+    ):
+        rows.to_pandas(engine=Elsewhere(lambda: None))
+    found = rows.to_pandas(engine=Elsewhere(lambda: joblib.dump(line, path)))
+    np.testing.assert_allclose(found["prediction"], line.predict(X), rtol=1e-12)
+
+
+def test_a_path_that_only_workers_see_may_meet_no_rows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, line = tmp_path / "theirs.joblib", LinearRegression().fit(X, TABLE["id"])
+
+    def forget(batch: pd.DataFrame) -> Any:
+        path.unlink(missing_ok=True)
+        return batch["id"] < 0
+
+    rows = ff.scan(TABLE).filter(forget).predict(path)
+    written = rows.write(tmp_path / "out", engine=Elsewhere(lambda: joblib.dump(line, path)))
+    assert (written.n_rows, written.n_loads) == (0, 1)
+    assert "there are no rows, and so no columns: model=" in caplog.text
+
+
+def test_a_frame_in_a_cluster_needs_the_file_of_its_model_here_too(tmp_path: Path) -> None:
+    class Kind:
+        name = "stub"
+
+        def schema(self, frame: pa.Table) -> pa.Schema:
+            return frame.schema
+
+        def sample(self, frame: pa.Table, n_rows: int) -> pa.Table:
+            return frame.slice(0, n_rows)
+
+    with pytest.raises(OptionError, match="there is no such file in /"):
+        Frame(Kind(), pa.Table.from_pandas(X)).predict(tmp_path / "none.joblib")  # type: ignore[arg-type]
 
 
 def test_a_compressed_file_is_loaded_and_the_log_says_that_it_is_not_shared(

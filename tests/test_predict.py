@@ -315,7 +315,7 @@ def test_a_row_that_is_too_much_alone_and_any_other_error_are_raised() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"model": "none.joblib"}, OptionError, "there is no such file"),
+        ({"model": "s3://bucket/m.joblib"}, OptionError, "is a URL, and models are loaded from files"),
         ({"model": __file__}, OptionError, "cannot tell what it is from its extension"),
         ({"model": int}, OptionTypeError, "cannot be called"),
         ({"method": "predict_proba", "model": "line"}, OptionError, "has none; it has predict"),

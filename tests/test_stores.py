@@ -25,6 +25,7 @@ from fourfold import seams
 from fourfold.addresses import Credentials, credentials_kept_out
 from fourfold.data import writers
 from fourfold.data.commit import Output
+from fourfold.data.manifests import Wanted
 from fourfold.data.places import Store
 from fourfold.data.stores import StoreOutput
 from fourfold.data.sweeping import sweep_store
@@ -223,6 +224,29 @@ def test_a_file_that_is_gone_is_an_error_of_globs_and_of_folders_of_values_too(s
     assert [ff.scan(f"{OUT}/{other}").count() for other in ("k=2", "k=0/*", "*/part-00000000-*")] == [20, 20, 10]
 
 
+@pytest.mark.usefixtures("pieces_of_ten")
+@pytest.mark.parametrize("source", ["*/*.parquet", "*/k=*/*.parquet", "*/k=1/*", "**/*.parquet", "[ab]/**/part-*", "*/*/*"])
+def test_an_output_of_which_every_file_is_gone_is_an_error_of_a_glob_over_several(source: str, store: Any) -> None:
+    rows = ff.scan(people(60).append_column("k", [[row % 3 for row in range(60)]]))
+    for name in ("a", "b"):
+        rows.write(f"memory://data/{name}", partition_by=["k"] if "k=" in source or source == "*/*/*" else None)
+    n_rows = ff.scan(f"memory://data/{source}").count()
+    assert n_rows in (40, 120)
+    gone = store.glob(f"/data/a/{source.partition('/')[2]}")
+    store.rm([path for path in gone if path.endswith(".parquet")])
+    with pytest.raises(OptionError, match=r"^/data/a/.*\.parquet is gone, and the manifest of its folder names it"):
+        ff.scan(f"memory://data/{source}")
+    store.rm("/data/a", recursive=True)
+    assert ff.scan(f"memory://data/{source}").count() == n_rows / 2, "nothing is missed of an output that is gone as a whole"
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("source", ["memory://none/*.parquet", "memory://*/none", "memory://none", "memory://none/**"])
+def test_what_a_url_does_not_find_is_named(source: str) -> None:
+    with pytest.raises(OptionError, match=rf"there is no file at {re.escape(source)}$"):
+        ff.scan(source)
+
+
 def test_an_output_in_a_hidden_folder_is_nothing_to_readers_of_the_folder_above(store: Any) -> None:
     for folder in ("new", "_old/out", ".older"):
         ff.scan(people(6)).write(f"memory://data/{folder}")
@@ -393,7 +417,7 @@ def test_parts_that_somebody_took_from_the_store_are_named(store: Any, tmp_path:
 
 
 def test_a_driver_that_lives_keeps_others_of_its_run_away(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = (StoreOutput(OUT, "1" * 16, False, "parquet", None, Credentials()) for _ in range(2))
+    first, second = (StoreOutput(OUT, Wanted("1" * 16, "parquet"), Credentials()) for _ in range(2))
     first.open()
     monkeypatch.setattr(Writer, "is_this_process", lambda self: False)
     with pytest.raises(RunInUse, match="another call of the same run writes memory://out right now"):

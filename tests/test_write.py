@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ import pytest
 from tables import people, small_pieces, write_parquet
 
 import fourfold as ff
+from fourfold.data import commit
 from fourfold.data.commit import Output
+from fourfold.data.manifests import Wanted
 from fourfold.errors import OptionError, OptionTypeError, RunChanged, RunError, RunInUse, UnwritableValue
+from fourfold.runs.place import output_id_of
 from fourfold.runs.upkeep import sweep
 
 __all__ = ["small_pieces"]
@@ -64,6 +68,11 @@ def test_columns_become_folders_and_come_back(tmp_path: Path, small_pieces: Cut)
     assert found.equals(table)
 
 
+def test_a_glob_over_all_of_an_output_means_its_rows(tmp_path: Path) -> None:
+    ff.scan(people(60)).write(tmp_path / "out")
+    assert ff.scan(f"{tmp_path}/out/*").to_arrow().equals(people(60))
+
+
 def test_nothing_is_overwritten_unless_that_is_asked_for(tmp_path: Path) -> None:
     ff.scan(people(5)).write(tmp_path / "out")
     ran = []
@@ -78,6 +87,98 @@ def test_nothing_is_overwritten_unless_that_is_asked_for(tmp_path: Path) -> None
     ff.scan(people(6)).write(tmp_path / "out", overwrite=True)
     assert len(rows_of(tmp_path / "out")) == 6
     assert left_in(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("what", ["folder", "file", "link"])
+def test_what_has_appeared_while_rows_were_written_is_not_overwritten(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = {
+        "folder": lambda path: ff.scan(people(3)).write(path),
+        "file": Path.touch,
+        "link": lambda path: path.symlink_to(tmp_path),
+    }
+    sync = commit._sync_folders
+
+    def late(whole: Path) -> None:  # the last moment before it takes its place
+        sync(whole)
+        monkeypatch.setattr(commit, "_sync_folders", sync)
+        make[what](tmp_path / "out")
+
+    monkeypatch.setattr(commit, "_sync_folders", late)
+    with pytest.raises(OptionError, match="has appeared meanwhile: nothing of it was changed"):
+        ff.scan(people(6)).write(tmp_path / "out")
+    assert left_in(tmp_path) == ["out"]
+    assert what != "folder" or len(rows_of(tmp_path / "out")) == 3
+
+
+def test_ctrl_c_while_two_folders_change_places_leaves_one_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ff.scan(people(3)).write(tmp_path / "out")
+    rename, renamed = os.rename, []
+
+    def interrupted(one: Any, other: Any) -> None:
+        rename(one, other)
+        renamed.append(other)
+        if len(renamed) == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    # A system that cannot exchange two names in one step.
+    monkeypatch.setattr(commit.ctypes, "CDLL", lambda *given, **named: object())
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ff.scan(people(6)).write(tmp_path / "out", overwrite=True)
+    assert len(renamed) == 3
+    assert len(rows_of(tmp_path / "out")) == 6
+    assert left_in(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("target", ["empty", "missing"])
+def test_a_link_is_no_place_for_an_output_unless_it_may_be_replaced(target: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / target)
+    ran: list[Any] = []
+    with pytest.raises(OptionError, match="is there already"):
+        ff.scan(people(3)).map_batches(ran.append).write(tmp_path / "out")
+    assert ran == []
+    ff.scan(people(3)).write(tmp_path / "out", overwrite=True)
+    assert not (tmp_path / "out").is_symlink()
+    assert len(rows_of(tmp_path / "out")) == 3
+    assert left_in(tmp_path) == ["empty", "out"]
+    assert left_in(tmp_path / "empty") == []
+
+
+def test_an_empty_folder_is_a_place_for_an_output(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    ff.scan(people(3)).write(tmp_path / "out")
+    assert len(rows_of(tmp_path / "out")) == 3
+    assert left_in(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_all_files_are_on_the_disk_before_the_folder_appears(
+    links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[int] = set()
+    fsync, take_place = os.fsync, Output._take_place
+
+    def note(handle: int) -> None:
+        fsync(handle)
+        synced.add(os.fstat(handle).st_ino)
+
+    def check(self: Output) -> None:
+        missing = [path for path in [self._whole, *self._whole.rglob("*")] if path.stat().st_ino not in synced]
+        assert missing == []
+        take_place(self)
+
+    def refuse(*given: Any) -> None:
+        raise PermissionError("this file system has no links")
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(Output, "_take_place", check)
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    ff.scan(people(60)).write(tmp_path / "out", partition_by="word", engine="serial")
+    assert len(rows_of(tmp_path / "out")) == 60
 
 
 def test_a_run_that_fails_leaves_nothing_and_what_was_there(tmp_path: Path, small_pieces: Cut) -> None:
@@ -167,7 +268,7 @@ def test_a_run_of_something_else_is_not_taken_for_this_one(tmp_path: Path) -> No
 
 
 def test_two_calls_of_one_run_do_not_write_at_once(tmp_path: Path) -> None:
-    first, second = (Output(str(tmp_path / "out"), "same", False, "parquet") for _ in range(2))
+    first, second = (Output(str(tmp_path / "out"), Wanted("same", "parquet")) for _ in range(2))
     first.open()
     with pytest.raises(RunInUse, match="another call of the same run"):
         second.open()
@@ -250,7 +351,7 @@ def test_clean_removes_what_nobody_goes_on_with_and_nothing_else(tmp_path: Path,
     with pytest.raises(ValueError, match="no"):
         ff.scan(people(40)).map_batches(fail).write(tmp_path / "recorded", run=tmp_path / "run", engine="serial")
     (kept,) = tmp_path.glob(".recorded.*.part")
-    living = Output(str(tmp_path / "living"), "0" * 16, False, "parquet")
+    living = Output(str(tmp_path / "living"), Wanted("0" * 16, "parquet"))
     living.open()
     for name in (f".dead.{'1' * 16}.part", f".dead.{'1' * 16}.whole", f".living.{'0' * 16}.whole"):
         (tmp_path / name / "x=1").mkdir(parents=True)
@@ -352,3 +453,27 @@ def test_an_id_of_an_output_that_was_not_made_to_its_end_is_made_anew(tmp_path: 
     (run / "output-id").touch(mode=0o600)
     assert ff.scan([{"a": 1}]).write(tmp_path / "out", run=run, engine="serial").n_rows == 1
     assert len((run / "output-id").read_text()) == 16
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_two_drivers_that_begin_one_run_at_once_both_have_the_id_of_the_first(
+    links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, link, ids = tmp_path / "run", os.link, []
+
+    def late(one: Any, other: Any) -> None:  # another driver begins, when this one has found no id
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "link", link if links else refuse)
+            ids.append(output_id_of(str(run)))
+        if not links:
+            refuse()
+        link(one, other)
+
+    def refuse(*given: Any) -> None:
+        raise PermissionError("this file system has no links")
+
+    monkeypatch.setattr(os, "link", late)
+    ids.append(output_id_of(str(run)))
+    monkeypatch.setattr(os, "link", link)
+    assert ids == [output_id_of(str(run))] * 2
+    assert left_in(run) == ["output-id"]

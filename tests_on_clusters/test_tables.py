@@ -12,7 +12,7 @@ import pytest
 from clusters import Cluster
 
 import fourfold as ff
-from fourfold.errors import UnreadableInput
+from fourfold.errors import InitFailed, UnreadableInput
 
 
 def prepare() -> Any:
@@ -60,3 +60,12 @@ def test_a_file_that_workers_do_not_see_is_one_error_that_names_it(cluster: Clus
     os.rename(tmp_path / "in.parquet", tmp_path / "gone.parquet")
     with pytest.raises(UnreadableInput, match=r"in\.parquet cannot be read on .*put them where all machines see them"):
         rows.map_batches(prepare()).count(engine=cluster.engine())
+
+
+def test_a_model_that_workers_do_not_see_is_one_error_of_theirs(cluster: Cluster, rows: ff.Dataset, tmp_path: Path) -> None:
+    scores = rows.predict(tmp_path / "none.joblib", keep=["id"])
+    with pytest.raises(
+        InitFailed, match=r"none\.joblib could not be loaded: .* has no such file\. Workers load it themselves"
+    ):
+        scores.write(tmp_path / "out", engine=cluster.engine())
+    assert os.listdir(tmp_path) == ["in.parquet"]

@@ -9,7 +9,7 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import fourfold.machine as machine
@@ -191,6 +191,18 @@ class Call:
             else:
                 for segment in raw:
                     yield from self._by_index(segment)
+
+    @contextmanager
+    def used_by(self) -> Iterator[None]:
+        """A block in which the segments are asked for and used: a recorded run counts as done when it ends, and not before."""
+        try:
+            if self._recorded is None:
+                yield
+            else:
+                with self._recorded.used_by():
+                    yield
+        finally:
+            self.give_up()
 
     def _run(self) -> Generator[Segment]:
         """The settled segments as they come, each numbered by position."""

@@ -7,7 +7,8 @@ settled segments ──> the call      what earlier calls finished comes back fr
 import logging
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from fourfold.addresses import without_secrets
@@ -76,6 +77,9 @@ class Recorded:
     in_order: bool = False
     stopped_by_failure: bool = False
     n_recalled: int = 0
+    _is_used_later: bool = field(default=False, init=False)
+    _is_waiting: bool = field(default=False, init=False)
+    """All items have ended, and what uses their values has not."""
 
     def __post_init__(self) -> None:
         self.failures.run, self.failures.keep = self.recording.path, self.recording.fail
@@ -97,15 +101,36 @@ class Recorded:
             if not self.driver.reason:
                 recording.check_end(self.source.n_read)
             state = "failed" if self.driver.reason else "done"
-        except KeyboardInterrupt as interrupt:
-            state = "interrupted"
-            interrupt.add_note(f"fourfold: {recording.hint}")
-            raise
-        except Exception:
-            state = "failed"
+            if self._is_used_later and state == "done":
+                recording.beat()
+                self._is_waiting = True
+        except BaseException as error:
+            state = self._state_after(error)
             raise
         finally:
-            self._end(raw, "failed" if self.stopped_by_failure else state)
+            if not self._is_waiting:
+                self._end(raw, "failed" if self.stopped_by_failure else state)
+
+    @contextmanager
+    def used_by(self) -> Iterator[None]:
+        """A block that uses all values: the run is done when it ends, and not when it fails or its process dies before."""
+        self._is_used_later, state = True, "done"
+        try:
+            yield
+        except BaseException as error:
+            if self._is_waiting:
+                state = self._state_after(error)
+            raise
+        finally:
+            if self._is_waiting:
+                self._close(state, sys.exception())
+
+    def _state_after(self, error: BaseException) -> str:
+        """How a call has ended that ended with this."""
+        if isinstance(error, KeyboardInterrupt):
+            error.add_note(f"fourfold: {self.recording.hint}")
+            return "interrupted"
+        return "failed" if isinstance(error, Exception) else "stopped"
 
     def beat(self, must_keep: bool) -> None:
         """To be called often: makes what is recorded outlive this process, soon or, when it must, at once."""
@@ -129,14 +154,17 @@ class Recorded:
                 raw.close()  # it may have come before that one began
                 raise
         finally:
-            try:
-                with Shield():
-                    self.recording.close(state)
-            except Exception as error:
-                if state in ("done", "stopped"):
-                    raise
-                if not isinstance(ended_by, RunError):  # that is the one to be raised, and may have said it already
-                    logging.getLogger("fourfold").error("%s", error)
+            self._close(state, ended_by)
+
+    def _close(self, state: str, ended_by: BaseException | None = None) -> None:
+        try:
+            with Shield():
+                self.recording.close(state)
+        except Exception as error:
+            if state in ("done", "stopped"):
+                raise
+            if not isinstance(ended_by, RunError):  # that is the one to be raised, and may have said it already
+                logging.getLogger("fourfold").error("%s", error)
 
     def record(self, segment: Segment) -> None:
         """These items have values."""

@@ -14,19 +14,18 @@ import ctypes
 import fcntl
 import os
 import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import fourfold.seams as seams
-from fourfold.data.manifests import MANIFEST, facts_in, manifest_bytes
+from fourfold.data.manifests import MANIFEST, Wanted, facts_in, manifest_bytes
 from fourfold.data.parts import EXTENSION, Part
 from fourfold.data.places import Folder, OnDisk
 from fourfold.data.together import has_types, in_order, one_schema, write_tables, write_widened
 from fourfold.errors import OptionError, RunError, RunInUse
+from fourfold.interrupts import Shield
 from fourfold.runs.upkeep import OF_RUN
-from fourfold.version import VERSION
 
 FAILED_ROWS = "_failed/rows.parquet"
 """The file, in the output, of the rows that have no value."""
@@ -37,30 +36,26 @@ class Output:
 
     Args:
         path: Where it will be.
-        run_id: The same for all calls of one recorded run.
-        overwrite: Whether it may take the place of another one.
-        format: One of EXTENSION.
-        run: The folder of the recorded run that goes on with the parts, None when there is none.
+        wanted: What is to be there.
 
     Raises:
         OptionError: Something is there already, or its parent is not.
     """
 
-    def __init__(self, path: str, run_id: str, overwrite: bool, format: str, run: str | None = None) -> None:
-        self.path, self._run = Path(os.path.abspath(path)), run
-        self._run_id, self._overwrite, self._format = run_id, overwrite, format
-        self.staging = self.path.with_name(f".{self.path.name}.{run_id}.part")
-        self._whole = self.path.with_name(f".{self.path.name}.{run_id}.whole")
+    def __init__(self, path: str, wanted: Wanted) -> None:
+        self.path, self._wanted = Path(os.path.abspath(path)), wanted
+        self.staging = self.path.with_name(f".{self.path.name}.{wanted.id}.part")
+        self._whole = self.path.with_name(f".{self.path.name}.{wanted.id}.whole")
         self.place = Folder(str(self.staging))
         self._lock: int | None = None
         if not self.path.parent.is_dir():
             raise OptionError(f"the folder {self.path.parent} does not exist; make it first: mkdir -p {self.path.parent}")
-        if not overwrite and not self.is_published() and (self.path.is_file() or _has_entries(self.path)):
+        if not wanted.overwrite and not self.is_published() and os.path.lexists(self.path) and not _is_empty(self.path):
             raise OptionError(f"{path} is there already: give another path, or overwrite=True to replace it")
 
     def is_published(self) -> bool:
         """Whether this run has made what is there."""
-        return self.manifest().get("run") == self._run_id
+        return self._wanted.has_made(self.manifest())
 
     def manifest(self) -> dict[str, Any]:
         """What the folder says of itself; empty when it is not ours."""
@@ -75,18 +70,30 @@ class Output:
         Raises:
             RunInUse: Another driver writes there.
         """
+        while not self._take_lock():
+            self._let_go()
+        shutil.rmtree(self._whole, ignore_errors=True)  # of a driver that died while it published
+        if self._wanted.run is not None:
+            (self.staging / OF_RUN).write_text(os.path.abspath(self._wanted.run))
+
+    def _take_lock(self) -> bool:
+        """False: another driver, which has published, has removed the folder meanwhile."""
         self.staging.mkdir(exist_ok=True)
-        self._lock = os.open(self.staging, os.O_RDONLY)
+        try:
+            self._lock = os.open(self.staging, os.O_RDONLY)
+        except FileNotFoundError:
+            return False
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self.close()
+            self._let_go()
             raise RunInUse(f"another call of the same run writes {self.path} right now") from None
         except OSError:  # a file system without locks
-            pass
-        shutil.rmtree(self._whole, ignore_errors=True)  # of a driver that died while it published
-        if self._run is not None:
-            (self.staging / OF_RUN).write_text(os.path.abspath(self._run))
+            return True
+        try:
+            return os.path.samestat(os.fstat(self._lock), os.stat(self.staging))
+        except FileNotFoundError:
+            return False
 
     def check(self, parts: Sequence[Part]) -> None:
         """Check that parts which an earlier call has recorded are there still.
@@ -106,7 +113,8 @@ class Output:
         """There is no row: one file tells the columns, where anybody knows them."""
         if not table.num_columns:
             return
-        write_tables([table], OnDisk(str(self._whole / f"part-00000{EXTENSION[self._format]}")), self._format)
+        format = self._wanted.format
+        write_tables([table], OnDisk(str(self._whole / f"part-00000{EXTENSION[format]}")), format)
 
     def add_failed(self, table: Any) -> None:
         """Keep rows that have no value beside the others."""
@@ -128,10 +136,10 @@ class Output:
         files: list[dict[str, Any]] = []
         digits = max(5, len(str(len(ordered))))  # so that the order of the names is that of the rows
         for at, part in enumerate(ordered):
-            name = os.path.join(part.folder, f"part-{at:0{digits}d}{EXTENSION[self._format]}")
+            name = os.path.join(part.folder, f"part-{at:0{digits}d}{EXTENSION[self._wanted.format]}")
             n_rows, size_bytes, checksum = self._place(part, schema, self._whole / name)
             files.append({"path": name, "rows": n_rows, "bytes": size_bytes, "crc32": checksum})
-        facts = {"run": self._run_id, "fourfold": VERSION, "written_at": time.time(), **facts, "files": files}
+        facts = self._wanted.manifest({**facts, "files": files})
         with open(self._whole / MANIFEST, "wb") as file:
             file.write(manifest_bytes(facts))
             os.fsync(file.fileno())
@@ -148,28 +156,38 @@ class Output:
         """
         to.parent.mkdir(parents=True, exist_ok=True)
         path = self.staging / part.folder / part.name
-        if not has_types(part, schema, self._format):
+        if not has_types(part, schema, self._wanted.format):
             return write_widened(path, OnDisk(str(to)), schema)
         try:
             os.link(path, to)  # and no rename: the part stays for the call that goes on when this driver dies here
         except OSError:  # a file system without links
             shutil.copyfile(path, to)
+            _sync(to)
         return part.n_rows, part.size_bytes, part.checksum
 
     def _take_place(self) -> None:
-        if self.path.is_dir() and not _has_entries(self.path):
-            self.path.rmdir()
-        if not os.path.lexists(self.path):
-            os.rename(self._whole, self.path)
-        elif self._overwrite:
+        if self._wanted.overwrite and os.path.lexists(self.path):
             _exchange(self._whole, self.path)
             _remove(self._whole)
         else:
-            raise OptionError(f"{self.path} has appeared meanwhile: nothing of it was changed. Give another path")
+            try:
+                os.rename(self._whole, self.path)  # also over an empty folder; over anything else the system refuses it
+            except OSError as error:
+                if not os.path.lexists(self.path):
+                    raise
+                raise OptionError(
+                    f"{self.path} has appeared meanwhile: nothing of it was changed. Give another path"
+                ) from error
         _sync(self.path.parent)
+        seams.hit("output.published")
 
     def close(self) -> None:
         """Let go of the place for parts; what is in it stays for a call that goes on."""
+        if self._lock is not None and {*os.listdir(self._lock)} <= {OF_RUN}:
+            self.discard()  # nothing is in it
+        self._let_go()
+
+    def _let_go(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -179,11 +197,12 @@ class Output:
         if self._lock is not None:
             shutil.rmtree(self.staging, ignore_errors=True)
             shutil.rmtree(self._whole, ignore_errors=True)
-        self.close()
+        self._let_go()
 
 
-def _has_entries(path: Path) -> bool:
-    return path.is_dir() and bool(os.listdir(path))
+def _is_empty(path: Path) -> bool:
+    """Whether it is a folder with nothing in it, and no link to one."""
+    return path.is_dir() and not path.is_symlink() and not os.listdir(path)
 
 
 def _remove(path: Path) -> None:
@@ -201,9 +220,10 @@ def _exchange(one: Path, other: Path) -> None:
         if libc.renameat2(at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), exchange) == 0:
             return
     aside = one.with_name(f"{one.name}.old")
-    os.rename(other, aside)
-    os.rename(one, other)
-    os.rename(aside, one)
+    with Shield():
+        os.rename(other, aside)
+        os.rename(one, other)
+        os.rename(aside, one)
 
 
 def _sync_folders(root: Path) -> None:
@@ -211,8 +231,9 @@ def _sync_folders(root: Path) -> None:
         _sync(Path(folder))
 
 
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Bring a folder's names, or what is in a file, to the disk itself."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

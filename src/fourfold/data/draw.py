@@ -29,6 +29,7 @@ class Draw:
     keeps_rows = True
     most_rows: int | None = None
     least_rows = 0
+    model = None
     where = None
 
     def __init__(self, low: float, high: float, seed: int, by: str | None, stage: int = 0) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import unquote
 
-from fourfold.data.manifests import published
+from fourfold.data.manifests import MANIFEST, published
 from fourfold.divide.files import FORMAT_OF_EXTENSION, find_paths
 from fourfold.errors import FourfoldError, MissingExtra, OptionError, UnreadableInput
 
@@ -72,8 +72,8 @@ def _told(names: tuple[str, ...]) -> str:
 def _find_one(source: str, format: str | None, storage: Mapping[str, Any]) -> list[DataFile]:
     if is_url(source):
         return _find_behind_url(source, format, storage)
-    found = []
-    for path in find_paths([os.path.expanduser(source)]):
+    found, paths = [], find_paths([os.path.expanduser(source)])
+    for path in [path for path in paths if os.path.basename(path) != MANIFEST] or paths:  # `out/*` means the rows
         stat = os.stat(path)
         found.append(_file(path, source, format, stat.st_size, f"{stat.st_size}:{stat.st_mtime_ns}"))
     return found
@@ -100,6 +100,9 @@ def _find_behind_url(source: str, format: str | None, storage: Mapping[str, Any]
             return {}
         return {name: details[name] for name in sorted(details) if details[name]["type"] == "file"}
 
+    def list_manifests() -> list[str]:
+        return [name for each in _manifests_of(path) for name in fs.glob(each)] if is_glob else []
+
     def is_visible(name: str) -> bool:
         return _is_visible(name, _fixed(path).rstrip("/"))
 
@@ -107,7 +110,9 @@ def _find_behind_url(source: str, format: str | None, storage: Mapping[str, Any]
         if not is_glob and fs.isfile(path):  # who names one file means it
             found = list_files()
         else:
-            found = published(fs, list_files, is_visible, _matches(path) if is_glob else _lies_in(path), source)
+            found = published(
+                fs, list_files, list_manifests, is_visible, _matches(path) if is_glob else _lies_in(path), source
+            )
     except FourfoldError:
         raise
     except Exception as error:
@@ -115,6 +120,13 @@ def _find_behind_url(source: str, format: str | None, storage: Mapping[str, Any]
     if not found:
         raise OptionError(f"there is no file at {source}")
     return [_behind(fs, name, str(fs.unstrip_protocol(path)), format, detail) for name, detail in found.items()]
+
+
+def _manifests_of(pattern: str) -> list[str]:
+    """Globs of the manifests that may name files of a glob: those of the folders above them that have a sign in them."""
+    *folders, _ = pattern.split("/")
+    above = ["/".join(folders[:end]) for end in range(1, len(folders) + 1)]
+    return [f"{each}/{MANIFEST}" for each in above if _fixed(each) != each]
 
 
 def _matches(pattern: str) -> Callable[[str], bool]:

@@ -7,10 +7,12 @@ out/_fourfold.json                                       names the files that co
 import json
 import posixpath
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from fourfold.errors import OptionError
+from fourfold.version import VERSION
 
 MANIFEST = "_fourfold.json"
 """What the folder holds and which run made it. Readers of Parquet leave names with `_` alone."""
@@ -20,6 +22,30 @@ OF_STORE = re.compile(r"(?:part-\d{8}-\d{10}|rows)-([0-9a-f]{16})-[0-9a-f]{16}\.
 
 LISTINGS = 3
 """How often files are listed until they are those that the manifest names. Each time somebody has just published others."""
+
+
+class Wanted(NamedTuple):
+    """What is to be written, wherever that is.
+
+    Attributes:
+        id: The same for all calls of one recorded run, and no other one's.
+        format: "parquet", "csv" or "jsonl".
+        overwrite: Whether it may take the place of what is there.
+        run: The folder of the recorded run that goes on with the parts, None when there is none.
+    """
+
+    id: str
+    format: str
+    overwrite: bool = False
+    run: str | None = None
+
+    def has_made(self, manifest: Mapping[str, Any]) -> bool:
+        """Whether this run has made the output of this manifest."""
+        return manifest.get("run") == self.id
+
+    def manifest(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """The manifest of its output: these facts, and whose it is."""
+        return {"run": self.id, "fourfold": VERSION, "written_at": time.time(), **facts}
 
 
 def manifest_bytes(facts: dict[str, Any]) -> bytes:
@@ -63,6 +89,7 @@ def run_of(path: str) -> str | None:
 def published(
     fs: Any,
     list_files: Callable[[], Mapping[str, Any]],
+    list_manifests: Callable[[], Iterable[str]],
     is_visible: Callable[[str], bool],
     is_wanted: Callable[[str], bool],
     source: str,
@@ -72,6 +99,7 @@ def published(
     Args:
         fs: The file system.
         list_files: Lists them.
+        list_manifests: Lists those above them that no file would lead to, when all that one names are gone.
         is_visible: Whether a file is none of those that readers leave alone.
         is_wanted: Whether a file would be listed if it were there.
         source: What the user has named, for messages.
@@ -83,7 +111,7 @@ def published(
         fs.invalidate_cache()
         listed = list_files()
         found = {path: each for path, each in listed.items() if is_visible(path)}
-        manifests = _Manifests(fs, [*(path for path in listed if posixpath.basename(path) == MANIFEST)])
+        manifests = _Manifests(fs, [*(path for path in listed if posixpath.basename(path) == MANIFEST), *list_manifests()])
         ours = [path for path in found if run_of(path) is not None]
         n_unfinished = sum(not manifests.name(path) for path in ours)
         gone = [path for path in manifests.named() if path not in found and is_wanted(path) and is_visible(path)]

@@ -28,9 +28,10 @@ class Numbered:
         if self._pieces is None:
             run = Run(Plan(self._source, ()), Count(), {}, "count rows")
             at, numbered = 0, []
-            for piece, done in run.pieces_done():
-                numbered.append(piece._replace(first=at))
-                at += done.value
+            with run.pieces_done() as pieces:
+                for piece, done in pieces:
+                    numbered.append(piece._replace(first=at))
+                    at += done.value
             self._pieces, self.n_rows = numbered, at
         return self._pieces
 

@@ -9,10 +9,9 @@ import posixpath
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, NamedTuple
-from urllib.parse import quote
 
 import fourfold.seams as seams
-from fourfold.data.files import NULL_KEY
+from fourfold.data.partitions import divided
 from fourfold.data.pieces import Piece
 from fourfold.data.places import Place, Target
 from fourfold.data.schema import SchemaConflict, fitted, unified
@@ -69,7 +68,7 @@ class WriteParts:
         writers: dict[str, PartWriter] = {}
         try:
             for table in tables:
-                for folder, part in self._divided(table):
+                for folder, part in divided(table, self.partition_by):
                     if folder not in writers:
                         if len(writers) >= MOST_FOLDERS:
                             raise UnwritableValue(
@@ -86,35 +85,6 @@ class WriteParts:
             for writer in writers.values():
                 writer.discard()
             raise
-
-    def _divided(self, table: Any) -> Iterator[tuple[str, Any]]:
-        """The rows of each folder, in order, without the columns that its name says."""
-        if not self.partition_by:
-            yield "", table
-            return
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        missing = [name for name in self.partition_by if name not in table.column_names]
-        if missing:
-            raise UnwritableValue(f"partition_by: there is no column {missing[0]!r}; columns: {', '.join(table.column_names)}")
-        if table.num_columns == len(self.partition_by):
-            raise UnwritableValue("partition_by names all columns: nothing would be left to write")
-        names = pa.array(
-            [folder_of(self.partition_by, row) for row in table.select(self.partition_by).to_pylist()], pa.string()
-        )
-        rest = table.drop_columns(list(self.partition_by))
-        for folder in dict.fromkeys(names.to_pylist()):
-            yield folder, rest.filter(pc.equal(names, folder))
-
-
-def folder_of(names: Sequence[str], row: dict[str, Any]) -> str:
-    """`carrier=AA/month=7`, in the way of Hive, Spark and Arrow."""
-    return "/".join(f"{quote(name, safe='')}={_said(row[name])}" for name in names)
-
-
-def _said(value: Any) -> str:
-    return NULL_KEY if value is None else quote(str(value), safe=" ")
 
 
 class PartWriter:

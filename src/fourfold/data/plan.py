@@ -13,7 +13,7 @@ from fourfold.data.pieces import CALLS, FULL_ROWS, MIN_ROWS, Piece, TableSource
 from fourfold.data.schema import SchemaConflict
 from fourfold.data.sparse import check_dense
 from fourfold.data.steps import Apply, Batch, Select, Step
-from fourfold.errors import FourfoldError
+from fourfold.errors import FourfoldError, MissingExtra, OptionError
 
 BATCH_ROWS = 1 << 14
 """Rows of a batch when no step wants fewer. Smaller: more calls of the steps. Larger: more memory, and more rows are searched
@@ -96,6 +96,28 @@ class Plan(NamedTuple):
         least = max((step.least_rows for step in self.steps), default=0)
         calls = CALLS * fewest
         return self.source.pieces(max(1, least, min(MIN_ROWS, calls)), min(FULL_ROWS, calls), self.where())
+
+    def check_models(self) -> None:
+        """Check those files of models that workers on this machine will load.
+
+        Raises:
+            OptionError: One is not there, or no model.
+            MissingExtra: What loads it is not installed.
+        """
+        for step in self.steps:
+            if step.model is not None:
+                step.model.check_here()
+
+    def of_no_rows(self) -> Any:
+        """What comes out when there are no rows: columns, as far as the steps can tell, here."""
+        import pyarrow as pa
+
+        try:
+            self.check_models()
+        except (OptionError, MissingExtra) as error:  # only workers have it
+            logging.getLogger("fourfold").warning("there are no rows, and so no columns: %s", error)
+            return pa.table({})
+        return self.prepare().of_no_rows()
 
     def prepare(self) -> "Prepared":
         """What one worker needs, once."""

@@ -7,9 +7,9 @@ pieces ──> Call (engine, retries, journal, …) ──> PieceDone, in order
 import itertools
 import logging
 import os
-import time
+import shutil
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any
 
 from fourfold.addresses import without_secrets
@@ -19,11 +19,11 @@ from fourfold.data.files import lives_here
 from fourfold.data.pieces import Piece
 from fourfold.data.plan import Plan
 from fourfold.data.steps import is_of_plan
-from fourfold.data.work import Builder, Count, FailedRow, Gather, PieceDone, Policy, RunPiece, Tables, shown
-from fourfold.errors import OptionError, TooManyFailures
+from fourfold.data.work import Count, FailedRow, Gather, Loader, PieceDone, Policy, RunPiece, Tables, shown
+from fourfold.errors import OptionError, RunChanged, TooManyFailures
 from fourfold.execute import current
 from fourfold.lanes import NOT_FOR_THE_LOOP
-from fourfold.options import RunOfBlock, Settings, resolve
+from fourfold.options import CLUSTER_ENGINES, RunOfBlock, Settings, cluster_of, resolve
 from fourfold.records import Failure, Report
 
 DEADLY = ("crashed", "timed out", "out of memory")
@@ -49,7 +49,8 @@ class Run:
         to: The URL or folder that workers write to, "" for none.
 
     Raises:
-        OptionError: An option cannot be used here; before anything starts.
+        OptionError: An option cannot be used here, or a file of a model; before anything starts.
+        MissingExtra: What loads a model is not installed.
     """
 
     def __init__(
@@ -61,10 +62,11 @@ class Run:
         self._policy = Policy(self._settings.on_error == "raise", self._settings.retries, self._settings.retry_on)
         self.failures: list[FailedRow] = []
         self.n_rows = 0
-        self._builders: set[Builder] = set()
-        self._began_at = time.time()
+        self._loaders: set[Loader] = set()
         self._report: Report | None = None
         self._check_max_failures()
+        if not _runs_elsewhere(self._settings.engine):  # there a path may be one that only workers see: they tell
+            plan.check_models()
 
     @property
     def report(self) -> Report:
@@ -74,9 +76,8 @@ class Run:
 
     @property
     def n_loads(self) -> int:
-        """How many workers have built what the steps need, in this call: those of recorded pieces did so before it."""
-        is_first = not self.report.n_recorded  # no clock of another machine is asked then
-        return sum(is_first or each.built_at >= self._began_at for each in self._builders)
+        """How often models were loaded in this call: by workers that came back with rows."""
+        return sum(each.n_models for each in self._loaders)
 
     @property
     def folder(self) -> str | None:
@@ -90,8 +91,11 @@ class Run:
                 'add on_error="collect" or on_error="skip"'
             )
 
-    def pieces_done(self) -> Iterator[tuple[Piece, PieceDone]]:
-        """What comes of each piece. In order; but one that was searched for a bad row comes last, unless this is a stream.
+    @contextmanager
+    def pieces_done(self) -> Iterator[Iterator[tuple[Piece, PieceDone]]]:
+        """A block that takes what comes of each piece, and uses it: a recorded run counts as done when the block has ended.
+
+        They come in order; but one that was searched for a bad row comes last, unless this is a stream.
 
         Raises:
             Exception: What the first failing row raised, under `on_error="raise"`.
@@ -99,10 +103,14 @@ class Run:
         """
         pieces = list(self._plan.pieces())
         call = self._call(pieces, self.gather, self._policy, self._settings.run)
+        with call.used_by(), closing(self._pieces_of(call, pieces)) as done:
+            yield done
+
+    def _pieces_of(self, call: Call, pieces: list[Piece]) -> Generator[tuple[Piece, PieceDone]]:
         deadly: list[tuple[Piece, Failure]] = []
         try:
-            with closing(_outcomes_of(call)) as outcomes:
-                for piece, outcome in zip(pieces, outcomes, strict=False):
+            with closing(self._outcomes_of(call)) as outcomes:
+                for outcome, piece in zip(outcomes, pieces, strict=False):  # the outcomes first: they are to come to their end
                     if isinstance(outcome, Failure) and outcome.kind in DEADLY and not self._is_stream:
                         deadly.append((piece, outcome))  # searched when nobody waits for it
                     else:
@@ -115,6 +123,14 @@ class Run:
         for piece, failure in deadly:
             yield piece, self._settled(piece, failure)
         self._check_failures(is_end=True)
+
+    def _outcomes_of(self, call: Call) -> Generator[Any]:
+        """What comes of each item, in order; notes who has loaded models for it."""
+        with closing(call.in_order()) as segments:
+            for segment in segments:
+                if isinstance(segment.values, list):  # others are in the journal, and nobody has loaded anything for them now
+                    self._loaders |= {each.loader for each in segment.values if isinstance(each, PieceDone) and each.loader}
+                yield from segment.values
 
     def _call(self, pieces: list[Piece], gather: Gather, policy: Policy, run: str | None, plan: Plan | None = None) -> Call:
         changed = {
@@ -135,7 +151,7 @@ class Run:
         """
         changed = {"init": init, "on_error": "raise", "max_failures": None, "retries": 0, "run": None, "timeout": None}
         call = Call(fn, items, Settings(**{**self._settings.__dict__, **changed}), bounded=True, name=name)
-        values = list(_outcomes_of(call))
+        values = list(self._outcomes_of(call))
         call.raise_if_stopped()
         call.conclude()
         return values
@@ -150,7 +166,6 @@ class Run:
         else:
             done = PieceDone(None, 0, [_whole(piece, outcome)], 0.0)
         self.n_rows += done.n_rows
-        self._builders |= {done.builder} if done.builder is not None else set()
         self.failures += done.failed
         self._check_failures(is_end=False)
         return done
@@ -185,7 +200,7 @@ class Run:
 
     def _killers(self, piece: Piece, failure: Failure) -> list[tuple[Piece, Failure]]:
         """The rows of a piece that kill their worker alone, each as a piece of one row; none when nobody can tell."""
-        n_rows = self._as_read(piece, Count(), columns=())
+        n_rows = self._as_read(piece, Count(), (), "rows")
         parts, depth = [(piece._replace(rows=(0, n_rows)), failure)] if n_rows else [], 0
         while any(_n_rows(part) > 1 for part, _ in parts):
             smaller = [small for part, _ in parts for small in _cut(part)]
@@ -200,23 +215,34 @@ class Run:
         return None if run is None else os.path.join(run, "search", f"{piece.number}-{name}")
 
     def _outcomes(self, pieces: list[Piece], gather: Gather, run: str | None, plan: Plan | None = None) -> list[Any]:
-        """PieceDone or Failure of each piece."""
+        """PieceDone or Failure of each piece. What a search with other steps has recorded is forgotten."""
+        try:
+            return self._outcomes_once(pieces, gather, run, plan)
+        except RunChanged:
+            if run is None:
+                raise
+            shutil.rmtree(run)
+            return self._outcomes_once(pieces, gather, run, plan)
+
+    def _outcomes_once(self, pieces: list[Piece], gather: Gather, run: str | None, plan: Plan | None) -> list[Any]:
         call = self._call(pieces, gather, self._policy._replace(first_only=False), run, plan)
-        outcomes = list(_outcomes_of(call))
+        outcomes = list(self._outcomes_of(call))
         call.raise_if_stopped()
         call.conclude()
         return outcomes
 
-    def _as_read(self, piece: Piece, gather: Gather, columns: tuple[str, ...]) -> Any:
+    def _as_read(self, piece: Piece, gather: Gather, columns: tuple[str, ...], name: str) -> Any:
         """What comes of these columns of a piece before any step; None when it cannot be read."""
-        (outcome,) = self._outcomes([piece], gather, None, self._plan._replace(steps=(), columns=columns))
+        plan = self._plan._replace(steps=(), columns=columns)
+        (outcome,) = self._outcomes([piece], gather, self._folder(piece, name), plan)
         return outcome.value if isinstance(outcome, PieceDone) else None
 
     def _failed(self, piece: Piece, failure: Failure) -> FailedRow:
         """The row that is left of the piece, as a failure."""
-        tables = self._as_read(piece, Tables(), self._plan.columns)
+        first = piece.rows[0] if piece.rows else 0
+        tables = self._as_read(piece, Tables(), self._plan.columns, f"row-{first}")
         row = tables[0] if tables else None
-        path, number = self._plan.source.place(piece, piece.rows[0] if piece.rows else 0)
+        path, number = self._plan.source.place(piece, first)
         seen = shown(row) if row is not None else ""
         what = failure.kind, failure.error, failure.error_type, failure.message, failure.traceback
         return FailedRow(path, number, *what, seen, row)
@@ -280,6 +306,13 @@ def _where_workers_see(settings: Settings, only_here: bool) -> Settings:
     )
 
 
+def _runs_elsewhere(engine: Any) -> bool:
+    """Whether workers may be on other machines."""
+    if current.inside_item():
+        return False
+    return cluster_of(engine) in CLUSTER_ENGINES if isinstance(engine, str) else bool(engine.info.elsewhere)
+
+
 def _check_fit(settings: Settings) -> None:
     """Refuse the options that speak of items of the user, which a dataset has not."""
     if settings.init:
@@ -304,12 +337,6 @@ def _cut(piece: Piece) -> list[Piece]:
     n_parts = min(FAN, end - first)
     ends = [first + (end - first) * at // n_parts for at in range(n_parts + 1)]
     return [piece._replace(rows=each) for each in itertools.pairwise(ends)]
-
-
-def _outcomes_of(call: Call) -> Generator[Any]:
-    with closing(call.in_order()) as segments:
-        for segment in segments:
-            yield from segment.values
 
 
 def _whole(piece: Piece, failure: Failure) -> FailedRow:

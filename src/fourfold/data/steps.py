@@ -31,6 +31,18 @@ class Batch(NamedTuple):
 Apply = Callable[[Batch], Batch]
 
 
+class Loadable(Protocol):
+    """A model, before it is loaded."""
+
+    def check_here(self) -> None:
+        """Called before a run whose workers are on this machine: what can be said of its file without loading it.
+
+        Raises:
+            OptionError: It is not there, or no model.
+            MissingExtra: What loads it is not installed.
+        """
+
+
 class Step(Protocol):
     """One step of a dataset."""
 
@@ -44,6 +56,10 @@ class Step(Protocol):
     """The most rows that are taken at once; None when it does not matter."""
     least_rows: int
     """Rows that it wants to see together; 0 when it does not matter."""
+
+    @property
+    def model(self) -> "Loadable | None":
+        """What `prepare` loads, once in each worker; None when there is no model in it."""
 
     @property
     def where(self) -> Any:
@@ -90,6 +106,7 @@ class Select:
     keeps_rows = True
     most_rows: int | None = None
     least_rows = 0
+    model = None
     where = None
 
     def __init__(self, columns: Sequence[str]) -> None:
@@ -119,6 +136,7 @@ class Filter:
     keeps_rows = True
     most_rows: int | None = None
     least_rows = 0
+    model = None
 
     def __init__(self, condition: Any, kind: str) -> None:
         self.condition, self.kind = condition, kind
@@ -200,6 +218,7 @@ class MapBatches:
 
     keeps_rows = False
     least_rows = 0
+    model = None
     where = None
 
     def __init__(self, fn: Any, init: tuple[Any, ...], kind: str, most: int | None, declared: Any) -> None:

@@ -15,20 +15,18 @@ import contextlib
 import json
 import logging
 import posixpath
-import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import fourfold.seams as seams
 from fourfold.addresses import Credentials
 from fourfold.data.files import file_system
-from fourfold.data.manifests import MANIFEST, all_named_in, manifest_bytes, read_manifest, run_of
+from fourfold.data.manifests import MANIFEST, Wanted, all_named_in, manifest_bytes, read_manifest, run_of
 from fourfold.data.parts import EXTENSION, Part
 from fourfold.data.places import Store
 from fourfold.data.together import has_types, in_order, one_schema, write_tables, write_widened
 from fourfold.data.writers import Writer, writer_of_this_process
 from fourfold.errors import OptionError, RunError, RunInUse
-from fourfold.version import VERSION
 
 WRITERS = "_fourfold"
 """The folder, in the output, of files that tell who writes."""
@@ -39,34 +37,30 @@ class StoreOutput:
 
     Args:
         url: Where it will be.
-        run_id: The same for all calls of one recorded run.
-        overwrite: Whether it may take the place of another one.
-        format: One of EXTENSION.
-        run: The folder of the recorded run that goes on with the parts, None when there is none.
+        wanted: What is to be there.
         storage: Options of the file system.
 
     Raises:
         OptionError: Something is there already, or the store cannot be used.
     """
 
-    def __init__(self, url: str, run_id: str, overwrite: bool, format: str, run: str | None, storage: Credentials) -> None:
-        self.path = url.rstrip("/")
+    def __init__(self, url: str, wanted: Wanted, storage: Credentials) -> None:
+        self.path, self._wanted = url.rstrip("/"), wanted
         self._fs, root = file_system(self.path, storage)
         self._root = root.rstrip("/")
         if not self._root:
             raise OptionError(f"write({url!r}): give a folder in it")
-        self._run_id, self._overwrite, self._format, self._run = run_id, overwrite, format, run
-        self.place = Store(self.path, storage, run_id)
-        self._marker = posixpath.join(self._root, WRITERS, f"{run_id}.json")
+        self.place = Store(self.path, storage, wanted.id)
+        self._marker = posixpath.join(self._root, WRITERS, f"{wanted.id}.json")
         self._is_open = self._takes_away = False
         self._failed: list[str] = []
         self._empty: list[str] = []
         self._before = self._listed()
-        if not overwrite and not self.is_published():
+        if not wanted.overwrite and not self.is_published():
             self._check_vacant(url)
 
     def _check_vacant(self, url: str) -> None:
-        there = [path for path in self._before if path != self._marker and run_of(path) != self._run_id]
+        there = [path for path in self._before if path != self._marker and run_of(path) != self._wanted.id]
         if not there:
             return
         is_ours = all(run_of(path) or path.startswith(posixpath.dirname(self._marker)) for path in there)
@@ -90,7 +84,7 @@ class StoreOutput:
 
     def is_published(self) -> bool:
         """Whether this run has made what is there."""
-        return self.manifest().get("run") == self._run_id
+        return self._wanted.has_made(self.manifest())
 
     def manifest(self) -> dict[str, Any]:
         """What the folder says of itself; empty when it is not ours."""
@@ -107,7 +101,7 @@ class StoreOutput:
         if before is not None and before.is_alive() and not before.is_this_process():
             raise RunInUse(f"another call of the same run writes {self.path} right now: process {before.pid}")
         self._takes_away = before is not None
-        data = json.dumps(writer_of_this_process(self._run)._asdict()).encode()
+        data = json.dumps(writer_of_this_process(self._wanted.run)._asdict()).encode()
         above = posixpath.dirname(self._root)
         try:
             if above and self._fs.isdir(above):  # so that no bucket is made: a wrong name is an error
@@ -137,8 +131,8 @@ class StoreOutput:
     def add_empty(self, table: Any) -> None:
         """There is no row: one file tells the columns, where anybody knows them."""
         if table.num_columns:
-            name = self.place.name(0, 0, EXTENSION[self._format])
-            write_tables([table], self.place.target(name), self._format)
+            name = self.place.name(0, 0, EXTENSION[self._wanted.format])
+            write_tables([table], self.place.target(name), self._wanted.format)
             self._empty = [name]
 
     def add_failed(self, table: Any) -> None:
@@ -162,8 +156,7 @@ class StoreOutput:
         ordered = in_order(parts)
         schema = one_schema(ordered)
         files = [self._final(part, schema) for part in ordered]
-        facts = {"run": self._run_id, "fourfold": VERSION, "written_at": time.time(), **facts}
-        facts |= {"files": files, "empty": self._empty, "failed_rows": self._failed}
+        facts = self._wanted.manifest({**facts, "files": files, "empty": self._empty, "failed_rows": self._failed})
         facts["replaced"] = [posixpath.relpath(path, self._root) for path in sorted(self._replaced() - self._named(facts))]
         seams.hit("output.publish")
         self._put_manifest(facts)
@@ -174,8 +167,8 @@ class StoreOutput:
     def _final(self, part: Part, schema: Any) -> dict[str, Any]:
         """A part as the manifest names it: as it is, or, where its types are narrower, written anew."""
         name, n_rows, size_bytes, checksum = part.name, part.n_rows, part.size_bytes, part.checksum
-        if not has_types(part, schema, self._format):
-            name = self.place.name(part.number, part.first, EXTENSION[self._format])
+        if not has_types(part, schema, self._wanted.format):
+            name = self.place.name(part.number, part.first, EXTENSION[self._wanted.format])
             target = self.place.target(posixpath.join(part.folder, name))
             with self._fs.open(self._path_of(part), "rb") as file:
                 n_rows, size_bytes, checksum = write_widened(file, target, schema)
@@ -183,7 +176,7 @@ class StoreOutput:
 
     def _replaced(self) -> set[str]:
         """What was there before, but nothing that another run writes right now."""
-        if not self._overwrite:
+        if not self._wanted.overwrite:
             return set()
         named = self._named(self.manifest())
         kept = {self._marker, posixpath.join(self._root, MANIFEST)}
@@ -195,7 +188,7 @@ class StoreOutput:
 
     def _put_manifest(self, facts: dict[str, Any]) -> None:
         path, data = posixpath.join(self._root, MANIFEST), manifest_bytes(facts)
-        if self._overwrite:
+        if self._wanted.overwrite:
             self._fs.pipe_file(path, data)
             return
         try:
@@ -212,7 +205,10 @@ class StoreOutput:
                 ) from None
 
     def close(self) -> None:
-        """The parts stay for a call that goes on."""
+        """The parts stay for a call that goes on; where there are none, nothing does."""
+        with contextlib.suppress(Exception):  # what ended the call is what is to be raised
+            if self._is_open and not any(run_of(path) == self._wanted.id for path in self._listed()):
+                self.discard()
 
     def discard(self) -> None:
         """Remove what this run has put here and the manifest does not name, and what that has replaced."""
@@ -229,7 +225,7 @@ class StoreOutput:
         facts = self.manifest()
         named, replaced = self._named(facts), replaced_in(facts, self._root)
         found = self._listed()
-        remove(self._fs, (path for path in found if run_of(path) == self._run_id and path not in named))
+        remove(self._fs, (path for path in found if run_of(path) == self._wanted.id and path not in named))
         if self._takes_away:  # not for ever: somebody may put a file of that name there, long after
             remove(self._fs, replaced.intersection(found) - named)
         remove(self._fs, [self._marker])

@@ -65,22 +65,26 @@ class Policy(NamedTuple):
 class PieceDone(NamedTuple):
     """What came of one piece: what `gather` made of its tables, the rows that were read, and those without a value.
 
-    `builder` names the worker that ran it, and when that built what the steps need; None when none did.
+    `loader` is the worker that ran it, where that has loaded models; else None.
     """
 
     value: Any
     n_rows: int
     failed: list[FailedRow]
     elapsed_s: float
-    builder: "Builder | None" = None
+    loader: "Loader | None" = None
 
 
-class Builder(NamedTuple):
-    """What has built what the steps need, such as models: once for each worker."""
+class Loader(NamedTuple):
+    """A worker that has loaded the models of the steps, each once.
+
+    Attributes:
+        name: No other one has it.
+        n_models: So many.
+    """
 
     name: str
-    built_at: float
-    """By its clock, in seconds since 1970."""
+    n_models: int
 
 
 class Gather(Protocol):
@@ -104,7 +108,8 @@ class RunPiece:
         gather.open()
         self._prepared, self._gather, self._policy = plan.prepare(), gather, policy
         self._source = plan.source
-        self._builder = Builder(secrets.token_hex(8), time.time())
+        n_models = sum(step.model is not None for step in plan.steps)
+        self._loader = Loader(secrets.token_hex(8), n_models) if n_models else None
 
     def __call__(self, piece: Piece) -> PieceDone:
         """Run one piece.
@@ -115,7 +120,7 @@ class RunPiece:
         began = time.perf_counter()
         work = _Work(self, piece)
         value = self._gather.fold(piece, work.tables())
-        return PieceDone(value, work.n_rows, work.failed, time.perf_counter() - began, self._builder)
+        return PieceDone(value, work.n_rows, work.failed, time.perf_counter() - began, self._loader)
 
     def run(self, batch: Batch) -> Any:
         """Run a batch, again where the user wants that."""

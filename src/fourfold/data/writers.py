@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fourfold.runs.place import JOURNAL
+from fourfold.runs.story import may_go_on
 
 
 class Writer(NamedTuple):
@@ -45,7 +45,7 @@ class Writer(NamedTuple):
 
     def will_go_on(self) -> bool:
         """Whether a run is recorded here that can go on with the output."""
-        return self.run is not None and (Path(self.run) / JOURNAL).exists()
+        return self.run is not None and may_go_on(Path(self.run))
 
 
 def writer_of_this_process(run: str | None) -> Writer:

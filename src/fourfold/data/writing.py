@@ -8,6 +8,7 @@ from typing import Any
 from fourfold.addresses import Credentials
 from fourfold.data.commit import Output
 from fourfold.data.files import is_url
+from fourfold.data.manifests import Wanted
 from fourfold.data.merging import Merge, packed
 from fourfold.data.parts import EXTENSION, Part, WriteParts
 from fourfold.data.plan import Plan
@@ -15,7 +16,7 @@ from fourfold.data.running import Run
 from fourfold.data.steps import check_columns
 from fourfold.data.stores import StoreOutput
 from fourfold.data.work import FailedRow, Tables
-from fourfold.errors import OptionError, OptionTypeError
+from fourfold.errors import OptionError, OptionTypeError, RunError
 from fourfold.fixed import Fixed
 from fourfold.records import Report
 from fourfold.runs.place import output_id_of
@@ -31,7 +32,7 @@ class Written(Fixed):
         failures: Rows that have no value, under `on_error="skip"` and `"collect"`.
         failed_path: A Parquet file with those rows as they were read, and why they failed; None when there are none.
         report: Figures and the verdict of the run.
-        n_loads: How many workers have loaded the models and built the classes of the steps, each once.
+        n_loads: How often models of `predict` were loaded: each once in every worker that came back with rows.
     """
 
     _hidden = ("files", "failures", "report")
@@ -64,17 +65,17 @@ def write(
     run = Run(plan, Tables(), options, f"write {os.path.basename(to.rstrip('/'))}", to=to)
     output = _output(to, overwrite, _format(format), run.folder, storage)
     run.gather = WriteParts(output.place, format, by)
-    is_there = output.is_published()
     try:
         output.open()
-        parts = [part for _, done in run.pieces_done() for part in done.value or ()]
-        if is_there:
-            return _as_written(output, run)
-        output.check(parts)
-        if not order:
-            parts, groups = packed(parts)
-            parts += run.call(Merge, (output.place, format), groups, "put small files together") if groups else []
-        return _publish(output, parts, run, plan)
+        with run.pieces_done() as pieces:
+            parts = [part for _, done in pieces for part in done.value or ()]
+            if output.is_published():
+                return _as_written(output, run)
+            output.check(parts)
+            if not order:
+                parts, groups = packed(parts)
+                parts += run.call(Merge, (output.place, format), groups, "put small files together") if groups else []
+            return _publish(output, parts, run, plan)
     finally:
         if run.folder is None or output.is_published():
             output.discard()
@@ -83,17 +84,24 @@ def write(
 
 
 def _output(to: str, overwrite: bool, format: str, run: str | None, storage: Credentials) -> Output | StoreOutput:
-    id = secrets.token_hex(8) if run is None else output_id_of(run)
-    if not is_url(to):
-        return Output(to, id, overwrite, format, run)
-    return StoreOutput(to, id, overwrite, format, run, storage)
+    if run is not None and not is_url(to):
+        _check_apart(to, run)
+    wanted = Wanted(secrets.token_hex(8) if run is None else output_id_of(run), format, overwrite, run)
+    return StoreOutput(to, wanted, storage) if is_url(to) else Output(to, wanted)
+
+
+def _check_apart(to: str, run: str) -> None:
+    """The one would be removed with the other, or be among its files."""
+    folder, other = os.path.realpath(to), os.path.realpath(run)
+    if os.path.commonpath([folder, other]) in (folder, other):
+        raise OptionError(f"run={run!r} and the output {to} lie one in the other: give the run a folder beside it, {to}.run")
 
 
 def _publish(output: Output | StoreOutput, parts: list[Part], run: Run, plan: Plan) -> Written:
     n_rows = sum(part.n_rows for part in parts)
     if not parts:
         schema = plan.schema()
-        output.add_empty(schema.empty_table() if schema is not None else plan.prepare().of_no_rows())
+        output.add_empty(schema.empty_table() if schema is not None else plan.of_no_rows())
     if run.failures:
         output.add_failed(_dead_letters(run.failures, plan.read_schema()))
     facts = output.publish(parts, {"rows": n_rows, "failed": len(run.failures)})
@@ -102,8 +110,19 @@ def _publish(output: Output | StoreOutput, parts: list[Part], run: Run, plan: Pl
 
 
 def _as_written(output: Output | StoreOutput, run: Run) -> Written:
-    """An earlier call of this run has published the folder."""
-    return _written(output, output.manifest(), run)
+    """An earlier call of this run has published the folder.
+
+    Raises:
+        RunError: Some of its rows have run again since, and ended in another way.
+    """
+    facts = output.manifest()
+    if facts["failed"] != len(run.failures):
+        raise RunError(
+            f"{output.path} was written by this run when {facts['failed']} rows had failed, and now that they have run again "
+            f"{len(run.failures)} have: what is there was not changed. Write anew, with overwrite=True and another folder for "
+            "run="
+        )
+    return _written(output, facts, run)
 
 
 def _written(output: Output | StoreOutput, facts: dict[str, Any], run: Run) -> Written:

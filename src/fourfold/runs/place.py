@@ -38,7 +38,7 @@ def prepare(path: str) -> Path:
         except FileExistsError:
             if not folder.is_dir():
                 raise OptionError(f"run={path!r} is a file; it must be a folder, or a new name") from None
-            left = [entry for entry in os.listdir(folder) if entry not in (LOCK, OUTPUT_ID)]
+            left = [entry for entry in os.listdir(folder) if entry != LOCK and not entry.startswith(OUTPUT_ID)]
             if not left:
                 _check_owner(folder, os.stat(folder))
             elif not (folder / JOURNAL).exists():
@@ -110,18 +110,35 @@ def output_id_of(path: str) -> str:
     """
     file = prepare(path) / OUTPUT_ID
     try:
-        with contextlib.suppress(FileNotFoundError):
-            if found := re.fullmatch("[0-9a-f]{16}", file.read_text()):  # else its driver died while it was made
-                return found.group()
-            file.unlink()
-        made = secrets.token_hex(8)
-        with os.fdopen(create_private(file), "w") as handle:
-            handle.write(made)
-            handle.flush()
-            os.fsync(handle.fileno())
+        if not _id_in(file):
+            _make_id(file)
+        return _id_in(file)
     except OSError as error:
         raise JournalError(f"{file} cannot be made: {error.strerror}") from error
-    return made
+
+
+def _id_in(file: Path) -> str:
+    """The id in a file; "" when there is none, or none that is whole."""
+    try:
+        text = file.read_text(errors="replace")
+    except FileNotFoundError:
+        return ""
+    return text if re.fullmatch("[0-9a-f]{16}", text) else ""
+
+
+def _make_id(file: Path) -> None:
+    """Put an id into a file that is there whole or not at all: two drivers that begin at once both take the first one's."""
+    made = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
+    with os.fdopen(create_private(made), "w") as handle:
+        handle.write(secrets.token_hex(8))
+        handle.flush()
+        os.fsync(handle.fileno())
+    try:
+        os.link(made, file)
+    except OSError:
+        if not _id_in(file):  # a file system without links, or a file that is damaged
+            os.replace(made, file)
+    made.unlink(missing_ok=True)
 
 
 class Lock:

@@ -114,6 +114,14 @@ def story_of(folder: Path) -> Story:
     )
 
 
+def may_go_on(folder: Path) -> bool:
+    """Whether a run is recorded in a folder that has not come to its end, as far as anybody can tell."""
+    try:
+        return (folder / JOURNAL).exists() and story_of(folder).state != "done"
+    except (JournalError, OSError):
+        return True
+
+
 def failures_of(folder: Path) -> list[FailedItem]:
     """The failed items of a run, by index: text and numbers only.
 

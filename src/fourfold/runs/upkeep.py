@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fourfold.runs.journal import Journal
-from fourfold.runs.place import JOURNAL, Lock, check_trusted, is_held
+from fourfold.runs.place import Lock, check_trusted, is_held
 from fourfold.runs.seal import load_key
-from fourfold.runs.story import DEPTH, find_runs
+from fourfold.runs.story import DEPTH, find_runs, may_go_on
 
 
 def change(folder: Path, *, accept_changes: bool = False, forget_failures: bool = False) -> int:
@@ -141,10 +141,9 @@ def _is_abandoned(path: Path) -> bool:
 def _has_run(parts: Path) -> bool:
     """Whether a run is there that goes on with these parts, and has not published them."""
     try:
-        run = Path((parts / OF_RUN).read_text())
+        return may_go_on(Path((parts / OF_RUN).read_text()))
     except (OSError, UnicodeDecodeError):
         return False
-    return (run / JOURNAL).exists()
 
 
 def _is_locked(path: Path) -> bool:

@@ -161,8 +161,10 @@ class Dataset:
             dedupe: Columns: of the rows of a batch that are equal in these, the model sees the first only.
 
         Raises:
-            OptionError: There is no such file, or a column that the model was fitted on is not there; before anything runs,
-                where model and columns are known.
+            OptionError: A column that the model was fitted on is not there; before anything runs, where model and columns are
+                known. A file that is no model, or, from the call that runs and before anything does, is not there: on a
+                cluster, where workers may see what this machine does not, they tell.
+            MissingExtra: From the call that runs, before anything does: what loads the file is not installed.
 
         Guarantees: columns are given to an estimator by name and in its order; to one that knows no names, those that `keep`
             does not name, in theirs. With batch_size="auto", models that use BLAS
@@ -228,7 +230,8 @@ class Dataset:
         run = Run(plan, Count(), options, "count")
         if plan.source.n_rows is not None and not plan.steps:
             return plan.source.n_rows
-        n_rows = sum(done.value or 0 for _, done in run.pieces_done())
+        with run.pieces_done() as pieces:
+            n_rows = sum(done.value or 0 for _, done in pieces)
         run.warn_of_failures()
         return n_rows
 
@@ -240,13 +243,15 @@ class Dataset:
         """
         kind = check_kind("batch_format", batch_format)
         run = Run(self._plan, Describe(), options, "describe")
-        parts = [done.value or {} for _, done in sorted(run.pieces_done(), key=lambda each: each[0].number)]
+        with run.pieces_done() as pieces:
+            parts = [done.value or {} for _, done in sorted(pieces, key=lambda each: each[0].number)]
         run.warn_of_failures()
         return as_kind(described(parts, self.columns or []), kind)
 
     def head(self, n: int = 5, batch_format: str = "pandas") -> Any:
         """The first rows, computed here, in this process; no more is read than they need."""
         kind = check_kind("batch_format", batch_format)
+        self._plan.check_models()
         prepared = self._plan._replace(batch_rows=min(self._plan.batch_rows, max(n, 1))).prepare()
         tables, n_rows = [], 0
         for piece in self._plan.pieces():
@@ -276,8 +281,8 @@ class Dataset:
 
     def _batches(self, run: Run, kind: str, most: int | None) -> Iterator[Any]:
         schema = self.schema
-        for _, done in run.pieces_done():
-            for table in done.value or ():
+        with run.pieces_done() as pieces:
+            for table in (table for _, done in pieces for table in done.value or ()):
                 schema = _with(schema, table)
                 for part in parts_of(table, most):
                     if part.num_rows:
@@ -292,8 +297,8 @@ class Dataset:
             Exception: See `fourfold.map`.
         """
         run = Run(self._plan, Tables(), options, "to_arrow")
-        pieces = sorted(run.pieces_done(), key=lambda each: each[0].number)
-        tables = [table for _, done in pieces for table in done.value or ()]
+        with run.pieces_done() as pieces:
+            tables = [table for _, done in sorted(pieces, key=lambda each: each[0].number) for table in done.value or ()]
         run.warn_of_failures()
         return _joined(self._plan, tables)
 
@@ -365,7 +370,7 @@ def _joined(plan: Plan, tables: list[Any]) -> Any:
 
     schema = plan.schema()
     if not tables:
-        return schema.empty_table() if schema is not None else plan.prepare().of_no_rows()
+        return schema.empty_table() if schema is not None else plan.of_no_rows()
     try:
         whole = unified([table.schema for table in tables])
         return pa.concat_tables([fitted(table, whole) for table in tables])

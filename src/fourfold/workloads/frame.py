@@ -41,6 +41,8 @@ class Frame:
         schema = step.schema(self.schema)
         steps = (*self._steps, step)
         if schema is None:  # only a run tells, and clusters want to know before
+            if step.model is not None:
+                step.model.check_here()
             sample = self._kind.sample(self._frame, SAMPLE_ROWS)
             schema = FramePass(steps)(sample).schema
         return Frame(self._kind, self._frame, steps, schema)

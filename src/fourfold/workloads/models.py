@@ -7,7 +7,9 @@ a fitted estimator, Pipeline, module of torch      travels with the plan, its ar
 import hashlib
 import logging
 import os
+import socket
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,11 @@ from fourfold.execute import current
 from fourfold.execute.chunk import is_worker_class
 from fourfold.workloads.networks import OnnxModel, TorchModule, is_torch
 
-LOADERS = (".joblib", ".pkl", ".pickle", ".skops", ".onnx")
+LOADERS = {".joblib": "joblib", ".pkl": "", ".pickle": "", ".skops": "skops", ".onnx": "onnxruntime"}
+"""Extensions of files that hold models, and the package that loads them; "" is Python itself."""
+
+POINTER = b"version https://git-lfs"
+"""How a file begins that stands for a large one which git-lfs has not fetched."""
 
 
 class Model:
@@ -27,10 +33,10 @@ class Model:
         init: Arguments of the class.
 
     Attributes:
-        digest: Of the file, so that a recorded run tells when another model has taken its place; "" when it is none.
+        digest: Of the file, so that a recorded run tells when another model has taken its place; "" when there is none here.
 
     Raises:
-        OptionError: There is no such file, or nobody can tell what it is.
+        OptionError: It is no file of a model, or nobody can tell what it is.
     """
 
     def __init__(self, what: Any, init: tuple[Any, ...] = ()) -> None:
@@ -38,7 +44,9 @@ class Model:
         self.is_file = isinstance(what, str | os.PathLike)
         self.is_class = is_worker_class(what)
         if self.is_file:
-            self.digest = _checked(os.fspath(what))
+            _check_name(os.fspath(what))
+            if os.path.exists(what):  # else only workers may see it: nobody has said yet where they are
+                self.digest = _digest(os.fspath(what))
         elif self.is_class:
             pass
         elif isinstance(what, type):
@@ -52,6 +60,14 @@ class Model:
     def name(self) -> str:
         """For messages."""
         return os.fspath(self.what) if self.is_file else getattr(self.what, "__qualname__", type(self.what).__qualname__)
+
+    def check_here(self) -> None:
+        """See `fourfold.data.steps.Loadable`."""
+        if self.is_file:
+            self.digest = self.digest or _digest(os.fspath(self.what))
+            package = LOADERS[_extension(self.what)]
+            if package and find_spec(package) is None:
+                raise _missing(package)
 
     def load(self) -> Any:
         """The estimator, session, module or instance, in a worker.
@@ -99,18 +115,49 @@ def _usable(model: Any) -> Any:
     return TorchModule(model) if is_torch(model) else model
 
 
-def _checked(path: str) -> str:
-    """The digest of a model's file, after a look at its name."""
-    if not os.path.isfile(path):
-        raise OptionError(f"model={path!r}: there is no such file in {os.getcwd()}")
-    if Path(path).suffix.lower() not in LOADERS:
+def _extension(path: str | os.PathLike[str]) -> str:
+    return Path(path).suffix.lower()
+
+
+def _check_name(path: str) -> None:
+    if "://" in path:
+        raise OptionError(
+            f"model={path!r} is a URL, and models are loaded from files: copy it to a folder that all workers see"
+        )
+    if _extension(path) not in LOADERS:
         raise OptionError(f"model={path!r}: cannot tell what it is from its extension; known are {' '.join(LOADERS)}")
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()
+
+
+def _digest(path: str) -> str:
+    """The digest of a model's file, after a look at what can be said of it without loading it.
+
+    Raises:
+        OptionError: It is not there, cannot be read, or is no model.
+    """
+    try:
+        with open(path, "rb") as file:
+            begin = file.read(len(POINTER))
+            file.seek(0)
+            digest = hashlib.file_digest(file, "blake2b").hexdigest()
+    except FileNotFoundError:
+        raise OptionError(f"model={path!r}: there is no such file in {os.getcwd()}") from None
+    except OSError as error:
+        raise OptionError(f"model={path!r} cannot be read: {error.strerror}") from error
+    if not begin:
+        raise OptionError(f"model={path!r} is empty: was it written to its end?")
+    if begin == POINTER:
+        raise OptionError(f"model={path!r} is no model, but stands for one that git-lfs has not fetched; type: git lfs pull")
+    if _extension(path) == ".skops" and not begin.startswith(b"PK"):  # it is a zip
+        raise OptionError(f"model={path!r} is no file of skops: skops.io.dump makes them")
+    return digest
 
 
 def _loaded(path: str) -> Any:
-    extension = Path(path).suffix.lower()
+    if not os.path.exists(path):
+        raise OptionError(
+            f"{socket.gethostname()} has no such file. Workers load it themselves: put it where all of them see it"
+        )
+    extension = _extension(path)
     if extension == ".skops":
         return _of_skops(path)
     if extension == ".onnx":
@@ -158,4 +205,5 @@ def _of_skops(path: str) -> Any:
 
 
 def _missing(package: str) -> MissingExtra:
-    return MissingExtra(f"this model needs the package {package}, which is not installed: pip install {package}")
+    line = "'fourfold[onnx]'" if package == "onnxruntime" else package
+    return MissingExtra(f"this model needs the package {package}, which is not installed: pip install {line}")

@@ -17,6 +17,7 @@ class Transform:
     keeps_rows = True
     most_rows: int | None = None
     least_rows = 0
+    model = None
     where = None
 
     def __init__(self, fitted: Any, dense: bool) -> None:
