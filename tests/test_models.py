@@ -189,7 +189,7 @@ def test_loads_are_those_of_models_and_of_this_call(tmp_path: Path, small_pieces
         write(both)
     (tmp_path / "mended").touch()
     written = write(both)
-    assert written.report.n_recorded == 6
+    assert 6 <= written.report.n_recorded < 10  # those before, and what the chunk of the failure has had behind it
     assert written.n_loads == 2, "two models in one worker, and none for what was recorded before"
     assert write(both).n_loads == 0
     assert checked.write(tmp_path / "none", engine="serial").n_loads == 0, "a class of map_batches is no model"
