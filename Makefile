@@ -18,9 +18,14 @@ check: .venv/.test-ready
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 
+# Tests start a thousand processes, which load the same files again and again: these are compiled once, whatever the caller has set.
+COMPILED = env -u PYTHONDONTWRITEBYTECODE .venv/bin/python
+
+# Only the files of tests that must be alone are looked into for them.
 test: check
-	.venv/bin/python -m pytest -m alone
-	@.venv/bin/python scripts/run_tests.py
+	@$(COMPILED) -m compileall -q src
+	$(COMPILED) -m pytest -m alone $$(grep -l 'mark\.alone' tests/test_*.py)
+	@$(COMPILED) scripts/run_tests.py
 
 bench: .venv-bench/.ready
 	.venv-bench/bin/python benchmarks/run.py

@@ -300,7 +300,6 @@ def kills_at(*bad: int) -> Callable[[pa.Table], pa.Table]:
     return die
 
 
-@pytest.mark.alone
 @pytest.mark.slow
 def test_a_row_that_kills_its_worker_is_found_and_the_others_are_kept(small_pieces: Cut) -> None:
     small_pieces(20, 1 << 20)
@@ -315,7 +314,6 @@ def test_a_row_that_kills_its_worker_is_found_and_the_others_are_kept(small_piec
     assert [row for batch in stream for row in batch.column("id").to_pylist()] == found.column("id").to_pylist()
 
 
-@pytest.mark.alone
 @pytest.mark.slow
 def test_a_row_that_hangs_is_found_and_the_time_of_a_batch_is_its_own(small_pieces: Cut) -> None:
     import time
