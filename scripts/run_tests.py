@@ -34,10 +34,12 @@ SPARKS = (
 OTHER_CLUSTERS = ("ray-two", "dask-processes")
 
 ALIKE = (
-    *("cli", "crashes", "demo", "docs", "fault_matrix", "faults", "interrupts", "journal", "kept", "kills", "leak_check"),
-    *("memory", "runs_cli", "seams", "simulated_bugs", "simulation", "storm", "timeouts"),
+    *("beside", "cli", "contracts", "crashes", "demo", "docs", "each_write", "fault_matrix", "faults", "house", "interrupts"),
+    *("journal", "kept", "kills", "leak_check", "memory", "runs_cli", "schedule", "seams", "simulated_bugs", "simulation"),
+    *("storm", "tables_cli", "timeouts"),
 )
-"""Test files about this machine, its processes and its disk, or about decisions without either: one Python is enough."""
+"""Test files about this machine, its processes and its disk, about decisions without either, or about the source as text: one
+Python is enough."""
 
 SCALE_NAME = "FOURFOLD_TIME_SCALE"
 
@@ -113,9 +115,12 @@ def is_tidy(untidy: Sequence[Part]) -> bool:
 
 
 def all_lanes() -> list[list[str]]:
-    """All parts, in lanes of about the same length. One has all of Spark: its clusters need the most memory."""
-    first, *others = other_versions()
-    return [[*SPARKS], [*OTHER_CLUSTERS, *others], [HERE, first]]
+    """All parts, in lanes of about the same length, and more of them than cores: a part often waits for something.
+
+    The longest part has a lane of its own. Clusters of several Java processes are in one lane: they need the most memory.
+    """
+    on_java, ray, dask = [*SPARKS[:2]], OTHER_CLUSTERS[0], OTHER_CLUSTERS[1]
+    return [[HERE], on_java, [dask, *SPARKS[2:]], [ray, *other_versions()]]
 
 
 def lanes_of(names: Sequence[str]) -> list[list[str]]:
@@ -160,7 +165,7 @@ def parts_of(name: str) -> Iterator[Part]:
 def parts_on_spark(kinds: Sequence[str]) -> Iterator[Part]:
     """The parts of Spark, behind Java, which root of a Debian installs."""
     if not is_java_here() and os.geteuid() == 0 and shutil.which("apt-get"):
-        install = "DEBIAN_FRONTEND=noninteractive apt-get install -qq -y openjdk-17-jre-headless >/dev/null"
+        install = "DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 install -qq -y openjdk-17-jre-headless >/dev/null"
         yield Part("Java 17, which Spark needs", ["sh", "-c", f"{install} || echo 'it cannot be installed'"])
     for kind in kinds:
         if is_java_here():
