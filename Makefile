@@ -21,8 +21,10 @@ check: .venv/.test-ready
 # Tests start a thousand processes, which load the same files again and again: these are compiled once, whatever the caller has set.
 COMPILED = env -u PYTHONDONTWRITEBYTECODE .venv/bin/python
 
-# Only the files of tests that must be alone are looked into for them.
-test: check
+# First `check`, and beside it the environments of other Pythons are made: both wait for downloads most of the time. Only files that
+# have tests that must be alone are searched for them.
+test:
+	@$(if $(PYTHON),"$(PYTHON)" scripts/run_tests.py prepare,scripts/make_venv.sh .venv "")
 	@$(COMPILED) -m compileall -q src
 	$(COMPILED) -m pytest -m alone $$(grep -l 'mark\.alone' tests/test_*.py)
 	@$(COMPILED) scripts/run_tests.py

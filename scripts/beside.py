@@ -28,8 +28,9 @@ MARK = "FOURFOLD_PART"
 GRACE_S = 30.0
 """Seconds that a part has to end in good order after Ctrl-C: tests stop their clusters. Shorter: these leave files behind."""
 
-SETTLE_S = 5.0
-"""Seconds in which those who are left when a part has ended may still end by themselves, and then after a kill."""
+SETTLE_S = 15.0
+"""Seconds in which those who are left when a part has ended may still end by themselves, and then after a kill. Shorter: on a
+busy machine, a part fails for processes that were about to end. Longer: who stays for good is told of later. Not measured."""
 
 LOOK_S = 0.1
 """Seconds between looks at who has ended. Not measured."""

@@ -6,7 +6,8 @@ python scripts/run_tests.py ray 3.12      only these parts, each in a lane of it
 Parts are "here", versions of Python and kinds of cluster. A kind may have words behind a colon, `spark:gpu,machine`: then only
 the tests with one of these words in their name. What must be alone is `pytest -m alone`.
 
-What a part needs is installed in its lane, while others test: an environment of another Python, and Java.
+What a part needs is installed before it in its lane, where it is missing: an environment of another Python, and Java. With
+"prepare", which any Python of 3.11 or newer can run, all of that is installed beside `make check`, and nothing is tested.
 """
 
 import itertools
@@ -15,7 +16,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from beside import Lanes, Part
@@ -23,6 +24,7 @@ from beside import Lanes, Part
 ROOT = Path(__file__).parents[1]
 
 HERE = "here"
+PREPARE = "prepare"
 VERSIONS = ("3.11", "3.12", "3.13")
 SPARKS = (
     "spark",
@@ -57,7 +59,7 @@ def main(names: Sequence[str]) -> int:
     scale_alone = os.environ.get(SCALE_NAME, "1")
     os.environ.setdefault(SCALE_NAME, SCALE)
     try:
-        tests = Lanes([lane(each) for each in (lanes_of(names) if names else all_lanes())])
+        tests = Lanes(preparations() if names == [PREPARE] else [lane(each) for each in lanes_of(names)])
         tests.run()
         os.environ[SCALE_NAME] = scale_alone
         return int(not (passes_alone(tests) and is_tidy(tests.untidy)))
@@ -114,6 +116,12 @@ def is_tidy(untidy: Sequence[Part]) -> bool:
 # ---- lanes
 
 
+def preparations() -> list[Iterable[Part]]:
+    """The check, which first makes the environment of this Python, and beside it what the lanes will need later."""
+    environments = itertools.chain.from_iterable(map(environment_of, other_versions()))
+    return [[Part("check", ["make", "--no-print-directory", "check"])], environments, java()]
+
+
 def all_lanes() -> list[list[str]]:
     """All parts, in lanes of about the same length, and more of them than cores: a part often waits for something.
 
@@ -124,7 +132,9 @@ def all_lanes() -> list[list[str]]:
 
 
 def lanes_of(names: Sequence[str]) -> list[list[str]]:
-    """These parts, each in a lane of its own, but those of Spark in one."""
+    """These parts, each in a lane of its own, but those of Spark in one; without names, all parts."""
+    if not names:
+        return all_lanes()
     sparks = [name for name in names if is_spark(name)]
     return [*([sparks] if sparks else []), *([name] for name in names if not is_spark(name))]
 
@@ -147,13 +157,11 @@ def parts_of(name: str) -> Iterator[Part]:
     if name == HERE:
         yield pytest_of(name, ".venv", "-m", "not alone")
     elif name in VERSIONS:
-        found = subprocess.run(["scripts/find_python.sh", name], stdout=subprocess.PIPE, text=True, check=False).stdout.strip()
+        found = [*environment_of(name)]
         if not found:
             print(f"python {name}: SKIPPED, it is not here")
-            return
-        ready = Path(f".venv-{name}/.test-ready")
-        yield Part(f"environment of Python {name}", ["make", "--no-print-directory", str(ready), f"PYTHON={found}"])
-        if ready.exists():  # else that part has failed
+        yield from found
+        if found and ready(name).exists():  # else that part has failed
             ignored = [f"--ignore=tests/test_{each}.py" for each in ALIKE]
             yield pytest_of(f"python {name}", f".venv-{name}", "-m", "not slow and not alone", *ignored)
     else:
@@ -162,16 +170,36 @@ def parts_of(name: str) -> Iterator[Part]:
         yield pytest_of(kind, ".venv", "tests_on_clusters", f"--cluster={kind}", f"--timeout={PATIENCE_S}", *which)
 
 
+def environment_of(version: str) -> Iterator[Part]:
+    """What makes the environment of this Python where there is none; nothing where this Python is not here."""
+    find = ["scripts/find_python.sh", version]
+    found = subprocess.run(find, stdout=subprocess.PIPE, text=True, check=False).stdout.strip()
+    if found:
+        make = ["make", "--no-print-directory", str(ready(version)), f"PYTHON={found}"]
+        yield Part(f"environment of Python {version}", make)
+
+
+def ready(version: str) -> Path:
+    """The stamp of an environment, which the Makefile makes."""
+    return Path(f".venv-{version}/.test-ready")
+
+
 def parts_on_spark(kinds: Sequence[str]) -> Iterator[Part]:
-    """The parts of Spark, behind Java, which root of a Debian installs."""
-    if not is_java_here() and os.geteuid() == 0 and shutil.which("apt-get"):
-        install = "DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 install -qq -y openjdk-17-jre-headless >/dev/null"
-        yield Part("Java 17, which Spark needs", ["sh", "-c", f"{install} || echo 'it cannot be installed'"])
+    """The parts of Spark, behind Java."""
+    yield from java()
     for kind in kinds:
         if is_java_here():
             yield from parts_of(kind)
         else:
             print(f"{kind}: SKIPPED, there is no Java (Debian: apt-get install openjdk-17-jre-headless)")
+
+
+def java() -> Iterator[Part]:
+    """What installs Java where there is none: root of a Debian may do that."""
+    if not is_java_here() and os.geteuid() == 0 and shutil.which("apt-get"):
+        install = "apt-get -o DPkg::Lock::Timeout=120 install -qq -y openjdk-17-jre-headless >/dev/null"
+        command = f"DEBIAN_FRONTEND=noninteractive {install} || echo 'it cannot be installed'"
+        yield Part("Java 17, which Spark needs", ["sh", "-c", command])
 
 
 def is_java_here() -> bool:

@@ -80,7 +80,7 @@ def test_a_part_has_a_folder_for_temporary_files_that_goes_with_it(tmp_path: Pat
 @pytest.fixture
 def left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Part, Path]:
     """A part that passes and leaves a process behind, and the file where the pid of that one is."""
-    monkeypatch.setattr(beside, "SETTLE_S", 0.3)
+    monkeypatch.setattr(beside, "SETTLE_S", 0.3)  # nobody has a reason to end
     return sh("one", f"setsid sleep 1000 >/dev/null 2>&1 & echo $! > {tmp_path}/pid"), tmp_path / "pid"
 
 
@@ -165,6 +165,13 @@ def test_another_python_is_left_out_by_name_where_it_is_not_here(capsys: pytest.
         patch.setattr(run_tests, "VERSIONS", ("3.99",))
         assert list(run_tests.lane(["3.99"])) == []
     assert capsys.readouterr().out == "python 3.99: SKIPPED, it is not here\n"
+
+
+def test_what_lanes_need_is_installed_beside_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_tests, "java", lambda: iter([sh("Java", "true")]))
+    monkeypatch.setattr(run_tests, "environment_of", lambda version: iter([sh(version, "true")]))
+    check, environments, java = [[part.name for part in lane] for lane in run_tests.preparations()]
+    assert (check, environments, java) == (["check"], run_tests.other_versions(), ["Java"])
 
 
 def test_all_parts_are_in_some_lane_once_and_those_of_spark_that_are_asked_for_in_one() -> None:
