@@ -18,9 +18,16 @@ check: .venv/.test-ready
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 
-test: check
-	.venv/bin/python -m pytest -m alone
-	@.venv/bin/python scripts/run_tests.py
+# Tests start a thousand processes, which load the same files again and again: these are compiled once, whatever the caller has set.
+COMPILED = env -u PYTHONDONTWRITEBYTECODE .venv/bin/python
+
+# First `check`, and beside it the environments of other Pythons are made: both wait for downloads most of the time. Only files that
+# have tests that must be alone are searched for them.
+test:
+	@$(if $(PYTHON),"$(PYTHON)" scripts/run_tests.py prepare,scripts/make_venv.sh .venv "")
+	@$(COMPILED) -m compileall -q src
+	$(COMPILED) -m pytest -m alone $$(grep -l 'mark\.alone' tests/test_*.py)
+	@$(COMPILED) scripts/run_tests.py
 
 bench: .venv-bench/.ready
 	.venv-bench/bin/python benchmarks/run.py

@@ -1,7 +1,7 @@
 """Runs commands beside each other, and keeps what they print apart.
 
     lane 1   part ─> part ─> part      a lane is a thread: it runs its parts one after the other
-    lane 2   part ─> part
+    lane 2   part ─> part              what comes next is asked for when the one before has ended
 
 Each part is a process in a session of its own, with a folder of its own for temporary files. All that it starts has its mark
 in the environment: so who is left when it has ended is found, and ended, wherever it is in the tree of processes.
@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -28,8 +28,9 @@ MARK = "FOURFOLD_PART"
 GRACE_S = 30.0
 """Seconds that a part has to end in good order after Ctrl-C: tests stop their clusters. Shorter: these leave files behind."""
 
-SETTLE_S = 5.0
-"""Seconds in which those who are left when a part has ended may still end by themselves, and then after a kill."""
+SETTLE_S = 15.0
+"""Seconds in which those who are left when a part has ended may still end by themselves, and then after a kill. Shorter: on a
+busy machine, a part fails for processes that were about to end. Longer: who stays for good is told of later. Not measured."""
 
 LOOK_S = 0.1
 """Seconds between looks at who has ended. Not measured."""
@@ -37,10 +38,17 @@ LOOK_S = 0.1
 
 @dataclass(frozen=True)
 class Part:
-    """A command with a name."""
+    """A command with a name.
+
+    Attributes:
+        name: How it is called in what is printed.
+        command: What runs.
+        again: What is added to the command to run once more what has failed in it; nothing: a second time would say the same.
+    """
 
     name: str
     command: Sequence[str]
+    again: Sequence[str] = ()
 
 
 class Lanes:
@@ -51,21 +59,26 @@ class Lanes:
         out: Where what a part has printed goes, in one piece, when it has ended.
     """
 
-    def __init__(self, lanes: Sequence[Sequence[Part]], out: IO[str] = sys.stdout) -> None:
+    def __init__(self, lanes: Sequence[Iterable[Part]], out: IO[str] = sys.stdout) -> None:
         self._lanes, self._out = lanes, out
         self._printing = threading.Lock()
         self._stopped = threading.Event()
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._n_begun = 0
-        self._over: list[Sequence[Part]] = []
-        self.failed: list[str] = []
-        """The names of parts that did not end with code 0."""
+        self._errors: list[BaseException] = []
+        self._over: list[Iterable[Part]] = []
+        self.ended: list[Part] = []
+        self.failed: list[Part] = []
+        """Parts that did not end with code 0."""
+        self.untidy: list[Part] = []
+        """Parts that left processes behind, whatever their code."""
 
     def run(self) -> None:
         """Run all parts to their ends.
 
         Raises:
             KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; all parts have ended by then.
+            BaseException: What a lane raised instead of its next part; the others have run to their ends.
         """
         with interrupted_by(signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             try:
@@ -77,14 +90,17 @@ class Lanes:
             except BaseException:
                 self._stop()
                 raise
+        for error in self._errors:
+            raise error
 
-    def _run_lane(self, parts: Sequence[Part]) -> None:
+    def _run_lane(self, parts: Iterable[Part]) -> None:
         try:
             for part in parts:
-                if not self._stopped.is_set():
-                    self.failed.append(part.name)  # until it has passed
-                    if self._run_part(part) == 0:
-                        self.failed.remove(part.name)
+                if self._stopped.is_set():
+                    break
+                self._run_part(part)
+        except BaseException as error:
+            self._errors.append(error)
         finally:
             self._over.append(parts)
 
@@ -94,8 +110,8 @@ class Lanes:
         while len(self._over) < self._n_begun and time.monotonic() < deadline:
             time.sleep(LOOK_S)
 
-    def _run_part(self, part: Part) -> int:
-        """Run it to its end; returns its exit code."""
+    def _run_part(self, part: Part) -> None:
+        """Run it to its end, and note what is wrong with it."""
         mark, began = uuid.uuid4().hex, time.monotonic()
         folder = tempfile.mkdtemp(prefix="p-")  # a short name: sockets lie there, too
         self._say(f"{part.name}: started\n")
@@ -106,10 +122,14 @@ class Lanes:
             shutil.rmtree(folder, ignore_errors=True)
             log.seek(0)
             said = log.read().decode(errors="replace")
-        ended = f"ended with code {code}" if code else "passed"
+        self.ended.append(part)
+        if code:
+            self.failed.append(part)
+        if left:
+            self.untidy.append(part)
+        ended = f"ended with code {code}" if code else "left processes behind" if left else "passed"
         lines = [f"==== {part.name} {ended} after {time.monotonic() - began:.0f} s. It said:\n", said]
         self._say("".join([*lines, *(f"{part.name} left this behind, ended now: {line}\n" for line in left)]))
-        return code
 
     def _run_command(self, command: Sequence[str], environment: Mapping[str, str], log: IO[bytes]) -> int:
         try:

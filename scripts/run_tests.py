@@ -1,18 +1,22 @@
 """Run the tests that may have company: of this Python, of the other Pythons that are here, and on clusters, in lanes.
 
 python scripts/run_tests.py               all of them
-python scripts/run_tests.py spark 3.12    only these parts, each in a lane of its own
+python scripts/run_tests.py ray 3.12      only these parts, each in a lane of its own; those of Spark share one
 
 Parts are "here", versions of Python and kinds of cluster. A kind may have words behind a colon, `spark:gpu,machine`: then only
 the tests with one of these words in their name. What must be alone is `pytest -m alone`.
+
+What a part needs is installed before it in its lane, where it is missing: an environment of another Python, and Java. With
+"prepare", which any Python of 3.11 or newer can run, all of that is installed beside `make check`, and nothing is tested.
 """
 
-import functools
+import itertools
+import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from beside import Lanes, Part
@@ -20,6 +24,7 @@ from beside import Lanes, Part
 ROOT = Path(__file__).parents[1]
 
 HERE = "here"
+PREPARE = "prepare"
 VERSIONS = ("3.11", "3.12", "3.13")
 SPARKS = (
     "spark",
@@ -31,14 +36,18 @@ SPARKS = (
 OTHER_CLUSTERS = ("ray-two", "dask-processes")
 
 ALIKE = (
-    *("cli", "crashes", "demo", "docs", "fault_matrix", "faults", "interrupts", "journal", "leak_check", "memory"),
-    *("runs_cli", "seams", "simulated_bugs", "simulation", "storm", "timeouts"),
+    *("beside", "cli", "contracts", "crashes", "demo", "docs", "each_write", "fault_matrix", "faults", "house", "interrupts"),
+    *("journal", "kept", "kills", "leak_check", "memory", "runs_cli", "schedule", "seams", "simulated_bugs", "simulation"),
+    *("storm", "tables_cli", "timeouts"),
 )
-"""Test files about this machine, its processes and its disk, or about decisions without either: one Python is enough."""
+"""Test files about this machine, its processes and its disk, about decisions without either, or about the source as text: one
+Python is enough."""
+
+SCALE_NAME = "FOURFOLD_TIME_SCALE"
 
 SCALE = "3"
 """FOURFOLD_TIME_SCALE of tests that have company: what a bound says is for machines that do nothing else. Smaller: a busy
-machine fails them. Larger: what hangs is told later. Not measured."""
+machine fails them. Larger: what hangs is told later. Not measured. Who needed it runs again alone, without."""
 
 PATIENCE_S = 300
 """Seconds of one test on a cluster: some start several, and company may make each start three times as long."""
@@ -47,86 +56,170 @@ PATIENCE_S = 300
 def main(names: Sequence[str]) -> int:
     """Run the parts with these names, or all; returns the exit code."""
     os.chdir(ROOT)
-    os.environ.setdefault("FOURFOLD_TIME_SCALE", SCALE)
-    lanes = [[name] for name in names] or all_lanes()
-    parts = [[part for name in lane for part in parts_of(name)] for lane in lanes]
+    scale_alone = os.environ.get(SCALE_NAME, "1")
+    os.environ.setdefault(SCALE_NAME, SCALE)
     try:
-        tests = Lanes(parts)
+        tests = Lanes(preparations() if names == [PREPARE] else [lane(each) for each in lanes_of(names)])
         tests.run()
-        return int(not passes_alone([part for lane in parts for part in lane if part.name in tests.failed]))
+        os.environ[SCALE_NAME] = scale_alone
+        return int(not (passes_alone(tests) and is_tidy(tests.untidy)))
     except KeyboardInterrupt:
         print("interrupted, and all parts have ended", file=sys.stderr)
         return 130
 
 
-def passes_alone(failed: Sequence[Part]) -> bool:
-    """Run the tests that failed in company once more, without any; returns whether all of them pass.
+def passes_alone(tests: Lanes) -> bool:
+    """Run the tests that failed or were late in company once more, without any; returns whether all of them pass.
 
     A busy machine can be later than any bound foresees. What fails here, too, fails for another reason.
     """
-    if not failed:
-        return True
-    print(f"failed in company, and run again alone: {', '.join(part.name for part in failed)}", flush=True)
-    only = ["--last-failed", "--last-failed-no-failures=none"]
-    again = Lanes([[Part(part.name, [*part.command, *only]) for part in failed]])
-    again.run()
-    print(f"failed: {', '.join(again.failed)}" if again.failed else "failed in company only: what was late stands above")
-    return not again.failed
+    again = [*failed_again(tests.failed), *late_again(tests.ended)]
+    final = [part.name for part in tests.failed if not part.again]
+    if again:
+        print(f"failed or late in company, and run again alone: {', '.join(part.name for part in again)}", flush=True)
+        alone = Lanes([again])
+        alone.run()
+        final += [part.name for part in alone.failed]
+        if not is_tidy(alone.untidy):
+            return False
+    if final:
+        print(f"failed: {', '.join(final)}")
+    elif again:
+        print("in company only: each of them passes alone, in the time that is promised")
+    return not final
+
+
+def failed_again(failed: Sequence[Part]) -> list[Part]:
+    """What failed in these parts."""
+    return [Part(part.name, [*part.command, *part.again]) for part in failed if part.again]
+
+
+def late_again(ended: Sequence[Part]) -> list[Part]:
+    """The tests that took longer than they may on a machine that does nothing else: conftest.py has noted them."""
+    found = []
+    for part in ended:
+        note = Path(memory_of(part.name), "v", "fourfold", "late")
+        tests = json.loads(note.read_text()) if part.again and note.exists() else []
+        if tests:
+            found.append(Part(f"what was late of {part.name}", [*part.command, *tests]))
+    return found
+
+
+def is_tidy(untidy: Sequence[Part]) -> bool:
+    """Whether no part has left processes behind; else that is said. It is never because of company: they had time to end."""
+    if untidy:
+        names = ", ".join(part.name for part in untidy)
+        print(f"failed: {names} left processes behind: which ones stands above, at the end of what each part said")
+    return not untidy
+
+
+# ---- lanes
+
+
+def preparations() -> list[Iterable[Part]]:
+    """The check, which first makes the environment of this Python, and beside it what the lanes will need later."""
+    environments = itertools.chain.from_iterable(map(environment_of, other_versions()))
+    return [[Part("check", ["make", "--no-print-directory", "check"])], environments, java()]
 
 
 def all_lanes() -> list[list[str]]:
-    """All parts, in lanes of about the same length. One has all of Spark: its clusters need the most memory."""
-    first, *others = other_versions()
-    return [[*SPARKS], [*OTHER_CLUSTERS, *others], [HERE, first]]
+    """All parts, in lanes of about the same length, and more of them than cores: a part often waits for something.
+
+    The longest part has a lane of its own. Clusters of several Java processes are in one lane: they need the most memory.
+    """
+    on_java, ray, dask = [*SPARKS[:2]], OTHER_CLUSTERS[0], OTHER_CLUSTERS[1]
+    return [[HERE], on_java, [dask, *SPARKS[2:]], [ray, *other_versions()]]
 
 
-def parts_of(name: str) -> list[Part]:
-    """The part with this name; none, and a word about it, when what it needs is not here."""
+def lanes_of(names: Sequence[str]) -> list[list[str]]:
+    """These parts, each in a lane of its own, but those of Spark in one; without names, all parts."""
+    if not names:
+        return all_lanes()
+    sparks = [name for name in names if is_spark(name)]
+    return [*([sparks] if sparks else []), *([name] for name in names if not is_spark(name))]
+
+
+def lane(names: Sequence[str]) -> Iterator[Part]:
+    """The parts with these names, each behind what it needs; a word about it when that cannot be had."""
+    for is_on_spark, group in itertools.groupby(names, is_spark):
+        for name in group if not is_on_spark else ():
+            yield from parts_of(name)
+        if is_on_spark:
+            yield from parts_on_spark([*group])
+
+
+def is_spark(name: str) -> bool:
+    return name.startswith("spark")
+
+
+def parts_of(name: str) -> Iterator[Part]:
+    """The part with this name. Another Python gets its environment first; it is named and left out when it is not here."""
     if name == HERE:
-        return [pytest_of(name, ".venv", "-m", "not alone")]
-    if name in VERSIONS:
-        ignored = [f"--ignore=tests/test_{each}.py" for each in ALIKE]
-        return [pytest_of(f"python {name}", f".venv-{name}", "-m", "not slow and not alone", *ignored)] if made(name) else []
-    kind, _, words = name.partition(":")
-    if kind.startswith("spark") and not java():
-        print(f"{kind}: SKIPPED, there is no Java (Debian: apt-get install openjdk-17-jre-headless)")
-        return []
-    which = ["-k", words.replace(",", " or ")] if words else []
-    return [pytest_of(kind, ".venv", "tests_on_clusters", f"--cluster={kind}", f"--timeout={PATIENCE_S}", *which)]
+        yield pytest_of(name, ".venv", "-m", "not alone")
+    elif name in VERSIONS:
+        found = [*environment_of(name)]
+        if not found:
+            print(f"python {name}: SKIPPED, it is not here")
+        yield from found
+        if found and ready(name).exists():  # else that part has failed
+            ignored = [f"--ignore=tests/test_{each}.py" for each in ALIKE]
+            yield pytest_of(f"python {name}", f".venv-{name}", "-m", "not slow and not alone", *ignored)
+    else:
+        kind, _, words = name.partition(":")
+        which = ["-k", words.replace(",", " or ")] if words else []
+        yield pytest_of(kind, ".venv", "tests_on_clusters", f"--cluster={kind}", f"--timeout={PATIENCE_S}", *which)
+
+
+def environment_of(version: str) -> Iterator[Part]:
+    """What makes the environment of this Python where there is none; nothing where this Python is not here."""
+    find = ["scripts/find_python.sh", version]
+    found = subprocess.run(find, stdout=subprocess.PIPE, text=True, check=False).stdout.strip()
+    if found:
+        make = ["make", "--no-print-directory", str(ready(version)), f"PYTHON={found}"]
+        yield Part(f"environment of Python {version}", make)
+
+
+def ready(version: str) -> Path:
+    """The stamp of an environment, which the Makefile makes."""
+    return Path(f".venv-{version}/.test-ready")
+
+
+def parts_on_spark(kinds: Sequence[str]) -> Iterator[Part]:
+    """The parts of Spark, behind Java."""
+    yield from java()
+    for kind in kinds:
+        if is_java_here():
+            yield from parts_of(kind)
+        else:
+            print(f"{kind}: SKIPPED, there is no Java (Debian: apt-get install openjdk-17-jre-headless)")
+
+
+def java() -> Iterator[Part]:
+    """What installs Java where there is none: root of a Debian may do that."""
+    if not is_java_here() and os.geteuid() == 0 and shutil.which("apt-get"):
+        install = "apt-get -o DPkg::Lock::Timeout=120 install -qq -y openjdk-17-jre-headless >/dev/null"
+        command = f"DEBIAN_FRONTEND=noninteractive {install} || echo 'it cannot be installed'"
+        yield Part("Java 17, which Spark needs", ["sh", "-c", command])
+
+
+def is_java_here() -> bool:
+    return "JAVA_HOME" in os.environ or shutil.which("java") is not None
 
 
 def pytest_of(name: str, venv: str, *arguments: str) -> Part:
-    """A part that is a process of pytest: it has one Ray, and one kind of Spark."""
-    memory = f"cache_dir=.pytest_cache/{name.replace(' ', '-')}"  # which tests failed, of this part
-    return Part(name, [f"{venv}/bin/python", "-m", "pytest", "-q", "-o", memory, *arguments])
+    """A part that is a process of pytest: it has one Ray, and one kind of Spark. What fails in it can be run again."""
+    command = [f"{venv}/bin/python", "-m", "pytest", "-q", "-o", f"cache_dir={memory_of(name)}", *arguments]
+    return Part(name, command, again=["--last-failed", "--last-failed-no-failures=none"])
+
+
+def memory_of(name: str) -> str:
+    """Where the pytest of a part keeps which tests failed, and which were late."""
+    return f".pytest_cache/{name.replace(' ', '-')}"
 
 
 def other_versions() -> list[str]:
     """The Pythons that the tests run once more on."""
     return [version for version in VERSIONS if version != "{}.{}".format(*sys.version_info)]
-
-
-def made(version: str) -> bool:
-    """Make the environment of this Python; False when this Python is not here."""
-    found = subprocess.run(["scripts/find_python.sh", version], stdout=subprocess.PIPE, text=True, check=False).stdout.strip()
-    if not found:
-        print(f"python {version}: not here, skipped")
-        return False
-    subprocess.run(["make", "--no-print-directory", f".venv-{version}/.test-ready", f"PYTHON={found}"], check=True)
-    return True
-
-
-@functools.cache
-def java() -> bool:
-    """Whether Java is here, which Spark needs; root of a Debian installs it."""
-    if "JAVA_HOME" in os.environ or shutil.which("java"):
-        return True
-    if os.geteuid() == 0 and shutil.which("apt-get"):
-        print("installing Java 17, which Spark needs", flush=True)
-        command = ["apt-get", "install", "-qq", "-y", "openjdk-17-jre-headless"]
-        quietly = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        subprocess.run(command, stdout=subprocess.DEVNULL, env=quietly, check=False)
-    return shutil.which("java") is not None
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Every test runs under a leak check and a watchdog.
 
-What a test leaves behind fails it (see leaks.py). A test that hangs ends with the stacks of all threads.
+What a test leaves behind fails it (see leaks.py). A test that hangs ends with the stacks of all threads. What takes longer than it may
+fails, too; in company it has longer, and is noted: it runs again, alone, with the bound as it is promised.
 """
 
 import faulthandler
@@ -36,8 +37,12 @@ ASK_AHEAD_S = 5.0
 OWN_LOAD = 3
 """Processes that want to run because of the tests: driver and two workers. Bounds are for machines on which there are no others."""
 
+COLLECTED = pytest.StashKey[list[pytest.Item]]()
+"""All tests of the files that pytest was given."""
+
 _stderr = pytest.StashKey[int]()
 _state = pytest.StashKey[str]()
+_late = pytest.StashKey[list[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -51,8 +56,10 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.add_marker(pytest.mark.contract(*rows))
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With a seed only what it replays is run, alone."""
+    """What was found is kept before `-m` leaves some out. With a seed only what it replays is run, alone."""
+    config.stash[COLLECTED] = [*items]
     if config.getoption("--ff-seed") is None:
         return
     simulated = [item for item in items if "seeds" in getattr(item, "fixturenames", ())]
@@ -64,6 +71,7 @@ def pytest_configure(config: pytest.Config) -> None:
     pytest.register_assert_rewrite("fourfold.testing", "running")
     adopt_orphans()
     assert sys.__stderr__ is not None
+    config.stash[_late] = []
     config.stash[_stderr] = os.dup(sys.__stderr__.fileno())
     # The key that seals recorded runs: tests and the scripts that they start have one of their own.
     config.stash[_state] = os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="state-")
@@ -74,6 +82,13 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where tests have company, `scripts/run_tests.py` runs those that were late once more, alone."""
+    cache = getattr(session.config, "cache", None)  # it may be switched off
+    if cache is not None:
+        cache.set("fourfold/late", session.config.stash[_late])
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -110,11 +125,15 @@ def the_pool_leaves_nothing_behind() -> Iterator[None]:
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[object]:
     """A test of a fault is over within the bound of its row, for each such fault that it makes. Fixtures do not count."""
-    from running import SCALE  # not before its assertions were rewritten
+    from running import LATE, SCALE, is_in_time  # not before its assertions were rewritten
 
+    LATE.clear()
     begin = time.monotonic()
     result = yield
     elapsed_s, bound_s = time.monotonic() - begin, bound_of(pyfuncitem)
+    is_late = bound_s is not None and not is_in_time(elapsed_s, bound_s)
+    if LATE or is_late:
+        pyfuncitem.config.stash[_late].append(pyfuncitem.nodeid)
     if bound_s is not None and elapsed_s > bound_s * SCALE * crowd():
         rows = ", ".join(f"{number} × {n_faults}" for number, n_faults in rows_of(pyfuncitem).items())
         pytest.fail(f"it took {elapsed_s:.1f} s, and its faults ({rows}) have {bound_s * SCALE * crowd():g} s", pytrace=False)

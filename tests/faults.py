@@ -121,6 +121,11 @@ class Case(NamedTuple):
     """Of the test itself, without its fixtures."""
 
 
+def test_of(nodeid: str) -> str:
+    """The name of a test without its parameters."""
+    return nodeid.partition("[")[0]
+
+
 class Recorder:
     """A plugin of pytest that keeps what became of the marked tests."""
 
@@ -129,7 +134,7 @@ class Recorder:
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         for item in items:
-            self.cases[item.nodeid] = Case(rows_of(item), item.nodeid.partition("[")[0], "", 0.0)
+            self.cases[item.nodeid] = Case(rows_of(item), test_of(item.nodeid), "", 0.0)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         case = self.cases[report.nodeid]

@@ -24,7 +24,18 @@ SURVIVE_S = 2.0
 SCALE = float(os.environ.get("FOURFOLD_TIME_SCALE", "1"))
 """Multiplies what tests wait at most, on machines that are slow, or busy with other work."""
 
+LATE: list[str] = []
+"""What took longer, in the test that runs, than it may on a machine that does nothing else, and less than SCALE times as long.
+conftest.py looks: such a test runs once more, alone."""
+
 MARK = "FOURFOLD_TEST_MARK"
+
+
+def is_in_time(elapsed_s: float, bound_s: float) -> bool:
+    """Whether it took no longer than it may here: `bound_s` on a machine that does nothing else."""
+    if bound_s < elapsed_s <= bound_s * SCALE:
+        LATE.append(f"{elapsed_s:.1f} s, and {bound_s:g} s are allowed")
+    return elapsed_s <= bound_s * SCALE
 
 
 class Ended(NamedTuple):
@@ -119,9 +130,11 @@ class Script:
 
     def survivors(self, survive_s: float = SURVIVE_S) -> list[str]:
         """Those who are still there `survive_s` from now, although the script has ended."""
-        deadline = time.monotonic() + survive_s * SCALE
-        while (left := self._family()) and time.monotonic() < deadline:
+        began = time.monotonic()
+        while (left := self._family()) and time.monotonic() - began < survive_s * SCALE:
             psutil.wait_procs(left, timeout=0.05)
+        if not left:
+            is_in_time(time.monotonic() - began, survive_s)
         return [_line(process) for process in left]
 
     def _family(self) -> list[psutil.Process]:

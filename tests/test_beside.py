@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import textwrap
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,12 +23,18 @@ def sh(name: str, text: str) -> Part:
     return Part(name, ["sh", "-c", text])
 
 
-def run(*lanes: list[Part]) -> tuple[list[str], str]:
-    """The names of the parts that failed, and all that was printed."""
+def run_in(*lanes: Iterable[Part]) -> tuple[Lanes, str]:
+    """These lanes when all have ended, and all that was printed."""
     out = io.StringIO()
     tests = Lanes(lanes, out)
     tests.run()
-    return tests.failed, out.getvalue()
+    return tests, out.getvalue()
+
+
+def run(*lanes: Iterable[Part]) -> tuple[list[str], str]:
+    """The names of the parts that failed, and all that was printed."""
+    tests, out = run_in(*lanes)
+    return [part.name for part in tests.failed], out
 
 
 def test_lanes_are_beside_each_other_and_a_lane_is_one_part_after_another(tmp_path: Path) -> None:
@@ -70,13 +77,108 @@ def test_a_part_has_a_folder_for_temporary_files_that_goes_with_it(tmp_path: Pat
     assert not folder.exists()
 
 
-def test_who_is_left_of_a_part_is_ended_and_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(beside, "SETTLE_S", 0.3)
-    failed, out = run([sh("one", f"setsid sleep 1000 >/dev/null 2>&1 & echo $! > {tmp_path}/pid")])
-    pid = int((tmp_path / "pid").read_text())
+@pytest.fixture
+def left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Part, Path]:
+    """A part that passes and leaves a process behind, and the file where the pid of that one is."""
+    monkeypatch.setattr(beside, "SETTLE_S", 0.3)  # nobody has a reason to end
+    return sh("one", f"setsid sleep 1000 >/dev/null 2>&1 & echo $! > {tmp_path}/pid"), tmp_path / "pid"
+
+
+def test_who_is_left_of_a_part_is_ended_and_named(left: tuple[Part, Path]) -> None:
+    part, note = left
+    failed, out = run([part, sh("tidy", "true")])
+    pid = int(note.read_text())
     assert failed == []
+    assert "==== one left processes behind after " in out
     assert f"one left this behind, ended now: {pid} sleep 1000" in out
+    assert "==== tidy passed after " in out
     assert not Path(f"/proc/{pid}/cmdline").exists() or Path(f"/proc/{pid}/cmdline").read_bytes() == b""
+
+
+@pytest.mark.parametrize("is_tidy", [False, True])
+def test_a_part_that_passes_and_leaves_somebody_behind_fails_the_run(
+    is_tidy: bool, left: tuple[Part, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run_tests, "lane", lambda names: [sh("one", "true") if is_tidy else left[0]])
+    assert run_tests.main(["one"]) == (0 if is_tidy else 1)
+    said = "failed: one left processes behind: which ones stands above, at the end of what each part said\n"
+    assert capsys.readouterr().out.endswith(said) is not is_tidy
+
+
+def test_a_part_that_leaves_somebody_behind_when_it_runs_again_fails_the_run_too(left: tuple[Part, Path]) -> None:
+    late = Part(
+        "late", ["sh", "-c", 'if [ "$0" = again ]; then ' + left[0].command[-1] + "; else exit 1; fi"], again=["again"]
+    )
+    tests, _ = run_in([late])
+    assert (tests.failed, tests.untidy) == ([late], [])
+    assert not run_tests.passes_alone(tests)
+
+
+def test_what_comes_next_in_a_lane_is_decided_when_the_part_before_has_ended(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+
+    def lane() -> Iterator[Part]:
+        yield sh("make", f"touch {made}")
+        if made.exists():
+            yield sh("use", "true")
+
+    failed, out = run(lane())
+    assert (failed, "==== use passed" in out) == ([], True)
+
+
+def test_an_error_of_a_lane_itself_is_raised_when_the_others_have_run(tmp_path: Path) -> None:
+    def lane() -> Iterator[Part]:
+        yield sh("one", "true")
+        raise LookupError("what comes next is not known")
+
+    with pytest.raises(LookupError, match="what comes next"):
+        run(lane(), [sh("other", f"touch {tmp_path}/done")])
+    assert (tmp_path / "done").exists()
+
+
+def test_spark_is_left_out_by_name_where_there_is_no_java(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run_tests, "is_java_here", lambda: False)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    (only,) = run_tests.lane(["spark", "spark-connect", "here"])
+    assert only.name == "here"
+    out = capsys.readouterr().out
+    assert "spark: SKIPPED, there is no Java" in out
+    assert "spark-connect: SKIPPED, there is no Java" in out
+
+
+def test_java_is_installed_in_the_lane_of_spark_where_that_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_here = False
+    monkeypatch.setattr(run_tests, "is_java_here", lambda: is_here)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(run_tests.shutil, "which", lambda name: "/usr/bin/apt-get" if name == "apt-get" else None)
+    parts = run_tests.lane(["spark", "spark-connect"])
+    assert "openjdk-17-jre-headless" in next(parts).command[-1]
+    is_here = True  # as that part has made it
+    assert [part.name for part in parts] == ["spark", "spark-connect"]
+
+
+def test_another_python_is_left_out_by_name_where_it_is_not_here(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(run_tests.ROOT)
+        patch.setattr(run_tests, "VERSIONS", ("3.99",))
+        assert list(run_tests.lane(["3.99"])) == []
+    assert capsys.readouterr().out == "python 3.99: SKIPPED, it is not here\n"
+
+
+def test_what_lanes_need_is_installed_beside_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_tests, "java", lambda: iter([sh("Java", "true")]))
+    monkeypatch.setattr(run_tests, "environment_of", lambda version: iter([sh(version, "true")]))
+    check, environments, java = [[part.name for part in lane] for lane in run_tests.preparations()]
+    assert (check, environments, java) == (["check"], run_tests.other_versions(), ["Java"])
+
+
+def test_all_parts_are_in_some_lane_once_and_those_of_spark_that_are_asked_for_in_one() -> None:
+    lanes = run_tests.all_lanes()
+    names = [name for lane in lanes for name in lane]
+    assert sorted(names) == sorted([run_tests.HERE, *run_tests.other_versions(), *run_tests.SPARKS, *run_tests.OTHER_CLUSTERS])
+    assert run_tests.lanes_of(["3.12", "spark", "ray", "spark-connect"]) == [["spark", "spark-connect"], ["3.12"], ["ray"]]
 
 
 LATE = """
@@ -102,10 +204,50 @@ def test_what_failed_in_company_has_failed_when_it_fails_alone_too(
     Path("test_late.py").write_text(
         text.replace("was_here = Path", "was_here = False and Path") if is_late_alone_too else text
     )
-    part = Part("late", [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir=.", "-o", "cache_dir=mine"])
-    assert run([part])[0] == ["late"]
-    assert run_tests.passes_alone([part]) is not is_late_alone_too
+    command = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir=.", "-o", "cache_dir=mine"]
+    part = Part("late", command, again=["--last-failed", "--last-failed-no-failures=none"])
+    tests, _ = run_in([part])
+    assert tests.failed == [part]
+    assert run_tests.passes_alone(tests) is not is_late_alone_too
     assert Path("ran").read_text() == "x", "what has passed does not run again"
+
+
+SLOW = """
+    import os
+    from pathlib import Path
+    from running import is_in_time
+
+    def test_takes_longer_than_it_may_where_it_has_company():
+        with open("ran", "a") as file:
+            file.write(os.environ["FOURFOLD_TIME_SCALE"])
+        assert is_in_time(elapsed_s=2.0 if len(Path("ran").read_text()) <= N_LATE else 0.5, bound_s=1.0)
+
+    def test_that_is_in_time():
+        assert is_in_time(0.5, 1.0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_late", [1, 2])
+def test_what_was_late_in_company_runs_again_alone_with_the_bound_that_is_promised(
+    n_late: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("test_slow.py").write_text(textwrap.dedent(SLOW).replace("N_LATE", str(n_late)))
+    Path("pytest.ini").touch()
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "conftest", "-o", f"cache_dir={run_tests.memory_of('one')}"]
+    monkeypatch.setattr(run_tests, "ROOT", tmp_path)
+    monkeypatch.setattr(run_tests, "lane", lambda names: [Part("one", command, again=["--last-failed"])])
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.delenv("FOURFOLD_TIME_SCALE", raising=False)
+    assert run_tests.main(["one"]) == n_late - 1
+    assert Path("ran").read_text() == "31", "once in company, and once alone"
+
+
+def test_what_cannot_be_run_again_has_failed_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    tests, _ = run_in([sh("an environment", "exit 2")])
+    assert not run_tests.passes_alone(tests)
+    assert capsys.readouterr().out == "failed: an environment\n"
 
 
 STOPPED = f"""

@@ -153,7 +153,6 @@ CROWD = """
 """
 
 
-@pytest.mark.alone
 @pytest.mark.slow
 def test_whoever_comes_while_it_is_removed_finds_it_or_makes_it_anew(place: Path, code: str, tmp_path: Path) -> None:
     ended = run_script(CROWD, code, folder=tmp_path)

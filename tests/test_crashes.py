@@ -21,7 +21,7 @@ import time
 
 import pytest
 from leaks import the_pool
-from running import SCALE, run_script, started, until
+from running import is_in_time, run_script, started, until
 
 import fourfold as ff
 from fourfold import machine
@@ -31,9 +31,7 @@ from fourfold.distribute.inbox import Inbox
 from fourfold.distribute.schedule import HOPELESS
 from fourfold.errors import WorkerLost, WorkersKeepDying
 
-pytestmark = pytest.mark.alone
-
-BOUND_S = 5.0 * SCALE
+BOUND_S = 5.0
 """Seconds in which a run with a crash must end."""
 
 fault = pytest.mark.fault
@@ -49,7 +47,7 @@ def within(bound_s, run):
     try:
         return run()
     finally:
-        assert time.monotonic() - begin < bound_s
+        assert is_in_time(time.monotonic() - begin, bound_s)
 
 
 def looker_behind_the_end_of_a_file():
@@ -612,7 +610,7 @@ def test_when_every_item_kills_its_worker_the_run_ends_with_one_error(chunk):
     with pytest.raises(
         WorkersKeepDying, match=r"5\d workers of die died .*exited with code 3.*the last that it left: no licence found"
     ) as caught:
-        within(10 * SCALE, lambda: on_processes(die, range(100_000), chunk=chunk, on_error="collect"))
+        within(10, lambda: on_processes(die, range(100_000), chunk=chunk, on_error="collect"))
     assert "last lines on stderr:\nno licence found" in str(caught.value.__cause__)
 
 
@@ -645,7 +643,7 @@ def test_a_class_that_kills_the_worker_while_it_is_built_is_one_error(how, on_er
     with pytest.raises(
         WorkersKeepDying, match=rf"workers of .*Model died .*{said}.* while it loaded the function.*: bad weights\. "
     ) as caught:
-        within(10 * SCALE, lambda: on_processes(Model, range(100), init=(how,), on_error=on_error))
+        within(10, lambda: on_processes(Model, range(100), init=(how,), on_error=on_error))
     assert ("in __init__" in str(caught.value.__cause__)) == (how == "crashes")
 
 
@@ -662,7 +660,7 @@ def test_a_worker_that_cannot_start_is_one_error_with_its_last_words(tmp_path):
         except ff.errors.EngineError as error:
             print(error)
     """
-    ended = within(10 * SCALE, lambda: run_script(text, folder=tmp_path))
+    ended = within(10, lambda: run_script(text, folder=tmp_path))
     assert (ended.code, ended.survivors) == (0, [])
     assert re.fullmatch(
         r"workers died before they were ready; the last one: worker \d+ \(pid \d+\) exited with code 1 before it was ready; its "
@@ -684,7 +682,7 @@ def test_a_template_that_cannot_start_is_one_error_with_its_last_words(tmp_path)
             print(error)
     """
     # Nobody waits for a note of how workers died: whoever writes it is dead.
-    ended = within(3 * SCALE, lambda: run_script(text, folder=tmp_path))
+    ended = within(3, lambda: run_script(text, folder=tmp_path))
     assert ended == (
         0,
         "the process that starts workers could not start itself; the last that it said: ModuleNotFoundError: "
@@ -887,7 +885,7 @@ def test_a_driver_that_is_asked_says_where_all_are(tmp_path, how):
             or "this process" not in "".join(said)
         ):
             said.append(script.process.stderr.readline())
-        assert time.monotonic() - begin < (1.0 if how == "kill -USR1" else 5.0) * SCALE
+        assert is_in_time(time.monotonic() - begin, 1.0 if how == "kill -USR1" else 5.0)
         (tmp_path / "go").touch()
         ended = script.end()
     text = "".join(said)

@@ -35,6 +35,7 @@ class AddTo:
         return batch.assign(sum=batch["id"] + self.amount)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     n_rows=st.integers(0, 120),
@@ -230,6 +231,7 @@ def test_a_row_that_fails_is_named_with_file_number_and_content(engine: str, tmp
     assert notes == [f"fourfold: row 171 of {tmp_path}/in.parquet: {{'id': 171, 'x': 42.75, 'word': 'two\\nlines'}}"]
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(bad=st.sets(st.integers(0, 119), max_size=12), batch=st.integers(1, 50), rows=st.integers(5, 60))
 def test_good_rows_keep_their_values_and_bad_ones_are_listed(bad: set[int], batch: int, rows: int, small_pieces: Cut) -> None:
@@ -300,7 +302,6 @@ def kills_at(*bad: int) -> Callable[[pa.Table], pa.Table]:
     return die
 
 
-@pytest.mark.alone
 @pytest.mark.slow
 def test_a_row_that_kills_its_worker_is_found_and_the_others_are_kept(small_pieces: Cut) -> None:
     small_pieces(20, 1 << 20)
@@ -315,7 +316,6 @@ def test_a_row_that_kills_its_worker_is_found_and_the_others_are_kept(small_piec
     assert [row for batch in stream for row in batch.column("id").to_pylist()] == found.column("id").to_pylist()
 
 
-@pytest.mark.alone
 @pytest.mark.slow
 def test_a_row_that_hangs_is_found_and_the_time_of_a_batch_is_its_own(small_pieces: Cut) -> None:
     import time

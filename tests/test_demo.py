@@ -301,7 +301,6 @@ def check_scores(folder: Path) -> None:
     assert scores["proba_late"].between(0, 1).all()
 
 
-@pytest.mark.alone
 @pytest.mark.slow
 def test_the_demo_compares_both_steps_and_a_second_time_too(tmp_path: Path) -> None:
     first = run("--engine", "serial", folder=tmp_path)
@@ -321,7 +320,6 @@ def test_the_demo_compares_both_steps_and_a_second_time_too(tmp_path: Path) -> N
     assert sorted(os.listdir(tmp_path / "fourfold-demo")) == ["data", "features", "model.joblib", "scores"]
 
 
-@pytest.mark.alone
 @pytest.mark.slow
 def test_a_demo_that_was_killed_goes_on_where_it_was(data: Path, tmp_path: Path) -> None:
     folder = with_data(data, tmp_path)

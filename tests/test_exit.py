@@ -411,7 +411,6 @@ def only_a_keyboard_interrupt(stderr: str) -> bool:
     return stderr.startswith("Traceback (") and len(tracebacks) == 1 and stderr.endswith("\nKeyboardInterrupt\n")
 
 
-@pytest.mark.alone
 @pytest.mark.contract(20, "processes")
 @pytest.mark.slow
 @pytest.mark.parametrize("what", BUSY)
@@ -440,7 +439,6 @@ def test_ctrl_c_ends_the_driver_on_other_engines(tmp_path: Path, engine: str) ->
     assert only_a_keyboard_interrupt(ended.stderr), ended.stderr
 
 
-@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.fault("F41")
 def test_a_second_ctrl_c_ends_the_driver_at_once(tmp_path: Path) -> None:
@@ -453,7 +451,6 @@ def test_a_second_ctrl_c_ends_the_driver_at_once(tmp_path: Path) -> None:
     assert (ended.code, ended.survivors) == (INTERRUPTED, [])
 
 
-@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.fault("F40")
 def test_the_next_call_works_after_ctrl_c(tmp_path: Path) -> None:
@@ -467,7 +464,6 @@ def test_the_next_call_works_after_ctrl_c(tmp_path: Path) -> None:
         assert script.end() == (0, "[0, 1, 2]\n", "", [])
 
 
-@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize("delay_ms", [0, 5, 15, 30, 50, 80])
 @pytest.mark.fault("F40")

@@ -25,8 +25,6 @@ from ways import notebook  # noqa: F401
 import fourfold as ff
 from fourfold.distribute.engines.on_processes import expiry
 
-pytestmark = pytest.mark.alone
-
 fault = pytest.mark.fault
 
 
@@ -319,6 +317,7 @@ def test_items_and_results_of_sizes_around_every_boundary_come_whole(around):
     assert results == [(n, b"x" * n) for n in sizes]
 
 
+@pytest.mark.alone  # it takes gigabytes
 @fault("F32")
 @pytest.mark.slow
 def test_an_item_and_a_result_of_more_than_two_gib_come_whole():

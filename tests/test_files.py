@@ -461,6 +461,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.lists(json_values, max_size=5))
 def test_what_jsonl_writes_jsonl_reads(values):

@@ -199,7 +199,6 @@ def growth_mb(fn, item, count, options, look=1000):
     return int(done.stdout)
 
 
-@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["serial", "threads", "processes", "auto"])
 @pytest.mark.fault("F35")
@@ -208,7 +207,6 @@ def test_memory_is_flat_over_many_small_items(engine):
     assert growth_mb("abs", "number", 300_000, options) < 50
 
 
-@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["serial", "threads", "processes", "auto"])
 def test_memory_is_bounded_when_items_are_large_and_the_function_is_fast(engine):
@@ -216,7 +214,6 @@ def test_memory_is_bounded_when_items_are_large_and_the_function_is_fast(engine)
     assert growth_mb("len", "bytes(200_000)", 4000, options, look=10) < 400
 
 
-@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["serial", "threads", "processes", "auto"])
 def test_memory_is_bounded_when_results_are_large_and_the_function_is_fast(engine):

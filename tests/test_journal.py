@@ -34,8 +34,6 @@ from fourfold.runs.story import failures_of, story_of
 from fourfold.runs.tables import Done
 from fourfold.runs.values import ValueWriter
 
-pytestmark = pytest.mark.alone
-
 
 @pytest.fixture
 def run(tmp_path):

@@ -26,8 +26,6 @@ from fourfold.execute.pickling import dump, load
 from fourfold.execute.remote import RemoteProgram
 from fourfold.records import Chunk, Kind, Parcel
 
-pytestmark = pytest.mark.alone
-
 ITEM_S = 0.05
 """Long enough for each result to be kept at once, also on a machine that is slow and busy."""
 

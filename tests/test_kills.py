@@ -91,7 +91,6 @@ SCRIPT = """
 N_ROWS = 4000
 
 
-@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_twenty_five_kills_at_random_moments_change_no_row_and_no_byte(

@@ -308,7 +308,6 @@ def test_the_next_call_works_after_everybody_was_killed(warm_pool: Any) -> None:
     assert on_processes(abs, range(100)) == list(range(100))
 
 
-@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.fault("F50")
 def test_a_crash_without_a_template_is_told_all_the_same(warm_pool: Any) -> None:
@@ -438,7 +437,6 @@ def test_the_memory_of_an_array_in_a_closure_is_shared_by_all_workers() -> None:
     assert private_growth(lambda: array.sum()) < 0.05 * array.nbytes
 
 
-@pytest.mark.alone
 @pytest.mark.slow
 def test_the_memory_of_an_arrow_table_in_a_closure_is_shared_by_all_workers() -> None:
     def total(table: Any) -> float:

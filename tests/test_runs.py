@@ -500,6 +500,7 @@ def test_a_recorded_stream_holds_no_values_that_nobody_asked_for(run):
 # ---- what a second pair of eyes found
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     n_items=st.integers(0, 60),

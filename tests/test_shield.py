@@ -43,7 +43,6 @@ def interrupt_at(moment: int) -> tuple[Callable[[FrameType, str, Any], Any], lis
     return call, places
 
 
-@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.fault("F40")
 @pytest.mark.parametrize("engine", ["processes", "threads"])

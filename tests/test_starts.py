@@ -85,7 +85,6 @@ def short(monkeypatch):
     monkeypatch.setattr(starts, "START_S", 0.8)  # times the scale: others do start in that time
 
 
-@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.fault("F50")
 def test_a_frozen_template_is_replaced_and_the_run_goes_on(short, caplog, tmp_path):
