@@ -1,16 +1,19 @@
 """Options of stores, and the order of rows, from the command line: `--storage-option KEY=VALUE`, `--no-order`.
 
-The store is a folder behind `dir://`, whose place is an option: without it nothing is found. test_s3.py has a real one.
+Where a command runs in this process its store is `memory://`, which takes any option; elsewhere it is a folder behind `dir://`, whose
+place is an option: without it nothing is found. test_s3.py has a real one.
 """
 
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from tables import people, write_parquet
 from typer.testing import CliRunner
@@ -67,27 +70,50 @@ def _words_of_no_other_test(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(addresses, "_of_commands", {})
 
 
-@pytest.mark.parametrize("command", ["head", "describe"])
-def test_what_reads_tells_the_store_its_options(command: str, typed: Callable[..., str], folder: Path) -> None:
-    assert "word" in typed(command, "dir://in.parquet", *of_store(folder.parent / "store"))
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, list[dict[str, Any]]]]:
+    """What the memory, with a table in it, is told when a URL is opened."""
+    fs, found, original = fsspec.filesystem("memory"), {}, fsspec.core.url_to_fs
+    fs.store.clear()
+    with fs.open("/in.parquet", "wb") as file:
+        pq.write_table(people(50), file)
+
+    def url_to_fs(url: str, **storage: Any) -> Any:
+        found.setdefault(url.rpartition("/")[2], []).append(storage)
+        return original(url, **storage)
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", url_to_fs)
+    yield found
+    fs.store.clear()
+    fs.pseudo_dirs[:] = [""]
 
 
-def test_options_of_a_store_hold_for_what_is_read_and_what_is_written_there(typed: Callable[..., str], folder: Path) -> None:
-    storage = of_store(folder.parent / "store")
-    typed("map", "builtins:list", "dir://in.parquet", "-o", "dir://out", "--batch", "pylist", *storage)
-    assert ff.scan(folder.parent / "store" / "out").to_arrow().equals(people(50))
+COMMANDS = [["map", "builtins:list", "--batch", "pylist"], ["predict", f"{__name__}:Ids"]]
+
+RED, BLUE = [NAME, "color=red", NAME, "size=3"], ["--write-storage-option", "color=blue"]
 
 
-@pytest.mark.parametrize("command", [["map", "builtins:list", "--batch", "pylist"], ["predict", f"{__name__}:Ids"]])
-def test_an_output_in_another_store_has_options_of_its_own(
-    command: list[str], typed: Callable[..., str], folder: Path
+@pytest.mark.parametrize("command", ["head", "describe", "clean"])
+def test_a_store_is_told_its_options(command: str, typed: Callable[..., str], told: dict[str, Any]) -> None:
+    typed(command, "memory://in.parquet", *RED)
+    assert told["in.parquet"]
+    assert all(each == {"color": "red", "size": 3} for each in told["in.parquet"])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(("words", "of_output"), [(RED, {"color": "red", "size": 3}), ([*RED, *BLUE], {"color": "blue"})])
+def test_options_hold_for_what_is_read_and_written_unless_the_output_has_its_own(
+    command: list[str], words: list[str], of_output: dict[str, Any], typed: Callable[..., str], told: dict[str, Any]
 ) -> None:
-    storage = [*of_store(folder.parent / "store"), *of_store(folder.parent / "other", "--write-storage-option")]
-    typed(*command, "dir://in.parquet", "-o", "dir://out", *storage)
-    assert ff.scan(folder.parent / "other" / "out").to_pandas()["id"].tolist() == [*range(50)]
+    typed(*command, "memory://in.parquet", "-o", "memory://out", *words)
+    assert told["in.parquet"]
+    assert all(each == {"color": "red", "size": 3} for each in told["in.parquet"])
+    assert told["out"]
+    assert all(each == of_output for each in told["out"])
+    assert ff.scan("memory://out").to_pandas()["id"].tolist() == [*range(50)]
 
 
-@pytest.mark.parametrize("command", [["map", "builtins:list", "--batch", "pylist"], ["predict", f"{__name__}:Ids"]])
+@pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize(("order", "n_files"), [([], 3), (["--order"], 3), (["--no-order"], 1)])
 def test_no_order_puts_small_files_together(
     command: list[str], order: list[str], n_files: int, typed: Callable[..., str], folder: Path
@@ -99,10 +125,7 @@ def test_no_order_puts_small_files_together(
     assert sorted(ff.scan(folder / "out").to_pandas()["id"]) == sorted([*range(10)] * 3)
 
 
-def test_what_a_dead_run_left_in_a_store_is_cleaned_with_its_options(typed: Callable[..., str], folder: Path) -> None:
-    assert "nothing to clean in dir://out" in typed("clean", "dir://out", *of_store(folder.parent / "store"))
-
-
+@pytest.mark.slow
 def test_a_run_keeps_no_option_that_may_be_a_secret_and_says_so_when_it_is_resumed(folder: Path) -> None:
     (folder / "mine.py").write_text("def same(batch):\n    raise ValueError('not yet')\n")
     words = [
@@ -131,6 +154,7 @@ def test_a_run_keeps_no_option_that_may_be_a_secret_and_says_so_when_it_is_resum
     assert "was made with options of a store, which no run keeps: now make the same call again" in resumed.stderr
 
 
+@pytest.mark.slow
 def test_a_run_whose_secrets_are_variables_is_resumed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKEN", "hunter2")
     (folder / "mine.py").write_text(

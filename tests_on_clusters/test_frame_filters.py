@@ -54,7 +54,7 @@ CONDITIONS: dict[str, Any] = {
     "times in a zone": [("at", "<=", LATER.replace(tzinfo=UTC))],
     "one of some times": [("at", "in", [LATER.replace(tzinfo=UTC), NOON.replace(tzinfo=UTC)])],
     "times of no zone": [[("seen", ">", LATER)], [("seen", "in", [NOON])]],
-    "decimals": [("price", ">=", Decimal("3.50")), ("price", "<", 9)],
+    "decimals": [("price", ">=", Decimal("3.50")), ("price", "<", Decimal(9))],
     "nulls": pc.field("word").is_null() | pc.field("day").is_null(),
     "no nulls": pc.field("n").is_valid() & ~pc.field("flag"),
     "two columns": pc.field("id") > pc.field("n") * 10 + 15,
@@ -135,9 +135,10 @@ def _rows(cluster: Cluster, frame: Any) -> Any:
 def test_a_condition_that_cannot_be_is_told_before_a_job_runs(cluster: Cluster, files: str) -> None:
     frame = ff.scan(native(cluster, files))
     for condition, words in (
-        ([("wort", "=", "a")], "there is no column 'wort'; did you mean 'word'"),
+        ([("wort", "=", "a")], r"there is no column 'wort' \(did you mean 'word'\?\)"),
         ([("day", ">", "yesterday")], "filter .*day"),
-        ([("at", ">", datetime(2024, 1, 1))], "filter .*at: timestamp"),
+        ([("at", "in", [NOON])], "Cannot compare timestamp with timezone to timestamp without timezone"),
+        ([("price", ">", 3)], r"Compare decimals with decimal\.Decimal\. Columns: .*price: decimal"),
     ):
         with pytest.raises(OptionError, match=words):
             frame.filter(condition)

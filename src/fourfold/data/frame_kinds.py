@@ -25,6 +25,14 @@ def _usual(schema: Any) -> Any:
     return as_table(schema.empty_table(), "the frame").schema
 
 
+def _seen(schema: Any) -> Any:
+    """The schema of some rows of objects, for all of them: decimals have as many digits as Spark gives to those of Python."""
+    import pyarrow as pa
+
+    fields = [field.with_type(pa.decimal128(38, 18)) if pa.types.is_decimal(field.type) else field for field in schema]
+    return pa.schema(fields)
+
+
 # ---- Spark -----------------------------------------------------------------------------------------------------------
 
 
@@ -48,6 +56,8 @@ class OnSpark:
 
         known = pa.schema([field.with_type(_known_to_spark(field.type)) for field in run.schema])
         fields = from_arrow_schema(known)
+        if any("." in name for name in frame.columns):  # mapInArrow asks for its columns by name, and takes dots for fields
+            frame = frame.toDF(*(f"column_{number}" for number in range(len(frame.columns))))
         return frame.mapInArrow(run.giving(_arrow_of(fields)).batches, fields)
 
 
@@ -93,7 +103,7 @@ class OnDask:
         found = as_table(frame._meta, self.name).schema
         if pa.null() not in found.types:
             return found
-        seen = self.sample(frame, SAMPLE_ROWS).schema  # objects may be texts, dates, lists: only rows tell
+        seen = _seen(self.sample(frame, SAMPLE_ROWS).schema)  # objects may be texts, dates, lists: only rows tell
         return pa.schema([seen.field(field.name) if pa.types.is_null(field.type) else field for field in found])
 
     def sample(self, frame: Any, n_rows: int) -> Any:
@@ -159,7 +169,10 @@ class OnRay:
             raise OptionError("this Dataset of Ray has no rows, and no columns that anybody knows")
         types = [type_ if isinstance(type_, pa.DataType) else pa.null() for type_ in found.types]
         if pa.null() in types and (rows := _rows_of(frame, SAMPLE_ROWS)) is not None:
-            return rows.schema  # blocks of pandas with objects: only rows tell what they are
+            known = _seen(rows.schema)  # blocks of pandas with objects: only rows tell what they are
+            types = [
+                known.field(name).type if type_ == pa.null() else type_ for name, type_ in zip(found.names, types, strict=True)
+            ]
         return _usual(pa.schema(list(zip(found.names, types, strict=True))))
 
     def sample(self, frame: Any, n_rows: int) -> Any:

@@ -100,9 +100,9 @@ class FramePass:
         return table
 
     def batches(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """The same for record batches, as Spark gives them."""
+        """The same for record batches, as Spark gives them: their columns have places, whatever they are called there."""
         for batch in batches:
-            yield from self(batch).to_batches()
+            yield from self(batch.rename_columns(self.before.names)).to_batches()
 
     def _run(self, batch: Batch) -> Any:
         try:
