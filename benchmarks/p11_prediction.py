@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -179,6 +181,9 @@ def _one_group(path: str, group: int, model: str, out: str) -> None:
 
 @contextmanager
 def _spark(workers: int, source: str, model: str) -> Iterator[Callable[[str], Any]]:
+    # Its workers are of this environment, and find `tables` where they are.
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ |= {"SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable, "PYTHONPATH": os.pathsep.join(paths)}
     from pyspark.sql import SparkSession
 
     builder = SparkSession.builder.master(f"local[{workers}]").config("spark.ui.enabled", "false")

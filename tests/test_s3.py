@@ -57,7 +57,10 @@ SCRIPT = """
 N_PIECES = 10
 
 
-SIGNED = {"Authorization": "AWS4-HMAC-SHA256 Credential=me/20260101/us-east-1/s3/aws4_request"}
+SIGNED = {
+    "Authorization": "AWS4-HMAC-SHA256 Credential=me/20260101/us-east-1/s3/aws4_request",
+    "Content-Type": "application/octet-stream",
+}
 """What moto wants of a request, of which it checks no more."""
 
 
