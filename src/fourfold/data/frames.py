@@ -62,7 +62,8 @@ class FramePass:
 
     def __init__(self, steps: Sequence[Step], before: Any, schema: Any = None) -> None:
         self.before, self.schema = before, schema
-        self._steps, self._key = (lambda: tuple(steps)), uuid.uuid4().hex
+        self._steps: Callable[[], Sequence[Step]] = lambda: tuple(steps)
+        self._key = uuid.uuid4().hex
 
     def giving(self, schema: Any) -> "FramePass":
         """The same, with this schema for what comes out."""
