@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +26,8 @@ from rows import FOURFOLD, LOOP, Row, against_the_best_peer
 
 import fourfold as ff
 
-BAR_LOOP, BAR_SPARK, BAR_RAY = 1.85, 0.7, 0.5
+BAR_LOOP, BAR_SPARK, BAR_RAY, BAR_ON_SPARK = 1.85, 0.7, 0.5, 1.10
+ON_SPARK = {"files": "fourfold on Spark, files", "frames": "fourfold on Spark, frames"}
 TIMEOUT_S = 900.0
 
 NUMBERS = itertools.count()
@@ -37,6 +40,8 @@ def rows(rounds: int, is_quick: bool) -> list[Row]:
     for name in ("joblib", "Spark", "Ray Data"):
         arguments = {"peer": name, "rounds": rounds, "n_rows": n_rows}
         found += [Row(**row) for row in in_fresh_process("p11_prediction", "against", timeout_s=TIMEOUT_S, **arguments)]
+    arguments = {"rounds": rounds, "n_rows": n_rows}
+    found += [Row(**row) for row in in_fresh_process("p11_prediction", "on_spark", timeout_s=TIMEOUT_S, **arguments)]
     found += [Row(**row) for row in in_fresh_process("p11_prediction", "others", timeout_s=TIMEOUT_S, is_quick=is_quick)]
     return found
 
@@ -69,6 +74,41 @@ def against(peer: str, rounds: int, n_rows: int) -> list[dict[str, Any]]:
     figure = result.median_of(lambda ours, loop: loop / ours, FOURFOLD, LOOP)
     speedup = _row(result, f"{n_rows:,} rows × 100 trees on {workers}", figure, "× the loop's speed", BAR_LOOP)
     return [asdict(speedup), asdict(against_the_best_peer("P11", f"{n_rows:,} rows × 100 trees", result, [peer], None))]
+
+
+def on_spark(rounds: int, n_rows: int) -> list[dict[str, Any]]:
+    """Two races on one session, with mapInPandas as one writes it by hand: files that workers read, and a frame of Spark."""
+    from dataclasses import asdict
+
+    with tempfile.TemporaryDirectory() as folder:
+        source, model = tables.write_rows(Path(folder), n_rows), str(Path(folder, "model.joblib"))
+        tables.write_forest(Path(model))
+        with _spark(usable_cores(), source, model) as call:
+
+            def entry(name: str, call: Callable[[str], Any]) -> Contestant:
+                return Contestant(name, {"": lambda: _lap(call, folder)})
+
+            ours = {"files": lambda out: _files_on_spark(source, model, out), "frames": lambda out: _frame(source, model, out)}
+            laps = [entry("Spark", call), *(entry(ON_SPARK[name], each) for name, each in ours.items())]
+            result = race(laps, rounds, tries=1)
+    case = f"{n_rows:,} rows × 100 trees on Spark"
+    return [
+        asdict(against_the_best_peer("P11", f"{case}, {kind}", result, ["Spark"], BAR_ON_SPARK, name))
+        for kind, name in ON_SPARK.items()
+    ]
+
+
+def _files_on_spark(source: str, model: str, out: str) -> Any:
+    from fourfold.engines import Spark
+
+    return ff.scan(source).predict(model, method="predict_proba", keep=["id"]).write(out, engine=Spark())
+
+
+def _frame(source: str, model: str, out: str) -> None:
+    from pyspark.sql import SparkSession
+
+    rows = ff.scan(SparkSession.getActiveSession().read.parquet(source))
+    rows.predict(model, method="predict_proba", keep=["id"]).native.write.parquet(out)
 
 
 def _row(result: Race, case: str, figure: float | None, unit: str, bar: float) -> Row:
@@ -141,6 +181,9 @@ def _one_group(path: str, group: int, model: str, out: str) -> None:
 
 @contextmanager
 def _spark(workers: int, source: str, model: str) -> Iterator[Callable[[str], Any]]:
+    # Its workers are of this environment, and find `tables` where they are.
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ |= {"SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable, "PYTHONPATH": os.pathsep.join(paths)}
     from pyspark.sql import SparkSession
 
     builder = SparkSession.builder.master(f"local[{workers}]").config("spark.ui.enabled", "false")

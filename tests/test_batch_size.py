@@ -60,6 +60,19 @@ def test_it_goes_back_from_a_size_that_is_slower_and_seldom_tries_it_again(sizes
     assert called.count(1024) > 5 * called.count(2048)
 
 
+def test_a_small_rest_is_no_call_of_its_own(sizes_of: Callable[..., list[int]]) -> None:
+    size = BatchSize(None)
+    size.rows = 8192  # as it stands while tables of 10,000 rows come, which is what Spark gives
+    assert sizes_of(size, overhead, 10_000) == [10_000]
+    size.rows = 4096
+    assert sizes_of(size, overhead, 10_000)[0] == 4096
+    size = BatchSize(100)
+    assert sizes_of(size, overhead, 120) == [100, 20], "what the user asks for is the most"
+    size = BatchSize(None)
+    size.rows = size._most = 100  # memory ran out above
+    assert sizes_of(size, overhead, 120) == [100, 20]
+
+
 def test_a_call_that_waited_for_a_core_does_not_keep_it_small(sizes_of: Callable[..., list[int]]) -> None:
     size = BatchSize(None)
     called = sizes_of(size, lambda rows, at: overhead(rows, at) + (1.0 if at in (2, 4) else 0.0))

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import fourfold as ff
+from fourfold.workloads.dataset import Dataset
+from fourfold.workloads.frame import Frame
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -63,3 +65,18 @@ def test_the_table_of_engines_is_what_they_declare() -> None:
     script = Path(__file__).parents[1] / "scripts" / "write_engines.py"
     done = subprocess.run([sys.executable, str(script), "--check"], check=False, timeout=60)
     assert done.returncode == 0, "type: python scripts/write_engines.py"
+
+
+def test_the_table_of_methods_has_all_of_a_dataset_and_says_which_a_frame_has() -> None:
+    page = (ROOT / "docs" / "engines.md").read_text(encoding="utf-8")
+    table = page.partition("<!-- methods -->\n")[2].partition("<!-- end of methods -->")[0]
+    of_frames = {}
+    for line in table.splitlines()[2:]:
+        names, _, frame = line.strip("|").split("|")
+        of_frames |= dict.fromkeys(re.findall(r"`(\w+)`", names), not frame.strip().startswith("–"))
+
+    def methods(of: type) -> set[str]:
+        return {name for name, each in vars(of).items() if not name.startswith("_") and callable(each)}
+
+    assert set(of_frames) == methods(Dataset)
+    assert {name for name, is_there in of_frames.items() if is_there} == methods(Frame)

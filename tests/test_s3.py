@@ -57,7 +57,10 @@ SCRIPT = """
 N_PIECES = 10
 
 
-SIGNED = {"Authorization": "AWS4-HMAC-SHA256 Credential=me/20260101/us-east-1/s3/aws4_request"}
+SIGNED = {
+    "Authorization": "AWS4-HMAC-SHA256 Credential=me/20260101/us-east-1/s3/aws4_request",
+    "Content-Type": "application/octet-stream",
+}
 """What moto wants of a request, of which it checks no more."""
 
 
@@ -67,8 +70,8 @@ class Bucket:
     def __init__(self, url: str) -> None:
         self.url = url
 
-    def request(self, path: str, method: str = "GET") -> bytes:
-        request = urllib.request.Request(f"{self.url}/bucket{path}", method=method, headers=SIGNED)
+    def request(self, path: str, method: str = "GET", data: bytes | None = None) -> bytes:
+        request = urllib.request.Request(f"{self.url}/bucket{path}", data, method=method, headers=SIGNED)
         with urllib.request.urlopen(request) as answer:
             found: bytes = answer.read()
         return found
@@ -159,3 +162,16 @@ def test_a_driver_that_is_killed_while_it_writes_into_s3_goes_on(bucket: Bucket,
     cleaned = run_script("from fourfold.cli import main; main()", "clean", "s3://bucket", folder=tmp_path, **keys)
     assert (cleaned.code, cleaned.stdout) == (0, f"s3://bucket/{late}\n"), cleaned.stderr
     check_output(bucket)
+
+
+def test_the_command_line_reads_and_writes_with_options_of_the_store(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.request("/in/a.parquet", "PUT", (tmp_path / "in.parquet").read_bytes())
+    (tmp_path / "mine.py").write_text("def same(batch):\n    return batch\n")
+    options = ["key=me", "secret=$SECRET_OF_MINE", f"endpoint_url={bucket.url}"]
+    words = ["map", "mine:same", "s3://bucket/in", "-o", "s3://bucket/out", "--batch", "arrow", "--run", "run"]
+    words += [word for each in options for word in ("--storage-option", each)]
+    ended = run_script("from fourfold.cli import main; main()", *words, folder=tmp_path, SECRET_OF_MINE="hunter2")
+    assert ended.code == 0, ended.stderr
+    assert bucket.table().equals(people(1000))
+    kept = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert not [path for path in kept if b"hunter2" in path.read_bytes()]

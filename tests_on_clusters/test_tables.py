@@ -1,6 +1,8 @@
 """Tables on real clusters: workers read and write the files themselves, and the answers are those of this machine."""
 
 import os
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,55 @@ def test_what_is_computed_and_written_there_is_what_is_here(cluster: Cluster, ro
     there = dataset.write(tmp_path / "there", partition_by="key", engine=cluster.engine(), workers=2)
     assert [Path(each).read_bytes() for each in here.files] == [Path(each).read_bytes() for each in there.files]
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+
+
+METHODS: dict[str, Callable[[ff.Dataset, dict[str, Any]], Any]] = {
+    "select": lambda rows, there: rows.select(["x", "id"]).to_arrow(**there),
+    "filter": lambda rows, there: rows.filter([[("key", "in", [0, 2]), ("id", "<", 2000)], [("x", ">", 0.9)]]).to_arrow(
+        **there
+    ),
+    "map_batches": lambda rows, there: rows.map_batches(prepare(), batch_size=500).to_arrow(**there),
+    "transform": lambda rows, there: rows.transform(scaler()).to_arrow(**there),
+    "predict": lambda rows, there: rows.predict(tree(), method="predict_proba", keep=["id"]).to_arrow(**there),
+    "split": lambda rows, there: [part.to_arrow(**there) for part in rows.split(0.3, seed=1)],
+    "sample": lambda rows, there: rows.sample(0.3, by="key").to_arrow(**there),
+    "count": lambda rows, there: rows.filter([("x", "<", 0.5)]).count(**there),
+    "describe": lambda rows, there: rows.describe("arrow", **there),
+    "head": lambda rows, there: rows.head(3, "arrow"),
+    "iter_batches": lambda rows, there: [*rows.iter_batches(700, "arrow", **there)],
+    "to_arrow": lambda rows, there: rows.to_arrow(**there),
+    "to_pandas": lambda rows, there: rows.to_pandas(**there).to_dict("list"),
+    "to_polars": lambda rows, there: rows.to_polars(**there).to_dict(as_series=False),
+    "write": lambda rows, there: written(rows, there),
+}
+"""What `docs/engines.md` says that datasets do on every engine."""
+
+
+def scaler() -> Any:
+    from sklearn.preprocessing import StandardScaler
+
+    return StandardScaler().fit(pd.DataFrame({"x": [0.0, 0.5, 1.0]}))
+
+
+def tree() -> Any:
+    from sklearn.tree import DecisionTreeClassifier
+
+    return DecisionTreeClassifier(random_state=0).fit(pd.DataFrame({"x": [0.1, 0.4, 0.6, 0.9]}), [0, 1, 0, 1])
+
+
+def written(rows: ff.Dataset, there: dict[str, Any]) -> Any:
+    """What others read of an output whose small files were put together, and how many there are."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = rows.write(f"{folder}/out", partition_by="key", order=False, **there)
+        return len(found.files), pq.read_table(f"{folder}/out").sort_by("id")
+
+
+@pytest.mark.slow
+def test_each_method_of_a_dataset_gives_there_what_it_gives_here(cluster: Cluster, rows: ff.Dataset) -> None:
+    assert {*METHODS} == {name for name, each in vars(ff.Dataset).items() if not name.startswith("_") and callable(each)}
+    there = {"engine": cluster.engine(), "workers": 2}
+    for name, method in METHODS.items():
+        assert method(rows, there) == method(rows, {"engine": "serial"}), name
 
 
 def test_figures_of_columns_and_a_split_have_the_same_bits(cluster: Cluster, rows: ff.Dataset) -> None:

@@ -53,6 +53,26 @@ def _bare(address: str) -> str:
     return _PARAMETER.sub(lambda found: found[0] if found[1] in HARMLESS else f"{found[1]}=…", _LOGIN.sub("…", address))
 
 
+_of_commands: dict[str, str] = {}
+"""Words of the command line of this process that may be secrets, and what is recorded in their place."""
+
+
+def keep_out(word: str, shown: str) -> None:
+    """A word of the command line may be a secret: `shown` is recorded in its place."""
+    _of_commands[word] = shown
+
+
+def without_kept_out(command: list[str]) -> list[str]:
+    """The command as it is recorded: a word that is kept out may also be the end of another, as in `--option=key=abc`."""
+    found = []
+    for word in command:
+        for secret, shown in _of_commands.items():
+            if word == secret or word.endswith(f"={secret}"):
+                word = word.removesuffix(secret) + shown
+        found.append(word)
+    return found
+
+
 _kept_out: ContextVar[bool] = ContextVar("fourfold_kept_out", default=False)
 
 

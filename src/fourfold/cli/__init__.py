@@ -11,6 +11,7 @@
     bench.py       fourfold bench
     status.py      fourfold status PID
     batches.py     a dataset into a folder, for map --batch and predict
+    storage.py     --storage-option KEY=VALUE -> options of a file system
     target.py      MODULE:FUNCTION -> the function
     exits.py       exit codes; a known error is one line
 

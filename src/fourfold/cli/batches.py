@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fourfold.cli.exits import SOME_FAILED, say
 
@@ -10,17 +10,25 @@ if TYPE_CHECKING:
     from fourfold.workloads.dataset import Dataset
 
 
-def write_dataset(
-    dataset: Dataset, output: str, format: str, overwrite: bool, options: dict[str, Any], model: str | None = None
-) -> None:
+class Target(NamedTuple):
+    """Where a dataset is written to, and how: see `Dataset.write`."""
+
+    path: str
+    format: str
+    overwrite: bool
+    order: bool
+    storage_options: dict[str, Any]
+
+
+def write_dataset(dataset: Dataset, to: Target, options: dict[str, Any], model: str | None = None) -> None:
     """Write a dataset into a folder and tell the end, and how often a model was loaded for it.
 
     Raises:
         SystemExit: With the code for it, when rows failed.
     """
-    written = dataset.write(output, format=format, overwrite=overwrite, **options)
+    written = dataset.write(**to._asdict(), **options)
     loads = f", {written.n_loads} loads of {model}" if model is not None else ""
-    say(f"{output}: {written.n_rows:,} rows in {len(written.files)} files{loads}")
+    say(f"{to.path}: {written.n_rows:,} rows in {len(written.files)} files{loads}")
     say(written.report.verdict)
     if written.failures:
         first = written.failures[0]
@@ -32,11 +40,17 @@ def write_dataset(
 
 
 def map_batches(
-    function: Any, inputs: list[str], output: str, format: str | None, kind: str, overwrite: bool, options: dict[str, Any]
+    function: Any,
+    inputs: list[str],
+    format: str | None,
+    kind: str,
+    reading: dict[str, Any],
+    to: Target,
+    options: dict[str, Any],
 ) -> None:
     """Call a function with batches of the rows of files, and write what it gives into a folder."""
     from fourfold.workloads.scan import scan
 
     init = options.pop("init", ())
-    dataset = scan(inputs, format=format).map_batches(function, init=init, batch_format=kind)
-    write_dataset(dataset, output, "parquet", overwrite, options)
+    rows = scan(inputs, format=format, storage_options=reading)
+    write_dataset(rows.map_batches(function, init=init, batch_format=kind), to, options)

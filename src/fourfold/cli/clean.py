@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from fourfold.cli.exits import ERROR, TracebackOption, one_line_errors, say, say_left_out
+from fourfold.cli.storage import StorageOption, storage_for
 
 
 def clean_command(
@@ -16,6 +17,7 @@ def clean_command(
         float,
         typer.Option("--older-than", min=0, metavar="HOURS", help="Of a URL: runs of other machines count as dead then."),
     ] = 24.0,
+    storage_option: StorageOption = None,
     show_traceback: TracebackOption = False,
 ) -> None:
     """Remove what dead runs have left in a folder: half-written outputs, and values that no journal knows.
@@ -26,11 +28,12 @@ def clean_command(
 
     Of a URL, such as s3://bucket/scores: files that no manifest names, and whose run is dead. A store has no locks, so
     nobody can look whether a run of another machine lives: it counts as dead a day after its last file. Keys are taken from
-    where the library of the store looks for them.
+    where the library of the store looks for them, or given by --storage-option.
     """
     with one_line_errors(show_traceback):
+        storage = storage_for([folder], storage_option)
         if "://" in folder:
-            _clean_store(folder, older_than)
+            _clean_store(folder, older_than, storage)
             return
         from fourfold.distribute.cargo import remove_unused
         from fourfold.errors import OptionError
@@ -57,11 +60,11 @@ def clean_command(
             raise SystemExit(ERROR)
 
 
-def _clean_store(url: str, older_than: float) -> None:
+def _clean_store(url: str, older_than: float, storage: dict[str, Any]) -> None:
     from fourfold.data.sweeping import sweep_store
 
     n_removed = 0
-    for removed in sweep_store(url, older_than * 3600):
+    for removed in sweep_store(url, older_than * 3600, storage):
         print(removed, flush=True)
         n_removed += 1
     say(f"{n_removed} files removed" if n_removed else f"nothing to clean in {url}")

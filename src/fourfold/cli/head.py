@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fourfold.cli.exits import TracebackOption, one_line_errors
+from fourfold.cli.storage import StorageOption, storage_for
+
+if TYPE_CHECKING:
+    from fourfold.workloads.dataset import Dataset
 
 
 def head_command(
@@ -14,13 +18,12 @@ def head_command(
     n: Annotated[int, typer.Option("-n", "--rows", min=1, help="How many rows.")] = 5,
     columns: Annotated[str | None, typer.Option(help="Only these columns, with commas between.")] = None,
     format: Annotated[str | None, typer.Option(help="parquet, csv, jsonl or text; by default by extension.")] = None,
+    storage_option: StorageOption = None,
     show_traceback: TracebackOption = False,
 ) -> None:
     """Print the first rows of a table, with the type of each column. No more is read than they need."""
     with one_line_errors(show_traceback):
-        from fourfold.workloads.scan import scan
-
-        found = scan(inputs, columns=columns.split(",") if columns else None, format=format).head(n, batch_format="arrow")
+        found = _scanned(inputs, columns, format, storage_option).head(n, batch_format="arrow")
         _print([[f"{field.name}\n{field.type}", *map(_cell, found[field.name].to_pylist())] for field in found.schema])
 
 
@@ -28,6 +31,7 @@ def describe_command(
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, globs, folders or URLs.")],
     columns: Annotated[str | None, typer.Option(help="Only these columns, with commas between.")] = None,
     format: Annotated[str | None, typer.Option(help="parquet, csv, jsonl or text; by default by extension.")] = None,
+    storage_option: StorageOption = None,
     engine: Annotated[
         str | None, typer.Option(help="auto, serial, threads, processes, spark, ray, dask, or an address.")
     ] = None,
@@ -36,13 +40,19 @@ def describe_command(
 ) -> None:
     """Print figures of each column: nulls, distinct values (to 1.6 %), mean, quantiles (to 1 %). One pass over all rows."""
     with one_line_errors(show_traceback):
-        from fourfold.workloads.scan import scan
-
         given: dict[str, Any] = {"engine": engine, "workers": workers}
-        dataset = scan(inputs, columns=columns.split(",") if columns else None, format=format)
+        dataset = _scanned(inputs, columns, format, storage_option)
         found = dataset.describe("arrow", **{name: value for name, value in given.items() if value is not None})
         figures = found.column_names[1:]  # as many for a thousand columns as for one: they are the lines
         _print([[found.column_names[0], *figures], *([_cell(value) for value in row.values()] for row in found.to_pylist())])
+
+
+def _scanned(inputs: list[str], columns: str | None, format: str | None, storage_option: list[str] | None) -> Dataset:
+    from fourfold.workloads.scan import scan
+
+    names, storage = columns.split(",") if columns else None, storage_for(inputs, storage_option)
+    found: Dataset = scan(inputs, columns=names, format=format, storage_options=storage)
+    return found
 
 
 def _print(columns: list[list[str]]) -> None:

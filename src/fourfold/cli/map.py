@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fourfold.cli.batches import map_batches
+from fourfold.cli.batches import Target, map_batches
 from fourfold.cli.exits import SOME_FAILED, TracebackOption, one_line_errors, say
+from fourfold.cli.storage import OrderOption, StorageOption, WriteStorageOption, storage_for_both
 from fourfold.errors import FourfoldError, OptionError, UnwritableValue
 
 if TYPE_CHECKING:
@@ -98,6 +99,9 @@ def map_command(
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT when it is there.")] = False,
+    order: OrderOption = True,
+    storage_option: StorageOption = None,
+    write_storage_option: WriteStorageOption = None,
     engine: Annotated[str | None, typer.Option(help="auto, serial, threads or processes. (Default: auto.)")] = None,
     workers: Annotated[int | None, typer.Option(help="How many. (Default: the cores that may be used.)")] = None,
     chunk: Annotated[str | None, typer.Option(metavar="N", help="Items per chunk, or auto. (Default: auto.)")] = None,
@@ -156,8 +160,15 @@ def map_command(
         if batch is not None:
             if items is not ItemKind.rows:
                 raise OptionError("--batch takes rows: leave --items out")
-            map_batches(_load(target), inputs, output, format, batch, overwrite, given)
+            reading, writing = storage_for_both(inputs, output, storage_option, write_storage_option)
+            to = Target(output, "parquet", overwrite, order, writing)
+            map_batches(_load(target), inputs, format, batch, reading, to, given)
             return
+        if storage_option or write_storage_option or not order:
+            raise OptionError(
+                "--storage-option, --write-storage-option and --no-order are for --batch: without it, inputs and OUT are "
+                "files of this machine, and rows stay in order"
+            )
         rows = _open_inputs(inputs, format, items)
         _check_free(output, overwrite)
         tally = map_rows(_load(target), rows, output, given)

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from fourfold.cli.batches import write_dataset
+from fourfold.cli.batches import Target, write_dataset
 from fourfold.cli.exits import TracebackOption, one_line_errors
+from fourfold.cli.storage import OrderOption, StorageOption, WriteStorageOption, storage_for_both
 
 
 def predict_command(
@@ -21,6 +22,9 @@ def predict_command(
     format: Annotated[str | None, typer.Option(help="Of the input: parquet, csv, jsonl or text; by extension.")] = None,
     write_format: Annotated[str, typer.Option("--write-format", help="Of the output: parquet, csv or jsonl.")] = "parquet",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="The folder may take the place of what is there.")] = False,
+    order: OrderOption = True,
+    storage_option: StorageOption = None,
+    write_storage_option: WriteStorageOption = None,
     engine: Annotated[
         str | None, typer.Option(help="auto, serial, threads, processes, spark, ray, dask, or an address.")
     ] = None,
@@ -51,9 +55,10 @@ def predict_command(
 
         if beside and is_url(output):
             raise OptionError("--resume keeps its run beside OUTPUT, which is a store: give --run FOLDER")
+        reading, writing = storage_for_both(inputs, output, storage_option, write_storage_option)
         given = {"engine": engine, "workers": workers, "timeout": timeout, "run": run}
         options: dict[str, Any] = {"on_error": on_error, **{key: value for key, value in given.items() if value is not None}}
-        rows = scan(inputs, format=format).predict(
+        rows = scan(inputs, format=format, storage_options=reading).predict(
             _model(model),
             method=method,
             keep=keep.split(",") if keep is not None else None,
@@ -61,7 +66,7 @@ def predict_command(
             batch_size=batch_size or "auto",
         )
         try:
-            write_dataset(rows, output, write_format, overwrite, options, model)
+            write_dataset(rows, Target(output, write_format, overwrite, order, writing), options, model)
         except RunChanged as error:
             error.add_note(f"the model, an option or the input is another one than before: to begin again, remove {run}")
             raise

@@ -94,6 +94,8 @@ def why_not_again(story: Story) -> str:
         return "in an interactive session"
     if is_map_command(story.command) and "-" in rest:
         return "from standard input, which is gone"
+    if any(word.endswith("=…") for word in rest):
+        return "with options of a store, which no run keeps"
     return "" if os.path.isdir(story.working_folder) else f"in {story.working_folder}, which is gone"
 
 

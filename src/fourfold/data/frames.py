@@ -2,19 +2,23 @@
 
     a DataFrame of Spark   mapInArrow         ┐
     a DataFrame of Dask    map_partitions     ├── FramePass: all steps on each batch ──> a lazy frame of the same kind
-    a Dataset of Ray       map_batches        ┘
+    a Dataset of Ray       map_batches        ┘                                     (frame_kinds.py has the three)
 
 The cluster runs, retries and writes; fourfold must be installed where its workers are.
 """
 
+import hashlib
+import pickle
+import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from fourfold.data.kinds import as_table
+from fourfold.data.plan import BATCH_ROWS
 from fourfold.data.poison import BadRow, part_of, run_apart
-from fourfold.data.schema import fitted
-from fourfold.data.steps import Apply, Batch, Step, concatenated, is_of_plan
+from fourfold.data.schema import cast_column, fitted
+from fourfold.data.steps import Apply, Batch, Step, concatenated, is_of_plan, parts_of
 from fourfold.data.work import shown
 
 SAMPLE_ROWS = 20
@@ -24,8 +28,26 @@ seen. More: whoever defines a step waits longer."""
 PREPARED = 8
 """Passes of which a worker keeps what it has built. Fewer: a job of many steps builds again. More: models stay in memory."""
 
-_prepared: dict[str, list[Apply]] = {}
-"""What a worker process has prepared, by pass, the newest last: clusters unpickle a function for each task."""
+
+class _Prepared(threading.local):
+    """What a thread of a worker process has built, by pass, the newest last: clusters unpickle a function for each task.
+
+    A model or a class of the user need not bear two calls at once, and workers of Dask have several threads.
+    """
+
+    def __init__(self) -> None:
+        self.passes: dict[str, list[Apply]] = {}
+
+    def of(self, key: str, steps: Callable[[], Sequence[Step]]) -> list[Apply]:
+        """What it has built of the pass with this key; it builds it first when there is none."""
+        if key not in self.passes:
+            while len(self.passes) >= PREPARED:
+                del self.passes[next(iter(self.passes))]
+            self.passes[key] = [step.prepare() for step in steps()]
+        return self.passes[key]
+
+
+_prepared = _Prepared()
 
 
 class FramePass:
@@ -33,25 +55,55 @@ class FramePass:
 
     Args:
         steps: What is done.
+        before: The schema of the frame: some clusters give the same column other types from batch to batch, such as a time
+            in the zone of a session, or nothing but nulls.
         schema: What must come out; None when it is not known yet.
     """
 
-    def __init__(self, steps: Sequence[Step], schema: Any = None) -> None:
-        self._steps, self.schema, self._key = tuple(steps), schema, uuid.uuid4().hex
+    def __init__(self, steps: Sequence[Step], before: Any, schema: Any = None) -> None:
+        self.before, self.schema = before, schema
+        self._steps: Callable[[], Sequence[Step]] = lambda: tuple(steps)
+        self._key = uuid.uuid4().hex
+
+    def giving(self, schema: Any) -> "FramePass":
+        """The same, with this schema for what comes out."""
+        other = FramePass((), self.before, schema)
+        other._steps, other._key = self._steps, self._key
+        return other
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Steps travel as bytes: a worker that has built the same ones before need not load their models again."""
+        import cloudpickle
+
+        return _arrived, (cloudpickle.dumps(self._steps(), protocol=5), self.before, self.schema)
 
     def __call__(self, table: Any) -> Any:
-        """Run a batch.
+        """Run a batch, in parts of at most BATCH_ROWS.
 
         Raises:
             Exception: What the first failing row raised, with its content in a note.
         """
-        found = self._run(Batch(as_table(table, "the frame")))
-        return found if self.schema is None else fitted(found, self.schema)
+        import pyarrow as pa
+
+        found = [self._run(Batch(part)) for part in parts_of(self._as_before(as_table(table, "the frame")), BATCH_ROWS)]
+        return concatenated(found) if self.schema is None else pa.concat_tables(fitted(each, self.schema) for each in found)
+
+    def _as_before(self, table: Any) -> Any:
+        """The batch with the types of the frame; nobody knows that of a column of which only nulls were seen."""
+        import pyarrow as pa
+
+        if table.schema.equals(self.before):
+            return table
+        for number, field in enumerate(table.schema):
+            at = self.before.get_field_index(field.name)
+            wanted = field.type if at < 0 or pa.types.is_null(self.before.field(at).type) else self.before.field(at).type
+            table = table.set_column(number, field.name, cast_column(table.column(number), field.name, wanted))
+        return table
 
     def batches(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """The same for record batches, as Spark gives them."""
+        """The same for record batches, as Spark gives them: their columns have places, whatever they are called there."""
         for batch in batches:
-            yield from self(batch).to_batches()
+            yield from self(batch.rename_columns(self.before.names)).to_batches()
 
     def _run(self, batch: Batch) -> Any:
         try:
@@ -68,15 +120,17 @@ class FramePass:
             return concatenated(tables)
 
     def _applied(self, batch: Batch) -> Any:
-        if self._key not in _prepared:
-            while len(_prepared) >= PREPARED:
-                _prepared.pop(next(iter(_prepared)), None)
-            _prepared[self._key] = [step.prepare() for step in self._steps]
-        for apply in _prepared[self._key]:
+        for apply in _prepared.of(self._key, self._steps):
             if not batch.table.num_rows and self.schema is not None:
                 return self.schema.empty_table()
             batch = apply(batch)
         return batch.table if batch.table.num_rows or self.schema is None else self.schema.empty_table()
+
+
+def _arrived(packed: bytes, before: Any, schema: Any) -> FramePass:
+    found = FramePass((), before, schema)
+    found._steps, found._key = (lambda: pickle.loads(packed)), hashlib.blake2b(packed).hexdigest()
+    return found
 
 
 class FrameKind(Protocol):
@@ -85,87 +139,17 @@ class FrameKind(Protocol):
     name: str
 
     def schema(self, frame: Any) -> Any:
-        """The Arrow schema of a frame, without running it."""
+        """The Arrow schema of a frame, without running it where the frame can tell.
+
+        Raises:
+            OptionError: Nobody can tell.
+        """
 
     def sample(self, frame: Any, n_rows: int) -> Any:
         """The first rows, as an Arrow table: this runs a job."""
 
+    def select(self, frame: Any, columns: Sequence[str]) -> Any:
+        """The frame with these of its columns, by its own means: those who read files read no others."""
+
     def map(self, frame: Any, run: FramePass) -> Any:
         """A lazy frame of the same kind, whose batches went through `run`; its schema is known."""
-
-
-class OnSpark:
-    """A DataFrame of Spark, Classic or Connect."""
-
-    name = "a DataFrame of Spark"
-
-    def schema(self, frame: Any) -> Any:
-        from pyspark.sql.pandas.types import to_arrow_schema
-
-        return _usual(to_arrow_schema(frame.schema))
-
-    def sample(self, frame: Any, n_rows: int) -> Any:
-        return as_table(frame.limit(n_rows).toArrow(), self.name)
-
-    def map(self, frame: Any, run: FramePass) -> Any:
-        from pyspark.sql.pandas.types import from_arrow_schema
-
-        return frame.mapInArrow(run.batches, from_arrow_schema(run.schema))
-
-
-class OnDask:
-    """A DataFrame of Dask."""
-
-    name = "a DataFrame of Dask"
-
-    def schema(self, frame: Any) -> Any:
-        return as_table(frame._meta, self.name).schema
-
-    def sample(self, frame: Any, n_rows: int) -> Any:
-        return as_table(frame.head(n_rows, npartitions=-1), self.name)
-
-    def map(self, frame: Any, run: FramePass) -> Any:
-        meta = run.schema.empty_table().to_pandas()
-        return frame.map_partitions(_of_pandas, run, meta=meta)
-
-
-def _of_pandas(part: Any, run: FramePass) -> Any:
-    return run(part).to_pandas()
-
-
-class OnRay:
-    """A Dataset of Ray."""
-
-    name = "a Dataset of Ray"
-
-    def schema(self, frame: Any) -> Any:
-        import pyarrow as pa
-
-        found = frame.schema()
-        return _usual(pa.schema(list(zip(found.names, found.types, strict=True))))
-
-    def sample(self, frame: Any, n_rows: int) -> Any:
-        import pyarrow as pa
-
-        batches = [*frame.limit(n_rows).iter_batches(batch_format="pyarrow")]
-        return as_table(pa.concat_tables(batches), self.name) if batches else self.schema(frame).empty_table()
-
-    def map(self, frame: Any, run: FramePass) -> Any:
-        return frame.map_batches(run, batch_format="pyarrow", zero_copy_batch=True)
-
-
-def _usual(schema: Any) -> Any:
-    return as_table(schema.empty_table(), "the frame").schema
-
-
-def frame_kind_of(obj: Any) -> FrameKind | None:
-    """What kind of cluster's frame this is, by where its class is from; None for anything else."""
-    for each in type(obj).__mro__:
-        module = each.__module__
-        if each.__name__ == "DataFrame" and module.startswith("pyspark.sql"):
-            return OnSpark()
-        if each.__name__ in ("DataFrame", "FrameBase") and module.startswith(("dask.dataframe", "dask_expr")):
-            return OnDask()
-        if each.__name__ == "Dataset" and module.startswith("ray.data"):
-            return OnRay()
-    return None

@@ -57,7 +57,8 @@ def check_expression(expression: Any, schema: Any) -> None:
         name, shown = _missing(error), _text(expression)
         if name is None:
             types = ", ".join(f"{field.name}: {field.type}" for field in schema if field.name in str(expression))
-            raise OptionError(f"filter {shown}: {str(error).splitlines()[0]}. Columns: {types}") from error
+            hint = ". Compare decimals with decimal.Decimal" if "Precision is not great enough" in str(error) else ""
+            raise OptionError(f"filter {shown}: {str(error).splitlines()[0]}{hint}. Columns: {types}") from error
         raise OptionError(
             f"filter {shown}: there is no column {name!r}{did_you_mean(name, schema.names)}. Columns: "
             f"{', '.join(schema.names)}"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import fourfold.seams as seams
-from fourfold.addresses import credentials_kept_out
+from fourfold.addresses import credentials_kept_out, without_kept_out
 from fourfold.errors import JournalError, RunChanged
 from fourfold.interrupts import Shield
 from fourfold.machine import STARTED_IN
@@ -125,7 +125,7 @@ class Recording:
         """
         journal, subject = self.journal, self._subject
         again = {
-            "command": [sys.executable, *sys.orig_argv[1:]],
+            "command": without_kept_out([sys.executable, *sys.orig_argv[1:]]),
             "folder": STARTED_IN,
             "path": [entry for entry in sys.path if isinstance(entry, str)],
         }

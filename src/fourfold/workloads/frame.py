@@ -5,7 +5,7 @@ from typing import Any
 
 from fourfold.data.frames import SAMPLE_ROWS, FrameKind, FramePass
 from fourfold.data.sparse import check_dense
-from fourfold.data.steps import Step
+from fourfold.data.steps import Select, Step
 from fourfold.errors import OptionError
 from fourfold.workloads.steps import drawn, filtered, mapped, predicted, selected, transformed
 
@@ -18,9 +18,12 @@ class Frame:
         schema: Of its rows, as an Arrow schema.
     """
 
-    def __init__(self, kind: FrameKind, frame: Any, steps: tuple[Step, ...] = (), schema: Any = None) -> None:
+    def __init__(
+        self, kind: FrameKind, frame: Any, before: Any = None, steps: tuple[Step, ...] = (), schema: Any = None
+    ) -> None:
         self._kind, self._frame, self._steps = kind, frame, steps
-        self.schema = kind.schema(frame) if schema is None else schema
+        self._before = kind.schema(frame) if before is None else before
+        self.schema = self._before if schema is None else schema
 
     def __repr__(self) -> str:
         steps = "".join(f", then {type(step).__name__}" for step in self._steps)
@@ -35,17 +38,37 @@ class Frame:
     def native(self) -> Any:
         """See the class."""
         check_dense(self.schema, self._kind.name)
-        return self._kind.map(self._frame, FramePass(self._steps, self.schema)) if self._steps else self._frame
+        if not self._steps:
+            return self._frame
+        return self._kind.map(self._frame, FramePass(self._steps, self._before, self.schema))
 
     def _with(self, step: Step) -> "Frame":
         schema = step.schema(self.schema)
+        if schema is not None and isinstance(step, Select) and self._reads_only(step) is not None:
+            return self._narrowed(step, schema)
         steps = (*self._steps, step)
         if schema is None:  # only a run tells, and clusters want to know before
             if step.model is not None:
                 step.model.check_here()
             sample = self._kind.sample(self._frame, SAMPLE_ROWS)
-            schema = FramePass(steps)(sample).schema
-        return Frame(self._kind, self._frame, steps, schema)
+            schema = FramePass(steps, self._before)(sample).schema
+        return Frame(self._kind, self._frame, self._before, steps, schema)
+
+    def _reads_only(self, select: Select) -> set[str] | None:
+        """The columns that are looked at when only these are wanted; None when a step may look at any."""
+        looked = [step.looks_at(self._before) for step in self._steps]
+        return {*select.columns}.union(*filter(None, looked)) if None not in looked else None
+
+    def _narrowed(self, select: Select, schema: Any) -> "Frame":
+        """The same steps on a frame that has no other columns: the cluster need not read them."""
+        import pyarrow as pa
+
+        steps = tuple(step for step in self._steps if not isinstance(step, Select))
+        wanted = self._reads_only(select) or set()
+        names = [*select.columns, *(name for name in self._before.names if name in wanted - {*select.columns})]
+        before = pa.schema([self._before.field(name) for name in names])
+        then = (*steps, select) if len(names) > len(select.columns) else steps
+        return Frame(self._kind, self._kind.select(self._frame, names), before, then, schema)
 
     def select(self, columns: Sequence[str]) -> "Frame":
         """As `Dataset.select`."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fourfold.addresses import Credentials
-from fourfold.data.frames import frame_kind_of
+from fourfold.data.frame_kinds import frame_kind_of
 from fourfold.data.plan import Plan
 from fourfold.data.schema import declared
 from fourfold.data.steps import check_columns

@@ -1,0 +1,194 @@
+"""The three kinds of frames that clusters have: how they tell their columns, and how a pass goes over their batches."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fourfold.data.frames import SAMPLE_ROWS, FrameKind, FramePass
+from fourfold.data.kinds import as_kind, as_table
+from fourfold.errors import OptionError
+
+
+def frame_kind_of(obj: Any) -> FrameKind | None:
+    """What kind of cluster's frame this is, by where its class is from; None for anything else."""
+    for each in type(obj).__mro__:
+        module = each.__module__
+        if each.__name__ == "DataFrame" and module.startswith("pyspark.sql"):
+            return OnSpark()
+        if each.__name__ in ("DataFrame", "FrameBase") and module.startswith(("dask.dataframe", "dask_expr")):
+            return OnDask()
+        if each.__name__ == "Dataset" and module.startswith("ray.data"):
+            return OnRay()
+    return None
+
+
+def _usual(schema: Any) -> Any:
+    return as_table(schema.empty_table(), "the frame").schema
+
+
+def _seen(schema: Any) -> Any:
+    """The schema of some rows of objects, for all of them: decimals have as many digits as Spark gives to those of Python."""
+    import pyarrow as pa
+
+    fields = [field.with_type(pa.decimal128(38, 18)) if pa.types.is_decimal(field.type) else field for field in schema]
+    return pa.schema(fields)
+
+
+# ---- Spark -----------------------------------------------------------------------------------------------------------
+
+
+class OnSpark:
+    """A DataFrame of Spark, Classic or Connect."""
+
+    name = "a DataFrame of Spark"
+
+    def schema(self, frame: Any) -> Any:
+        return _usual(_arrow_of(frame.schema))
+
+    def sample(self, frame: Any, n_rows: int) -> Any:
+        return as_table(frame.limit(n_rows).toArrow(), self.name)
+
+    def select(self, frame: Any, columns: Sequence[str]) -> Any:
+        return frame.select(*("`" + name.replace("`", "``") + "`" for name in columns))  # a dot would be a field of a struct
+
+    def map(self, frame: Any, run: FramePass) -> Any:
+        import pyarrow as pa
+        from pyspark.sql.pandas.types import from_arrow_schema
+
+        known = pa.schema([field.with_type(_known_to_spark(field.type)) for field in run.schema])
+        fields = from_arrow_schema(known)
+        if any("." in name for name in frame.columns):  # mapInArrow asks for its columns by name, and takes dots for fields
+            frame = frame.toDF(*(f"column_{number}" for number in range(len(frame.columns))))
+        return frame.mapInArrow(run.giving(_arrow_of(fields)).batches, fields)
+
+
+def _arrow_of(fields: Any) -> Any:
+    """The Arrow schema of a StructType. Times are points on a line: UTC says them as well as the zone of any session."""
+    from pyspark.sql.pandas.types import to_arrow_schema
+
+    try:
+        return to_arrow_schema(fields, timezone="UTC")
+    except TypeError:  # of an older Spark, which takes UTC by itself
+        return to_arrow_schema(fields)
+
+
+def _known_to_spark(type_: Any) -> Any:
+    """A type that Spark has for the values of one: for numbers the one that it takes when it reads them from Parquet."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(type_):
+        return _known_to_spark(type_.value_type)
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_):
+        return pa.list_(_known_to_spark(type_.value_type))
+    wider = {
+        "uint8": pa.int16(),
+        "uint16": pa.int32(),
+        "uint32": pa.int64(),
+        "uint64": pa.decimal128(20, 0),
+        "halffloat": pa.float32(),
+    }
+    return wider.get(str(type_), type_)
+
+
+# ---- Dask ------------------------------------------------------------------------------------------------------------
+
+
+class OnDask:
+    """A DataFrame of Dask."""
+
+    name = "a DataFrame of Dask"
+
+    def schema(self, frame: Any) -> Any:
+        import pyarrow as pa
+
+        found = as_table(frame._meta, self.name).schema
+        if pa.null() not in found.types:
+            return found
+        seen = _seen(self.sample(frame, SAMPLE_ROWS).schema)  # objects may be texts, dates, lists: only rows tell
+        return pa.schema([seen.field(field.name) if pa.types.is_null(field.type) else field for field in found])
+
+    def sample(self, frame: Any, n_rows: int) -> Any:
+        return as_table(frame.head(n_rows, npartitions=-1), self.name)
+
+    def select(self, frame: Any, columns: Sequence[str]) -> Any:
+        frame = frame if frame.index.name is None else frame.reset_index()
+        names = {str(name): name for name in frame.columns}
+        return frame[[names[name] for name in columns]]
+
+    def map(self, frame: Any, run: FramePass) -> Any:
+        before = run.before
+        dtypes = {
+            str(name): dtype
+            for name, dtype in frame._meta.dtypes.items()
+            if str(name) in run.schema.names and run.schema.field(str(name)).type == before.field(str(name)).type
+        }
+        meta = _as_frame(run.schema.empty_table(), dtypes)
+        # The index numbers the rows of each part from 0 on, whatever it was: what Dask knew of it holds no more.
+        return frame.map_partitions(_run_part, run, dtypes, meta=meta, clear_divisions=True)
+
+
+def _run_part(part: Any, run: FramePass, dtypes: Mapping[str, Any]) -> Any:
+    return _as_frame(run(part), dtypes)
+
+
+def _as_frame(table: Any, dtypes: Mapping[str, Any]) -> Any:
+    """A DataFrame of pandas, with the dtypes that columns had before they were Arrow's."""
+    frame = as_kind(table, "pandas")
+    for name, dtype in dtypes.items():
+        if frame[name].dtype != dtype and not _has_no_room(dtype, table.column(name)):
+            frame[name] = _with_dtype(table.column(name), frame[name], dtype)
+    return frame
+
+
+def _has_no_room(dtype: Any, column: Any) -> bool:
+    """Whether there are nulls, and none in that dtype; or it is a category whose values nobody has seen."""
+    categories = getattr(dtype, "categories", ())
+    if categories is None or "__UNKNOWN_CATEGORIES__" in categories:
+        return True
+    return dtype.kind in "iub" and not hasattr(dtype, "__from_arrow__") and column.null_count > 0
+
+
+def _with_dtype(column: Any, series: Any, dtype: Any) -> Any:
+    if hasattr(dtype, "__from_arrow__"):
+        return type(series)(dtype.__from_arrow__(column), index=series.index)
+    return series.astype(dtype)
+
+
+# ---- Ray -------------------------------------------------------------------------------------------------------------
+
+
+class OnRay:
+    """A Dataset of Ray."""
+
+    name = "a Dataset of Ray"
+
+    def schema(self, frame: Any) -> Any:
+        import pyarrow as pa
+
+        found = frame.schema()
+        if found is None:
+            raise OptionError("this Dataset of Ray has no rows, and no columns that anybody knows")
+        types = [type_ if isinstance(type_, pa.DataType) else pa.null() for type_ in found.types]
+        if pa.null() in types and (rows := _rows_of(frame, SAMPLE_ROWS)) is not None:
+            known = _seen(rows.schema)  # blocks of pandas with objects: only rows tell what they are
+            types = [
+                known.field(name).type if type_ == pa.null() else type_ for name, type_ in zip(found.names, types, strict=True)
+            ]
+        return _usual(pa.schema(list(zip(found.names, types, strict=True))))
+
+    def sample(self, frame: Any, n_rows: int) -> Any:
+        rows = _rows_of(frame, n_rows)
+        return self.schema(frame).empty_table() if rows is None else rows
+
+    def select(self, frame: Any, columns: Sequence[str]) -> Any:
+        return frame.select_columns(list(columns))
+
+    def map(self, frame: Any, run: FramePass) -> Any:
+        return frame.map_batches(run, batch_format="pyarrow", zero_copy_batch=True)
+
+
+def _rows_of(frame: Any, n_rows: int) -> Any:
+    """The first rows; None when there are none."""
+    import pyarrow as pa
+
+    batches = [*frame.limit(n_rows).iter_batches(batch_format="pyarrow")]
+    return as_table(pa.concat_tables(batches, promote_options="permissive"), "the frame") if batches else None
