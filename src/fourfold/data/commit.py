@@ -9,6 +9,7 @@ What a slow or forgotten attempt writes goes into `.part`, under a name that no 
 Source: the manifest committer of Hadoop, whose tasks write where nobody looks, and whose job alone publishes.
 """
 
+import concurrent.futures
 import contextlib
 import ctypes
 import fcntl
@@ -28,6 +29,9 @@ from fourfold.errors import OptionError, RunError, RunInUse
 from fourfold.runs.upkeep import OF_RUN
 from fourfold.version import VERSION
 
+SYNC_THREADS = 8
+"""Files that are brought to the disk at once. They wait for the disk, not for cores. Not measured."""
+
 FAILED_ROWS = "_failed/rows.parquet"
 """The file, in the output, of the rows that have no value."""
 
@@ -41,17 +45,20 @@ class Output:
         overwrite: Whether it may take the place of another one.
         format: One of EXTENSION.
         run: The folder of the recorded run that goes on with the parts, None when there is none.
+        is_synced: Workers bring each part to the disk: they are on other machines, or what they have finished is recorded.
 
     Raises:
         OptionError: Something is there already, or its parent is not.
     """
 
-    def __init__(self, path: str, run_id: str, overwrite: bool, format: str, run: str | None = None) -> None:
+    def __init__(
+        self, path: str, run_id: str, overwrite: bool, format: str, run: str | None = None, is_synced: bool = True
+    ) -> None:
         self.path, self._run = Path(os.path.abspath(path)), run
         self._run_id, self._overwrite, self._format = run_id, overwrite, format
         self.staging = self.path.with_name(f".{self.path.name}.{run_id}.part")
         self._whole = self.path.with_name(f".{self.path.name}.{run_id}.whole")
-        self.place = Folder(str(self.staging))
+        self.place = Folder(str(self.staging), is_synced)
         self._lock: int | None = None
         if not self.path.parent.is_dir():
             raise OptionError(f"the folder {self.path.parent} does not exist; make it first: mkdir -p {self.path.parent}")
@@ -124,6 +131,8 @@ class Output:
         """
         self._whole.mkdir(exist_ok=True)
         ordered = in_order(parts)
+        if not self.place.is_synced:
+            _sync_all([self.staging / part.folder / part.name for part in ordered])
         schema = one_schema(ordered)
         files: list[dict[str, Any]] = []
         digits = max(5, len(str(len(ordered))))  # so that the order of the names is that of the rows
@@ -206,13 +215,21 @@ def _exchange(one: Path, other: Path) -> None:
     os.rename(aside, one)
 
 
+def _sync_all(paths: Sequence[Path]) -> None:
+    """Bring files to the disk: most of each is there already, and they are waited for together."""
+    if not paths:
+        return
+    with concurrent.futures.ThreadPoolExecutor(min(SYNC_THREADS, len(paths))) as pool:
+        list(pool.map(_sync, paths))
+
+
 def _sync_folders(root: Path) -> None:
     for folder, _, _ in os.walk(root):
         _sync(Path(folder))
 
 
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

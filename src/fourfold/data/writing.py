@@ -62,7 +62,7 @@ def write(
     if storage and not is_url(to):
         raise OptionError(f"storage_options= are for URLs, and {to} is a folder of this machine")
     run = Run(plan, Tables(), options, f"write {os.path.basename(to.rstrip('/'))}", to=to)
-    output = _output(to, overwrite, _format(format), run.folder, storage)
+    output = _output(to, overwrite, _format(format), run, storage)
     run.gather = WriteParts(output.place, format, by)
     is_there = output.is_published()
     try:
@@ -82,11 +82,12 @@ def write(
             output.close()  # the parts stay for a call that goes on
 
 
-def _output(to: str, overwrite: bool, format: str, run: str | None, storage: Credentials) -> Output | StoreOutput:
-    id = secrets.token_hex(8) if run is None else output_id_of(run)
+def _output(to: str, overwrite: bool, format: str, run: Run, storage: Credentials) -> Output | StoreOutput:
+    folder = run.folder
+    id = secrets.token_hex(8) if folder is None else output_id_of(folder)
     if not is_url(to):
-        return Output(to, id, overwrite, format, run)
-    return StoreOutput(to, id, overwrite, format, run, storage)
+        return Output(to, id, overwrite, format, folder, is_synced=folder is not None or run.is_elsewhere)
+    return StoreOutput(to, id, overwrite, format, folder, storage)
 
 
 def _publish(output: Output | StoreOutput, parts: list[Part], run: Run, plan: Plan) -> Written:

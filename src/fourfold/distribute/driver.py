@@ -13,10 +13,10 @@ import time
 from bisect import bisect_right, insort
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from fourfold.distribute.blame import DOUBT_S
-from fourfold.distribute.engine import NO_NEED, Engine
+from fourfold.distribute.engine import NO_NEED, Engine, LoadingEngine
 from fourfold.distribute.events import (
     Action,
     Cancel,
@@ -155,6 +155,10 @@ class Lane:
     def is_capped(self) -> bool:
         """Whether the engine would run more at once than it may: a ticket too many would not wait there."""
         return self._most is not None and self.engine.slots() > self._most
+
+    def is_loaded(self) -> bool:
+        """Whether a worker has loaded the program, where the engine lets workers do so before they have a ticket."""
+        return not self.engine.info.loads_ahead or cast(LoadingEngine, self.engine).load()
 
     def hear(self, said: Sequence[tuple[Any, ...]]) -> None:
         """Pass on what a worker said."""
@@ -460,7 +464,7 @@ class Driver:
                 for outcome in self._next_lane.engine.wait(0):
                     if outcome.kind is Kind.ENGINE_DOWN:
                         raise EngineError(outcome.reason)
-                if self._next_lane.engine.slots() and not self._flying:
+                if self._next_lane.is_loaded() and self._next_lane.engine.slots() and not self._flying:
                     self.lane.close()
                     self.lane, self._next_lane, self._choose = self._next_lane, None, None
                     self._slots = 0

@@ -4,9 +4,11 @@
 a fitted estimator, Pipeline, module of torch      travels with the plan, its arrays shared
 """
 
+import contextlib
 import hashlib
 import logging
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,10 @@ from fourfold.errors import MissingExtra, OptionError, OptionTypeError
 from fourfold.execute import current
 from fourfold.execute.chunk import is_worker_class
 from fourfold.workloads.networks import OnnxModel, TorchModule, is_torch
+
+NAMES = re.compile(rb"(?:sklearn|scipy|numpy|pandas|lightgbm|xgboost)(?:\.\w+)*")
+NAMES_WITHIN = 1 << 20
+"""Bytes of a pickle in which names of modules are looked for. Not measured: a forest of 100 trees has all of them in 4,000."""
 
 LOADERS = (".joblib", ".pkl", ".pickle", ".skops", ".onnx")
 
@@ -52,6 +58,11 @@ class Model:
     def name(self) -> str:
         """For messages."""
         return os.fspath(self.what) if self.is_file else getattr(self.what, "__qualname__", type(self.what).__qualname__)
+
+    @property
+    def imports(self) -> tuple[str, ...]:
+        """See `fourfold.imports`. An estimator that travels itself tells of its modules by that."""
+        return _imports_of(os.fspath(self.what)) if self.is_file else ()
 
     def load(self) -> Any:
         """The estimator, session, module or instance, in a worker.
@@ -107,6 +118,16 @@ def _checked(path: str) -> str:
         raise OptionError(f"model={path!r}: cannot tell what it is from its extension; known are {' '.join(LOADERS)}")
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "blake2b").hexdigest()
+
+
+def _imports_of(path: str) -> tuple[str, ...]:
+    """What is imported to load a file: a pickle names its modules in its first bytes, unless it is compressed."""
+    extension = Path(path).suffix.lower()
+    if extension in (".skops", ".onnx"):
+        return ("onnxruntime",) if extension == ".onnx" else ("skops", "sklearn")
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        return "joblib", *{name.decode() for name in NAMES.findall(file.read(NAMES_WITHIN))}
+    return ()
 
 
 def _loaded(path: str) -> Any:
