@@ -17,6 +17,9 @@ FORK_SAFE = frozenset({"joblib", "numpy", "pandas", "pyarrow", "scipy", "sklearn
 them. Fewer: workers import the others one by one. More: a thread that somebody else's import starts is looked for afterwards,
 but a lock or a connection is not."""
 
+OURS = ("fourfold.data.", "fourfold.workloads.")
+"""Modules of fourfold that not every worker has."""
+
 NEEDS = {
     "joblib": ("numpy",),
     "pandas": ("dateutil", "numpy", "pyarrow"),
@@ -60,7 +63,7 @@ def imports_of(modules: Collection[str]) -> Imports:
     """
     if any(os.environ.get(name, "1") != "1" for name in THREAD_VARIABLES):
         return Imports(frozenset(modules))
-    shared = sorted(name for name in _reached(modules) if _package(name) in {*FORK_SAFE, "fourfold"})
+    shared = sorted(name for name in _reached(modules) if _package(name) in FORK_SAFE or name.startswith(OURS))
     return Imports(frozenset(modules), tuple(shared))
 
 
@@ -70,13 +73,13 @@ def cost_of(imports: Imports) -> ImportCost:
     It is told from how many modules the same packages have in this process, which has run some of the work already.
     """
     modules, shared = imports
-    once = _with_needs({_package(name) for name in shared} - {"fourfold"})
+    once = _with_needs({_package(name) for name in shared if not name.startswith(OURS)})
     each = {_package(name) for name in _reached(modules)} - once - {*sys.stdlib_module_names, "fourfold", "__main__", ""}
     n_once = n_each = 0
     for name in list(sys.modules):
         n_once += _package(name) in once
         n_each += _package(name) in each
-    named = sorted({_package(name) for name in shared} - {"fourfold"} | each)
+    named = sorted({_package(name) for name in shared if not name.startswith(OURS)} | each)
     return ImportCost(n_once * MODULE_S, n_each * MODULE_S, tuple(named))
 
 

@@ -297,7 +297,7 @@ class Pool:
                 with contextlib.suppress(OSError):  # it is dead, or frozen
                     channel.send(self._control, (END,), (), MSG_DONTWAIT)
             template = self._template
-            if template is not None and any(w.template_pid == template.pid and not w.is_forked() for w in workers):
+            if template is not None and self._imported and not any(worker.is_forked() for worker in workers):
                 template.kill()  # it is still importing, for nobody
             for worker in workers:
                 if worker.flights or not worker.ready or not worker.has_loaded:
