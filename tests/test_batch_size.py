@@ -17,8 +17,9 @@ TABLE = pa.table({"row": np.arange(4 * MOST_ROWS)})
 @pytest.fixture
 def sizes_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
     """The sizes of the calls that a table takes, when a call of so many rows takes so long."""
-    now = [0.0]
+    now, waited = [0.0], [0.0]
     monkeypatch.setattr(batching, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(batching, "waited_for_a_core_s", lambda: waited[0])
 
     def sizes(size: BatchSize, seconds: Callable[[int, int], float], n_rows: int = TABLE.num_rows) -> list[int]:
         called: list[int] = []
@@ -104,6 +105,21 @@ def test_a_machine_that_is_always_busy_does_not_keep_it_small(seed: int, sizes_o
     called = sizes_of(size, lambda rows, at: overhead(rows, at) * luck.uniform(1, 5))
     assert size.rows >= 2048  # of that size a call is half rows, half the price of a call
     assert len(called) < 500
+
+
+def test_time_in_which_others_were_on_the_core_counts_for_no_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, waited = [0.0], [0.0]
+    monkeypatch.setattr(batching, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(batching, "waited_for_a_core_s", lambda: waited[0])
+    size = BatchSize(None)
+
+    def call(table: pa.Table) -> None:
+        others_s = 0.3 if table.num_rows == 2 * FIRST_ROWS else 0.0
+        now[0] += overhead(table.num_rows, 0) + others_s
+        waited[0] += others_s
+
+    size.run(call, TABLE)
+    assert size.rows >= 16384
 
 
 def test_a_number_stays_that_number(sizes_of: Callable[..., list[int]]) -> None:

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from fourfold.machine import waited_for_a_core_s
+
 FIRST_ROWS = 64
 """Rows of the first call under "auto". Smaller: more calls until the best size is found. Larger: a model that likes few rows
 is slow for longer. Not measured."""
@@ -48,6 +50,11 @@ def lacks_memory(error: Exception) -> bool:
     return any(each in text for each in NO_MEMORY)
 
 
+def _clock() -> float:
+    """Seconds that go on while this thread computes or waits for a device, and not while others are on its core."""
+    return time.perf_counter() - waited_for_a_core_s()
+
+
 class BatchSize:
     """How many rows to give to a model: a number, or what was fastest so far.
 
@@ -78,7 +85,7 @@ class BatchSize:
         at = 0
         while at < table.num_rows or not found:
             part = table.slice(at, self.rows)
-            began = time.perf_counter()
+            began = _clock()
             try:
                 found.append(call(part))
             except Exception as error:
@@ -86,7 +93,7 @@ class BatchSize:
                     raise
                 self._shrink(part.num_rows)
                 continue
-            self._learn(part.num_rows, time.perf_counter() - began)
+            self._learn(part.num_rows, _clock() - began)
             at += part.num_rows
         return found
 
