@@ -287,8 +287,9 @@ def test_what_workers_import_and_load_counts_as_their_start():
     assert plain.workers_pay
     once = price(100, 0.05, 1.0, FREE, 2, 2, warm=False, once_s=1.0)
     each = price(100, 0.05, 1.0, FREE, 2, 2, warm=False, each_s=1.0)
-    assert once.start_s == pytest.approx(COLD_START_S + 0.5)  # meanwhile the caller goes on
-    assert each.start_s == pytest.approx(COLD_START_S + 1.0)
+    assert once.workers_s == pytest.approx(plain.workers_s + 0.5)  # meanwhile the caller goes on
+    assert each.workers_s == pytest.approx(plain.workers_s + 1.0)
+    assert (once.start_s, each.start_s) == (COLD_START_S, COLD_START_S + 1.0)
     assert not price(40, 0.05, 1.0, FREE, 2, 2, warm=False, once_s=1.5).workers_pay
     assert price(40, 0.05, 1.0, FREE, 2, 2, warm=False).workers_pay
 

@@ -88,12 +88,13 @@ def price(
         each_s: What each of them has to load.
     """
     at_once = min(workers, cores)
-    start_s = (WARM_START_S if warm else COLD_START_S) + once_s * (1 - 1 / at_once) + each_s
+    start_s = (WARM_START_S if warm else COLD_START_S) + each_s
     busy = min(cores_busy, 1.0) if cores_busy <= 1.1 else cores_busy
     waiting = item_s * max(0.0, 1 - busy)
     computing = item_s * busy
     each = computing / at_once + waiting / workers + (cost.worker_s + cost.driver_s) / at_once
-    workers_s = start_s + left * max(each, cost.driver_s)
+    importing_s = once_s * (1 - 1 / at_once)  # no risk beyond that: meanwhile the caller goes on, and may come to the end
+    workers_s = start_s + importing_s + left * max(each, cost.driver_s)
     return Prices(loop_s=left * item_s, workers_s=workers_s, start_s=start_s)
 
 
