@@ -1,6 +1,6 @@
 """Measures what the constants in the source stand on. Run it on a quiet machine; figures are medians.
 
-python benchmarks/constants.py [messages|start|transport|blocks|looks|keeping]
+python benchmarks/constants.py [messages|start|imports|transport|blocks|looks|keeping]
 """
 
 import os
@@ -58,6 +58,23 @@ def start() -> None:
     runs = [once() for _ in range(7)]
     for number, name in enumerate(("cold", "warm")):
         print(f"start      a call on {name} workers               {1e3 * statistics.median(r[number] for r in runs):8.1f} ms")
+
+
+def imports() -> None:
+    """MODULE_S: processor time to import libraries in a new interpreter, by the modules that they load."""
+    code = (
+        "import importlib, sys, time\n"
+        "n, began = len(sys.modules), time.process_time()\n"
+        "importlib.import_module(sys.argv[1])\n"
+        "print(time.process_time() - began, len(sys.modules) - n)\n"
+    )
+    for name in ("pyarrow.parquet", "pandas", "sklearn.ensemble"):
+        runs = []
+        for _ in range(7):
+            out = subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True, check=True).stdout
+            took_s, n_modules = out.split()
+            runs.append(float(took_s) / int(n_modules))
+        print(f"imports    a module of the {n_modules:>5} of {name:<18} {1e6 * statistics.median(runs):8.1f} µs")
 
 
 def transport() -> None:
@@ -193,7 +210,7 @@ def keeping() -> None:
 
 
 if __name__ == "__main__":
-    measures = [messages, start, transport, blocks, looks, keeping]
+    measures = [messages, start, imports, transport, blocks, looks, keeping]
     chosen = sys.argv[1:] or [measure.__name__ for measure in measures]
     for measure in measures:
         if measure.__name__ in chosen:

@@ -42,6 +42,35 @@ def write_forest(path: Path) -> None:
     joblib.dump(RandomForestClassifier(N_TREES, max_depth=8, random_state=0, n_jobs=1).fit(rows, label), path)
 
 
+def models_and_rows(is_quick: bool) -> dict[str, tuple[Any, Any]]:
+    """Three fitted models of unlike kinds, each with the rows that it is to score: by what it is called in tables."""
+    import pyarrow as pa
+    from sklearn.compose import ColumnTransformer
+    from sklearn.ensemble import HistGradientBoostingRegressor
+    from sklearn.linear_model import Ridge
+    from sklearn.neighbors import KNeighborsRegressor
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+    draw, n_rows = np.random.default_rng(2), 20_000 if is_quick else 200_000
+    columns: dict[str, Any] = {"id": np.arange(n_rows), **{name: draw.normal(size=n_rows) for name in FEATURES}}
+    mixed = columns | {"carrier": draw.choice(["AA", "B6", "DL", "UA"], n_rows)}
+    known = pa.table(mixed).slice(0, 4000).to_pandas()
+    target = known["f0"] * known["f1"] + draw.normal(size=len(known))
+    split = ColumnTransformer([("numbers", StandardScaler(), FEATURES), ("texts", OneHotEncoder(), ["carrier"])])
+    return {
+        "a boosted model": (
+            HistGradientBoostingRegressor(max_iter=50, random_state=0).fit(known[FEATURES], target),
+            pa.table(columns),
+        ),
+        "a linear Pipeline": (make_pipeline(split, Ridge()).fit(known, target), pa.table(mixed)),
+        "nearest neighbours": (
+            KNeighborsRegressor(5).fit(known[FEATURES[:4]], target),
+            pa.table(columns).slice(0, n_rows // 4),
+        ),
+    }
+
+
 class Score:
     """The model over a batch of pandas: what the loop and the peers call."""
 

@@ -17,8 +17,9 @@ TABLE = pa.table({"row": np.arange(4 * MOST_ROWS)})
 @pytest.fixture
 def sizes_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
     """The sizes of the calls that a table takes, when a call of so many rows takes so long."""
-    now = [0.0]
+    now, waited = [0.0], [0.0]
     monkeypatch.setattr(batching, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(batching, "waited_for_a_core_s", lambda: waited[0])
 
     def sizes(size: BatchSize, seconds: Callable[[int, int], float], n_rows: int = TABLE.num_rows) -> list[int]:
         called: list[int] = []
@@ -47,9 +48,33 @@ def cache(rows: int, _: int) -> float:
 def test_it_grows_while_that_makes_rows_faster(sizes_of: Callable[..., list[int]]) -> None:
     size = BatchSize(None)
     called = sizes_of(size, overhead)
-    assert called[:4] == [FIRST_ROWS, 2 * FIRST_ROWS, 4 * FIRST_ROWS, 8 * FIRST_ROWS]
+    assert called[:2] == [FIRST_ROWS, 2 * FIRST_ROWS]
     assert size.rows >= 16384
     assert max(called) <= MOST_ROWS
+
+
+def test_where_calls_are_dear_it_grows_by_more_than_to_the_double(sizes_of: Callable[..., list[int]]) -> None:
+    assert sizes_of(BatchSize(None), overhead)[:4] == [FIRST_ROWS, 2 * FIRST_ROWS, 32 * FIRST_ROWS, 512 * FIRST_ROWS]
+
+
+def test_where_rows_are_dear_it_grows_to_the_double(sizes_of: Callable[..., list[int]]) -> None:
+    called = sizes_of(BatchSize(None), lambda rows, _: 0.0005 + rows * 2e-5)
+    assert called[:3] == [FIRST_ROWS, 2 * FIRST_ROWS, 4 * FIRST_ROWS]
+
+
+def test_a_large_step_to_a_size_that_is_slower_than_foreseen_is_taken_back(sizes_of: Callable[..., list[int]]) -> None:
+    size = BatchSize(None)
+    called = sizes_of(size, lambda rows, _: 0.001 + rows * (5e-6 if rows <= 512 else 1.5e-5))
+    assert called[:6] == [FIRST_ROWS, 128, 2048, 256, 512, 1024]
+    assert called.count(2048) == 1
+    assert called.count(512) > 5 * called.count(1024)
+
+
+def test_it_grows_to_all_rows_of_a_table_that_has_fewer_than_the_double(sizes_of: Callable[..., list[int]]) -> None:
+    size = BatchSize(None)
+    called = [rows for _ in range(8) for rows in sizes_of(size, overhead, 1250)]
+    assert size.rows == 1250
+    assert called[-5:] == [1250] * 5
 
 
 def test_it_goes_back_from_a_size_that_is_slower_and_seldom_tries_it_again(sizes_of: Callable[..., list[int]]) -> None:
@@ -95,6 +120,21 @@ def test_a_machine_that_is_always_busy_does_not_keep_it_small(seed: int, sizes_o
     assert len(called) < 500
 
 
+def test_time_in_which_others_were_on_the_core_counts_for_no_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, waited = [0.0], [0.0]
+    monkeypatch.setattr(batching, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(batching, "waited_for_a_core_s", lambda: waited[0])
+    size = BatchSize(None)
+
+    def call(table: pa.Table) -> None:
+        others_s = 0.3 if table.num_rows == 2 * FIRST_ROWS else 0.0
+        now[0] += overhead(table.num_rows, 0) + others_s
+        waited[0] += others_s
+
+    size.run(call, TABLE)
+    assert size.rows >= 16384
+
+
 def test_a_number_stays_that_number(sizes_of: Callable[..., list[int]]) -> None:
     assert sizes_of(BatchSize(100), overhead, 450) == [100, 100, 100, 100, 50]
     assert set(sizes_of(BatchSize(100), overhead, 20_000)) == {100}
@@ -110,6 +150,6 @@ def test_what_did_not_fit_into_memory_is_not_tried_again(sizes_of: Callable[...,
         return overhead(rows, at)
 
     called = sizes_of(size, seconds)
-    assert refused == [512]
+    assert refused == [2048, 512]  # a large step, and after that the double
     assert size.rows == 256
     assert max(called) == 256

@@ -24,7 +24,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "fourfold"
 LAYERS = [
     {
         *{"errors", "fixed", "records", "addresses", "options", "machine", "devices", "shown", "environment"},
-        *{"interrupts", "seams", "version"},
+        *{"imports", "interrupts", "seams", "version"},
     },
     {"divide", "distribute", "execute", "aggregate", "runs"},
     {"worker", "site"},

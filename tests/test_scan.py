@@ -7,11 +7,13 @@ import lzma
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -343,13 +345,36 @@ def test_rows_of_json_have_all_columns_that_some_row_has(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("n_rows", "batch_size", "n_pieces"), [(100_000, 65536, 32), (100_000, 8, 128), (1_000_000, 65536, 62)]
+    ("n_rows", "batch_size", "n_pieces"), [(100_000, 65536, 16), (100_000, 8, 128), (1_000_000, 65536, 50)]
 )
 def test_a_small_table_has_few_pieces_unless_calls_of_few_rows_are_wanted(n_rows: int, batch_size: int, n_pieces: int) -> None:
     found = ff.scan(pa.table({"a": range(n_rows)})).map_batches(lambda batch: batch, batch_size=batch_size)
     pieces = [*found._plan.pieces()]
     assert len(pieces) == n_pieces
     assert sum(end - first for first, end in (piece.part for piece in pieces)) == n_rows
+
+
+@pytest.mark.parametrize(
+    ("groups", "sizes"),
+    [
+        ([5_000] * 5 + [2_004], [27_004]),  # and not a large piece and a small one
+        ([5_000] * 12, [20_000] * 3),
+        ([5_000] * 9, [25_000, 20_000]),
+        ([50_000], [16_666, 16_667, 16_667]),
+        ([5_000, 50_000, 5_000], [5_000, 16_666, 16_667, 16_667, 5_000]),
+    ],
+)
+def test_row_groups_are_put_together_to_pieces_of_like_size(tmp_path: Path, groups: list[int], sizes: list[int]) -> None:
+    def write(name: str, groups: list[int]) -> str:
+        table, path = pa.table({"a": np.zeros(sum(groups))}), str(tmp_path / name)
+        with pq.ParquetWriter(path, table.schema) as writer:
+            for n_rows in groups:
+                writer.write_table(table.slice(0, n_rows))
+        return path
+
+    many = write("many.parquet", [400_000])  # so that a piece has as many rows as fill it
+    found = ff.scan([write("in.parquet", groups), many])._plan.pieces()
+    assert [piece.part[4] - piece.part[3] for piece in found if piece.path != many] == sizes
 
 
 def test_one_name_of_a_column_stands_for_a_list_of_it() -> None:

@@ -165,7 +165,9 @@ class _Light:
     ],
 )
 def test_an_unknown_rest_is_bet_on_with_a_tenth_of_what_was_done(total, warm, busy_s, moves):
-    choose = chooser.Chooser(total, lambda: 2, lambda: 2, lambda: warm, lambda obj, limit: _Light(), abs, lambda: "workers")
+    choose = chooser.Chooser(
+        total, lambda: 2, lambda: 2, lambda: warm, lambda obj, limit: _Light(), chooser.Load, lambda: "workers"
+    )
     choose._began_wall -= busy_s
     choose._began_cpu -= busy_s  # one core was busy
     n = int(busy_s / 0.001)
@@ -228,7 +230,7 @@ def test_workers_that_cannot_start_leave_it_the_loop(moved, monkeypatch):
     from fourfold.distribute.engines.on_processes import pool
     from fourfold.errors import WorkerStartFailed
 
-    def refuse(count):
+    def refuse(count, imports):
         raise WorkerStartFailed("not one worker process could be started: no descriptors")
 
     monkeypatch.setattr(pool.POOL, "lend", refuse)
@@ -247,13 +249,16 @@ def test_real_work_moves_to_real_workers_of_a_fresh_process(tmp_path):
         textwrap.dedent("""
             import os
             import fourfold as ff
+            from fourfold.distribute import chooser
+
+            chooser.waited_for_a_core_s = lambda: 0.0  # who else is on the machine is none of this test's concern
 
             def work(item):
                 for _ in range(40_000):
                     pass
                 return item, os.getpid()
 
-            results = ff.map(work, range(1500))
+            results = ff.map(work, range(1500), progress=False)
             assert [item for item, _ in results] == list(range(1500))
             print(results.report.engine, sum(pid == os.getpid() for _, pid in results))
             print(results.report.verdict)

@@ -12,6 +12,7 @@ import pytest
 import fourfold as ff
 from fourfold import machine
 from fourfold.distribute import chooser, verdict
+from fourfold.distribute.driver import Lane
 from fourfold.distribute.engines.on_processes.pool import POOL
 
 NAMES = ("serial", "threads", "processes", "auto", "auto that moves")
@@ -46,6 +47,8 @@ def move_at_once(monkeypatch):
     monkeypatch.setattr(verdict, "WARM_START_S", -1e9)
     monkeypatch.setattr(verdict, "COLD_START_S", -1e9)
     monkeypatch.setattr(machine, "cores", lambda: machine.Cores(2, "two, for a test"))
+    # Most items of tests take no time: they would all be done before a worker has loaded the function.
+    monkeypatch.setattr(Lane, "is_loaded", lambda lane: lane.engine.load() or True)
 
 
 class Notebook:

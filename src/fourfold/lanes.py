@@ -7,13 +7,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import fourfold.environment as environment
+import fourfold.imports as imports
 import fourfold.machine as machine
 import fourfold.shown as shown
 from fourfold.aggregate.tree import TreeReduction
-from fourfold.distribute.chooser import Chooser
+from fourfold.distribute.chooser import Chooser, Load
 from fourfold.distribute.engine import Engine
 from fourfold.distribute.engines.on_this_thread import ThisThread
 from fourfold.distribute.lane import LOOP_TARGET_S, Lane
+from fourfold.distribute.verdict import MOVE_BYTES_PER_S
 from fourfold.errors import NotPicklable, UnsupportedOption
 from fourfold.execute import current
 from fourfold.execute.chunk import Program, is_worker_class
@@ -78,6 +80,9 @@ class Lanes:
         self._fn, self._settings, self._name, self._tree = fn, settings, name, tree
         self._into, self._bounded, self._index_of = into, bounded, index_of
         self._cores: machine.Cores | None = None
+        self._loop: ThisThread | None = None
+        self._modules: set[str] = set()
+        """Which the program speaks of, once it was pickled."""
 
     @property
     def cores(self) -> machine.Cores:
@@ -112,7 +117,8 @@ class Lanes:
         if engine == "serial":
             # An hour may lie in the middle of a chunk of items that took no time so far, and all the memory behind it.
             slice_s = SLICE_S if self._settings.run is not None else LOOP_TARGET_S if self._bounded else None
-            return Lane(ThisThread(_describe, slice_s), ObjectCodec(), self._looped, target_s=slice_s)
+            self._loop = ThisThread(_describe, slice_s)
+            return Lane(self._loop, ObjectCodec(), self._looped, target_s=slice_s)
         if engine == "threads":
             from fourfold.distribute.engines.on_threads import Threads
 
@@ -133,9 +139,26 @@ class Lanes:
             cores=lambda: self.cores.n_cores,
             warm=_warm_workers,
             weigh=_weigh,
-            fn=self._fn,
+            load=self._load,
             lane=self._on_processes,
         )
+
+    def _load(self) -> Load:
+        """What new workers have to do before their first item.
+
+        Raises:
+            NotPicklable: The function cannot travel.
+        """
+        from fourfold.distribute.engines.on_processes.pool import POOL
+        from fourfold.execute.pickling import weigh
+
+        modules: set[str] = set()
+        init = self._settings.init
+        function = weigh((self._fn, init) if init else self._fn, 1 << 30, modules)
+        cost = POOL.cost_of(imports.imports_of(modules))
+        prepared_s = self._loop.prepared_s if self._loop is not None else 0.0
+        travel_s = function.pickle_s + (function.buffer_bytes + function.stream_bytes) / MOVE_BYTES_PER_S
+        return Load(cost.once_s, cost.each_s + prepared_s + travel_s, cost.packages)
 
     def let_go(self) -> None:
         """A call is part of reference cycles: what it holds would live until the next garbage collection."""
@@ -146,7 +169,7 @@ class Lanes:
         from fourfold.execute.forward import Replay
 
         watch = self._watch("timeout= stops what takes too long")
-        return self._with_parcels(Processes(self.workers, Replay(), watch))
+        return self._with_parcels(Processes(self.workers, Replay(), watch, lambda: imports.imports_of(self._modules)))
 
     def _watch(self, advice: str) -> "Watch":
         from fourfold.distribute.watch import Watch
@@ -185,7 +208,7 @@ class Lanes:
         from fourfold.worker import pack_program
 
         try:
-            parcel = dump(RemoteProgram(self._program()))
+            parcel = dump(RemoteProgram(self._program()), self._modules)
         except Exception as error:
             parts = {self._name: self._fn, "init": self._settings.init, "combine": self._tree}
             raise NotPicklable(

@@ -196,6 +196,12 @@ def _oom_count(path: str) -> int | None:
     return None
 
 
+def waited_for_a_core_s() -> float:
+    """Seconds in which this thread could have computed, and had no core since others were on it; 0.0 where nobody counts."""
+    words = _read_bytes("/proc/thread-self/schedstat").split()
+    return int(words[1]) / 1e9 if len(words) > 1 and words[1].isdigit() else 0.0
+
+
 def catches(pid: int, signal_number: int) -> bool:
     """Whether the process has a handler for the signal; False when nobody can tell."""
     for line in (_read(f"/proc/{pid}/status") or "").splitlines():

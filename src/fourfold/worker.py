@@ -28,12 +28,20 @@ def main(end: socket.socket, page: Page, number: int, driver_pidfd: int) -> None
     """Serve the driver at the other end of the channel until it says stop."""
     stacks.write_into(page)
     watch_driver(end, driver_pidfd)
+    _draw_anew()
     current.enter_worker_process()
     global _calm_down
     _calm_down = _remember_signals()
     loop = WorkerLoop(end, page, load=_load, describe=dump_trouble, flush=forward.flush)
     forward.install(lambda record: loop.send("say", record))
     loop.serve()
+
+
+def _draw_anew() -> None:
+    """Where NumPy was imported before the fork, all workers would draw the same numbers. Python sees to its own."""
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
 
 
 def pack_program(program: Parcel, setup: dict[str, Any]) -> Parcel:

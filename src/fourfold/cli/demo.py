@@ -118,12 +118,14 @@ def why_not_faster(done: Comparison) -> str:
     report = done.written.report
     if report.n_recorded or done.fourfold_s < done.loop_s:
         return ""
+    if report.engine == "serial":
+        return "not faster: it stayed the loop, for the reason that the verdict gives"
     if report.busy_s <= done.loop_s:
         rest_s = done.fourfold_s - report.busy_s / report.workers
         return f"not faster: {rest_s:.2f} s went into starting, dividing and publishing, more than workers saved"
     longer = f"not faster: the work itself took longer, {report.busy_s:.2f} s for {done.loop_s:.2f} s in the loop. "
     if report.n_items > done.n_files:
-        return longer + "Each worker imports pandas, and small pieces pay more often for its calls and for files"
+        return longer + "Small pieces pay more often for calls of pandas and for files"
     return longer + "Workers share cores with each other, or with other programs"
 
 

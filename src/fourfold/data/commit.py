@@ -9,6 +9,7 @@ What a slow or forgotten attempt writes goes into `.part`, under a name that no 
 Source: the manifest committer of Hadoop, whose tasks write where nobody looks, and whose job alone publishes.
 """
 
+import concurrent.futures
 import contextlib
 import ctypes
 import fcntl
@@ -27,6 +28,9 @@ from fourfold.errors import OptionError, RunError, RunInUse
 from fourfold.interrupts import Shield
 from fourfold.runs.upkeep import OF_RUN
 
+SYNC_THREADS = 8
+"""Files that are brought to the disk at once. They wait for the disk, not for cores. Not measured."""
+
 FAILED_ROWS = "_failed/rows.parquet"
 """The file, in the output, of the rows that have no value."""
 
@@ -37,16 +41,17 @@ class Output:
     Args:
         path: Where it will be.
         wanted: What is to be there.
+        is_synced: Workers bring each part to the disk: they are on other machines, or what they have finished is recorded.
 
     Raises:
         OptionError: Something is there already, or its parent is not.
     """
 
-    def __init__(self, path: str, wanted: Wanted) -> None:
+    def __init__(self, path: str, wanted: Wanted, is_synced: bool = True) -> None:
         self.path, self._wanted = Path(os.path.abspath(path)), wanted
         self.staging = self.path.with_name(f".{self.path.name}.{wanted.id}.part")
         self._whole = self.path.with_name(f".{self.path.name}.{wanted.id}.whole")
-        self.place = Folder(str(self.staging))
+        self.place = Folder(str(self.staging), is_synced)
         self._lock: int | None = None
         if not self.path.parent.is_dir():
             raise OptionError(f"the folder {self.path.parent} does not exist; make it first: mkdir -p {self.path.parent}")
@@ -132,6 +137,8 @@ class Output:
         """
         self._whole.mkdir(exist_ok=True)
         ordered = in_order(parts)
+        if not self.place.is_synced:
+            _sync_all([self.staging / part.folder / part.name for part in ordered])
         schema = one_schema(ordered)
         files: list[dict[str, Any]] = []
         digits = max(5, len(str(len(ordered))))  # so that the order of the names is that of the rows
@@ -224,6 +231,14 @@ def _exchange(one: Path, other: Path) -> None:
         os.rename(other, aside)
         os.rename(one, other)
         os.rename(aside, one)
+
+
+def _sync_all(paths: Sequence[Path]) -> None:
+    """Bring files to the disk: most of each is there already, and they are waited for together."""
+    if not paths:
+        return
+    with concurrent.futures.ThreadPoolExecutor(min(SYNC_THREADS, len(paths))) as pool:
+        list(pool.map(_sync, paths))
 
 
 def _sync_folders(root: Path) -> None:

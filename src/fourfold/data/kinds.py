@@ -33,6 +33,10 @@ def check_kind(name: str, kind: Any) -> str:
     return str(kind)
 
 
+IMPORTS_OF = {"pandas": ("pandas",), "polars": ("polars",), "arrow": (), "numpy": ("numpy",), "pylist": ()}
+"""What is imported to make a table of a kind."""
+
+
 def kind_of(obj: Any) -> str | None:
     """The kind of a table of the user, None when it is no table of a known kind."""
     for package, name in (("pandas", "DataFrame"), ("polars", "DataFrame")):
@@ -102,7 +106,8 @@ def _table(obj: Any, what: str) -> Any:
     if isinstance(obj, pa.RecordBatch):
         return pa.table(obj)
     if kind == "pandas":
-        return pa.Table.from_pandas(_without_index(obj))
+        # One thread: to start some for each batch takes as long as they save, and in workers there is one core for each.
+        return pa.Table.from_pandas(_without_index(obj), preserve_index=False, nthreads=1)
     if kind == "arrow":
         return obj
     if kind == "polars":

@@ -57,6 +57,11 @@ class WriteParts:
     def __init__(self, place: Place, format: str, partition_by: Sequence[str]) -> None:
         self.place, self.format, self.partition_by = place, format, tuple(partition_by)
 
+    @property
+    def imports(self) -> tuple[str, ...]:
+        """See `fourfold.imports`."""
+        return ("pyarrow.parquet",) if self.format == "parquet" else ("pyarrow.csv",)
+
     def open(self) -> None:
         """Check that this worker sees where parts go."""
         self.place.check()

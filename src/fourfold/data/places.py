@@ -7,6 +7,7 @@ No two attempts have one name, so whoever is late, or thought dead, overwrites n
 """
 
 import contextlib
+import ctypes
 import os
 import secrets
 import socket
@@ -60,9 +61,16 @@ class Place(Protocol):
 
 
 class Folder(NamedTuple):
-    """A folder that the driver has made, on a file system that all workers see. See `Place`."""
+    """A folder that the driver has made, on a file system that all workers see. See `Place`.
+
+    Attributes:
+        path: Of the folder.
+        is_synced: Parts are on the disk when they are finished. False: on their way there; whoever publishes them waits for
+            all of them at once, on this machine.
+    """
 
     path: str
+    is_synced: bool = True
 
     def check(self) -> None:
         """The driver has made it: who does not find it sees another file system."""
@@ -78,7 +86,7 @@ class Folder(NamedTuple):
 
     def target(self, name: str) -> "OnDisk":
         """See `Place`."""
-        return OnDisk(os.path.join(self.path, name))
+        return OnDisk(os.path.join(self.path, name), self.is_synced)
 
     def opened(self, name: str) -> AbstractContextManager[IO[bytes]]:
         """See `Place`."""
@@ -117,8 +125,8 @@ class Store(NamedTuple):
 class OnDisk:
     """See `Target`."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, path: str, is_synced: bool = True) -> None:
+        self._path, self._is_synced = path, is_synced
 
     def begin(self) -> IO[bytes]:
         os.makedirs(os.path.dirname(self._path), exist_ok=True)
@@ -137,11 +145,21 @@ class OnDisk:
 
     def finish(self, file: IO[bytes]) -> None:
         file.flush()
-        os.fsync(file.fileno())
+        if self._is_synced:
+            os.fsync(file.fileno())
+        else:
+            _begin_to_sync(file.fileno())
 
     def discard(self) -> None:
         with contextlib.suppress(OSError):
             os.unlink(self._path)
+
+
+def _begin_to_sync(fd: int) -> None:
+    """Let the kernel write what a file has to the disk, now and not in half a minute, and do not wait for that."""
+    sync_file_range_write = 2
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), sync_file_range_write)
 
 
 class InStore:

@@ -29,6 +29,9 @@ from fourfold.records import Failure, Report
 DEADLY = ("crashed", "timed out", "out of memory")
 """Failures of a piece that one of its rows may be to blame for."""
 
+HERE = ("auto", "serial", "threads", "processes")
+"""Engines whose workers are on this machine."""
+
 FAN = 64
 """Parts into which rows are cut to find the one that kills its worker. Each level costs two deaths, whatever the fan, and runs
 all rows once more. Fewer: more levels. More: more items, of which each opens the file. Not measured."""
@@ -83,6 +86,14 @@ class Run:
     def folder(self) -> str | None:
         """Where this run is recorded."""
         return self._settings.run
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether its workers may be on other machines."""
+        engine = self._settings.engine
+        if current.inside_item():
+            return False
+        return engine not in HERE if isinstance(engine, str) else engine.info.elsewhere
 
     def _check_max_failures(self) -> None:
         if self._settings.max_failures is not None and self._policy.first_only:

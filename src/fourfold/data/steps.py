@@ -7,7 +7,7 @@ table, and the numbers of its rows among all rows of the dataset while those are
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from fourfold.data.kinds import as_kind, as_table
+from fourfold.data.kinds import IMPORTS_OF, as_kind, as_table
 from fourfold.data.predicates import check_expression, columns_of_expression
 from fourfold.data.schema import SchemaConflict, fitted
 from fourfold.errors import InitFailed, OptionError
@@ -148,6 +148,11 @@ class Filter:
 
         return self.condition if isinstance(self.condition, pc.Expression) else None
 
+    @property
+    def imports(self) -> tuple[str, ...]:
+        """See `fourfold.imports`."""
+        return ("pyarrow.dataset",) if self.where is not None else IMPORTS_OF[self.kind]
+
     def schema(self, before: Any) -> Any:
         if before is not None and self.where is not None:
             check_expression(self.where, before)
@@ -228,6 +233,11 @@ class MapBatches:
     def title(self) -> str:
         """The name of the function."""
         return user_name_of(self.fn)
+
+    @property
+    def imports(self) -> tuple[str, ...]:
+        """See `fourfold.imports`."""
+        return IMPORTS_OF[self.kind]
 
     def schema(self, before: Any) -> Any:
         return self.declared

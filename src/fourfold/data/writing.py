@@ -63,7 +63,7 @@ def write(
     if storage and not is_url(to):
         raise OptionError(f"storage_options= are for URLs, and {to} is a folder of this machine")
     run = Run(plan, Tables(), options, f"write {os.path.basename(to.rstrip('/'))}", to=to)
-    output = _output(to, overwrite, _format(format), run.folder, storage)
+    output = _output(to, overwrite, _format(format), run, storage)
     run.gather = WriteParts(output.place, format, by)
     try:
         output.open()
@@ -83,11 +83,14 @@ def write(
             output.close()  # the parts stay for a call that goes on
 
 
-def _output(to: str, overwrite: bool, format: str, run: str | None, storage: Credentials) -> Output | StoreOutput:
-    if run is not None and not is_url(to):
-        _check_apart(to, run)
-    wanted = Wanted(secrets.token_hex(8) if run is None else output_id_of(run), format, overwrite, run)
-    return StoreOutput(to, wanted, storage) if is_url(to) else Output(to, wanted)
+def _output(to: str, overwrite: bool, format: str, run: Run, storage: Credentials) -> Output | StoreOutput:
+    folder = run.folder
+    if folder is not None and not is_url(to):
+        _check_apart(to, folder)
+    wanted = Wanted(secrets.token_hex(8) if folder is None else output_id_of(folder), format, overwrite, folder)
+    if is_url(to):
+        return StoreOutput(to, wanted, storage)
+    return Output(to, wanted, is_synced=folder is not None or run.is_elsewhere)
 
 
 def _check_apart(to: str, run: str) -> None:

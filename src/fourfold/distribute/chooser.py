@@ -1,12 +1,13 @@
 """`engine="auto"`: watches the loop, and says when to change over to workers."""
 
+import sys
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from fourfold.distribute.lane import Lane
 from fourfold.distribute.verdict import (
-    MOVE_BYTES_PER_S,
+    COLD_START_S,
     Carriage,
     Prices,
     carriage,
@@ -15,6 +16,8 @@ from fourfold.distribute.verdict import (
     seconds,
 )
 from fourfold.errors import NotPicklable
+from fourfold.imports import MODULE_S
+from fourfold.machine import waited_for_a_core_s
 from fourfold.records import Chunk, ChunkResult
 
 FIRST_LOOK_S = 0.002
@@ -36,6 +39,31 @@ SAMPLE_ITEMS = 256
 
 PICKLE_BYTES_PER_S = 1e8
 """A slow guess of the speed of pickling, to know how many bytes the share above allows. Not measured."""
+
+
+IMPORTING = 2.0
+"""Times MODULE_S that each module is charged which a chunk has imported. Smaller: what the first item imported counts as work
+of all the others, and workers start for it. Larger: a chunk that has done both is looked at in vain."""
+
+
+CROWDED = 0.8
+"""Share of the time that the loop had a core when it could use one, below which the machine counts as busy with others: then
+workers would share with the loop what it has. Smaller: they start on a busy machine, and gain nothing. Larger: they do not
+start for somebody's short job. Not measured."""
+
+
+class Load(NamedTuple):
+    """What a new worker has to do before its first item, in seconds, besides the start that all have.
+
+    Attributes:
+        once_s: To import what is imported once for all workers, while the caller goes on.
+        each_s: In each of them: to import the rest, to unpickle the function and build what it needs.
+        packages: What is imported, for messages.
+    """
+
+    once_s: float = 0.0
+    each_s: float = 0.0
+    packages: tuple[str, ...] = ()
 
 
 class Weight(Protocol):
@@ -60,7 +88,7 @@ class Chooser:
         cores: Tells how many cores there are.
         warm: Tells how many workers are ready already.
         weigh: Pickles an object without keeping the bytes, up to a limit of them.
-        fn: The function, which must travel too.
+        load: Tells what new workers have to do first. It pickles the function, which must travel too.
         lane: Makes the lane of the workers.
     """
 
@@ -71,28 +99,36 @@ class Chooser:
         cores: Callable[[], int],
         warm: Callable[[], int],
         weigh: Callable[[Any, int], Weight],
-        fn: Any,
+        load: Callable[[], Load],
         lane: Callable[[], Lane],
     ) -> None:
         self._total, self._workers, self._cores, self._warm = total, workers, cores, warm
-        self._weigh, self._fn, self._lane = weigh, fn, lane
-        self._done, self._busy_s = 0, 0.0
+        self._weigh, self._load, self._lane = weigh, load, lane
+        self._done = self._timed = 0
+        self._busy_s, self._n_modules = 0.0, len(sys.modules)
         self._began_wall, self._began_cpu = time.perf_counter(), time.process_time()
+        self._began_waiting = waited_for_a_core_s()
         self._next_look_s = FIRST_LOOK_S
+        self._share = 1.0
+        """Of the time in which the loop could have computed, that in which it had a core."""
         self._hopeless = False
-        self._carried: tuple[Carriage, float] | None = None
+        self._carried: tuple[Carriage, Load] | None = None
         self.why = "it was over before workers could have helped"
 
     def __call__(self, chunk: Chunk, result: ChunkResult) -> Lane | None:
         """Look at a chunk that the loop has run; returns the lane to change over to, or None."""
         self._done += result.done
-        self._busy_s += result.elapsed_s
+        elapsed_s = result.elapsed_s - self._importing_s()
+        if elapsed_s <= 0:
+            return None  # it tells nothing of the items behind it
+        self._timed += result.done
+        self._busy_s += elapsed_s
         if self._hopeless or self._busy_s < self._next_look_s or not result.done:
             return None
         self._next_look_s = LOOK_AGAIN * self._busy_s
         # As many items again as there were, when nobody knows.
         left = max(0, self._total - self._done) if self._total is not None else self._done
-        item_s = min(self._busy_s / self._done, result.elapsed_s / result.done)
+        item_s = min(self._busy_s / self._timed, elapsed_s / result.done)
         if left * item_s <= least_start_s(any_warm=self._warm() > 0):
             # Before anything else is looked at: to read how many cores there are takes time, the first time.
             if left:
@@ -101,7 +137,7 @@ class Chooser:
         if self._workers() < 2 or self._cores() < 2:
             self._hopeless, self.why = True, f"there is only {min(self._workers(), self._cores())} worker for it"
             return None
-        free = self._price(left, item_s, Carriage(0.0, 0.0), 0.0)
+        free = self._price(left, item_s, Carriage(0.0, 0.0), Load())
         if not free.workers_pay:
             self.why = self._not_worth(left, item_s, free)
             return None
@@ -113,12 +149,12 @@ class Chooser:
         if self._carried is not None and not self._price(left, item_s, *self._carried).workers_pay:
             return None
         try:
-            cost, start_s, complete = self._weigh_sample(chunk, result)
-            self._carried = (cost, start_s)
+            cost, complete = self._weigh_sample(chunk, result)
+            self._carried = (cost, self._load())
         except NotPicklable as error:
             self._hopeless, self.why = True, f"cannot send the work to other processes: {error}"
             return None
-        prices = self._price(left, item_s, cost, start_s)
+        prices = self._price(left, item_s, *self._carried)
         if not prices.workers_pay:
             self.why = self._not_worth(left, item_s, prices)
             return None
@@ -130,16 +166,22 @@ class Chooser:
         """The lane could not be started: stay the loop for good."""
         self._hopeless, self.why = True, f"workers cannot start: {error}"
 
-    def _price(self, left: int, item_s: float, cost: Carriage, extra_s: float) -> Prices:
-        wall = max(time.perf_counter() - self._began_wall, 1e-9)
-        cores_busy = (time.process_time() - self._began_cpu) / wall
-        workers = self._workers()
-        warm = self._warm() >= workers
-        prices = price(left, item_s, cores_busy, cost, workers, self._cores(), warm)
-        return prices._replace(workers_s=prices.workers_s + extra_s)
+    def _importing_s(self) -> float:
+        """What was imported since the last chunk has taken, at most: the first items of a program import what all need."""
+        before, self._n_modules = self._n_modules, len(sys.modules)
+        return max(0, self._n_modules - before) * IMPORTING * MODULE_S
 
-    def _weigh_sample(self, chunk: Chunk, result: ChunkResult) -> tuple[Carriage, float, bool]:
-        """The carriage of an average item of the chunk; the time that the function itself takes to travel."""
+    def _price(self, left: int, item_s: float, cost: Carriage, load: Load) -> Prices:
+        wall = max(time.perf_counter() - self._began_wall, 1e-9)
+        cpu = max(time.process_time() - self._began_cpu, 1e-9)
+        waited = max(0.0, waited_for_a_core_s() - self._began_waiting)
+        self._share = cpu / (cpu + waited)
+        workers, cores = self._workers(), self._cores() * (self._share if self._share < CROWDED else 1.0)
+        warm = self._warm() >= workers
+        return price(left, item_s, (cpu + waited) / wall, cost, workers, max(1.0, cores), warm, load.once_s, load.each_s)
+
+    def _weigh_sample(self, chunk: Chunk, result: ChunkResult) -> tuple[Carriage, bool]:
+        """The carriage of an average item of the chunk, and whether all of the sample was weighed."""
         limit = max(4096, int(SAMPLE_SHARE * self._busy_s * PICKLE_BYTES_PER_S))
         n = min(result.done, SAMPLE_ITEMS)
         first = len(result.values) - result.done if len(result.values) > result.done else 0
@@ -147,12 +189,24 @@ class Chooser:
         nothing, there, back = (self._weigh(sample, limit) for sample in ([], items, values))
         pickle_s = max(0.0, there.pickle_s + back.pickle_s - 2 * nothing.pickle_s) / n
         buffer_bytes = (there.buffer_bytes + back.buffer_bytes) / n
-        function = self._weigh(self._fn, 1 << 30)
-        function_s = function.pickle_s + (function.buffer_bytes + function.stream_bytes) / MOVE_BYTES_PER_S
-        return carriage(pickle_s, buffer_bytes), function_s, there.complete and back.complete
+        return carriage(pickle_s, buffer_bytes), there.complete and back.complete
 
     def _not_worth(self, left: int, item_s: float, prices: Prices) -> str:
         return (
             f"an item takes {seconds(item_s)}, and the {left} left {seconds(prices.loop_s)} in the loop "
-            f"but about {seconds(prices.workers_s)} with {self._workers()} workers"
+            f"but about {seconds(prices.workers_s)} with {self._workers()} workers{self._load_words()}{self._crowd_words()}"
         )
+
+    def _crowd_words(self) -> str:
+        """That others use the cores, where they do."""
+        if self._share >= CROWDED:
+            return ""
+        return f"; other programs are on the cores, {1 - self._share:.0%} of the time that this one could use"
+
+    def _load_words(self) -> str:
+        """What new workers would have to do first, where that is much."""
+        load = self._carried[1] if self._carried is not None else Load()
+        if load.once_s + load.each_s < COLD_START_S:
+            return ""
+        what = f"import {', '.join(load.packages)}" if load.packages else "load the function"
+        return f", which have to {what} first: {seconds(load.once_s + load.each_s)}"

@@ -303,7 +303,7 @@ class Driver:
                 for outcome in self._next_lane.engine.wait(0):
                     if outcome.kind is Kind.ENGINE_DOWN:
                         raise EngineError(outcome.reason)
-                if self._next_lane.engine.slots() and not self.inbox.flying:
+                if self._next_lane.is_loaded() and self._next_lane.engine.slots() and not self.inbox.flying:
                     self.lane.close()
                     self.lane = self.inbox.lane = self._next_lane
                     self._next_lane = self._choose = self.inbox.on_done = None

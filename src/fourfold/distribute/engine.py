@@ -23,6 +23,7 @@ class EngineInfo(Fixed):
         kills: "ticket", "bundle" or "no": whether a hard cancel ends running items, alone or with their neighbours.
         knows_started: It can tell a ticket that waits from one that runs. False: a hard cancel says LOST of both.
         engine_reruns: It runs tickets again by itself when it loses a machine.
+        loads_ahead: It is a `LoadingEngine`.
     """
 
     name: str
@@ -37,6 +38,7 @@ class EngineInfo(Fixed):
     kills: str = "ticket"
     knows_started: bool = True
     engine_reruns: bool = False
+    loads_ahead: bool = False
 
 
 class MemoryUse(NamedTuple):
@@ -111,3 +113,10 @@ class MeasuringEngine(Engine, Protocol):
 
     def memory(self, live: bool) -> MemoryUse:
         """What workers take, as they last said; `live`: as it is now, which takes longer."""
+
+
+class LoadingEngine(Engine, Protocol):
+    """An engine whose workers can load programs before they have a ticket, while the caller is busy with items itself."""
+
+    def load(self) -> bool:
+        """Let workers load what was `put`; whether one of them has. Also when one died of it: its tickets will say why."""

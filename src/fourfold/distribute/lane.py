@@ -1,9 +1,9 @@
 """Where chunks run: an engine, what speaks to it, and how long a chunk should take there."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
-from fourfold.distribute.engine import NO_NEED, Engine
+from fourfold.distribute.engine import NO_NEED, Engine, LoadingEngine
 from fourfold.distribute.sizes import SERVICE_S
 from fourfold.records import Chunk, ChunkResult, Need, Trouble
 
@@ -83,6 +83,10 @@ class Lane:
     def is_capped(self) -> bool:
         """Whether the engine would run more at once than it may: a ticket too many would not wait there."""
         return self._most is not None and self.engine.slots() > self._most
+
+    def is_loaded(self) -> bool:
+        """Whether a worker has loaded the program, where the engine lets workers do so before they have a ticket."""
+        return not self.engine.info.loads_ahead or cast(LoadingEngine, self.engine).load()
 
     def hear(self, said: Sequence[tuple[Any, ...]]) -> None:
         """Pass on what a worker said."""

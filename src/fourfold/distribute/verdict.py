@@ -5,8 +5,10 @@ A run with `engine="auto"` starts as the loop. From time to time the rest of the
     loop      left * item
     workers   start + max(left * (item + carry) / cores, left * carry_driver)
 
-where `item` is the time of one item, and `carry` the time to pickle, move and unpickle it and its result. Workers are
-chosen when they save at least MARGIN of the loop's time, and more than their start can cost.
+where `item` is the time of one item, and `carry` the time to pickle, move and unpickle it and its result. `start` has in it
+what workers must import and load: what is imported once for all of them keeps one core from items, while the caller goes on
+computing on another; what each of them loads keeps all cores from items. Workers are chosen when they save at least MARGIN of
+the loop's time, and more than their start can cost.
 """
 
 from typing import NamedTuple
@@ -60,25 +62,39 @@ def carriage(pickle_s: float, buffer_bytes: float) -> Carriage:
     return Carriage(driver_s=HANDLE_S + each_side + move, worker_s=HANDLE_S + each_side + move / 2)
 
 
-def price(left: float, item_s: float, cores_busy: float, cost: Carriage, workers: int, cores: int, warm: bool) -> Prices:
+def price(
+    left: float,
+    item_s: float,
+    cores_busy: float,
+    cost: Carriage,
+    workers: int,
+    cores: float,
+    warm: bool,
+    once_s: float = 0.0,
+    each_s: float = 0.0,
+) -> Prices:
     """Price the `left` items both ways.
 
     Args:
         left: Items left.
         item_s: Wall time of one item in the loop.
-        cores_busy: Processor time over wall time of the loop: above 1 when items use threads of their own.
+        cores_busy: Processor time over wall time of the loop, with the time in which it waited for a core: above 1 when items
+            use threads of their own.
         cost: Of carrying one item.
         workers: How many there would be.
-        cores: How many cores this process may use.
+        cores: How many cores this process may use; less where others are on them.
         warm: Whether the workers are there already.
+        once_s: What is to be imported, once for all of them.
+        each_s: What each of them has to load.
     """
-    start_s = WARM_START_S if warm else COLD_START_S
+    at_once = min(workers, cores)
+    start_s = (WARM_START_S if warm else COLD_START_S) + each_s
     busy = min(cores_busy, 1.0) if cores_busy <= 1.1 else cores_busy
     waiting = item_s * max(0.0, 1 - busy)
     computing = item_s * busy
-    at_once = min(workers, cores)
     each = computing / at_once + waiting / workers + (cost.worker_s + cost.driver_s) / at_once
-    workers_s = start_s + left * max(each, cost.driver_s)
+    importing_s = once_s * (1 - 1 / at_once)  # no risk beyond that: meanwhile the caller goes on, and may come to the end
+    workers_s = start_s + importing_s + left * max(each, cost.driver_s)
     return Prices(loop_s=left * item_s, workers_s=workers_s, start_s=start_s)
 
 

@@ -6,6 +6,7 @@ import pickle
 import sys
 import time
 import types
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import cloudpickle
@@ -39,16 +40,54 @@ def _array_reduction(obj: Any) -> Any:
     return NotImplemented
 
 
-def dump(obj: Any) -> Parcel:
+class _ReadingPickler(_Pickler):
+    """Notes by the way which modules whoever unpickles it will import, then or when the object is used."""
+
+    modules: set[str]
+
+    def reducer_override(self, obj: Any) -> Any:
+        self.modules.update(_modules_of(obj))
+        return super().reducer_override(obj)
+
+
+def _modules_of(obj: Any) -> Iterable[str]:
+    """The modules that one part of an object speaks of."""
+    if isinstance(obj, types.ModuleType):
+        return (obj.__name__,)
+    if isinstance(obj, types.FunctionType | types.BuiltinFunctionType | type):
+        # Those of no importable name travel by value: their own module is not imported, and what they use comes by here.
+        module, is_by_value = getattr(obj, "__module__", None) or "", "<" in getattr(obj, "__qualname__", "")
+        # What a function imports when it is called was imported here, if it has run here.
+        inner = obj.__code__.co_names if isinstance(obj, types.FunctionType) else ()
+        return (*([] if is_by_value else [module]), *(name for name in inner if name in sys.modules))
+    if type(obj).__module__.startswith("fourfold."):
+        found: Iterable[str] = getattr(obj, "imports", ())
+        return found
+    return ()
+
+
+def dump(obj: Any, modules: set[str] | None = None) -> Parcel:
     """Pickle one object: functions by value where they are not importable, buffers out of band and not copied.
+
+    Args:
+        obj: Anything.
+        modules: None, or gets the names of the modules that it speaks of.
 
     Raises:
         Exception: Whatever the object's own pickling raises.
     """
     buffers: list[Buffer] = []
     file = io.BytesIO()
-    _Pickler(file, protocol=5, buffer_callback=lambda buffer: buffers.append(buffer.raw())).dump(obj)
+    _pickler(file, modules, lambda buffer: buffers.append(buffer.raw())).dump(obj)
     return Parcel(file.getvalue(), tuple(buffers))
+
+
+def _pickler(file: Any, modules: set[str] | None, take: Callable[[pickle.PickleBuffer], None]) -> _Pickler:
+    if modules is None:
+        return _Pickler(file, protocol=5, buffer_callback=take)
+    pickler = _ReadingPickler(file, protocol=5, buffer_callback=take)
+    pickler.modules = modules
+    return pickler
 
 
 class _NamingPickler(pickle.Pickler):
@@ -109,8 +148,10 @@ class _LimitedFile:
         return len(data)
 
 
-def weigh(obj: Any, limit_bytes: int) -> Weight:
+def weigh(obj: Any, limit_bytes: int, modules: set[str] | None = None) -> Weight:
     """Measure the pickling of an object, and give up (`complete` is False) past `limit_bytes` in the stream.
+
+    `modules`, when given, gets the names of those that it speaks of.
 
     Raises:
         NotPicklable: It cannot be pickled; the message has the path.
@@ -123,7 +164,7 @@ def weigh(obj: Any, limit_bytes: int) -> Weight:
 
     begin = time.perf_counter()
     try:
-        _Pickler(file, protocol=5, buffer_callback=count).dump(obj)
+        _pickler(file, modules, count).dump(obj)
         complete = True
     except _TooMuch:
         complete = False

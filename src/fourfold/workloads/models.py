@@ -4,9 +4,11 @@
 a fitted estimator, Pipeline, module of torch      travels with the plan, its arrays shared
 """
 
+import contextlib
 import hashlib
 import logging
 import os
+import re
 import socket
 import warnings
 from importlib.util import find_spec
@@ -23,6 +25,10 @@ LOADERS = {".joblib": "joblib", ".pkl": "", ".pickle": "", ".skops": "skops", ".
 
 POINTER = b"version https://git-lfs"
 """How a file begins that stands for a large one which git-lfs has not fetched."""
+
+NAMES = re.compile(rb"(?:sklearn|scipy|numpy|pandas|lightgbm|xgboost)(?:\.\w+)*")
+NAMES_WITHIN = 1 << 20
+"""Bytes of a pickle in which names of modules are looked for. Not measured: a forest of 100 trees has all of them in 4,000."""
 
 
 class Model:
@@ -68,6 +74,11 @@ class Model:
             package = LOADERS[_extension(self.what)]
             if package and find_spec(package) is None:
                 raise _missing(package)
+
+    @property
+    def imports(self) -> tuple[str, ...]:
+        """See `fourfold.imports`. An estimator that travels itself tells of its modules by that."""
+        return _imports_of(os.fspath(self.what)) if self.is_file else ()
 
     def load(self) -> Any:
         """The estimator, session, module or instance, in a worker.
@@ -150,6 +161,16 @@ def _digest(path: str) -> str:
     if _extension(path) == ".skops" and not begin.startswith(b"PK"):  # it is a zip
         raise OptionError(f"model={path!r} is no file of skops: skops.io.dump makes them")
     return digest
+
+
+def _imports_of(path: str) -> tuple[str, ...]:
+    """What is imported to load a file: a pickle names its modules in its first bytes, unless it is compressed."""
+    extension = _extension(path)
+    if extension in (".skops", ".onnx"):
+        return ("onnxruntime",) if extension == ".onnx" else ("skops", "sklearn")
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        return "joblib", *{name.decode() for name in NAMES.findall(file.read(NAMES_WITHIN))}
+    return ()
 
 
 def _loaded(path: str) -> Any:

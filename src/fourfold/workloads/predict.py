@@ -6,7 +6,7 @@ batch ──features──> model, some rows at a time ──> prediction | prob
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fourfold.data.kinds import as_column, as_kind
+from fourfold.data.kinds import IMPORTS_OF, as_column, as_kind
 from fourfold.data.sparse import sparse_columns
 from fourfold.data.steps import Apply, Batch, check_columns
 from fourfold.errors import InitFailed, OptionError
@@ -66,6 +66,11 @@ class Predict:
             check_features(known, before, self.model.name, self.keep)
             self._check_method(known)
         return None
+
+    @property
+    def imports(self) -> tuple[str, ...]:
+        """See `fourfold.imports`."""
+        return *IMPORTS_OF[self.kind if self.model.is_class else "pandas"], *self.model.imports
 
     @property
     def title(self) -> str:

@@ -15,6 +15,7 @@ class Transform:
     """See `Dataset.transform`."""
 
     keeps_rows = True
+    imports = ("pandas",)
     most_rows: int | None = None
     least_rows = 0
     model = None

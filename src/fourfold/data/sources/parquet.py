@@ -30,11 +30,14 @@ class Parquet:
 
     Attributes:
         in_files: The schema of the files, without the columns that folders give.
+        imports: See `fourfold.imports`.
 
     Raises:
         UnreadableInput: One of them is no Parquet file.
         OptionError: Their columns do not go together.
     """
+
+    imports = ("pyarrow.parquet",)
 
     def __init__(self, files: Sequence[DataFile], storage: Credentials, schema: Any, keys: Mapping[str, Any]) -> None:
         self._storage, self.only_here = storage, any(lives_here(file.path) for file in files)
@@ -201,11 +204,16 @@ def _parts(groups: list[tuple[int, int]], kept: list[bool], rows: int, size: int
 
 
 def _parts_of_run(groups: list[tuple[int, int]], at: int, begin: int, rows: int, size: int) -> Iterator[tuple[int, ...]]:
-    """Of groups that follow each other; `at` is the number of the first row, `begin` that of the first group."""
+    """Of groups that follow each other; `at` is the number of the first row, `begin` that of the first group.
+
+    Those that are not cut are put together to pieces of like size, so that no file ends with a small one.
+    """
     n_rows = n_bytes = 0
+    whole = [group for group in groups if max(_cuts(group[0], rows), _cuts(group[1], size)) == 1]
+    most_rows, most_bytes = _even(sum(each for each, _ in whole), rows), _even(sum(each for _, each in whole), size)
     for number, (group_rows, group_bytes) in enumerate(groups, begin):
         n_cuts = max(_cuts(group_rows, rows), _cuts(group_bytes, size))
-        if n_rows and (n_cuts > 1 or n_rows + group_rows > rows or n_bytes + group_bytes > size):
+        if n_rows and (n_cuts > 1 or n_rows + group_rows / 2 > most_rows or n_bytes + group_bytes / 2 > most_bytes):
             yield at, begin, number, 0, n_rows
             at, begin, n_rows, n_bytes = at + n_rows, number, 0, 0
         if n_cuts == 1:
@@ -218,6 +226,11 @@ def _parts_of_run(groups: list[tuple[int, int]], at: int, begin: int, rows: int,
         at, begin = at + group_rows, number + 1
     if n_rows:
         yield at, begin, number + 1, 0, n_rows
+
+
+def _even(total: int, most: int) -> float:
+    """How much each of equal parts has, when they have about `most`."""
+    return total / max(1, round(total / most))
 
 
 def _cuts(amount: int, most: int) -> int:

@@ -1,11 +1,13 @@
 """The loop, as an engine: tickets run in the caller's thread, one per `wait`."""
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from fourfold.distribute.engine import NO_NEED, EngineInfo, Runnable
+from fourfold.imports import MODULE_S
 from fourfold.records import Kind, Need, Outcome, Ticket
 
 
@@ -60,6 +62,8 @@ class ThisThread:
         self._prepared: dict[str, Runnable] = {}
         self._cell = _OwnCell(slice_s)
         self._cancelled: list[Outcome] = []
+        self.prepared_s = 0.0
+        """How long it took to prepare the program, besides what was imported for that."""
 
     def open(self) -> None:
         """Nothing to start."""
@@ -92,12 +96,19 @@ class ThisThread:
         try:
             run = self._prepared.get(ticket.program)
             if run is None:
-                run = self._prepared[ticket.program] = self._programs[ticket.program].prepare()
+                run = self._prepared[ticket.program] = self._prepare(ticket.program)
             self._cell.begin()
             kind, data = run(ticket.payload, self._cell)
         except Exception as error:
             kind, data = Kind.BAD_PROGRAM, self._describe(error)
         return [Outcome(ticket.id, kind, data, worker="this thread")]
+
+    def _prepare(self, key: str) -> Runnable:
+        began, n_modules = time.perf_counter(), len(sys.modules)
+        run: Runnable = self._programs[key].prepare()
+        importing_s = (len(sys.modules) - n_modules) * MODULE_S
+        self.prepared_s = max(0.0, time.perf_counter() - began - importing_s)
+        return run
 
     def cancel(self, ids: Collection[int] | None = None, *, hard: bool = False) -> None:
         """End tickets that wait; none is running while the caller calls."""

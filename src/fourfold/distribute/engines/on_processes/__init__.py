@@ -24,5 +24,5 @@ Nothing is shared between workers: no queue, no lock, no semaphore. So a killed 
 Nothing has a name: sockets and memory vanish with their last user, whoever is killed and however.
 
 The template is a fresh interpreter with our code imported and a single thread, so that forking it is safe and takes 2 ms.
-It never imports the user's script.
+It never imports the user's script; of the libraries that the work needs it imports those that bear a fork (imports.py).
 """

@@ -16,6 +16,7 @@ from fourfold.distribute.engines.on_processes.program import SharedProgram
 from fourfold.distribute.engines.on_processes.starts import Starts
 from fourfold.distribute.watch import Stalls, Watch, Work
 from fourfold.errors import EngineError, WorkerStartFailed
+from fourfold.imports import Imports
 from fourfold.interrupts import Shield
 from fourfold.records import Kind, Need, Outcome, Parcel, Ticket
 
@@ -39,6 +40,7 @@ class Processes:
         workers: How many.
         hear: Gets what workers print, log and warn.
         watch: None, or what says where workers are, when they take very long or somebody asks.
+        imports: Tells what the program imports, when workers are to be opened.
     """
 
     info = EngineInfo(
@@ -46,6 +48,7 @@ class Processes:
         takes_objects=False,
         honours=frozenset({"idempotent", "threads_per_worker", "timeout", "memory"}),
         measures_memory=True,
+        loads_ahead=True,
     )
 
     def __init__(
@@ -53,8 +56,12 @@ class Processes:
         workers: int,
         hear: Callable[[tuple[Any, ...]], None],
         watch: Watch | None = None,
+        imports: Callable[[], Imports] = Imports,
     ) -> None:
-        self._wanted, self._hear_record, self._watcher = workers, hear, watch
+        self._wanted, self._hear_record, self._watcher, self._tell_imports = workers, hear, watch, imports
+        self._imports = Imports()
+        self._has_lost = False
+        """A worker has died."""
         self._timeout: float | None = None
         self._memory: int | None = None
         self._workers: list[Worker] = []
@@ -83,7 +90,8 @@ class Processes:
             self._kills = OutOfMemoryKills()
             if self._watcher is not None:
                 self._watcher.open(self._where)
-            for worker in POOL.lend(self._wanted):
+            self._imports = self._tell_imports()
+            for worker in POOL.lend(self._wanted, self._imports.shared):
                 self._adopt(worker)
 
     def _adopt(self, worker: Worker) -> None:
@@ -117,6 +125,13 @@ class Processes:
                 'engine="threads"'
             ) from error
         self._timeout, self._memory = need.timeout, need.memory
+
+    def load(self) -> bool:
+        """Send the programs to all workers, also to those that are not ready yet."""
+        for worker in self._workers:
+            for key, program in self._programs.items():
+                worker.load(key, program)
+        return self._has_lost or any(worker.ready and worker.has_loaded for worker in self._workers)
 
     def drop(self, key: str) -> None:
         """Forget the program everywhere."""
@@ -161,7 +176,7 @@ class Processes:
     def _exchange(self, worker: Worker) -> Worker | None:
         """Give an idle worker back for one that has run nothing; returns it when there is none to be had."""
         try:
-            successor = POOL.lend(1, fresh=True)
+            successor = POOL.lend(1, self._imports.shared, fresh=True)
         except WorkerStartFailed:
             return worker
         for key in self._programs:
@@ -274,7 +289,7 @@ class Processes:
     def _recycle(self, worker: Worker) -> None:
         """Exchange a worker that has grown too large, and that has nothing to do, for a new one."""
         try:
-            successor = POOL.lend(1)
+            successor = POOL.lend(1, self._imports.shared)
         except WorkerStartFailed:
             worker.stay()
             return
@@ -303,6 +318,7 @@ class Processes:
 
     def _replace(self, worker: Worker) -> None:
         """Bury a dead worker and order another one."""
+        self._has_lost = True
         self._part_with(worker)
         ready = worker.ready
         reason, was_running = "", False
@@ -331,7 +347,7 @@ class Processes:
             self._outcomes.append(Outcome(-1, Kind.LOST, reason=reason, evidence=obituary.evidence, out_of_memory=starved))
         try:
             if self._failed_starts < START_TRIES:
-                self._adopt(*POOL.lend(1))
+                self._adopt(*POOL.lend(1, self._imports.shared))
         except WorkerStartFailed as error:
             reason = str(error)
         if not self._workers:
@@ -373,6 +389,9 @@ class Processes:
             for worker in self._workers:
                 self._pass_on(worker)
         finally:  # also when Ctrl-C comes a second time: then the pool kills those that still run
+            for worker in self._workers:
+                if worker.has_loaded and not worker.is_new:
+                    worker.imports |= self._imports.modules
             for key in list(self._programs):
                 self.drop(key)
             for worker in self._workers:

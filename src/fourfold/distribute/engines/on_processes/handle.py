@@ -92,6 +92,10 @@ class Worker:
         """It has ended a ticket of the program that it got last."""
         self._overdue: Overdue | None = None
         self._programs: dict[str, SharedProgram] = {}
+        self._n_loading = 0
+        """Programs that it was sent, and has not loaded yet."""
+        self.imports: frozenset[str] = frozenset()
+        """Modules that were imported before it was forked, or with a program."""
         self._dropped: dict[int, SharedProgram] = {}
         self._items = Owner()
         self._freed: deque[int] = deque()
@@ -114,10 +118,7 @@ class Worker:
         Raises:
             OSError: There is no memory for the payload, or no open file is left; the worker does not have the ticket.
         """
-        if ticket.program not in self._programs:
-            self.line.send(("program", ticket.program, tuple(program.place)), program.fd)
-            self._programs[ticket.program] = program
-            program.given(self)
+        self.load(ticket.program, program)
         self._send_freed()
         place, fd = self._items.write(ticket.payload, channel.INLINE_BYTES)
         try:
@@ -131,6 +132,19 @@ class Worker:
         self._served, self.is_new = True, False
         if ticket.fresh:
             self._alone = ticket.id
+
+    def load(self, key: str, program: "SharedProgram") -> None:
+        """Send a program, when this worker does not have it yet."""
+        if key not in self._programs:
+            self.line.send(("program", key, tuple(program.place)), program.fd)
+            self._programs[key] = program
+            self._n_loading += 1
+            program.given(self)
+
+    @property
+    def has_loaded(self) -> bool:
+        """Whether it has loaded all programs that it was sent, or failed to."""
+        return not self._n_loading
 
     def drop(self, key: str) -> None:
         """The worker may forget this program."""
@@ -181,6 +195,8 @@ class Worker:
                     self._know_pid(rest[0])
                     self.ready = True
                     self.base_bytes = self.page.fields[PRIVATE_BYTES]
+                case "loaded":
+                    self._n_loading -= 1
                 case "dropped":
                     self._dropped.pop(rest[0]).returned(self, rest[1])
                 case "outgrown":

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from socket import MSG_DONTWAIT, socket
 
 import fourfold.environment as environment
@@ -18,6 +19,7 @@ from fourfold.distribute.engines.on_processes.program import SharedProgram
 from fourfold.distribute.engines.on_processes.segments import Owner
 from fourfold.distribute.engines.on_processes.template import END
 from fourfold.errors import WorkerStartFailed
+from fourfold.imports import ONE_THREAD, ImportCost, Imports, cost_of
 from fourfold.records import Parcel
 
 FAREWELL_S = 1.0
@@ -64,22 +66,27 @@ class Pool:
         self._template: subprocess.Popen[bytes] | None = None
         self._template_log = -1
         self._control: socket | None = None
+        self._imported: frozenset[str] = frozenset()
+        """What the template has imported for its workers."""
         self._count = 0
         self._program_memory = Owner()
         self._program_count = 0
         self._let_go_timer: threading.Timer | None = None
 
-    def lend(self, count: int, *, fresh: bool = False) -> list[Worker]:
+    def lend(self, count: int, imports: Sequence[str] = (), *, fresh: bool = False) -> list[Worker]:
         """Return `count` workers: warm ones first, the others still starting; fewer when descriptors run out.
 
         Args:
             count: How many.
+            imports: Modules that their work will import: once for those that are new, where that is possible.
             fresh: They must not have run anything before.
 
         Raises:
             WorkerStartFailed: Not even one.
         """
         with self._lock:
+            if not self._idle and not self._lent and not self._imported.issuperset(imports):
+                self._end_template()  # it has no workers: one that imports what they need takes its place
             workers: list[Worker] = []
             while self._idle and len(workers) < count and not fresh:
                 worker = self._idle.pop()
@@ -91,7 +98,7 @@ class Pool:
                     workers.append(worker)
             try:
                 while len(workers) < count and (not workers or self._has_room_beside(len(workers))):
-                    workers.append(self._spawn())
+                    workers.append(self._spawn(imports))
             except OSError as error:
                 if not workers:
                     raise WorkerStartFailed(
@@ -144,7 +151,8 @@ class Pool:
             self._lent.discard(worker)
             if worker.gone:
                 return
-            if worker.flights or worker.line.hung_up or worker.is_ending or not worker.is_watched():
+            is_busy = worker.flights or not worker.has_loaded or worker.is_ending
+            if is_busy or worker.line.hung_up or not worker.is_watched():
                 worker.kill()
                 worker.close()
                 return
@@ -175,19 +183,30 @@ class Pool:
             return True  # nobody can tell: opening what is too much will
         return n_open + (WORKER_FDS - 4) * n_workers + WORKER_FDS + SPARE_FDS <= limit
 
-    def _spawn(self) -> Worker:
-        """Order one worker from the template.
+    def cost_of(self, imports: Imports) -> ImportCost:
+        """What a program's imports cost, given what those workers have imported that would be lent next."""
+        with self._lock:
+            if self._idle:  # each for itself
+                have = frozenset.intersection(*(worker.imports for worker in self._idle))
+                return cost_of(Imports(imports.modules - have))
+            is_there = self._template is not None and self._template.poll() is None
+            cost = cost_of(imports)
+            return cost._replace(once_s=0.0) if is_there and self._imported.issuperset(imports.shared) else cost
+
+    def _spawn(self, imports: Sequence[str]) -> Worker:
+        """Order one worker from the template; when there is none, from one that has imported these modules.
 
         Raises:
             OSError: There are no descriptors or processes left.
         """
         template = self._template
         if template is None or template.poll() is not None:
-            template = self._start_template()
+            template = self._start_template(imports)
         assert self._control is not None
         self._count += 1
         seams.hit("pool.spawn")
         worker, end, page_fd = new_worker(self._count, lambda: template.poll() is None, template.pid)
+        worker.imports = self._imported
         try:
             channel.send(self._control, (self._count,), (end.fileno(), page_fd))
         except OSError:
@@ -198,7 +217,7 @@ class Pool:
             os.close(page_fd)
         return worker
 
-    def _start_template(self) -> "subprocess.Popen[bytes]":
+    def _start_template(self, imports: Sequence[str]) -> "subprocess.Popen[bytes]":
         self._end_template()
         with contextlib.ExitStack() as stack:
             stderr_fd = -1
@@ -213,20 +232,21 @@ class Pool:
                 f"from {_TEMPLATE} import main; main({theirs.fileno()}, {os.getpid()}, {WORKER_MAIN!r}, {stderr_fd})"
             )
             flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+            surroundings = {**KEEP_MEMORY, **environment.for_workers(), "FOURFOLD_ROLE": "worker"}
             try:
                 seams.hit("template.start")
                 self._template = template = subprocess.Popen(
-                    [sys.executable, *flags, "-c", code],
+                    [sys.executable, *flags, "-c", code, *imports],
                     stdin=subprocess.DEVNULL,
                     stderr=self._template_log,
                     process_group=0,  # Ctrl-C in the terminal goes to the driver only
                     pass_fds=[fd for fd in (theirs.fileno(), stderr_fd) if fd >= 0],
-                    env={**KEEP_MEMORY, **environment.for_workers(), "FOURFOLD_ROLE": "worker"},
+                    env={**surroundings, **ONE_THREAD} if imports else surroundings,
                 )
             except OSError:
                 ours.close()
                 raise
-        self._control = ours
+        self._control, self._imported = ours, frozenset(imports)
         return template
 
     def _end_template(self) -> None:
@@ -240,6 +260,7 @@ class Pool:
                 self._template.kill()
                 self._template.wait()
             self._template = None
+        self._imported = frozenset()
         log, self._template_log = self._template_log, -1
         if log >= 0:
             os.close(log)
@@ -276,8 +297,11 @@ class Pool:
             if self._control is not None:
                 with contextlib.suppress(OSError):  # it is dead, or frozen
                     channel.send(self._control, (END,), (), MSG_DONTWAIT)
+            template = self._template
+            if template is not None and self._imported and not any(worker.is_forked() for worker in workers):
+                template.kill()  # it is still importing, for nobody
             for worker in workers:
-                if worker.flights or not worker.ready:
+                if worker.flights or not worker.ready or not worker.has_loaded:
                     worker.kill()
                 with contextlib.suppress(OSError):
                     worker.end.shutdown(2)

@@ -1,6 +1,7 @@
 """The template: a fresh process with one thread, whose forks are the workers.
 
-Started as `python -c "from ...template import main; main(control_fd, ...)"`. It waits for orders of the driver on one
+Started as `python -c "from ...template import main; main(control_fd, ...)" MODULE…`. It imports these modules, which its
+workers would import otherwise, each for itself. It waits for orders of the driver on one
 socket, forks a worker for each, and writes into a worker's control page how it died. It ends when the driver is gone.
 """
 
@@ -11,6 +12,7 @@ import select
 import signal
 import socket
 import sys
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -43,6 +45,7 @@ def main(control_fd: int, driver_pid: int, worker_main: str, stderr_fd: int) -> 
         worker_main: "module:function" to call in each fork, as `function(channel, page, number, driver_pidfd)`.
         stderr_fd: The driver's own fd 2, or -1 when it has none. Up to here, fd 2 was a file that the driver reads.
     """
+    _import_for_all(sys.argv[1:])
     module, _, name = worker_main.partition(":")
     run_worker: WorkerMain = getattr(importlib.import_module(module), name)
     if stderr_fd >= 0:
@@ -88,6 +91,28 @@ def main(control_fd: int, driver_pid: int, worker_main: str, stderr_fd: int) -> 
                 continue
             inherited = (control, wake_read, wake_write)
             _fork(run_worker, number, fds, children, inherited, driver_pidfd, tee)
+
+
+def _import_for_all(modules: list[str]) -> None:
+    """Import what the workers will need. A fork has one thread of its parent, so no other may have been started by that.
+
+    If one was, this process begins anew without these modules, and each worker imports them itself.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # whoever imports it knows which of them are to be shown
+        for name in modules:
+            with contextlib.suppress(Exception):  # the worker that needs it says why not
+                importlib.import_module(name)
+    if modules and not _is_alone():
+        os.execv(sys.executable, sys.orig_argv[: -len(modules)])
+
+
+def _is_alone() -> bool:
+    """Whether this process has one thread; False when nobody can tell."""
+    try:
+        return len(os.listdir("/proc/self/task")) == 1
+    except OSError:
+        return False
 
 
 def _ignore(signum: int, frame: object) -> None:

@@ -2,7 +2,7 @@
 
 Messages in:   ("program", key, place) ("drop", key, number) ("ticket", id, key, place) ("freed", [ids]) ("rest",)
                ("limit", memory_bytes) ("stay",)
-Messages out:  ("ready", pid) ("done", id, kind, place, kept) ("dropped", number, kept) ("say", record)
+Messages out:  ("ready", pid) ("loaded",) ("done", id, kind, place, kept) ("dropped", number, kept) ("say", record)
                ("outgrown", bytes)
 
 A message whose place is in a segment brings the segment's descriptor. The driver's segment is free again with the ticket's
@@ -149,6 +149,7 @@ class WorkerLoop:
             self._programs[key] = (run, None)
         except BaseException as error:
             self._programs[key] = (None, self._describe(error))
+        self.send("loaded")
 
     def _retire(self, grown_bytes: int) -> None:
         """Ask to be replaced, and start nothing any more until the driver has decided."""

@@ -1,0 +1,367 @@
+"""What work imports: found out from its pickle, imported once for all workers where that is safe, and priced before any start."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import types
+
+import numpy as np
+import pandas as pd
+import pytest
+import ways
+from leaks import the_pool
+from running import run_script, until
+from sklearn.linear_model import Ridge
+
+import fourfold as ff
+from fourfold import imports, machine
+from fourfold.data.kinds import IMPORTS_OF
+from fourfold.distribute import chooser, verdict
+from fourfold.distribute.driver import Lane
+from fourfold.distribute.verdict import COLD_START_S, Carriage, price
+from fourfold.execute.pickling import dump
+from fourfold.machine import THREAD_VARIABLES
+from fourfold.records import Chunk, ChunkResult
+
+
+def modules_of(obj):
+    found = set()
+    dump(obj, found)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch):
+    for name in THREAD_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def no_pool():
+    """Nothing was imported for anybody yet."""
+    pool = the_pool()
+    if pool is not None:
+        pool.close()
+    yield
+    the_pool().close()  # what was imported for these tests is for nobody else
+
+
+# ---- what a program speaks of ---------------------------------------------------------------------------------------------
+
+
+def test_a_function_speaks_of_the_modules_that_it_uses():
+    def uses(x):
+        return np.sqrt(x)
+
+    def imports_itself(x):
+        import pandas
+
+        return pandas.NA
+
+    assert "numpy" in modules_of(uses)
+    assert "pandas" in modules_of(imports_itself)
+    assert "pandas" not in modules_of(uses)
+
+
+def test_a_model_speaks_of_the_modules_of_its_classes():
+    model = Ridge().fit(np.eye(3), np.arange(3))
+    assert "sklearn.linear_model._ridge" in modules_of((abs, (model,)))
+
+
+def test_steps_of_a_dataset_speak_of_what_their_kind_of_table_needs(tmp_path):
+    rows = ff.scan([{"x": 1}])
+    assert "pandas" in modules_of(rows.map_batches(abs)._plan)
+    assert "pandas" not in modules_of(rows.map_batches(abs, batch_format="arrow")._plan)
+    assert set(IMPORTS_OF) == {"pandas", "polars", "arrow", "numpy", "pylist"}
+
+
+def test_a_file_with_a_model_speaks_of_the_modules_of_its_classes(tmp_path):
+    import joblib
+
+    path = str(tmp_path / "model.joblib")
+    joblib.dump(Ridge().fit(pd.DataFrame({"x": [1.0, 2.0]}), [1, 2]), path)
+    assert "sklearn.linear_model._ridge" in modules_of(ff.scan([{"x": 1.0}]).predict(path)._plan)
+
+
+def test_what_modules_of_the_user_import_is_found(tmp_path, monkeypatch):
+    (tmp_path / "of_user.py").write_text("import pandas as pd\n\n\ndef score(x):\n    return pd.NA\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import of_user
+
+    assert imports.imports_of(modules_of(of_user.score)).shared == ("pandas",)
+
+
+def test_only_packages_that_are_known_to_be_safe_are_imported_for_all():
+    names = {"json", "polars", "numpy", "of_nobody", "__main__"}
+    assert imports.imports_of(names) == imports.Imports(frozenset(names), ("numpy",))
+
+
+@pytest.mark.parametrize(("value", "is_shared"), [("1", True), ("4", False)])
+def test_threads_that_the_user_wants_are_not_started_before_a_fork(monkeypatch, value, is_shared):
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert bool(imports.imports_of({"numpy"}).shared) == is_shared
+
+
+def test_the_cost_of_imports_grows_with_what_the_packages_have_here(monkeypatch):
+    for number in range(50):
+        monkeypatch.setitem(sys.modules, f"of_somebody.part_{number}", types.ModuleType("part"))
+    cost = imports.cost_of(imports.Imports(frozenset({"numpy", "of_somebody.part_1"}), ("numpy",)))
+    assert cost.each_s == pytest.approx(50 * imports.MODULE_S)
+    assert cost.once_s == imports.MODULE_S * sum(name.partition(".")[0] == "numpy" for name in sys.modules)
+    assert cost.packages == ("numpy", "of_somebody")
+    assert imports.cost_of(imports.Imports(frozenset({"json", "__main__"}))) == imports.ImportCost()
+
+
+# ---- imported once ----------------------------------------------------------------------------------------------------------
+
+
+LIBRARY = """
+    import os
+    with open({notes!r}, "a") as file:
+        file.write(str(os.getpid()) + chr(10))
+    {more}
+    def fn(x):
+        return x + 1
+"""
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch, notebook):
+    """Makes a library that notes which processes import it, and that is known to be safe."""
+
+    def make(name, more=""):
+        text = textwrap.dedent(LIBRARY).format(notes=notebook.path, more=more)
+        (tmp_path / f"{name}.py").write_text(text)
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setattr(imports, "FORK_SAFE", imports.FORK_SAFE | {name})
+        return __import__(name)
+
+    return make
+
+
+notebook = ways.notebook
+
+
+def test_what_all_workers_need_is_imported_once_for_all_of_them(no_pool, library, notebook):
+    fn = library("imported_once").fn
+    assert ff.map(fn, range(20), engine="processes", workers=2, chunk=1) == list(range(1, 21))
+    here, *others = notebook.lines()
+    assert (here, others) == (str(os.getpid()), [str(the_pool()._template.pid)])
+
+
+def test_a_library_that_starts_a_thread_is_imported_by_each_worker(no_pool, library, notebook):
+    more = "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()"
+    before = {*threading.enumerate()}
+    fn = library("starts_a_thread", f"if os.environ.get('FOURFOLD_ROLE'): {more}").fn
+    assert {*threading.enumerate()} == before
+    assert ff.map(fn, range(20), engine="processes", workers=2, chunk=1) == list(range(1, 21))
+    template = str(the_pool()._template.pid)
+    here, tried, *workers = notebook.lines()
+    assert (here, tried) == (str(os.getpid()), template)
+    assert workers
+    assert template not in workers
+
+
+def test_a_library_that_cannot_be_imported_for_all_is_the_error_of_the_worker(no_pool, library, monkeypatch):
+    fn = library("imported_here_only", f"if os.getpid() != {os.getpid()}: raise ImportError('no licence')").fn
+    with pytest.raises(ImportError, match="no licence"):
+        ff.map(fn, range(4), engine="processes", workers=2)
+
+
+def test_workers_that_are_there_stay_for_work_that_imports_something_else(no_pool, library, notebook):
+    def meet(item):  # both of them are there
+        notebook.write(os.getpid())
+        until(lambda: len({*notebook.lines()}) == 2, "two workers have begun")
+        return os.getpid()
+
+    before = {*ff.map(meet, range(2), engine="processes", workers=2, chunk=1)}
+    fn = library("imported_later").fn
+    assert ff.map(fn, range(20), engine="processes", workers=2, chunk=1) == list(range(1, 21))
+    importers = {int(pid) for pid in notebook.lines()} - before - {os.getpid()}
+    assert importers == set()
+
+
+def test_workers_draw_different_numbers_also_when_numpy_was_imported_before_the_fork(no_pool, notebook):
+    def draw(item):
+        notebook.write(os.getpid())
+        until(lambda: len({*notebook.lines()}) == 2, "two workers have begun")
+        return "numpy.random" in sys.modules, np.random.random()
+
+    both = ff.map(draw, range(10), engine="processes", workers=2, chunk=1)
+    assert len({number for _, number in both}) == 10
+    assert "numpy" in the_pool()._imported
+
+
+def test_the_libraries_of_workers_have_the_threads_that_they_may_use(no_pool):
+    def threads(item):
+        import threadpoolctl
+
+        np.ones((2, 2)) @ np.ones((2, 2))
+        return os.environ["OMP_NUM_THREADS"], {each["num_threads"] for each in threadpoolctl.threadpool_info()}
+
+    (answer,) = ff.map(threads, [1], engine="processes", workers=1, threads_per_worker=2)
+    assert answer == ("2", {2})
+    assert "numpy" in the_pool()._imported
+
+
+def test_a_script_ends_at_once_while_something_is_imported_for_nobody_any_more(tmp_path):
+    (tmp_path / "takes_ages.py").write_text(
+        "import os, time\nif os.environ.get('FOURFOLD_ROLE'): time.sleep(1000)\ndef fn(x):\n    return x\n"
+    )
+    ended = run_script(
+        """
+        import time
+        import fourfold as ff, takes_ages
+        from fourfold import imports
+        from fourfold.distribute.engines.on_processes.pool import POOL
+
+        imports.FORK_SAFE |= {"takes_ages"}
+        POOL.lend(1, ("takes_ages",))
+        began = time.monotonic()
+        POOL.close()
+        print(time.monotonic() - began < 0.5)
+        """,
+        folder=tmp_path,
+    )
+    assert (ended.code, ended.stdout, ended.survivors) == (0, "True\n", []), ended.stderr
+
+
+# ---- loaded before the move -------------------------------------------------------------------------------------------------
+
+
+class LoadsWhenToldTo:
+    """In a worker it is built when a file says so; and it names the process that it runs in."""
+
+    def __init__(self, driver, told):
+        if os.getpid() != driver:
+            until(lambda: os.path.exists(told), "the driver has come to its last item")
+        self.told = told
+
+    def __call__(self, item):
+        if item == 299:
+            open(self.told, "w").close()
+        return os.getpid()
+
+
+def test_the_loop_goes_on_until_a_worker_has_loaded_the_function(tmp_path, monkeypatch):
+    as_it_is = Lane.is_loaded
+    moving = ways.options_of("auto that moves", monkeypatch)
+    monkeypatch.setattr(Lane, "is_loaded", as_it_is)
+    told = str(tmp_path / "told")
+    results = ff.map(LoadsWhenToldTo, range(300), init=(os.getpid(), told), **moving)
+    assert {*results} == {os.getpid()}
+    assert results.report.engine == "serial"
+
+
+def test_a_worker_that_dies_while_it_loads_is_told_of_as_without_the_loop(monkeypatch):
+    as_it_is = Lane.is_loaded
+    moving = ways.options_of("auto that moves", monkeypatch)
+    monkeypatch.setattr(Lane, "is_loaded", as_it_is)
+    here = os.getpid()
+
+    class DiesElsewhere:
+        def __init__(self):
+            if os.getpid() != here:
+                os._exit(9)
+
+        def __call__(self, item):
+            time.sleep(0.001)
+            return item
+
+    with pytest.raises(ff.errors.WorkersKeepDying):
+        ff.map(DiesElsewhere, range(100_000), init=(), **moving)
+
+
+# ---- priced -----------------------------------------------------------------------------------------------------------------
+
+
+FREE = Carriage(0.0, 0.0)
+
+
+def test_what_workers_import_and_load_counts_as_their_start():
+    plain = price(100, 0.05, 1.0, FREE, 2, 2, warm=False)
+    assert plain.workers_pay
+    once = price(100, 0.05, 1.0, FREE, 2, 2, warm=False, once_s=1.0)
+    each = price(100, 0.05, 1.0, FREE, 2, 2, warm=False, each_s=1.0)
+    assert once.workers_s == pytest.approx(plain.workers_s + 0.5)  # meanwhile the caller goes on
+    assert each.workers_s == pytest.approx(plain.workers_s + 1.0)
+    assert (once.start_s, each.start_s) == (COLD_START_S, COLD_START_S + 1.0)
+    assert not price(40, 0.05, 1.0, FREE, 2, 2, warm=False, once_s=1.5).workers_pay
+    assert price(40, 0.05, 1.0, FREE, 2, 2, warm=False).workers_pay
+
+
+def chooser_of(load, total=40):
+    light = types.SimpleNamespace(pickle_s=0.0, buffer_bytes=0, stream_bytes=0, complete=True)
+    choose = chooser.Chooser(total, lambda: 2, lambda: 2, lambda: 0, lambda obj, limit: light, lambda: load, lambda: "workers")
+    choose._began_wall -= 1.0
+    choose._began_cpu -= 1.0
+    return choose
+
+
+def test_short_work_stays_the_loop_where_workers_import_for_longer_and_the_verdict_says_so():
+    chunk, result = Chunk(0, [0]), ChunkResult(1, [0], [], 0.05)
+    assert chooser_of(chooser.Load())(chunk, result) == "workers"
+    choose = chooser_of(chooser.Load(1.6, 0.0, ("pandas", "sklearn")))
+    assert choose(chunk, result) is None
+    assert choose.why.endswith(" with 2 workers, which have to import pandas, sklearn first: 1.6 s")
+
+
+def test_a_chunk_that_has_imported_libraries_does_not_tell_how_long_items_take(monkeypatch):
+    choose = chooser_of(chooser.Load())
+    chunk = Chunk(0, [0])
+    for number in range(400):
+        monkeypatch.setitem(sys.modules, f"of_somebody.part_{number}", types.ModuleType("part"))
+    assert choose(chunk, ChunkResult(1, [0], [], 0.5)) is None
+    assert choose(Chunk(1, [0]), ChunkResult(1, [0], [], 0.001)) is None
+    assert choose(Chunk(2, [0]), ChunkResult(1, [0], [], 0.1)) == "workers"
+
+
+def test_what_the_loop_has_built_is_priced_for_workers_too(monkeypatch):
+    monkeypatch.setattr(verdict, "COLD_START_S", 0.0)
+    monkeypatch.setattr(verdict, "WARM_START_S", 0.0)
+
+    class Slow:
+        def __init__(self):
+            time.sleep(0.2)
+
+        def __call__(self, item):
+            return json.dumps(sum(range(20_000)))
+
+    report = ff.map(Slow, range(200), init=(), workers=2).report
+    assert report.engine == "serial", report.verdict
+
+
+# ---- a machine that others use ------------------------------------------------------------------------------------------------
+
+
+def test_where_others_are_on_the_cores_it_stays_the_loop_and_the_verdict_says_so(monkeypatch):
+    waited = [0.0]
+    monkeypatch.setattr(chooser, "waited_for_a_core_s", lambda: waited[0])
+    choose = chooser_of(chooser.Load(), total=1000)
+    waited[0] = 1.5  # of 2.5 s in which it could have computed
+    assert choose(Chunk(0, [0]), ChunkResult(1, [0], [], 0.05)) is None
+    assert choose.why.endswith("; other programs are on the cores, 60% of the time that this one could use")
+
+
+def test_this_thread_waits_for_a_core_when_others_are_on_all_of_them():
+    if not os.path.exists("/proc/thread-self/schedstat"):
+        pytest.skip("this system does not count that: no /proc/thread-self/schedstat")
+    before, only = machine.waited_for_a_core_s(), {min(os.sched_getaffinity(0))}
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    mine = os.sched_getaffinity(0)
+    try:
+        for pid in (0, *(other.pid for other in others)):
+            os.sched_setaffinity(pid, only)
+        deadline = time.monotonic() + 60
+        while machine.waited_for_a_core_s() - before < 0.02 and time.monotonic() < deadline:
+            sum(range(10_000))
+    finally:
+        os.sched_setaffinity(0, mine)
+        for other in others:
+            other.kill()
+            other.wait()
+    assert machine.waited_for_a_core_s() - before >= 0.02
