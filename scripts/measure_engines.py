@@ -25,6 +25,9 @@ import fourfold as ff
 ENGINES = ("processes", "ray", "dask", "spark", "connect")
 MIB = 1 << 20
 
+LIMIT_S = 60.0
+"""Seconds after which what is waited for does not come."""
+
 
 def took_s(call: Callable[[], Any]) -> float:
     begin = time.perf_counter()
@@ -64,17 +67,28 @@ def close_s(engine: str) -> float:
 
         stream = ff.imap(fn, range(2), engine=engine, workers=2, chunk=1, progress=False)
         next(stream)
-        while not note.exists() or not note.read_text():
-            time.sleep(0.001)
+        until(lambda: note.exists() and note.read_text())
         begin = time.perf_counter()
         stream.close()
-        while Path("/proc", note.read_text()).exists():
-            time.sleep(0.001)
+        until(lambda: not Path("/proc", note.read_text()).exists())
         return time.perf_counter() - begin
+
+
+def until(is_true: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not is_true():
+        assert time.monotonic() < deadline, f"waited in vain for {LIMIT_S:.0f} s"
+        time.sleep(0.001)
 
 
 def say(what: str, seconds: float) -> None:
     print(f"{what}\t{seconds * 1000:.3g} ms" if seconds < 1 else f"{what}\t{seconds:.3g} s", flush=True)
+
+
+def listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
 
 
 @contextlib.contextmanager
@@ -100,11 +114,8 @@ def connect_server() -> Iterator[str]:
         quiet = subprocess.DEVNULL
         server = subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet, start_new_session=True)
         try:
-            while True:
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                    break
-                assert server.poll() is None, "the Connect server did not start"
-                time.sleep(0.1)
+            until(lambda: listens(port) or server.poll() is not None)
+            assert server.poll() is None, "the Connect server did not start"
             yield f"sc://127.0.0.1:{port}"
         finally:
             os.killpg(server.pid, signal.SIGTERM)
