@@ -49,6 +49,26 @@ def test_what_is_written_is_read_back_in_order(format: str, engine: str, tmp_pat
     assert written.report is not None
 
 
+@pytest.mark.parametrize("options", [{}, {"run": "run"}], ids=["at the end", "one by one"])
+def test_all_parts_are_on_the_disk_before_the_folder_appears(
+    options: dict[str, Any], tmp_path: Path, small_pieces: Cut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[int, int, bool]] = []
+    fsync, out = os.fsync, tmp_path / "out"
+
+    def note(fd: int) -> None:
+        fsync(fd)
+        synced.append((os.fstat(fd).st_ino, os.fstat(fd).st_size, out.exists()))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "fsync", note)
+    small_pieces(40, 1 << 20)
+    written = ff.scan(people(200)).write(out, engine="serial", **options)
+    stats = [os.stat(each) for each in written.files]
+    assert {(each.st_ino, each.st_size, False) for each in stats} <= {*synced}
+    assert len(stats) == 5
+
+
 def test_the_files_do_not_depend_on_workers_or_engine(tmp_path: Path, small_pieces: Cut) -> None:
     small_pieces(40, 1 << 20)
     seen = []

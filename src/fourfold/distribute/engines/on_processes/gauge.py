@@ -32,6 +32,10 @@ GROWN_SHARE = 0.1
 """Share of `memory=` by which a worker must have grown to be replaced because its next chunk may not fit. Smaller: workers
 whose items hardly fit are replaced for nothing. Larger: an item fails for what others have left behind. Not measured."""
 
+GARBAGE_BYTES = 100_000_000
+"""Private memory from which on garbage is collected before a run's level is taken. Smaller: runs of small workers pay for it,
+some milliseconds each. Larger: garbage of an earlier run lets a worker keep so much more."""
+
 SHRINK = 8
 """The peak that is told falls by 1 / SHRINK of the way to a lower one with each measurement. Smaller: an item as large as the
 last large one comes as a surprise. Larger: one large item slows the rest down for longer. Not measured."""
@@ -108,6 +112,9 @@ class Gauge:
             return
         private = private_bytes()[0]
         if self._level is None:
+            if private > GARBAGE_BYTES:
+                gc.collect()  # what the last run has left in cycles would hide as much of what this one keeps
+                private = private_bytes()[0]
             self._level = private
         elif self._is_too_much(private):
             gc.collect()

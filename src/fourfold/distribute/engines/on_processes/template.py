@@ -6,6 +6,7 @@ socket, forks a worker for each, and writes into a worker's control page how it 
 """
 
 import contextlib
+import gc
 import importlib
 import os
 import select
@@ -105,6 +106,7 @@ def _import_for_all(modules: list[str]) -> None:
                 importlib.import_module(name)
     if modules and not _is_alone():
         os.execv(sys.executable, sys.orig_argv[: -len(modules)])
+    gc.freeze()  # to look for garbage among these a worker would copy them all, and find none
 
 
 def _is_alone() -> bool:
