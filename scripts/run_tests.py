@@ -49,6 +49,9 @@ SCALE = "3"
 """FOURFOLD_TIME_SCALE of tests that have company: what a bound says is for machines that do nothing else. Smaller: a busy
 machine fails them. Larger: what hangs is told later. Not measured. Who needed it runs again alone, without."""
 
+LATE = ("v", "fourfold", "late")
+"""Where conftest.py notes at the end, in the cache of a pytest, which tests were late."""
+
 PATIENCE_S = 300
 """Seconds of one test on a cluster: some start several, and company may make each start three times as long."""
 
@@ -74,7 +77,7 @@ def passes_alone(tests: Lanes) -> bool:
     A busy machine can be later than any bound foresees. What fails here, too, fails for another reason.
     """
     again = [*failed_again(tests.failed), *late_again(tests.ended)]
-    final = [part.name for part in tests.failed if not part.again]
+    final = [part.name for part in tests.failed if not part.again or not came_to_its_end(part)]
     if again:
         print(f"failed or late in company, and run again alone: {', '.join(part.name for part in again)}", flush=True)
         alone = Lanes([again])
@@ -89,16 +92,21 @@ def passes_alone(tests: Lanes) -> bool:
     return not final
 
 
+def came_to_its_end(part: Part) -> bool:
+    """Whether its pytest ran all tests. One that was ended by the watchdog, or killed, has not told of those behind."""
+    return Path(memory_of(part.name), *LATE).exists()
+
+
 def failed_again(failed: Sequence[Part]) -> list[Part]:
     """What failed in these parts."""
-    return [Part(part.name, [*part.command, *part.again]) for part in failed if part.again]
+    return [Part(part.name, [*part.command, *part.again]) for part in failed if part.again and came_to_its_end(part)]
 
 
 def late_again(ended: Sequence[Part]) -> list[Part]:
     """The tests that took longer than they may on a machine that does nothing else: conftest.py has noted them."""
     found = []
     for part in ended:
-        note = Path(memory_of(part.name), "v", "fourfold", "late")
+        note = Path(memory_of(part.name), *LATE)
         tests = json.loads(note.read_text()) if part.again and note.exists() else []
         if tests:
             found.append(Part(f"what was late of {part.name}", [*part.command, *tests]))
@@ -208,6 +216,7 @@ def is_java_here() -> bool:
 
 def pytest_of(name: str, venv: str, *arguments: str) -> Part:
     """A part that is a process of pytest: it has one Ray, and one kind of Spark. What fails in it can be run again."""
+    shutil.rmtree(memory_of(name), ignore_errors=True)  # of an earlier run: those who failed then are not those who failed now
     command = [f"{venv}/bin/python", "-m", "pytest", "-q", "-o", f"cache_dir={memory_of(name)}", *arguments]
     return Part(name, command, again=["--last-failed", "--last-failed-no-failures=none"])
 

@@ -195,6 +195,27 @@ LATE = """
 """
 
 
+def pytest_part(name: str) -> Part:
+    """A pytest of the tests in this folder, which remembers what failed where the script looks."""
+    command = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir=.", "-p", "conftest"]
+    return Part(
+        name,
+        [*command, "-o", f"cache_dir={run_tests.memory_of(name)}"],
+        again=["--last-failed", "--last-failed-no-failures=none"],
+    )
+
+
+def test_a_part_that_has_not_run_all_its_tests_has_failed_whatever_passes_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    Path("test_ends.py").write_text("import os\n\ndef test_that_is_the_end_of_its_process():\n    os._exit(1)\n")
+    tests, _ = run_in([pytest_part("ends")])
+    assert not run_tests.passes_alone(tests)
+    assert capsys.readouterr().out == "failed: ends\n"
+
+
 @pytest.mark.parametrize("is_late_alone_too", [False, True])
 def test_what_failed_in_company_has_failed_when_it_fails_alone_too(
     is_late_alone_too: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -204,8 +225,8 @@ def test_what_failed_in_company_has_failed_when_it_fails_alone_too(
     Path("test_late.py").write_text(
         text.replace("was_here = Path", "was_here = False and Path") if is_late_alone_too else text
     )
-    command = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir=.", "-o", "cache_dir=mine"]
-    part = Part("late", command, again=["--last-failed", "--last-failed-no-failures=none"])
+    part = pytest_part("late")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     tests, _ = run_in([part])
     assert tests.failed == [part]
     assert run_tests.passes_alone(tests) is not is_late_alone_too

@@ -14,16 +14,17 @@ import pandas as pd
 import pytest
 import ways
 from leaks import the_pool
-from running import run_script, until
+from running import is_in_time, run_script, until
 from sklearn.linear_model import Ridge
 
 import fourfold as ff
 from fourfold import imports, machine
 from fourfold.data.kinds import IMPORTS_OF
 from fourfold.distribute import chooser, verdict
-from fourfold.distribute.driver import Lane
+from fourfold.distribute.engines.on_processes.pool import FAREWELL_S
+from fourfold.distribute.lane import Lane
 from fourfold.distribute.verdict import COLD_START_S, Carriage, price
-from fourfold.execute.pickling import dump
+from fourfold.execute.pickling import _modules_of, dump
 from fourfold.machine import THREAD_VARIABLES
 from fourfold.records import Chunk, ChunkResult
 
@@ -133,10 +134,11 @@ LIBRARY = """
 def library(tmp_path, monkeypatch, notebook):
     """Makes a library that notes which processes import it, and that is known to be safe."""
 
-    def make(name, more=""):
+    def make(name, more="", folder="site-packages"):
         text = textwrap.dedent(LIBRARY).format(notes=notebook.path, more=more)
-        (tmp_path / f"{name}.py").write_text(text)
-        monkeypatch.syspath_prepend(tmp_path)
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{name}.py").write_text(text)
+        monkeypatch.syspath_prepend(tmp_path / folder)
         monkeypatch.setattr(imports, "FORK_SAFE", imports.FORK_SAFE | {name})
         return __import__(name)
 
@@ -151,6 +153,53 @@ def test_what_all_workers_need_is_imported_once_for_all_of_them(no_pool, library
     assert ff.map(fn, range(20), engine="processes", workers=2, chunk=1) == list(range(1, 21))
     here, *others = notebook.lines()
     assert (here, others) == (str(os.getpid()), [str(the_pool()._template.pid)])
+
+
+def test_a_file_of_the_user_with_the_name_of_a_safe_library_is_imported_by_each_worker(no_pool, library, notebook):
+    fn = library("named_like_one", folder="project").fn
+    assert imports.imports_of({"named_like_one"}).shared == ()
+    assert ff.map(fn, range(20), engine="processes", workers=2, chunk=1) == list(range(1, 21))
+    assert str(the_pool()._template.pid) not in notebook.lines()
+
+
+class Proxy:
+    """As lazy settings are: to look at what it says of itself makes it, and that may fail."""
+
+    __module__ = None
+
+    @property
+    def __class__(self):
+        raise RuntimeError("not configured")
+
+
+def test_what_the_user_imported_is_looked_at_without_being_asked(monkeypatch):
+    module = types.ModuleType("of_the_user")
+    module.__file__, module.settings, module.loads = "/home/me/of_the_user.py", Proxy(), json.loads
+    monkeypatch.setitem(sys.modules, "of_the_user", module)
+    monkeypatch.setitem(sys.modules, "has_nothing", Proxy())
+    assert imports._reached({"of_the_user", "has_nothing"}) == {"of_the_user", "has_nothing", "json"}
+
+
+def test_a_class_from_no_module_has_no_imports():
+    assert {*_modules_of(Nowhere), *_modules_of(Nowhere())} == {""}
+
+
+def test_a_process_that_still_imports_for_nobody_is_ended_at_once(no_pool, library):
+    library("takes_long", "if os.environ.get('FOURFOLD_ROLE'): __import__('time').sleep(60)")
+    pool = the_pool()
+    (worker,) = pool.lend(1, ("takes_long",))
+    pool.take_back(worker)
+    began = time.monotonic()
+    (worker,) = pool.lend(1, ("json",))
+    assert is_in_time(time.monotonic() - began, FAREWELL_S / 2)
+    pool.dismiss(worker)
+
+
+class Nowhere:
+    pass
+
+
+Nowhere.__module__ = None
 
 
 def test_a_library_that_starts_a_thread_is_imported_by_each_worker(no_pool, library, notebook):
@@ -297,6 +346,7 @@ def test_what_workers_import_and_load_counts_as_their_start():
 def chooser_of(load, total=40):
     light = types.SimpleNamespace(pickle_s=0.0, buffer_bytes=0, stream_bytes=0, complete=True)
     choose = chooser.Chooser(total, lambda: 2, lambda: 2, lambda: 0, lambda obj, limit: light, lambda: load, lambda: "workers")
+    choose.begin()
     choose._began_wall -= 1.0
     choose._began_cpu -= 1.0
     return choose

@@ -168,6 +168,7 @@ def test_an_unknown_rest_is_bet_on_with_a_tenth_of_what_was_done(total, warm, bu
     choose = chooser.Chooser(
         total, lambda: 2, lambda: 2, lambda: warm, lambda obj, limit: _Light(), chooser.Load, lambda: "workers"
     )
+    choose.begin()
     choose._began_wall -= busy_s
     choose._began_cpu -= busy_s  # one core was busy
     n = int(busy_s / 0.001)

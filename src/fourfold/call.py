@@ -211,6 +211,8 @@ class Call:
             stack.callback(self._progress.close)
             stack.callback(self._lanes.let_go)
             self._set_process_state(stack)
+            if self._chooser is not None:
+                self._chooser.begin()
             try:
                 yield from self._driver.run()
             except ProgramFailed as failed:

@@ -7,7 +7,7 @@ the program, pickled ──> modules that it speaks of ──> of FORK_SAFE: the
 import os
 import sys
 from collections.abc import Collection, Iterator
-from types import ModuleType
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import NamedTuple
 
 from fourfold.machine import THREAD_VARIABLES
@@ -37,6 +37,9 @@ takes. Larger: work that would gain from workers stays the loop."""
 ONE_THREAD = {**dict.fromkeys(THREAD_VARIABLES, "1"), "JE_ARROW_MALLOC_CONF": "background_thread:false"}
 """The environment in which these packages start no thread. Workers have another one when they run."""
 
+INSTALLED = ("site-packages", "dist-packages")
+"""Folders of what was installed, and is not the user's own."""
+
 SEARCHED = 200
 """Modules of the user that are searched for what they import, at most. Not measured: to look at one takes some 10 µs."""
 
@@ -63,7 +66,7 @@ def imports_of(modules: Collection[str]) -> Imports:
     """
     if any(os.environ.get(name, "1") != "1" for name in THREAD_VARIABLES):
         return Imports(frozenset(modules))
-    shared = sorted(name for name in _reached(modules) if _package(name) in FORK_SAFE or name.startswith(OURS))
+    shared = sorted(name for name in _reached(modules) if _is_shared(name))
     return Imports(frozenset(modules), tuple(shared))
 
 
@@ -75,12 +78,19 @@ def cost_of(imports: Imports) -> ImportCost:
     modules, shared = imports
     once = _with_needs({_package(name) for name in shared if not name.startswith(OURS)})
     each = {_package(name) for name in _reached(modules)} - once - {*sys.stdlib_module_names, "fourfold", "__main__", ""}
+    each = _with_needs(each) - once
     n_once = n_each = 0
     for name in list(sys.modules):
         n_once += _package(name) in once
         n_each += _package(name) in each
     named = sorted({_package(name) for name in shared if not name.startswith(OURS)} | each)
     return ImportCost(n_once * MODULE_S, n_each * MODULE_S, tuple(named))
+
+
+def _is_shared(module: str) -> bool:
+    """Whether it is one of FORK_SAFE, and not the user's own file of that name, or one of ours."""
+    package = _package(module)
+    return module.startswith(OURS) or (package in FORK_SAFE and not _is_of_user(package))
 
 
 def _with_needs(packages: Collection[str]) -> set[str]:
@@ -113,17 +123,18 @@ def _reached(modules: Collection[str]) -> set[str]:
 
 def _is_of_user(module: str) -> bool:
     package = _package(module)
-    if package in FORK_SAFE or package in sys.stdlib_module_names or package in ("fourfold", "__main__"):
+    if package in sys.stdlib_module_names or package in ("fourfold", "__main__"):
         return False
     file = getattr(sys.modules.get(module), "__file__", None) or ""
-    return bool(file) and "site-packages" not in file
+    return bool(file) and not any(folder in file for folder in INSTALLED)
 
 
 def _imported_by(module: ModuleType) -> Iterator[str]:
-    for value in list(vars(module).values()):
-        if isinstance(value, ModuleType):
+    for value in list(getattr(module, "__dict__", {}).values()):
+        kind = type(value)  # what a proxy says that it is would be made by asking it
+        if issubclass(kind, ModuleType):
             yield value.__name__
-        elif isinstance(value, type) or callable(value):
+        elif issubclass(kind, type | FunctionType | BuiltinFunctionType):
             of = getattr(value, "__module__", None)
             if isinstance(of, str):
                 yield of

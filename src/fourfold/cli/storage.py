@@ -45,10 +45,12 @@ OrderOption = Annotated[
     ),
 ]
 
-HARMLESS = frozenset({
+OF_OPTIONS = frozenset({"client_kwargs", "target_options"})
+"""Options that hold options."""
+
+HARMLESS = OF_OPTIONS | frozenset({
     *{"anon", "profile", "region", "region_name", "project", "account_name", "host", "port", "path", "endpoint_url"},
     *{"use_ssl", "requester_pays", "protocol", "target_protocol", "default_block_size", "auto_mkdir"},
-    *{"client_kwargs", "target_options"},
 })  # fmt: skip
 """Options that are recorded with their values, so that `fourfold resume` can type them again. Any other may be a secret."""
 
@@ -98,6 +100,8 @@ def _is_harmless(key: str, value: Any) -> bool:
         return False
     if isinstance(value, dict):
         return all(_is_harmless(*each) for each in value.items())
+    if key in OF_OPTIONS:  # it should be one, and is a text that may hold anything
+        return False
     return not isinstance(value, list) and without_secrets(str(value)) == str(value)
 
 

@@ -12,6 +12,7 @@ Source: the manifest committer of Hadoop, whose tasks write where nobody looks, 
 import concurrent.futures
 import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import shutil
@@ -55,6 +56,8 @@ class Output:
         self._lock: int | None = None
         if not self.path.parent.is_dir():
             raise OptionError(f"the folder {self.path.parent} does not exist; make it first: mkdir -p {self.path.parent}")
+        if os.path.ismount(self.path):
+            raise OptionError(f"{path} is where another file system begins, which cannot be replaced: give a folder in it")
         if not wanted.overwrite and not self.is_published() and os.path.lexists(self.path) and not _is_empty(self.path):
             raise OptionError(f"{path} is there already: give another path, or overwrite=True to replace it")
 
@@ -175,12 +178,13 @@ class Output:
     def _take_place(self) -> None:
         if self._wanted.overwrite and os.path.lexists(self.path):
             _exchange(self._whole, self.path)
+            _sync(self.path.parent)  # before the old one is removed
             _remove(self._whole)
         else:
             try:
                 os.rename(self._whole, self.path)  # also over an empty folder; over anything else the system refuses it
             except OSError as error:
-                if not os.path.lexists(self.path):
+                if error.errno not in IS_TAKEN:
                     raise
                 raise OptionError(
                     f"{self.path} has appeared meanwhile: nothing of it was changed. Give another path"
@@ -205,6 +209,10 @@ class Output:
             shutil.rmtree(self.staging, ignore_errors=True)
             shutil.rmtree(self._whole, ignore_errors=True)
         self._let_go()
+
+
+IS_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+"""What a file system says when a folder cannot be given a name because somebody else has it."""
 
 
 def _is_empty(path: Path) -> bool:

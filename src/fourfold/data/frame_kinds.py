@@ -140,10 +140,9 @@ def _as_frame(table: Any, dtypes: Mapping[str, Any]) -> Any:
 
 
 def _has_no_room(dtype: Any, column: Any) -> bool:
-    """Whether there are nulls, and none in that dtype; or it is a category whose values nobody has seen."""
-    categories = getattr(dtype, "categories", ())
-    if categories is None or "__UNKNOWN_CATEGORIES__" in categories:
-        return True
+    """Whether there are values, or nulls, that the dtype does not have."""
+    if hasattr(dtype, "categories"):  # a step may have made values that were none of them: they would turn null
+        return dtype.categories is None or not {*column.unique().drop_null().to_pylist()} <= {*dtype.categories}
     return dtype.kind in "iub" and not hasattr(dtype, "__from_arrow__") and column.null_count > 0
 
 

@@ -86,7 +86,10 @@ class FramePass:
         import pyarrow as pa
 
         found = [self._run(Batch(part)) for part in parts_of(self._as_before(as_table(table, "the frame")), BATCH_ROWS)]
-        return concatenated(found) if self.schema is None else pa.concat_tables(fitted(each, self.schema) for each in found)
+        if self.schema is None:
+            return concatenated(found)
+        schema = _with_types_seen(self.schema, found)
+        return pa.concat_tables(fitted(each, schema) for each in found)
 
     def _as_before(self, table: Any) -> Any:
         """The batch with the types of the frame; nobody knows that of a column of which only nulls were seen."""
@@ -125,6 +128,18 @@ class FramePass:
                 return self.schema.empty_table()
             batch = apply(batch)
         return batch.table if batch.table.num_rows or self.schema is None else self.schema.empty_table()
+
+
+def _with_types_seen(schema: Any, tables: Sequence[Any]) -> Any:
+    """The schema, with the types that these tables have for columns of which only nulls were seen before."""
+    import pyarrow as pa
+
+    for number, field in enumerate(schema):
+        if pa.types.is_null(field.type):
+            types = (each.schema.field(field.name).type for each in tables if field.name in each.schema.names)
+            seen = next((type_ for type_ in types if not pa.types.is_null(type_)), field.type)
+            schema = schema.set(number, field.with_type(seen))
+    return schema
 
 
 def _arrived(packed: bytes, before: Any, schema: Any) -> FramePass:

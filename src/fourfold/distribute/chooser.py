@@ -105,9 +105,8 @@ class Chooser:
         self._total, self._workers, self._cores, self._warm = total, workers, cores, warm
         self._weigh, self._load, self._lane = weigh, load, lane
         self._done = self._timed = 0
-        self._busy_s, self._n_modules = 0.0, len(sys.modules)
-        self._began_wall, self._began_cpu = time.perf_counter(), time.process_time()
-        self._began_waiting = waited_for_a_core_s()
+        self._busy_s, self._n_modules = 0.0, 0
+        self._began_wall = self._began_cpu = self._began_waiting = 0.0
         self._next_look_s = FIRST_LOOK_S
         self._share = 1.0
         """Of the time in which the loop could have computed, that in which it had a core."""
@@ -115,8 +114,20 @@ class Chooser:
         self._carried: tuple[Carriage, Load] | None = None
         self.why = "it was over before workers could have helped"
 
+    def begin(self) -> None:
+        """The loop begins now, in this thread."""
+        self._n_modules = len(sys.modules)
+        self._began_wall, self._began_cpu = time.perf_counter(), time.process_time()
+        self._began_waiting = waited_for_a_core_s()
+
     def __call__(self, chunk: Chunk, result: ChunkResult) -> Lane | None:
         """Look at a chunk that the loop has run; returns the lane to change over to, or None."""
+        try:
+            return self._look(chunk, result)
+        finally:
+            self._n_modules = len(sys.modules)  # what it takes to look is none of the user's
+
+    def _look(self, chunk: Chunk, result: ChunkResult) -> Lane | None:
         self._done += result.done
         elapsed_s = result.elapsed_s - self._importing_s()
         if elapsed_s <= 0:
@@ -168,8 +179,7 @@ class Chooser:
 
     def _importing_s(self) -> float:
         """What was imported since the last chunk has taken, at most: the first items of a program import what all need."""
-        before, self._n_modules = self._n_modules, len(sys.modules)
-        return max(0, self._n_modules - before) * IMPORTING * MODULE_S
+        return max(0, len(sys.modules) - self._n_modules) * IMPORTING * MODULE_S
 
     def _price(self, left: int, item_s: float, cost: Carriage, load: Load) -> Prices:
         wall = max(time.perf_counter() - self._began_wall, 1e-9)

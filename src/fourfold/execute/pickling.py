@@ -56,14 +56,20 @@ def _modules_of(obj: Any) -> Iterable[str]:
         return (obj.__name__,)
     if isinstance(obj, types.FunctionType | types.BuiltinFunctionType | type):
         # Those of no importable name travel by value: their own module is not imported, and what they use comes by here.
-        module, is_by_value = getattr(obj, "__module__", None) or "", "<" in getattr(obj, "__qualname__", "")
+        module, is_by_value = _module_name(obj), "<" in getattr(obj, "__qualname__", "")
         # What a function imports when it is called was imported here, if it has run here.
         inner = obj.__code__.co_names if isinstance(obj, types.FunctionType) else ()
         return (*([] if is_by_value else [module]), *(name for name in inner if name in sys.modules))
-    if type(obj).__module__.startswith("fourfold."):
+    if _module_name(type(obj)).startswith("fourfold."):
         found: Iterable[str] = getattr(obj, "imports", ())
         return found
     return ()
+
+
+def _module_name(obj: Any) -> str:
+    """Where it says that it is from; "" when it says nothing, or no name."""
+    name = getattr(obj, "__module__", None)
+    return name if isinstance(name, str) else ""
 
 
 def dump(obj: Any, modules: set[str] | None = None) -> Parcel:

@@ -17,7 +17,7 @@ from fourfold.runs.place import JOURNAL, WITHOUT_SHARED_MEMORY, file_system_of
 from fourfold.runs.seal import ID_BYTES
 from fourfold.runs.tail import Tail
 
-VERSION = 3
+VERSION = 4
 """Of the tables below. A journal with another one is refused: what wrote it must read it."""
 
 TABLES = """

@@ -15,11 +15,11 @@ MOST_ROWS = 1 << 16
 """Rows of a call at most. Larger: more memory, with nothing left to gain."""
 
 GAIN = 1.05
-"""A call of twice the rows must take this much less time per row, or the size stays. Smaller: it grows on noise."""
+"""A call of more rows must take this much less time per row, or the size stays. Smaller: it grows on noise."""
 
 TRIES = 3
-"""Calls of a size before it counts as no faster than half of it: one may have waited for a core. Fewer: on a busy machine the
-size stays small. More: a size that is too large is used longer. Not measured."""
+"""Calls of a size before it counts as no faster than the one before: one may have waited for a core. Fewer: on a busy machine
+the size stays small. More: a size that is too large is used longer. Not measured."""
 
 AGAIN = 16
 """Calls after which twice the rows are tried once more, and twice as many calls after each try in vain: the machine may have
@@ -103,6 +103,9 @@ class BatchSize:
 
     def _shrink(self, n_rows: int) -> None:
         """So many rows are too many for memory."""
+        if n_rows > self.rows:  # a rest that went along
+            self._most = self.rows
+            return
         self._most = max(1, n_rows // 2)
         if self._is_trying and self._before < self._most:  # a large step led here
             self.rows, self._most_step = self._before, 2

@@ -103,7 +103,7 @@ class Dataset:
             fn: Takes a table of the kind `batch_format`, and gives a table of any kind, a dict of columns, a list of dicts, or
                 a generator of these. A class is built once per worker with `init=`, and its instance is called.
             init: Arguments of the class.
-            batch_size: The most rows of a batch; it may have fewer, and none at all. "auto" is some 32,000.
+            batch_size: The most rows of a batch; it may have fewer, and none at all. "auto" is some 40,000.
             batch_format: "pandas", "polars", "arrow", "numpy" (a dict of arrays) or "pylist" (a list of dicts).
             schema: Of what it gives: an Arrow schema, or a dict of names and types. Without it the columns and types are those
                 that all batches have in common; a batch that does not go with the others is an error that names it.

@@ -111,7 +111,7 @@ class Processes:
         return sum(worker.ready for worker in self._workers)
 
     def put(self, key: str, program: Parcel, need: Need = NO_NEED) -> None:
-        """Lay out the program once; it travels to each worker with its first ticket.
+        """Lay out the program once; it travels to each worker before its first ticket.
 
         Raises:
             EngineError: There is no memory for it.
@@ -128,9 +128,13 @@ class Processes:
 
     def load(self) -> bool:
         """Send the programs to all workers, also to those that are not ready yet."""
-        for worker in self._workers:
-            for key, program in self._programs.items():
-                worker.load(key, program)
+        try:
+            with Shield():  # what a worker was sent must be known
+                for worker in self._workers:
+                    for key, program in self._programs.items():
+                        worker.load(key, program)
+        except OSError as error:
+            raise EngineError(f"no open file is left to send the function to workers: {error}. Check `ulimit -n`") from error
         return self._has_lost or any(worker.ready and worker.has_loaded for worker in self._workers)
 
     def drop(self, key: str) -> None:

@@ -68,6 +68,8 @@ class Pool:
         self._control: socket | None = None
         self._imported: frozenset[str] = frozenset()
         """What the template has imported for its workers."""
+        self._has_forked = False
+        """The template has started a worker that came back since."""
         self._count = 0
         self._program_memory = Owner()
         self._program_count = 0
@@ -85,7 +87,10 @@ class Pool:
             WorkerStartFailed: Not even one.
         """
         with self._lock:
+            self._bury_idle()
             if not self._idle and not self._lent and not self._imported.issuperset(imports):
+                if self._template is not None and not self._has_forked:
+                    self._template.kill()  # it still imports, for nobody, and would not hear that it is to end
                 self._end_template()  # it has no workers: one that imports what they need takes its place
             workers: list[Worker] = []
             while self._idle and len(workers) < count and not fresh:
@@ -138,19 +143,26 @@ class Pool:
     def warm(self) -> int:
         """How many workers are ready to be lent."""
         with self._lock:
-            for worker in self._idle:
-                worker.hear()
-            for worker in [each for each in self._idle if each.line.hung_up]:
-                self._idle.remove(worker)
-                worker.bury(None)
+            self._bury_idle()
             return sum(worker.ready for worker in self._idle)
+
+    def _bury_idle(self) -> None:
+        for worker in self._idle:
+            worker.hear()
+        for worker in [each for each in self._idle if each.line.hung_up]:
+            self._idle.remove(worker)
+            worker.bury(None)
 
     def take_back(self, worker: Worker) -> None:
         """The run does not need it any more; it is kept when it is fit, and idle."""
         with self._lock:
             self._lent.discard(worker)
             if worker.gone:
+                self._has_forked = True
                 return
+            self._has_forked = self._has_forked or worker.is_forked()
+            if not worker.has_loaded:
+                worker.hear()  # it may have said so meanwhile
             is_busy = worker.flights or not worker.has_loaded or worker.is_ending
             if is_busy or worker.line.hung_up or not worker.is_watched():
                 worker.kill()
@@ -163,6 +175,7 @@ class Pool:
         """End a worker that is lent."""
         with self._lock:
             self._lent.discard(worker)
+            self._has_forked = True
             if not worker.gone:
                 worker.kill()
                 worker.close()
@@ -186,8 +199,8 @@ class Pool:
     def cost_of(self, imports: Imports) -> ImportCost:
         """What a program's imports cost, given what those workers have imported that would be lent next."""
         with self._lock:
-            if self._idle:  # each for itself
-                have = frozenset.intersection(*(worker.imports for worker in self._idle))
+            if self._idle or self._lent:  # each for itself: the template stays as it is
+                have = frozenset.intersection(*(worker.imports for worker in self._idle or self._lent))
                 return cost_of(Imports(imports.modules - have))
             is_there = self._template is not None and self._template.poll() is None
             cost = cost_of(imports)
@@ -260,7 +273,7 @@ class Pool:
                 self._template.kill()
                 self._template.wait()
             self._template = None
-        self._imported = frozenset()
+        self._imported, self._has_forked = frozenset(), False
         log, self._template_log = self._template_log, -1
         if log >= 0:
             os.close(log)
