@@ -188,7 +188,7 @@ def test_a_process_that_still_imports_for_nobody_is_ended_at_once(no_pool, libra
     library("takes_long", "if os.environ.get('FOURFOLD_ROLE'): __import__('time').sleep(60)")
     pool = the_pool()
     (worker,) = pool.lend(1, ("takes_long",))
-    pool.take_back(worker)
+    pool.dismiss(worker)
     began = time.monotonic()
     (worker,) = pool.lend(1, ("json",))
     assert is_in_time(time.monotonic() - began, FAREWELL_S / 2)

@@ -157,10 +157,9 @@ class Pool:
         """The run does not need it any more; it is kept when it is fit, and idle."""
         with self._lock:
             self._lent.discard(worker)
+            self._has_forked = self._has_forked or worker.gone or worker.is_forked()
             if worker.gone:
-                self._has_forked = True
                 return
-            self._has_forked = self._has_forked or worker.is_forked()
             if not worker.has_loaded:
                 worker.hear()  # it may have said so meanwhile
             is_busy = worker.flights or not worker.has_loaded or worker.is_ending
@@ -175,7 +174,7 @@ class Pool:
         """End a worker that is lent."""
         with self._lock:
             self._lent.discard(worker)
-            self._has_forked = True
+            self._has_forked = self._has_forked or worker.gone or worker.is_forked()
             if not worker.gone:
                 worker.kill()
                 worker.close()
