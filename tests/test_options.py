@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 import fourfold as ff
-from fourfold import options
+from fourfold import engines, options
+from fourfold.distribute.connection import OnConnection
+from fourfold.distribute.engine import EngineInfo
 from fourfold.errors import (
     MissingExtra,
     OptionError,
@@ -298,6 +300,23 @@ def test_what_may_not_run_twice_cannot_be_retried(count):
     with pytest.raises(OptionError, match="retries=2 runs items again, and idempotent=False forbids it"):
         ff.map(count, refuse_to_be_read(), idempotent=False, retries=2)
     assert count.items == 0
+
+
+@pytest.mark.parametrize("cluster", ["ray", "dask", "spark"])
+def test_a_cluster_is_not_started_for_an_option_that_it_cannot_keep(monkeypatch, cluster):
+    monkeypatch.setattr(options, "check_installed", lambda cluster, who: None)
+    monkeypatch.setattr(OnConnection, "open", lambda self: pytest.fail("it was connected to"))
+    for kind in (engines.Ray, engines.Dask, engines.Spark):
+        monkeypatch.setattr(kind, "info", EngineInfo(name="there", takes_objects=False, honours=frozenset()))
+    with pytest.raises(UnsupportedOption, match=r"engine 'there' cannot honour timeout=1\.0"):
+        ff.map(abs, refuse_to_be_read(), engine=cluster, timeout=1)
+
+
+@pytest.mark.parametrize(("cluster", "kind"), [("ray", engines.Ray), ("dask", engines.Dask), ("spark", engines.Spark)])
+def test_an_engine_object_says_what_to_install_where_its_library_is_missing(monkeypatch, cluster, kind):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match=rf"fourfold.engines.{kind.__name__} needs .* pip install 'fourfold\[{cluster}\]'"):
+        ff.map(abs, refuse_to_be_read(), engine=kind())
 
 
 @pytest.mark.parametrize("engine", ["serial", "threads", "processes", "auto"])

@@ -124,7 +124,7 @@ class Lanes:
 
             engine = Threads(self.workers, _describe, self._watch('on engine="processes", timeout= stops what takes too long'))
         if isinstance(engine, str):
-            engine = _cluster(engine, self._settings.workers)
+            engine = _cluster(engine, self._settings)
         elif hasattr(engine, "for_another_call"):  # calls may overlap, and an engine is for one at a time
             engine = engine.for_another_call(engine.most)
         if engine.info.takes_objects:
@@ -267,19 +267,21 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_clusters)
 
 
-def _cluster(name: str, workers: int | None) -> Engine:
-    """An engine for one call, on the connection to the cluster of this name or address; `workers` if it is started here.
+def _cluster(name: str, settings: Settings) -> Engine:
+    """An engine for one call, on the connection to the cluster of this name or address.
 
     Raises:
         EngineError: There is no such cluster.
+        UnsupportedOption: It cannot keep an option; this is told before it is looked for.
     """
     import fourfold.engines as engines
 
     kinds: dict[str, Any] = {"ray": engines.Ray, "dask": engines.Dask, "spark": engines.Spark}
     with _clusters_lock:
         if name not in _clusters:
-            _clusters[name] = kinds[cluster_of(name)](None if name in kinds else name, slots=workers)
+            _clusters[name] = kinds[cluster_of(name)](None if name in kinds else name, slots=settings.workers)
         first = _clusters[name]
+    _check_honoured(settings, first)
     first.open()  # may take a minute, in which calls on other clusters go on
     engine: Engine = first.for_another_call()
     return engine

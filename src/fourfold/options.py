@@ -208,14 +208,23 @@ def _engine(name: str, value: Any) -> Any:
     if cluster not in CLUSTER_ENGINES:
         known, shown = [*LOCAL_ENGINES, *CLUSTER_ENGINES], without_secrets(value)
         raise OptionError(f"unknown engine {shown!r}{did_you_mean(value, known)}. Engines: {', '.join(known)}")
+    check_installed(cluster, f"engine={without_secrets(value)!r}")
+    return value
+
+
+def check_installed(cluster: str, who: str) -> None:
+    """Look for the package of a cluster; `who` needs it.
+
+    Raises:
+        MissingExtra: It is not here.
+    """
     from importlib.util import find_spec
 
-    if find_spec(CLUSTER_ENGINES[cluster]) is None:
+    package = CLUSTER_ENGINES[cluster]
+    if find_spec(package) is None:
         raise MissingExtra(
-            f"engine={without_secrets(value)!r} needs the package {CLUSTER_ENGINES[cluster]}, which is not installed. "
-            f"Type: pip install 'fourfold[{cluster}]'"
+            f"{who} needs the package {package}, which is not installed. Type: pip install 'fourfold[{cluster}]'"
         )
-    return value
 
 
 def _whole(least: int, optional: bool = True) -> Callable[[str, Any], Any]:

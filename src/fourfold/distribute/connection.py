@@ -20,8 +20,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, Self
 
 from fourfold.addresses import secrets_of, without_secrets
+from fourfold.distribute.engine import EngineInfo
 from fourfold.distribute.orders import Orders
 from fourfold.errors import EngineError, FourfoldError
+from fourfold.options import check_installed
 from fourfold.records import Parcel
 from fourfold.version import VERSION
 
@@ -172,6 +174,7 @@ _warned_of: set[tuple[str, str]] = set()
 class OnConnection:
     """What the engines on clusters have in common: they are opened, left and shared alike."""
 
+    info: EngineInfo
     connection: Connection
     most: int | None
     """The most tasks at once; None: as many as the cluster runs."""
@@ -200,8 +203,10 @@ class OnConnection:
 
         Raises:
             EngineError: There is no cluster there, or it runs no task.
+            MissingExtra: Its library is not installed here.
             VersionMismatch: Its Python, or its fourfold, is another one.
         """
+        check_installed(self.info.name, f"fourfold.engines.{type(self).__name__}")
         self.connection.open()
 
     def shutdown(self) -> None:
