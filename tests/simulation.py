@@ -16,7 +16,7 @@ from unittest import mock
 from fourfold.aggregate.failures import Failures
 from fourfold.distribute import driver, inbox, schedule
 from fourfold.distribute.admission import OOM_ALLOWED
-from fourfold.distribute.blame import CRASHES_ALLOWED, DOUBT_S
+from fourfold.distribute.blame import CRASHES_ALLOWED, DOUBT_S, LAST_TRIES
 from fourfold.distribute.driver import GRACE_S
 from fourfold.distribute.engines.simulated import Simulated
 from fourfold.distribute.events import Cancel, Died, Finished, GraceOver, MemoryRoom, Partly, Settle, Stop, Submit, Unstarted
@@ -59,6 +59,8 @@ class Watch:
         self.starved_alone: Counter[int] = Counter()
         self.fresh: set[int] = set()
         """Flights in a worker that has run nothing before."""
+        self.not_sent: set[int] = set()
+        """Positions that have died of something else than a signal which somebody must send."""
         self.died_fresh: set[int] = set()
         """Positions whose last death was in such a one."""
         self.doubt_since: float | None = None
@@ -121,7 +123,13 @@ class Watch:
             self.deaths_alone[flight.start] += 1
             (self.died_fresh.add if id in self.fresh else self.died_fresh.discard)(flight.start)
             died = self.deaths_alone[flight.start]
-            assert died <= self.schedule._blame.allowed(), f"{flight.start} died alone {died} times and is not blamed"
+            assert died <= self._deaths_allowed(flight.start), f"{flight.start} died alone {died} times and is not blamed"
+            if not event.was_sent:
+                self.not_sent.add(flight.start)
+
+    def _deaths_allowed(self, position: int) -> int:
+        allowed: int = self.schedule._blame.allowed()
+        return allowed + LAST_TRIES * (position not in self.not_sent)
 
     def _count_deaths(self, event: Any) -> None:
         if getattr(event, "done", 0) or getattr(event, "first", 0):
@@ -146,7 +154,7 @@ class Watch:
                 assert self.starved_alone[position] >= OOM_ALLOWED, f"{position} is blamed and never starved alone"
             else:
                 died = self.deaths_alone[position]
-                is_enough = CRASHES_ALLOWED <= died == self.schedule._blame.allowed()
+                is_enough = died >= self._deaths_allowed(position) >= CRASHES_ALLOWED
                 assert is_enough, f"{position} is blamed after it died alone {died} times"
                 assert position in self.died_fresh, f"{position} is blamed for a death in a worker that others have used"
 
@@ -349,6 +357,7 @@ class Case:
         self.looks, self.nudges, self.jumps = (random.Random(self.seed) if pick.random() < 0.25 else None for _ in range(3))
         self.faults = replace(self.faults, spoils=rate(0.05, 0.3))
         self.faults = replace(self.faults, keeps=rate(0.5, 1.0))
+        self.faults = replace(self.faults, sent=rate(0.5, 1.0))
 
     @classmethod
     def blind(cls, seed: int) -> "Case":

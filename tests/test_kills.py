@@ -21,7 +21,6 @@ SCRIPT = """
     import fourfold as ff
     import fourfold.data.plan as plan
     import fourfold.data.sources.parquet as source
-    from fourfold.distribute.blame import CRASHES_ALLOWED
     import fourfold.data.writing  # drivers are forks of this process, and need not import it all
 
     plan.MIN_ROWS = source.MAX_ROWS = 10
@@ -59,7 +58,7 @@ SCRIPT = """
     def disturbed(seed, n_kills):
         # Kill n_kills workers and drivers while one output is written: how many of each, and how often a driver had to start.
         dice, killed, pid = random.Random(seed), {"driver": 0, "worker": 0}, driver("out")
-        ends, n_of_driver = [], 0
+        ends = []
         while sum(killed.values()) < n_kills and not ends:
             goal, deadline = n_ran() + dice.randrange(2, 6), time.monotonic() + 60
             while n_ran() < goal and not ends:
@@ -70,19 +69,17 @@ SCRIPT = """
             time.sleep(dice.random() * 0.02)  # a kill comes into whatever is next: a write, a commit, a start
             if ends:
                 break
-            # A piece that has died CRASHES_ALLOWED times under one driver is blamed, whoever did it: no driver sees so many deaths.
-            if dice.random() < 0.4 or n_of_driver == CRASHES_ALLOWED - 1:
+            if dice.random() < 0.4:
                 os.kill(pid, signal.SIGKILL)
                 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) in (0, -signal.SIGKILL)
                 killed["driver"] += 1
-                pid, n_of_driver = driver("out"), 0
+                pid = driver("out")
             elif workers := workers_of(pid):
                 try:
                     os.kill(dice.choice(sorted(workers)), signal.SIGKILL)
                 except ProcessLookupError:
                     continue
                 killed["worker"] += 1
-                n_of_driver += 1
         ends = ends or [os.waitpid(pid, 0)[1]]
         return {**killed, "ends": ends}
 

@@ -347,6 +347,29 @@ def test_an_item_in_doubt_is_blamed_when_the_time_for_it_is_over() -> None:
     assert settled(step(in_doubt(), DoubtOver())) == [(0, CRASHES_ALLOWED)]
 
 
+@pytest.mark.parametrize("was_sent", [True, False])
+def test_an_item_whose_workers_were_all_killed_by_signals_runs_once_more_after_its_witnesses(was_sent: bool) -> None:
+    schedule = Schedule(Rules(total=1000, chunk=1, stop_at_failure=False))
+
+    def after(event: Any) -> list[Any]:
+        actions = step(schedule, event)
+        while any(isinstance(action, Take) for action in actions[-1:]):
+            actions += step(schedule, Taken(1, False))
+        return actions
+
+    def dies(was_sent: bool) -> list[Any]:
+        (last,) = (id for id, flight in schedule._flights.items() if flight.start == 0)
+        return after(Died(last, 0, 1, was_sent=was_sent))
+
+    after(Slots(2))
+    for _ in range(CRASHES_ALLOWED):
+        assert settled(dies(was_sent=True)) == []
+    assert settled(after(DoubtOver())) == [], "who killed it may have gone"
+    next_ends(schedule)
+    assert settled(dies(was_sent)) == []
+    assert settled(after(DoubtOver())) == [(0, CRASHES_ALLOWED + 1)]
+
+
 def test_an_item_in_doubt_is_blamed_when_a_worker_has_nothing_else_to_do() -> None:
     schedule = in_doubt()
     step(schedule, Taken(0, exhausted=True))

@@ -63,7 +63,9 @@ MISTAKES = [
         "first, count = flight.start + event.first, event.n_items",
         "first, count = flight.start + event.first + 1, event.n_items",
     ),
-    Mistake("a death is not counted", "return self._hit.get(position, (0, 0))[1]", "return self._hit[position][1] - 1"),
+    Mistake(
+        "a death is not counted", "return self._hit.get(position, _Deaths()).alone", "return self._hit[position].alone - 1"
+    ),
     Mistake(
         "who is suspected runs again in any worker",
         "fresh = count == 1 and self._blame.is_suspected(start)",
@@ -74,7 +76,7 @@ MISTAKES = [
         "        self._respawn.item_ended()\n        self._blame",
         "        self._blame",
     ),
-    Mistake("a death is forgotten", "self._hit[position] = deaths + 1, crashes + alone", "pass"),
+    Mistake("a death is forgotten", "self._hit[position] = deaths\n", "pass\n"),
     Mistake("a neighbour is blamed", "self._condemn(position, self", "self._condemn(position + 1, self"),
     Mistake("a neighbour's fault is an attempt", "self._suspect(suspects, flight.single", "self._suspect(suspects, True"),
     Mistake(
@@ -97,7 +99,7 @@ MISTAKES = [
     Mistake(
         "who is in doubt is never judged at the end", "        self._judge_all(actions)\n        before", "        before"
     ),
-    Mistake("who is in doubt is blamed whatever is known by now", "if self._blame.is_enough(position):", "if True:"),
+    Mistake("who is in doubt is blamed whatever is known by now", "if self._blame.is_to_blame(position):", "if True:"),
     Mistake("nobody says that doubts have lasted enough", "self.inbox.events.append(DoubtOver())", "pass"),
     Mistake("one half of the suspects is dropped", "self._repeat(suspects.start, half)", "pass"),
     Mistake(
@@ -106,6 +108,8 @@ MISTAKES = [
         "self._repeat(suspects.start + half - 1, len(suspects) - half + 1)",
     ),
     Mistake("one death is enough", "CRASHES_ALLOWED = 2", "CRASHES_ALLOWED = 1"),
+    Mistake("a signal that somebody sends is a crash like any other", "more = LAST_TRIES if", "more = 0 if"),
+    Mistake("any crash is taken for a signal that somebody sends", "and (was_sent or not alone)", ""),
     Mistake("who was stopped for want of memory is suspected", "if event.id in self._evicted:", "if False:"),
     Mistake(
         "who is late is suspected as well",

@@ -2,14 +2,21 @@
 
 An item that kills its workers and one that outsiders hit look alike while they die. What tells them apart is what else
 happens: outsiders hit many items, and most of those end well when they run again. So each death that proves to be nobody's
-fault allows every item one more, and an item that has died often enough waits, without running, for more to be known.
+fault allows every item one more, and an item that has died often enough waits, without running, for more to be known. When
+it has only died of signals that somebody must send, it runs once more after that: who sent them may have gone.
 """
 
 from collections import deque
 from collections.abc import Iterable
+from typing import NamedTuple
 
 CRASHES_ALLOWED = 2
 """An item is blamed when its worker died this often while it ran the item alone. Once could be an outsider's kill."""
+
+LAST_TRIES = 1
+"""Deaths more, after its witnesses, for an item whose workers all died of a signal that somebody must have sent. Fewer: it is
+blamed when the last two kills of an outsider hit it, which happens easily while it runs alone in a new worker (see
+tests/test_kills.py). More: an item for which its worker is killed each time takes more of them along."""
 
 TRIES_IN_A_STORM = 20
 """The most deaths alone that an item is given when an outsider kills workers. Smaller: more innocent items are blamed then.
@@ -26,12 +33,20 @@ DOUBT_S = 2.0
 of later. Not measured."""
 
 
+class _Deaths(NamedTuple):
+    """Of one item: those in which only it is suspected, those in which it also ran alone, and whether all these were sent."""
+
+    suspected: int = 0
+    alone: int = 0
+    were_sent: bool = True
+
+
 class Blame:
     """What is known of the items whose workers died."""
 
     def __init__(self) -> None:
-        self._hit: dict[int, tuple[int, int]] = {}
-        """Deaths by position: those in which no other item was suspected, and among them those in which it ran alone."""
+        self._hit: dict[int, _Deaths] = {}
+        """Deaths by position."""
         self._absolved = 0
         """Deaths that were no item's fault: the item they hit ended well when it ran again, or none was on the worker."""
         self._doubted: deque[tuple[int, int]] = deque()
@@ -41,23 +56,32 @@ class Blame:
         """Deaths alone after which an item is blamed: one more for each death in this run that was nobody's fault."""
         return min(CRASHES_ALLOWED + self._absolved, TRIES_IN_A_STORM)
 
-    def hit(self, position: int, *, alone: bool) -> int:
-        """Note a death in which this item alone is suspected; returns how often it has died while it ran alone."""
-        deaths, crashes = self._hit.get(position, (0, 0))
-        self._hit[position] = deaths + 1, crashes + alone
-        return crashes + alone
+    def hit(self, position: int, *, alone: bool, was_sent: bool) -> int:
+        """Note a death in which this item alone is suspected; returns how often it has died while it ran alone.
+
+        `was_sent`: of a signal that somebody must send.
+        """
+        before = self._hit.get(position, _Deaths())
+        deaths = _Deaths(before.suspected + 1, before.alone + alone, before.were_sent and (was_sent or not alone))
+        self._hit[position] = deaths
+        return deaths.alone
 
     def is_suspected(self, position: int) -> bool:
         """Whether a worker has died, and no other item can be to blame: its next run decides, and is one in a fresh worker."""
         return position in self._hit
 
     def is_enough(self, position: int) -> bool:
-        """Whether the item has died alone as often as it may."""
+        """Whether the item has died alone so often that it is to wait for more to be known."""
         return self.crashes(position) >= self.allowed()
+
+    def is_to_blame(self, position: int) -> bool:
+        """Whether that is enough, now that more is known."""
+        more = LAST_TRIES if self._hit[position].were_sent else 0
+        return self.crashes(position) >= self.allowed() + more
 
     def crashes(self, position: int) -> int:
         """How often it has died while it ran alone."""
-        return self._hit.get(position, (0, 0))[1]
+        return self._hit.get(position, _Deaths()).alone
 
     def forget(self, position: int) -> None:
         """It runs no more."""
@@ -70,7 +94,7 @@ class Blame:
     def end_well(self, positions: range) -> None:
         """These items ended: what they died of before was not their fault."""
         for position in [each for each in self._hit if each in positions]:
-            self.absolve(self._hit.pop(position)[0])
+            self.absolve(self._hit.pop(position).suspected)
 
     # ---- those who wait to be judged ---------------------------------------------------------------------------------
 

@@ -77,7 +77,8 @@ class Died(NamedTuple):
 
     They count from the first item that was not told of as Partly. No items: it was between two of them.
     `expired`: it was ended, because one of these items ran longer than the run allows. `out_of_memory`: it was killed because
-    memory ran out, by the kernel or by the engine. `at_s`: when it was told, by a clock of the driver's.
+    memory ran out, by the kernel or by the engine. `at_s`: when it was told, by a clock of the driver's. `was_sent`: it died
+    of a signal that somebody must send.
     """
 
     id: int | None = None
@@ -86,6 +87,7 @@ class Died(NamedTuple):
     expired: bool = False
     out_of_memory: bool = False
     at_s: float = 0.0
+    was_sent: bool = False
 
 
 class DoubtOver(NamedTuple):

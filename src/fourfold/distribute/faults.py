@@ -20,6 +20,7 @@ class Faults:
         twice: What became of the ticket is told again, at once or late.
         skewed: A clock jumps while the ticket runs: it took no time, or days.
         unmarked: Per death: nobody knows on which item it was.
+        sent: Per death: it was a signal that somebody must send.
         boot: Per start of a worker: it fails.
         keeps: Per death: what the ticket had finished is told with it, up to some item, in one part or two.
         spoils: The ticket ends well, and leaves a worker that dies on the first item of its next one.
@@ -37,3 +38,4 @@ class Faults:
     boot: float = 0.0
     spoils: float = 0.0
     keeps: float = 0.0
+    sent: float = 0.0

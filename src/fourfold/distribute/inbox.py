@@ -226,4 +226,5 @@ class Inbox:
             trouble = self.lane.codec.killed(one, kind, reason, outcome.evidence)
             self.last[chunk.start + offset] = (chunk.index_of(offset), one.items[0], trouble, outcome.worker)
         self.returned.put(chunk)
-        self.events.append(Died(outcome.id, first, count, expired, outcome.out_of_memory, time.monotonic()))
+        told = Died(outcome.id, first, count, expired, outcome.out_of_memory, time.monotonic(), outcome.was_sent)
+        self.events.append(told)

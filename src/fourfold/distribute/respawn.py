@@ -11,8 +11,8 @@ WINDOW_S = 10.0
 deaths that have nothing to do with each other are counted together. Promise R5."""
 
 LEAST = 5
-"""Deaths in that time that are not too many, on few workers; for others it is 2 each. R5 has 3, but an item dies twice before
-it is blamed, and with 3 two deadly items at the beginning would end a run on one worker."""
+"""Deaths in that time that are not too many, on few workers; for others it is 2 each. R5 has 3, but an item dies two or three
+times before it is blamed, and with 3 two deadly items at the beginning would end a run on one worker."""
 
 LASTS_S = 5.0
 """Seconds from the first to the last of them, at least, while no item has ever ended. Smaller: deadly items at the beginning

@@ -46,8 +46,8 @@ FRACTION_OF = 1000
 start end the run. More: a function that always fails is run more often."""
 
 HOPELESS = 50
-"""Workers that may die while not one item has ever ended; each item dies twice. Smaller: fewer bad items at the beginning end
-a run that could go on. Larger: a function that never works is tried for longer, at some 5 ms for each death."""
+"""Workers that may die while not one item has ever ended; each item dies two or three times. Smaller: fewer bad items at the
+beginning end a run that could go on. Larger: a function that never works is tried for longer, at some 5 ms for each death."""
 
 IN_A_ROW = 10
 """Workers that may die in a row with nothing settled in between, for runs on few workers; for others it is 4 each. Smaller:
@@ -283,10 +283,10 @@ class Schedule:
                 suspects = range(suspects.start, first)
             if not suspects and not event.expired:
                 self._blame.absolve()
-            self._suspect(suspects, flight.single, actions)
+            self._suspect(suspects, flight.single, event.was_sent, actions)
         self._stop_if_dying()
 
-    def _suspect(self, suspects: range, alone: bool, actions: list[Action]) -> None:
+    def _suspect(self, suspects: range, alone: bool, was_sent: bool, actions: list[Action]) -> None:
         """One of these is to blame, or nobody: run them again, fewer at once, until one has died often enough alone."""
         if not self.rules.rerun_after_loss:
             for position in suspects:
@@ -297,14 +297,14 @@ class Schedule:
             self._repeat(suspects.start + half, len(suspects) - half)
             self._repeat(suspects.start, half)
         elif len(suspects) == 1:
-            self._suspect_one(suspects.start, alone, actions)
+            self._suspect_one(suspects.start, alone, was_sent)
         else:
             # At once: many of them later, one after the other, would look like workers that always die.
             self._again.extendleft((position, 1) for position in reversed(suspects))
 
-    def _suspect_one(self, position: int, alone: bool, actions: list[Action]) -> None:
+    def _suspect_one(self, position: int, alone: bool, was_sent: bool) -> None:
         # A death that may be a neighbour's fault is no attempt: only deaths alone are counted.
-        crashes = self._blame.hit(position, alone=alone)
+        crashes = self._blame.hit(position, alone=alone, was_sent=was_sent)
         if crashes >= CRASHES_ALLOWED:
             self.tally.deaths_in_a_row = 0  # these have a limit of their own
         if not alone or not self._blame.is_enough(position):
@@ -335,7 +335,7 @@ class Schedule:
     def _judge(self, actions: list[Action]) -> None:
         """Blame the item that has waited for longest, or let it run again if by now its deaths look like an outsider's."""
         position = self._blame.next()
-        if self._blame.is_enough(position):
+        if self._blame.is_to_blame(position):
             self._condemn(position, self._blame.crashes(position), actions)
         else:
             self._repeat(position, 1)

@@ -312,8 +312,15 @@ class Simulated:
         kind, reason = (Kind.EXPIRED, "took too long") if flight.expired else (Kind.LOST, "a simulated death")
         is_marked = flight.expired or not self._happens(self._faults.unmarked)
         running = (at, 1) if is_marked else None
-        kept = self._kept(data)
-        return Outcome(flight.ticket.id, kind, running=running, reason=reason, out_of_memory=flight.out_of_memory, kept=kept)
+        return Outcome(
+            flight.ticket.id,
+            kind,
+            running=running,
+            reason=reason,
+            out_of_memory=flight.out_of_memory,
+            kept=self._kept(data),
+            was_sent=self._happens(self._faults.sent),
+        )
 
     def _kept(self, data: Any) -> tuple[ChunkResult, ...]:
         """Some of the first items of a result, in one part or two."""

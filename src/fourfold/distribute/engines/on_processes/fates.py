@@ -56,5 +56,6 @@ def _of_running(on: Block, death: Death) -> Outcome:
         worker=death.name,
         evidence=with_stack(stack, death.obituary.evidence),
         out_of_memory=starved or death.obituary.out_of_memory,
+        was_sent=death.obituary.was_sent,
         kept=read_kept(death.page),
     )

@@ -27,15 +27,21 @@ HINTS = {
 """What is behind a signal as a rule."""
 
 
+SENT = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}
+"""Signals that come from a process which sends them, and not from what the code does that runs."""
+
+
 class Obituary(NamedTuple):
     """How a worker died.
 
     `reason` is one sentence. `evidence` has lines: its Python stack when there is one, and what it wrote to fd 2 last.
+    `was_sent`: it died of one of SENT.
     """
 
     reason: str
     evidence: str = ""
     out_of_memory: bool = False
+    was_sent: bool = False
 
 
 class OutOfMemoryKills:
@@ -85,7 +91,8 @@ def write(name: str, page: Page, when: str, kills: OutOfMemoryKills | None, is_w
         if when != BEFORE_READY:  # then an exception of ours ended it
             how += " (os._exit, or exit() in C code)"
     peak = f"; its peak memory was {fields[PEAK_KB] / 1024:.0f} MiB" if fields[PEAK_KB] else ""
-    return Obituary(f"{name} {how}{when}{peak}", _evidence(page, bool(signal_number)), out_of_memory)
+    evidence = _evidence(page, bool(signal_number))
+    return Obituary(f"{name} {how}{when}{peak}", evidence, out_of_memory, signal_number in SENT)
 
 
 def _evidence(page: Page, by_signal: bool) -> str:
