@@ -24,6 +24,10 @@ from beside import Lanes, Part
 ROOT = Path(__file__).parents[1]
 
 HERE = "here"
+HALVES = {f"{HERE} a-k": ("tests", "--ignore-glob=tests/test_[!a-k]*"), f"{HERE} l-z": ("--ignore-glob=tests/test_[a-k]*",)}
+"""The tests of this Python take longer than those of any cluster, and wait half of their time. So they are two parts of about
+the same length, by the letters that their files begin with; what the package itself has is in the second one."""
+
 PREPARE = "prepare"
 VERSIONS = ("3.11", "3.12", "3.13")
 SPARKS = (
@@ -95,16 +99,21 @@ def preparations() -> list[Iterable[Part]]:
 def all_lanes() -> list[list[str]]:
     """All parts, in lanes of about the same length, and more of them than cores: a part often waits for something.
 
-    The longest part has a lane of its own. Clusters of several Java processes are in one lane: they need the most memory.
+    What is long comes first in its lane. Clusters of several Java processes are in one lane: they need the most memory.
     """
-    on_java, ray, dask = [*SPARKS[:2]], OTHER_CLUSTERS[0], OTHER_CLUSTERS[1]
-    return [[HERE], on_java, [dask, *SPARKS[2:]], [ray, *other_versions()]]
+    ray, dask = OTHER_CLUSTERS
+    spark, connect, *of_several = SPARKS
+    lanes = [[spark], [ray, connect], [dask, *of_several], *([half] for half in HALVES)]
+    for lane, version in zip(reversed(lanes), other_versions(), strict=False):
+        lane.append(version)
+    return lanes
 
 
 def lanes_of(names: Sequence[str]) -> list[list[str]]:
     """These parts, each in a lane of its own, but those of Spark in one; without names, all parts."""
     if not names:
         return all_lanes()
+    names = [part for name in names for part in (HALVES if name == HERE else [name])]
     sparks = [name for name in names if is_spark(name)]
     return [*([sparks] if sparks else []), *([name] for name in names if not is_spark(name))]
 
@@ -124,8 +133,8 @@ def is_spark(name: str) -> bool:
 
 def parts_of(name: str) -> Iterator[Part]:
     """The part with this name. Another Python gets its environment first; it is named and left out when it is not here."""
-    if name == HERE:
-        yield pytest_of(name, ".venv", "-m", "not alone")
+    if name in HALVES:
+        yield pytest_of(name, ".venv", "-m", "not alone", *HALVES[name])
     elif name in VERSIONS:
         found = [*environment_of(name)]
         if not found:

@@ -1,5 +1,6 @@
 """Commands beside each other (`scripts/beside.py`): what `make test` runs its parts with."""
 
+import fnmatch
 import io
 import os
 import signal
@@ -144,8 +145,8 @@ def test_spark_is_left_out_by_name_where_there_is_no_java(
 ) -> None:
     monkeypatch.setattr(run_tests, "is_java_here", lambda: False)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    (only,) = run_tests.lane(["spark", "spark-connect", "here"])
-    assert only.name == "here"
+    (only,) = run_tests.lane(["spark", "spark-connect", "here a-k"])
+    assert only.name == "here a-k"
     out = capsys.readouterr().out
     assert "spark: SKIPPED, there is no Java" in out
     assert "spark-connect: SKIPPED, there is no Java" in out
@@ -180,7 +181,9 @@ def test_what_lanes_need_is_installed_beside_the_check(monkeypatch: pytest.Monke
 def test_all_parts_are_in_some_lane_once_and_those_of_spark_that_are_asked_for_in_one() -> None:
     lanes = run_tests.all_lanes()
     names = [name for lane in lanes for name in lane]
-    assert sorted(names) == sorted([run_tests.HERE, *run_tests.other_versions(), *run_tests.SPARKS, *run_tests.OTHER_CLUSTERS])
+    assert sorted(names) == sorted(
+        [*run_tests.HALVES, *run_tests.other_versions(), *run_tests.SPARKS, *run_tests.OTHER_CLUSTERS]
+    )
     assert run_tests.lanes_of(["3.12", "spark", "ray", "spark-connect"]) == [["spark", "spark-connect"], ["3.12"], ["ray"]]
 
 
@@ -284,6 +287,15 @@ def test_what_fails_alone_too_is_not_named_as_a_race(capsys: pytest.CaptureFixtu
         assert again.told({"here": {"test_a": "why\nso"}})
         assert again.KEPT.read_text() == "==== here: test_a\nwhy\nso\n"
     assert "\nhere: test_a\n    why\n    so\n" in capsys.readouterr().out
+
+
+def test_each_test_of_this_python_is_in_one_of_two_parts() -> None:
+    assert run_tests.lanes_of(["here", "3.12"]) == [["here a-k"], ["here l-z"], ["3.12"]]
+    ignored = [part.rpartition("/")[2] for parts in run_tests.HALVES.values() for part in parts if part.startswith("--")]
+    for path in Path(__file__).parent.glob("test_*.py"):
+        assert [fnmatch.fnmatch(path.name, glob) for glob in ignored].count(True) == 1, path.name
+    first, second = (run_tests.HALVES[name] for name in run_tests.HALVES)
+    assert ("tests" in first, "tests" in second) == (True, False), "the second one has what is in src"
 
 
 class Case(NamedTuple):
