@@ -33,9 +33,9 @@ VERSIONS = ("3.11", "3.12", "3.13")
 SPARKS = (
     "spark",
     "spark-connect",
-    "spark-standalone:machine,gone",
-    "spark-local-cluster:machine,gpu",
-    "spark-connect-cluster:machine",
+    "spark-standalone:machine_that,another_machine,gone",
+    "spark-local-cluster:machine_that,gpu",
+    "spark-connect-cluster:machine_that",
 )
 OTHER_CLUSTERS = ("ray-two", "dask-processes")
 

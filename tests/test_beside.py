@@ -3,6 +3,7 @@
 import fnmatch
 import io
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -296,6 +297,16 @@ def test_each_test_of_this_python_is_in_one_of_two_parts() -> None:
         assert [fnmatch.fnmatch(path.name, glob) for glob in ignored].count(True) == 1, path.name
     first, second = (run_tests.HALVES[name] for name in run_tests.HALVES)
     assert ("tests" in first, "tests" in second) == (True, False), "the second one has what is in src"
+
+
+def test_the_words_of_a_kind_of_cluster_choose_what_is_about_its_machines() -> None:
+    words = [word for kind in run_tests.SPARKS for word in kind.partition(":")[2].split(",") if word]
+    folder = Path(__file__).parents[1] / "tests_on_clusters"
+    names = {path.name: re.findall(r"^def (test_\w+)", path.read_text(), re.M) for path in folder.glob("test_*.py")}
+    chosen = {word: {file for file, tests in names.items() for test in tests if word in test} for word in words}
+    assert chosen == {word: {"test_promises.py"} if word == "gpu" else {"test_deaths.py"} for word in words}, (
+        "others start what another part starts, too"
+    )
 
 
 class Case(NamedTuple):

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 from clusters import Cluster
-from running import SCALE, run_script
+from running import SCALE, run_script, until
 
 import fourfold as ff
 from fourfold.engines import Dask
@@ -131,6 +131,7 @@ def test_what_travels_survives_the_worker_that_keeps_it(cluster, tmp_path):
         (workers,) = client.who_has([engine.connection.cargo]).values()
         for pid in client.run(os.getpid, workers=[*workers]).values():
             os.kill(pid, signal.SIGKILL)
+        until(lambda: not {*workers} & {*client.scheduler_info(n_workers=-1)["workers"]}, "Dask has noticed it")
 
     assert ff.map(abs, range(4), engine=engine) == [0, 1, 2, 3]
     lose_who_keeps_it()

@@ -126,12 +126,13 @@ class Cluster(Connection):
 
     def scatter(self, data: Any) -> Any:
         """Store something in the memory of one worker; others take it from there."""
-        deadline = time.monotonic() + NOTICE_S
+        failed_at = None
         while True:
             try:
                 return self.client.scatter([data], hash=False, broadcast=False)[0]
-            except OSError:
-                if self.client.status != "running" or time.monotonic() > deadline:
+            except OSError:  # at once, or after 30 s in which Dask has tried to reach a worker that is gone
+                failed_at = failed_at or time.monotonic()
+                if self.client.status != "running" or time.monotonic() - failed_at > NOTICE_S:
                     raise
                 time.sleep(LOOK_S)
 
