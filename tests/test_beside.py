@@ -237,6 +237,7 @@ def test_what_failed_in_company_has_failed_when_it_fails_alone_too(
     tests, _ = run_in([part])
     assert tests.failed == [part]
     assert again.passes_alone(tests) is not is_late_alone_too
+    assert again.KEPT.exists() is not is_late_alone_too, "what fails alone, too, is no race"
     assert Path("ran").read_text() == "x", "what has passed does not run again"
 
 
@@ -260,14 +261,12 @@ RACY = """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("n_fail", "is_well"), [(0, True), (3, True), (4, False)])
+@pytest.mark.parametrize(("n_fail", "is_well"), [(3, True), (4, False)])
 def test_more_than_three_tests_that_fail_in_company_and_are_not_late_fail_the_run(
     n_fail: int, is_well: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("test_racy.py").write_text(textwrap.dedent(RACY).replace("N_FAIL", str(n_fail)))
-    Path("build").mkdir()
-    again.KEPT.write_text("of an earlier run")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     tests, _ = run_in([pytest_part("racy")])
     assert [part.name for part in tests.failed] == ["racy"]
@@ -276,18 +275,18 @@ def test_more_than_three_tests_that_fail_in_company_and_are_not_late_fail_the_ru
     assert "that_is_late" not in end
     assert [f"racy: test_racy.py::test_that_fails_once[{k}]\n" in end for k in range(n_fail)] == [True] * n_fail
     assert [f"number {k} met somebody" in again.KEPT.read_text() for k in range(n_fail)] == [True] * n_fail
-    assert again.KEPT.exists() is (n_fail > 0)
     assert ("failed: 4 tests fail in company though they are not late, and 3 may\n" in end) is not is_well
 
 
-def test_what_fails_alone_too_is_not_named_as_a_race(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path)
-        assert again.told({"here": {}})
-        assert not again.KEPT.exists()
-        assert again.told({"here": {"test_a": "why\nso"}})
-        assert again.KEPT.read_text() == "==== here: test_a\nwhy\nso\n"
+def test_what_was_said_in_company_is_kept_until_the_next_run(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert again.told({"here": {"test_a": "why\nso"}})
+    assert again.KEPT.read_text() == "==== here: test_a\nwhy\nso\n"
     assert "\nhere: test_a\n    why\n    so\n" in capsys.readouterr().out
+    assert again.told({"here": {}})
+    assert not again.KEPT.exists()
 
 
 def test_each_test_of_this_python_is_in_one_of_two_parts() -> None:
@@ -405,6 +404,7 @@ def test_an_interrupt_lets_parts_end_in_good_order_and_then_ends_all(
     assert (ended.code, ended.survivors) == (0, [])
     assert said[3] == "tidied"
     assert said[2].startswith("==== tidy ended with code 7 ")
-    assert "==== deaf ended with code -9" in ended.stdout
+    # Its shell may hear that what it waits for was killed (137) before it is killed itself.
+    assert re.search(r"^==== deaf ended with code (-9|137) ", ended.stdout, re.M)
     assert ended.stdout.endswith("all have ended\n")
     assert "never" not in "".join(said) + ended.stdout
