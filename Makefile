@@ -42,8 +42,9 @@ clean:
 	@scripts/make_venv.sh .venv "$(PYTHON)" -e '.[demo]'
 	@touch $@
 
+# Of other Pythons a part of the tests runs: what they import is compiled then, and not ten thousand files now.
 %/.test-ready: $(INSTALLED_FROM)
-	@scripts/make_venv.sh $* "$(PYTHON)" -e '.[test$(CLUSTERS_OF_$*)]'
+	@scripts/make_venv.sh $* "$(PYTHON)" $(if $(CLUSTERS_OF_$*),,--no-compile) -e '.[test$(CLUSTERS_OF_$*)]'
 	@touch $*/.demo-ready $@
 
 # The peers have their own requirements, pinned there; constraints.txt holds for what both name.

@@ -11,7 +11,6 @@ What a part needs is installed before it in its lane, where it is missing: an en
 """
 
 import itertools
-import json
 import os
 import shutil
 import subprocess
@@ -19,38 +18,55 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from again import is_tidy, memory_of, passes_alone
 from beside import Lanes, Part
 
 ROOT = Path(__file__).parents[1]
 
 HERE = "here"
+HALVES = {f"{HERE} a-k": ("tests", "--ignore-glob=tests/test_[!a-k]*"), f"{HERE} l-z": ("--ignore-glob=tests/test_[a-k]*",)}
+"""The tests of this Python take longer than those of any cluster, and wait half of their time. So they are two parts of about
+the same length, by the letters that their files begin with; what the package itself has is in the second one."""
+
 PREPARE = "prepare"
 VERSIONS = ("3.11", "3.12", "3.13")
 SPARKS = (
     "spark",
     "spark-connect",
-    "spark-standalone:machine,gone",
-    "spark-local-cluster:machine,gpu",
-    "spark-connect-cluster:machine",
+    "spark-standalone:machine_that,another_machine,gone",
+    "spark-local-cluster:machine_that,gpu",
+    "spark-connect-cluster:machine_that",
 )
 OTHER_CLUSTERS = ("ray-two", "dask-processes")
 
 ALIKE = (
-    *("beside", "cli", "contracts", "crashes", "demo", "docs", "each_write", "fault_matrix", "faults", "house", "interrupts"),
-    *("journal", "kept", "kills", "leak_check", "memory", "runs_cli", "schedule", "seams", "simulated_bugs", "simulation"),
-    *("storm", "tables_cli", "timeouts"),
+    *("beside", "contracts", "crashes", "demo", "docs", "each_write", "fault_matrix", "faults", "house", "kept", "kills"),
+    *(
+        "leak_check",
+        "memory",
+        "runs_cli",
+        "schedule",
+        "seams",
+        "simulated_bugs",
+        "simulation",
+        "storm",
+        "tables_cli",
+        "timeouts",
+    ),
 )
 """Test files about this machine, its processes and its disk, about decisions without either, or about the source as text: one
 Python is enough."""
+
+DIFFERENT = ("errors", "exit", "fingerprint", "forward", "imports", "pickling", "processes", "segments", "shield", "threads")
+"""Test files about what Python itself does, and does differently from version to version: how it pickles, compiles, imports,
+starts and ends processes, and hears signals. Another Python runs each case of theirs. Of each other test it runs one case: all
+code runs there once, and what one more case would say is not about Python."""
 
 SCALE_NAME = "FOURFOLD_TIME_SCALE"
 
 SCALE = "3"
 """FOURFOLD_TIME_SCALE of tests that have company: what a bound says is for machines that do nothing else. Smaller: a busy
 machine fails them. Larger: what hangs is told later. Not measured. Who needed it runs again alone, without."""
-
-LATE = ("v", "fourfold", "late")
-"""Where conftest.py notes at the end, in the cache of a pytest, which tests were late."""
 
 PATIENCE_S = 300
 """Seconds of one test on a cluster: some start several, and company may make each start three times as long."""
@@ -71,56 +87,6 @@ def main(names: Sequence[str]) -> int:
         return 130
 
 
-def passes_alone(tests: Lanes) -> bool:
-    """Run the tests that failed or were late in company once more, without any; returns whether all of them pass.
-
-    A busy machine can be later than any bound foresees. What fails here, too, fails for another reason.
-    """
-    again = [*failed_again(tests.failed), *late_again(tests.ended)]
-    final = [part.name for part in tests.failed if not part.again or not came_to_its_end(part)]
-    if again:
-        print(f"failed or late in company, and run again alone: {', '.join(part.name for part in again)}", flush=True)
-        alone = Lanes([again])
-        alone.run()
-        final += [part.name for part in alone.failed]
-        if not is_tidy(alone.untidy):
-            return False
-    if final:
-        print(f"failed: {', '.join(final)}")
-    elif again:
-        print("in company only: each of them passes alone, in the time that is promised")
-    return not final
-
-
-def came_to_its_end(part: Part) -> bool:
-    """Whether its pytest ran all tests. One that was ended by the watchdog, or killed, has not told of those behind."""
-    return Path(memory_of(part.name), *LATE).exists()
-
-
-def failed_again(failed: Sequence[Part]) -> list[Part]:
-    """What failed in these parts."""
-    return [Part(part.name, [*part.command, *part.again]) for part in failed if part.again and came_to_its_end(part)]
-
-
-def late_again(ended: Sequence[Part]) -> list[Part]:
-    """The tests that took longer than they may on a machine that does nothing else: conftest.py has noted them."""
-    found = []
-    for part in ended:
-        note = Path(memory_of(part.name), *LATE)
-        tests = json.loads(note.read_text()) if part.again and note.exists() else []
-        if tests:
-            found.append(Part(f"what was late of {part.name}", [*part.command, *tests]))
-    return found
-
-
-def is_tidy(untidy: Sequence[Part]) -> bool:
-    """Whether no part has left processes behind; else that is said. It is never because of company: they had time to end."""
-    if untidy:
-        names = ", ".join(part.name for part in untidy)
-        print(f"failed: {names} left processes behind: which ones stands above, at the end of what each part said")
-    return not untidy
-
-
 # ---- lanes
 
 
@@ -133,16 +99,21 @@ def preparations() -> list[Iterable[Part]]:
 def all_lanes() -> list[list[str]]:
     """All parts, in lanes of about the same length, and more of them than cores: a part often waits for something.
 
-    The longest part has a lane of its own. Clusters of several Java processes are in one lane: they need the most memory.
+    What is long comes first in its lane. Clusters of several Java processes are in one lane: they need the most memory.
     """
-    on_java, ray, dask = [*SPARKS[:2]], OTHER_CLUSTERS[0], OTHER_CLUSTERS[1]
-    return [[HERE], on_java, [dask, *SPARKS[2:]], [ray, *other_versions()]]
+    ray, dask = OTHER_CLUSTERS
+    spark, connect, *of_several = SPARKS
+    lanes = [[spark], [ray, connect], [dask, *of_several], *([half] for half in HALVES)]
+    for lane, version in zip(reversed(lanes), other_versions(), strict=False):
+        lane.append(version)
+    return lanes
 
 
 def lanes_of(names: Sequence[str]) -> list[list[str]]:
     """These parts, each in a lane of its own, but those of Spark in one; without names, all parts."""
     if not names:
         return all_lanes()
+    names = [part for name in names for part in (HALVES if name == HERE else [name])]
     sparks = [name for name in names if is_spark(name)]
     return [*([sparks] if sparks else []), *([name] for name in names if not is_spark(name))]
 
@@ -162,8 +133,8 @@ def is_spark(name: str) -> bool:
 
 def parts_of(name: str) -> Iterator[Part]:
     """The part with this name. Another Python gets its environment first; it is named and left out when it is not here."""
-    if name == HERE:
-        yield pytest_of(name, ".venv", "-m", "not alone")
+    if name in HALVES:
+        yield pytest_of(name, ".venv", "-m", "not alone", *HALVES[name])
     elif name in VERSIONS:
         found = [*environment_of(name)]
         if not found:
@@ -171,7 +142,8 @@ def parts_of(name: str) -> Iterator[Part]:
         yield from found
         if found and ready(name).exists():  # else that part has failed
             ignored = [f"--ignore=tests/test_{each}.py" for each in ALIKE]
-            yield pytest_of(f"python {name}", f".venv-{name}", "-m", "not slow and not alone", *ignored)
+            cases = f"--one-case-but-of={','.join(DIFFERENT)}"
+            yield pytest_of(f"python {name}", f".venv-{name}", "-m", "not slow and not alone", cases, *ignored)
     else:
         kind, _, words = name.partition(":")
         which = ["-k", words.replace(",", " or ")] if words else []
@@ -219,11 +191,6 @@ def pytest_of(name: str, venv: str, *arguments: str) -> Part:
     shutil.rmtree(memory_of(name), ignore_errors=True)  # of an earlier run: those who failed then are not those who failed now
     command = [f"{venv}/bin/python", "-m", "pytest", "-q", "-o", f"cache_dir={memory_of(name)}", *arguments]
     return Part(name, command, again=["--last-failed", "--last-failed-no-failures=none"])
-
-
-def memory_of(name: str) -> str:
-    """Where the pytest of a part keeps which tests failed, and which were late."""
-    return f".pytest_cache/{name.replace(' ', '-')}"
 
 
 def other_versions() -> list[str]:

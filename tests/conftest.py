@@ -21,8 +21,10 @@ os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="t-", dir=OUTS
 """Temporary files of these tests are nobody else's, so that a new one is a leak. A short name: sockets lie there, too."""
 
 import pytest  # noqa: E402
+from cases import one_case_each  # noqa: E402
 from faults import bound_of, rows_of  # noqa: E402
 from leaks import Holdings, adopt_orphans, living_descendants, the_pool  # noqa: E402
+from notes import Notes  # noqa: E402
 
 SETTLE_S = 5.0
 """Seconds in which what a test has ended must be gone: a killed process takes a moment to be one no more."""
@@ -42,11 +44,12 @@ COLLECTED = pytest.StashKey[list[pytest.Item]]()
 
 _stderr = pytest.StashKey[int]()
 _state = pytest.StashKey[str]()
-_late = pytest.StashKey[list[str]]()
+_notes = pytest.StashKey[Notes]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--ff-seed", type=int, help="run only the simulated cases of this seed")
+    parser.addoption("--one-case-but-of", metavar="NAME,...", help="run one case of each test, but all in test_NAME.py, ...")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -56,22 +59,29 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.add_marker(pytest.mark.contract(*rows))
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What was found is kept before `-m` leaves some out. With a seed only what it replays is run, alone."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+    """What was found is kept before `-m` leaves some out, and then more are left out by our own options."""
     config.stash[COLLECTED] = [*items]
-    if config.getoption("--ff-seed") is None:
-        return
-    simulated = [item for item in items if "seeds" in getattr(item, "fixturenames", ())]
-    config.hook.pytest_deselected(items=[item for item in items if item not in simulated])
-    items[:] = simulated
+    yield
+    if config.getoption("--ff-seed") is not None:
+        run_only(config, items, [item for item in items if "seeds" in getattr(item, "fixturenames", ())])
+    if (whole := config.getoption("--one-case-but-of")) is not None:
+        run_only(config, items, one_case_each(items, whole.split(",")))
+
+
+def run_only(config: pytest.Config, items: list[pytest.Item], wanted: list[pytest.Item]) -> None:
+    kept = {*wanted}
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = wanted
 
 
 def pytest_configure(config: pytest.Config) -> None:
     pytest.register_assert_rewrite("fourfold.testing", "running")
     adopt_orphans()
     assert sys.__stderr__ is not None
-    config.stash[_late] = []
+    config.stash[_notes] = Notes()
+    config.pluginmanager.register(config.stash[_notes])
     config.stash[_stderr] = os.dup(sys.__stderr__.fileno())
     # The key that seals recorded runs: tests and the scripts that they start have one of their own.
     config.stash[_state] = os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="state-")
@@ -82,13 +92,6 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Where tests have company, `scripts/run_tests.py` runs those that were late once more, alone."""
-    cache = getattr(session.config, "cache", None)  # it may be switched off
-    if cache is not None:
-        cache.set("fourfold/late", session.config.stash[_late])
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -129,11 +132,13 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[object]:
 
     LATE.clear()
     begin = time.monotonic()
-    result = yield
-    elapsed_s, bound_s = time.monotonic() - begin, bound_of(pyfuncitem)
-    is_late = bound_s is not None and not is_in_time(elapsed_s, bound_s)
-    if LATE or is_late:
-        pyfuncitem.config.stash[_late].append(pyfuncitem.nodeid)
+    try:
+        result = yield
+    finally:
+        elapsed_s, bound_s = time.monotonic() - begin, bound_of(pyfuncitem)
+        is_late = bound_s is not None and not is_in_time(elapsed_s, bound_s)
+        if LATE or is_late:
+            pyfuncitem.config.stash[_notes].late.append(pyfuncitem.nodeid)
     if bound_s is not None and elapsed_s > bound_s * SCALE * crowd():
         rows = ", ".join(f"{number} × {n_faults}" for number, n_faults in rows_of(pyfuncitem).items())
         pytest.fail(f"it took {elapsed_s:.1f} s, and its faults ({rows}) have {bound_s * SCALE * crowd():g} s", pytrace=False)

@@ -20,6 +20,8 @@ from fourfold.distribute.engines.on_processes.pool import POOL
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+from notes import Notes
+
 SETTLE_S = 10.0
 
 
@@ -36,6 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ[name] = value
     if config.getoption("--cluster").startswith("spark"):
         os.environ.update(java.variables())
+    config.pluginmanager.register(Notes())
     pytest.register_assert_rewrite("fourfold.testing")
     config.addinivalue_line("filterwarnings", "default")  # Ray, Dask and Spark have warnings of their own
     config.addinivalue_line(

@@ -1,6 +1,7 @@
 """The client of a Dask scheduler: given, made for an address, or of a cluster that is started here below a keeper."""
 
 import contextlib
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,13 @@ from fourfold.errors import EngineError
 CONNECT_S = 10.0
 """Seconds until a scheduler that does not answer counts as not there. Smaller: a slow one is refused. Larger: a wrong address
 is told later."""
+
+NOTICE_S = 5.0
+"""Seconds in which a scheduler notices that a worker has died: until then it may choose it to store something. Smaller: a call
+that begins in that moment fails. Larger: what really cannot be stored is told later. On one machine it takes 20 to 160 ms."""
+
+LOOK_S = 0.02
+"""Seconds until it is asked again."""
 
 
 class Cluster(Connection):
@@ -118,7 +126,15 @@ class Cluster(Connection):
 
     def scatter(self, data: Any) -> Any:
         """Store something in the memory of one worker; others take it from there."""
-        return self.client.scatter([data], hash=False, broadcast=False)[0]
+        failed_at = None
+        while True:
+            try:
+                return self.client.scatter([data], hash=False, broadcast=False)[0]
+            except OSError:  # at once, or after 30 s in which Dask has tried to reach a worker that is gone
+                failed_at = failed_at or time.monotonic()
+                if self.client.status != "running" or time.monotonic() - failed_at > NOTICE_S:
+                    raise
+                time.sleep(LOOK_S)
 
     def restore_cargo(self) -> None:
         """Store what travels along again, if it is gone."""

@@ -63,6 +63,7 @@ class Dask(OnConnection):
         self._programs: dict[str, Stored] = {}
         self._contents: dict[str, tuple[bytes, ...]] = {}
         self._flying: dict[int, tuple[Any, str]] = {}
+        self._in_company: set[int] = set()
         self._arrived: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
         self._room, self._room_at = 0, 0.0
         self._need = NO_NEED
@@ -168,6 +169,8 @@ class Dask(OnConnection):
         if flying is None or flying[0] is not future:
             return []
         del self._flying[id]
+        had_company = id in self._in_company
+        self._in_company.discard(id)
         if future.status == "finished":
             with contextlib.suppress(Exception):
                 outcome = self.connection.orders.outcome(id, future.result())
@@ -180,7 +183,8 @@ class Dask(OnConnection):
             return [Outcome(id, Kind.LOST, reason=f"Dask lost {error.last_worker.address} and others with this task")]
         if error is not None and not _lost_data(error):
             return [Outcome(id, Kind.ENGINE_DOWN, reason=f"a worker of Dask cannot run fourfold: {error!r}")]
-        was_alone = not self._flying
+        was_alone = not self._flying and not had_company
+        self._in_company.update(self._flying)  # what they lost together is heard of one by one, and the last one was not alone
         self._n_undone += 1
         if self._n_undone > UNDONE_IN_A_ROW:
             reason = "Dask lost the function or its results again and again: does it fit into the memory of a worker?"
@@ -213,6 +217,7 @@ class Dask(OnConnection):
                 self.cancel(hard=True)
                 self.connection.client.cancel([future for future, _ in self._flying.values()], force=True)
         self._flying.clear()
+        self._in_company.clear()
         self._arrived = queue.SimpleQueue()
         self._programs.clear()
         self._contents.clear()
