@@ -14,6 +14,7 @@ import time
 import types
 from pathlib import Path
 
+import cloudpickle
 import psutil
 import pytest
 from clusters import Cluster
@@ -139,6 +140,25 @@ def test_what_travels_survives_the_worker_that_keeps_it(cluster, tmp_path):
     values = [next(stream)]
     lose_who_keeps_it()
     assert [*values, *stream] == list(range(60))
+
+
+def test_a_chunk_on_dask_does_not_carry_the_function_of_its_task(cluster, monkeypatch):
+    """It would be pickled in the client and in the scheduler, and unpickled in the scheduler and the worker, each time."""
+    if cluster.kind != "dask":
+        pytest.skip("not applicable: Ray keeps it, and Spark sends it with a job of many chunks")
+    engine = cluster.engine()
+    ff.map(abs, range(4), engine=engine)
+    client, sizes = engine.connection.client, []
+    submit = client.submit
+
+    def measured(*work, **how):
+        sizes.append(len(cloudpickle.dumps(work)))
+        return submit(*work, **how)
+
+    monkeypatch.setattr(client, "submit", measured)
+    assert ff.map(abs, range(8), engine=engine, chunk=4) == list(range(8))
+    assert len(sizes) == 2
+    assert max(sizes) < 2000
 
 
 @pytest.mark.contract(9)
