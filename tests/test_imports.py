@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -306,23 +307,60 @@ def test_the_loop_goes_on_until_a_worker_has_loaded_the_function(tmp_path, monke
     assert results.report.engine == "serial"
 
 
-def test_a_worker_that_dies_while_it_loads_is_told_of_as_without_the_loop(monkeypatch):
-    as_it_is = Lane.is_loaded
+@pytest.fixture
+def items_until_it_stays_the_loop(monkeypatch):
+    """Options of a call that moves when a worker has loaded the function, and items until it is known that none will."""
+    as_it_is, failed = Lane.is_loaded, chooser.Chooser.failed
     moving = ways.options_of("auto that moves", monkeypatch)
+    told = threading.Event()
+
+    def note(self, error):
+        failed(self, error)
+        told.set()
+
+    def items():
+        deadline = time.monotonic() + 60
+        while not told.wait(0.001):
+            assert time.monotonic() < deadline, "nobody has told that workers cannot load the function"
+            yield 1
+
     monkeypatch.setattr(Lane, "is_loaded", as_it_is)
-    here = os.getpid()
+    monkeypatch.setattr(chooser.Chooser, "failed", note)
+    return items(), moving
 
-    class DiesElsewhere:
-        def __init__(self):
-            if os.getpid() != here:
-                os._exit(9)
 
-        def __call__(self, item):
-            time.sleep(0.001)
-            return item
+class DiesElsewhere:
+    def __init__(self, driver):
+        if os.getpid() != driver:
+            os._exit(9)
 
-    with pytest.raises(ff.errors.WorkersKeepDying):
-        ff.map(DiesElsewhere, range(100_000), init=(), **moving)
+    def __call__(self, item):
+        return os.getpid()
+
+
+class RaisesElsewhere:
+    def __init__(self, driver):
+        if os.getpid() != driver:
+            raise OSError("no licence for\na second process")
+
+    def __call__(self, item):
+        return os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("fn", "why"),
+    [
+        (DiesElsewhere, r"worker \d+ \(pid \d+\) exited with code 9 \(.*\) while it loaded the function"),
+        (RaisesElsewhere, r"worker \d+ \(pid \d+\) could not load the function: .* raised OSError: no licence for a second"),
+    ],
+    ids=["dies", "raises"],
+)
+def test_what_workers_cannot_load_stays_the_loop_and_the_verdict_says_why(fn, why, items_until_it_stays_the_loop):
+    items, moving = items_until_it_stays_the_loop
+    results = ff.map(fn, items, init=(os.getpid(),), chunk=1, **moving)
+    assert {*results} == {os.getpid()}
+    assert re.match(rf"stayed the loop: \d+ items .*; workers cannot start: {why}", results.report.verdict)
+    assert results.report.n_workers_lost == 0
 
 
 # ---- priced -----------------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from fourfold.execute import current, forward
 from fourfold.execute.chunk import Run
 from fourfold.execute.pickling import load
 from fourfold.execute.remote import dump_trouble
+from fourfold.execute.troubles import in_words
 from fourfold.machine import JOBLIB_VARIABLE, THREAD_VARIABLES, limit_threads_for_good
 from fourfold.records import Kind, Parcel
 
@@ -32,7 +33,7 @@ def main(end: socket.socket, page: Page, number: int, driver_pidfd: int) -> None
     current.enter_worker_process()
     global _calm_down
     _calm_down = _remember_signals()
-    loop = WorkerLoop(end, page, load=_load, describe=dump_trouble, flush=forward.flush)
+    loop = WorkerLoop(end, page, load=_load, describe=dump_trouble, in_words=in_words, flush=forward.flush)
     forward.install(lambda record: loop.send("say", record))
     loop.serve()
 
