@@ -371,10 +371,11 @@ class PerCall:
         return batch["id"].to_numpy()
 
 
-# Sizes that are tried, around the best one: it is 8 rows for no model, and with 8 a round would take minutes.
+# Costs, rows and the sizes that are tried, around the best one. That is 8 rows for no model, and with 8 a round takes minutes.
+# Rows enough that what the first calls of "auto" find out is little of the time, as with tables of a million rows.
 OF_CALLS = {
-    "dear calls": ((0.002, 1e-6, 1 << 30), 200_000, (1024, 4096, 16_384)),
-    "dear rows": ((1e-5, 2e-5, 1 << 30), 20_000, (64, 1024, 16_384)),
+    "dear calls": ((0.002, 1e-6, 1 << 30), 300_000, (1024, 4096, 16_384)),
+    "dear rows": ((1e-5, 2e-5, 1 << 30), 15_000, (64, 1024, 16_384)),
     "slower above 512 rows": ((0.001, 5e-6, 512), 60_000, (128, 512, 1024)),
 }
 OF_MODELS = (1024, 4096, 16_384)
@@ -413,7 +414,9 @@ def _sizes_row(name: str, predicted: Callable[..., Any], sizes: Sequence[int], r
         elapsed_s = time.process_time() - began
         return Lap(elapsed_s, f"{np.sum(answer.column('prediction').to_numpy()):.6f}")
 
-    laps = [Contestant(f"{each}", {"": functools.partial(lap, each)}) for each in (*sizes, "auto")]
+    # The smallest is there to show that the best one is not smaller: it takes longest, and one round.
+    laps = [Contestant(f"{each}", {"": functools.partial(lap, each)}, rounds if each != sizes[0] else 1) for each in sizes]
+    laps.append(Contestant("auto", {"": functools.partial(lap, "auto")}))
     result = race(laps, rounds, tries=0)
     best = result.best(map(str, sizes))
     ratio = result.ratio("auto", best) if best else None

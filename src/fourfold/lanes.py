@@ -11,7 +11,7 @@ import fourfold.imports as imports
 import fourfold.machine as machine
 import fourfold.shown as shown
 from fourfold.aggregate.tree import TreeReduction
-from fourfold.distribute.chooser import Chooser, Load
+from fourfold.distribute.chooser import Chooser
 from fourfold.distribute.engine import Engine
 from fourfold.distribute.engines.on_this_thread import ThisThread
 from fourfold.distribute.lane import LOOP_TARGET_S, Lane
@@ -143,8 +143,8 @@ class Lanes:
             lane=self._on_processes,
         )
 
-    def _load(self) -> Load:
-        """What new workers have to do before their first item.
+    def _load(self) -> imports.Load:
+        """What workers have to do before their first item.
 
         Raises:
             NotPicklable: The function cannot travel.
@@ -155,10 +155,10 @@ class Lanes:
         modules: set[str] = set()
         init = self._settings.init
         function = weigh((self._fn, init) if init else self._fn, 1 << 30, modules)
-        cost = POOL.cost_of(imports.imports_of(modules))
+        load = imports.load_of(POOL.left_of(imports.imports_of(modules), self.workers))
         prepared_s = self._loop.prepared_s if self._loop is not None else 0.0
         travel_s = function.pickle_s + (function.buffer_bytes + function.stream_bytes) / MOVE_BYTES_PER_S
-        return Load(cost.once_s, cost.each_s + prepared_s + travel_s, cost.packages)
+        return load._replace(each_s=load.each_s + prepared_s + travel_s)
 
     def let_go(self) -> None:
         """A call is part of reference cycles: what it holds would live until the next garbage collection."""

@@ -33,7 +33,10 @@ def main(end: socket.socket, page: Page, number: int, driver_pidfd: int) -> None
     current.enter_worker_process()
     global _calm_down
     _calm_down = _remember_signals()
-    loop = WorkerLoop(end, page, load=_load, describe=dump_trouble, in_words=in_words, flush=forward.flush)
+    inherited = [name for name in sys.argv[1:] if name in sys.modules]  # of those that the template was asked for
+    loop = WorkerLoop(
+        end, page, load=_load, describe=dump_trouble, in_words=in_words, flush=forward.flush, inherited=inherited
+    )
     forward.install(lambda record: loop.send("say", record))
     loop.serve()
 

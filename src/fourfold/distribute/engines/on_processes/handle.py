@@ -96,8 +96,10 @@ class Worker:
         """Programs that it was sent, and has not loaded yet."""
         self.not_loaded: dict[str, str] = {}
         """Programs that raised when it loaded them, and what."""
+        self.inherited: frozenset[str] = frozenset()
+        """Modules that were imported for it before it was forked, as it says itself when it is ready."""
         self.imports: frozenset[str] = frozenset()
-        """Modules that were imported before it was forked, or with a program."""
+        """These, and those that it has imported with programs."""
         self._dropped: dict[int, SharedProgram] = {}
         self._items = Owner()
         self._freed: deque[int] = deque()
@@ -197,6 +199,7 @@ class Worker:
                 case "ready":
                     self._know_pid(rest[0])
                     self.ready = True
+                    self.imports = self.inherited = frozenset(rest[1])
                     self.base_bytes = self.page.fields[PRIVATE_BYTES]
                 case "loaded":
                     self._n_loading -= 1

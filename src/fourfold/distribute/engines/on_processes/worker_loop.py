@@ -2,7 +2,7 @@
 
 Messages in:   ("program", key, place) ("drop", key, number) ("ticket", id, key, place) ("freed", [ids]) ("rest",)
                ("limit", memory_bytes) ("stay",)
-Messages out:  ("ready", pid) ("loaded", key, why_not) ("done", id, kind, place, kept) ("dropped", number, kept)
+Messages out:  ("ready", pid, modules) ("loaded", key, why_not) ("done", id, kind, place, kept) ("dropped", number, kept)
                ("say", record) ("outgrown", bytes)
 
 A message whose place is in a segment brings the segment's descriptor. The driver's segment is free again with the ticket's
@@ -17,7 +17,7 @@ import select
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fourfold.distribute.engine import Runnable
@@ -63,6 +63,7 @@ class WorkerLoop:
         load: Makes a runnable of a program's parcel; it may raise.
         describe: Makes a parcel of an exception.
         in_words: Says in a line what the exception is.
+        inherited: Modules that were imported for all workers.
         flush: Called after each ticket, before its reply.
     """
 
@@ -75,8 +76,9 @@ class WorkerLoop:
         describe: Callable[[BaseException], Parcel],
         in_words: Callable[[BaseException], str],
         flush: Callable[[], None],
+        inherited: Sequence[str] = (),
     ) -> None:
-        self._end, self._cell, self._page = end, PageCell(page), page
+        self._end, self._cell, self._page, self._inherited = end, PageCell(page), page, tuple(inherited)
         self._load, self._describe, self._in_words, self._flush = load, describe, in_words, flush
         self._programs: dict[str, tuple[Runnable | None, Parcel | None]] = {}
         self._mappings: dict[str, mmap.mmap] = {}
@@ -98,7 +100,7 @@ class WorkerLoop:
     def serve(self) -> None:
         """Serve until the driver says stop or is gone."""
         self._gauge = Gauge(self._page, self._retire)
-        self.send("ready", os.getpid())
+        self.send("ready", os.getpid(), self._inherited)
         patience: float | None = None
         while True:
             self._end.settimeout(patience)
