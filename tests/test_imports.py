@@ -292,6 +292,24 @@ def test_the_libraries_of_workers_have_the_threads_that_they_may_use(no_pool):
     assert "numpy" in the_pool()._imported
 
 
+@pytest.mark.parametrize(("variable", "said"), [("MKL_NUM_THREADS", ("3", {3})), ("OPENBLAS_NUM_THREADS", ("3", {1}))])
+def test_a_variable_that_speaks_of_one_library_says_nothing_of_the_others(no_pool, monkeypatch, variable, said):
+    def threads(item):
+        import threadpoolctl
+
+        np.ones((2, 2)) @ np.ones((2, 2))
+        of_numpy = {each["num_threads"] for each in threadpoolctl.threadpool_info() if each["internal_api"] == "openblas"}
+        return os.environ["OMP_NUM_THREADS"], of_numpy, os.environ[variable]
+
+    monkeypatch.setattr(machine, "cores", lambda: machine.Cores(3, "three, for a test"))
+    monkeypatch.setenv(variable, "1")
+    assert ff.map(threads, [1], engine="processes", workers=1) == [(*said, "1")]
+    assert "numpy" in the_pool()._imported
+    (answer,) = ff.map(threads, [1], engine="processes", workers=1, threads_per_worker=2)
+    assert answer == ("2", {2}, "2")
+    assert ff.map(threads, [1], engine="processes", workers=1) == [(*said, "1")]
+
+
 def test_a_script_ends_at_once_while_something_is_imported_for_nobody_any_more(tmp_path):
     (tmp_path / "takes_ages.py").write_text(
         "import os, time\nif os.environ.get('FOURFOLD_ROLE'): time.sleep(1000)\ndef fn(x):\n    return x\n"
@@ -363,35 +381,30 @@ def items_until_it_stays_the_loop(monkeypatch):
     return items(), moving
 
 
-class DiesElsewhere:
-    def __init__(self, driver):
-        if os.getpid() != driver:
-            os._exit(9)
-
-    def __call__(self, item):
-        return os.getpid()
-
-
-class RaisesElsewhere:
-    def __init__(self, driver):
-        if os.getpid() != driver:
-            raise OSError("no licence for\na second process")
-
-    def __call__(self, item):
-        return os.getpid()
-
-
 @pytest.mark.parametrize(
-    ("fn", "why"),
+    ("ends", "why"),
     [
-        (DiesElsewhere, r"worker \d+ \(pid \d+\) exited with code 9 \(.*\) while it loaded the function"),
-        (RaisesElsewhere, r"worker \d+ \(pid \d+\) could not load the function: .* raised OSError: no licence for a second"),
+        (lambda: os._exit(9), r"worker \d+ \(pid \d+\) exited with code 9 \(.*\) while it loaded the function"),
+        (
+            lambda: os.stat("/no licence"),
+            r"worker \d+ \(pid \d+\) could not load the function: .* raised FileNotFoundError: .*'/no licence'",
+        ),
     ],
     ids=["dies", "raises"],
 )
-def test_what_workers_cannot_load_stays_the_loop_and_the_verdict_says_why(fn, why, items_until_it_stays_the_loop):
+def test_what_workers_cannot_load_stays_the_loop_and_the_verdict_says_why(ends, why, items_until_it_stays_the_loop):
+    class Fn:
+        def __init__(self, driver):
+            if os.getpid() != driver:
+                ends()
+
+        def __call__(self, item):
+            return os.getpid()
+
+    Fn.__module__ = "__main__"  # it travels by value: to import this module takes a worker seconds
+    ends.__module__ = "__main__"
     items, moving = items_until_it_stays_the_loop
-    results = ff.map(fn, items, init=(os.getpid(),), chunk=1, **moving)
+    results = ff.map(Fn, items, init=(os.getpid(),), chunk=1, **moving)
     assert {*results} == {os.getpid()}
     assert re.match(rf"stayed the loop: \d+ items .*; workers cannot start: {why}", results.report.verdict)
     assert results.report.n_workers_lost == 0

@@ -219,7 +219,8 @@ class Lanes:
         if elsewhere:
             threads = self._settings.threads_per_worker or 1  # cores of that machine are the cluster's to give
             # What a task of a cluster gives back comes with its end: cut, it would travel twice.
-            setup |= {"cwd": None, "path": None, "environment": None, "threads": threads, "is_cut": False}
+            setup |= {"cwd": None, "path": None, "environment": None, "is_cut": False}
+            setup |= {"threads": threads, "thread_variables": machine.THREAD_VARIABLES}
         return pack_program(parcel, setup)
 
     def _setup(self) -> dict[str, Any]:
@@ -228,8 +229,8 @@ class Lanes:
         import pickle
         import warnings
 
-        threads = self._settings.threads_per_worker
-        if threads is None and not any(name in os.environ for name in machine.THREAD_VARIABLES):
+        threads, variables = self._settings.threads_per_worker, machine.THREAD_VARIABLES
+        if threads is None and (variables := machine.free_thread_variables()):
             threads = max(1, self.cores.n_cores // self.workers)
         levels = {
             name: logger.level
@@ -245,6 +246,7 @@ class Lanes:
             "hides": shown.key(),
             "arguments": [each for each in sys.argv if isinstance(each, str)],
             "threads": threads,
+            "thread_variables": variables,
             "recursion_limit": sys.getrecursionlimit(),
             "levels": {"": logging.root.level, **{name: level for name, level in levels.items() if level}},
             "filters": pickle.dumps(plain),
