@@ -52,7 +52,7 @@ def models_and_rows(is_quick: bool) -> dict[str, tuple[Any, Any]]:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-    draw, n_rows = np.random.default_rng(2), 20_000 if is_quick else 200_000
+    draw, n_rows = np.random.default_rng(2), 20_000 if is_quick else 300_000
     columns: dict[str, Any] = {"id": np.arange(n_rows), **{name: draw.normal(size=n_rows) for name in FEATURES}}
     mixed = columns | {"carrier": draw.choice(["AA", "B6", "DL", "UA"], n_rows)}
     known = pa.table(mixed).slice(0, 4000).to_pandas()
@@ -61,12 +61,12 @@ def models_and_rows(is_quick: bool) -> dict[str, tuple[Any, Any]]:
     return {
         "a boosted model": (
             HistGradientBoostingRegressor(max_iter=50, random_state=0).fit(known[FEATURES], target),
-            pa.table(columns),
+            pa.table(columns).slice(0, n_rows * 2 // 3),
         ),
         "a linear Pipeline": (make_pipeline(split, Ridge()).fit(known, target), pa.table(mixed)),
         "nearest neighbours": (
             KNeighborsRegressor(5).fit(known[FEATURES[:4]], target),
-            pa.table(columns).slice(0, n_rows // 4),
+            pa.table(columns).slice(0, n_rows // 3),
         ),
     }
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -23,8 +24,9 @@ from fourfold.data.kinds import IMPORTS_OF
 from fourfold.distribute import chooser, verdict
 from fourfold.distribute.engines.on_processes.pool import FAREWELL_S
 from fourfold.distribute.lane import Lane
-from fourfold.distribute.verdict import COLD_START_S, Carriage, price
+from fourfold.distribute.verdict import COLD_START_S, FREE, MARGIN, Crew, Work, price
 from fourfold.execute.pickling import _modules_of, dump
+from fourfold.imports import Load
 from fourfold.machine import THREAD_VARIABLES
 from fourfold.records import Chunk, ChunkResult
 
@@ -110,11 +112,11 @@ def test_threads_that_the_user_wants_are_not_started_before_a_fork(monkeypatch, 
 def test_the_cost_of_imports_grows_with_what_the_packages_have_here(monkeypatch):
     for number in range(50):
         monkeypatch.setitem(sys.modules, f"of_somebody.part_{number}", types.ModuleType("part"))
-    cost = imports.cost_of(imports.Imports(frozenset({"numpy", "of_somebody.part_1"}), ("numpy",)))
-    assert cost.each_s == pytest.approx(50 * imports.MODULE_S)
-    assert cost.once_s == imports.MODULE_S * sum(name.partition(".")[0] == "numpy" for name in sys.modules)
-    assert cost.packages == ("numpy", "of_somebody")
-    assert imports.cost_of(imports.Imports(frozenset({"json", "__main__"}))) == imports.ImportCost()
+    load = imports.load_of(imports.Imports(frozenset({"numpy", "of_somebody.part_1"}), ("numpy",)))
+    assert load.each_s == pytest.approx(50 * imports.MODULE_S)
+    assert load.once_s == imports.MODULE_S * sum(name.partition(".")[0] == "numpy" for name in sys.modules)
+    assert load.packages == ("numpy", "of_somebody")
+    assert imports.load_of(imports.Imports(frozenset({"json", "__main__"}))) == Load()
 
 
 # ---- imported once ----------------------------------------------------------------------------------------------------------
@@ -221,6 +223,39 @@ def test_a_library_that_cannot_be_imported_for_all_is_the_error_of_the_worker(no
         ff.map(fn, range(4), engine="processes", workers=2)
 
 
+def load_on(fn, workers=2):
+    """What it takes so many workers of the pool to import what a function speaks of."""
+    return imports.load_of(the_pool().left_of(imports.imports_of(modules_of(fn)), workers))
+
+
+def test_what_was_imported_for_all_costs_nothing_the_next_time(no_pool, library):
+    fn = library("imported_before").fn
+    assert load_on(fn) == Load(imports.MODULE_S, 0.0, ("imported_before",))
+    ff.map(fn, range(4), engine="processes", workers=2)
+    assert load_on(fn) == Load()
+    assert load_on(fn, workers=3) == Load()  # the third is forked from the same template
+
+
+def test_what_could_not_be_imported_for_all_is_priced_for_each_worker_and_not_tried_again(no_pool, library, notebook):
+    more = "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()"
+    fn = library("starts_one_too", f"if os.environ.get('FOURFOLD_ROLE'): {more}").fn
+    ff.map(fn, range(20), engine="processes", workers=2, chunk=1)
+    pool = the_pool()
+    assert load_on(fn, workers=3) == Load(0.0, imports.MODULE_S, ("starts_one_too",))
+    pool.close()
+    assert load_on(fn) == Load(0.0, imports.MODULE_S, ("starts_one_too",))
+    ff.map(fn, range(20), engine="processes", workers=2, chunk=1)
+    assert str(pool._template.pid) not in notebook.lines()
+
+
+def test_workers_that_are_missing_are_priced_with_what_they_will_import(no_pool, library):
+    ff.map(abs, range(4), engine="processes", workers=1)
+    fn = library("imported_by_one").fn
+    ff.map(fn, range(4), engine="processes", workers=1)
+    assert load_on(fn, workers=1) == Load()
+    assert load_on(fn, workers=2) == Load(0.0, imports.MODULE_S, ("imported_by_one",))
+
+
 def test_workers_that_are_there_stay_for_work_that_imports_something_else(no_pool, library, notebook):
     def meet(item):  # both of them are there
         notebook.write(os.getpid())
@@ -255,6 +290,24 @@ def test_the_libraries_of_workers_have_the_threads_that_they_may_use(no_pool):
     (answer,) = ff.map(threads, [1], engine="processes", workers=1, threads_per_worker=2)
     assert answer == ("2", {2})
     assert "numpy" in the_pool()._imported
+
+
+@pytest.mark.parametrize(("variable", "said"), [("MKL_NUM_THREADS", ("3", {3})), ("OPENBLAS_NUM_THREADS", ("3", {1}))])
+def test_a_variable_that_speaks_of_one_library_says_nothing_of_the_others(no_pool, monkeypatch, variable, said):
+    def threads(item):
+        import threadpoolctl
+
+        np.ones((2, 2)) @ np.ones((2, 2))
+        of_numpy = {each["num_threads"] for each in threadpoolctl.threadpool_info() if each["internal_api"] == "openblas"}
+        return os.environ["OMP_NUM_THREADS"], of_numpy, os.environ[variable]
+
+    monkeypatch.setattr(machine, "cores", lambda: machine.Cores(3, "three, for a test"))
+    monkeypatch.setenv(variable, "1")
+    assert ff.map(threads, [1], engine="processes", workers=1) == [(*said, "1")]
+    assert "numpy" in the_pool()._imported
+    (answer,) = ff.map(threads, [1], engine="processes", workers=1, threads_per_worker=2)
+    assert answer == ("2", {2}, "2")
+    assert ff.map(threads, [1], engine="processes", workers=1) == [(*said, "1")]
 
 
 def test_a_script_ends_at_once_while_something_is_imported_for_nobody_any_more(tmp_path):
@@ -306,41 +359,92 @@ def test_the_loop_goes_on_until_a_worker_has_loaded_the_function(tmp_path, monke
     assert results.report.engine == "serial"
 
 
-def test_a_worker_that_dies_while_it_loads_is_told_of_as_without_the_loop(monkeypatch):
-    as_it_is = Lane.is_loaded
+@pytest.fixture
+def items_until_it_stays_the_loop(monkeypatch):
+    """Options of a call that moves when a worker has loaded the function, and items until it is known that none will."""
+    as_it_is, failed = Lane.is_loaded, chooser.Chooser.failed
     moving = ways.options_of("auto that moves", monkeypatch)
-    monkeypatch.setattr(Lane, "is_loaded", as_it_is)
-    here = os.getpid()
+    told = threading.Event()
 
-    class DiesElsewhere:
-        def __init__(self):
-            if os.getpid() != here:
-                os._exit(9)
+    def note(self, error):
+        failed(self, error)
+        told.set()
+
+    def items():
+        deadline = time.monotonic() + 60
+        while not told.wait(0.001):
+            assert time.monotonic() < deadline, "nobody has told that workers cannot load the function"
+            yield 1
+
+    monkeypatch.setattr(Lane, "is_loaded", as_it_is)
+    monkeypatch.setattr(chooser.Chooser, "failed", note)
+    return items(), moving
+
+
+@pytest.mark.parametrize(
+    ("ends", "why"),
+    [
+        (lambda: os._exit(9), r"worker \d+ \(pid \d+\) exited with code 9 \(.*\) while it loaded the function"),
+        (
+            lambda: os.stat("/no licence"),
+            r"worker \d+ \(pid \d+\) could not load the function: .* raised FileNotFoundError: .*'/no licence'",
+        ),
+    ],
+    ids=["dies", "raises"],
+)
+def test_what_workers_cannot_load_stays_the_loop_and_the_verdict_says_why(ends, why, items_until_it_stays_the_loop):
+    class Fn:
+        def __init__(self, driver):
+            if os.getpid() != driver:
+                ends()
 
         def __call__(self, item):
-            time.sleep(0.001)
-            return item
+            return os.getpid()
 
-    with pytest.raises(ff.errors.WorkersKeepDying):
-        ff.map(DiesElsewhere, range(100_000), init=(), **moving)
+    Fn.__module__ = "__main__"  # it travels by value: to import this module takes a worker seconds
+    ends.__module__ = "__main__"
+    items, moving = items_until_it_stays_the_loop
+    results = ff.map(Fn, items, init=(os.getpid(),), chunk=1, **moving)
+    assert {*results} == {os.getpid()}
+    assert re.match(rf"stayed the loop: \d+ items .*; workers cannot start: {why}", results.report.verdict)
+    assert results.report.n_workers_lost == 0
 
 
 # ---- priced -----------------------------------------------------------------------------------------------------------------
 
 
-FREE = Carriage(0.0, 0.0)
+TWO, NEW = Crew(2, 2, is_there=False), Load()
+
+
+def prices_of(left, load=NEW, crew=TWO):
+    return price(Work(left, 0.05, 1.0, FREE), crew, load)
 
 
 def test_what_workers_import_and_load_counts_as_their_start():
-    plain = price(100, 0.05, 1.0, FREE, 2, 2, warm=False)
+    plain = prices_of(100)
     assert plain.workers_pay
-    once = price(100, 0.05, 1.0, FREE, 2, 2, warm=False, once_s=1.0)
-    each = price(100, 0.05, 1.0, FREE, 2, 2, warm=False, each_s=1.0)
+    once, each = prices_of(100, Load(once_s=1.0)), prices_of(100, Load(each_s=1.0))
     assert once.workers_s == pytest.approx(plain.workers_s + 0.5)  # meanwhile the caller goes on
     assert each.workers_s == pytest.approx(plain.workers_s + 1.0)
     assert (once.start_s, each.start_s) == (COLD_START_S, COLD_START_S + 1.0)
-    assert not price(40, 0.05, 1.0, FREE, 2, 2, warm=False, once_s=1.5).workers_pay
-    assert price(40, 0.05, 1.0, FREE, 2, 2, warm=False).workers_pay
+    assert not prices_of(30, Load(once_s=1.5)).workers_pay
+    assert prices_of(30).workers_pay
+
+
+def test_what_the_caller_does_itself_while_workers_import_needs_no_margin():
+    """Three seconds of predictions, and imports of 1.4: a fifth is saved, of what workers take over a third."""
+    prices = prices_of(60, Load(once_s=1.4))
+    assert prices.loop_s == 3.0
+    assert prices.handed_s == pytest.approx(1.6)
+    assert MARGIN * prices.handed_s < prices.loop_s - prices.workers_s < MARGIN * prices.loop_s
+    assert prices.workers_pay
+    assert not prices_of(60, Load(each_s=0.7)).workers_pay  # which costs as much, and nobody goes on meanwhile
+    assert not prices_of(28, Load(once_s=1.4)).workers_pay  # the caller comes to the end first
+
+
+def test_workers_beyond_the_cores_load_one_after_the_other():
+    few, many = (prices_of(1000, Load(each_s=1.0), Crew(workers, 2, is_there=False)) for workers in (2, 8))
+    assert (few.start_s, many.start_s) == (COLD_START_S + 1.0, COLD_START_S + 4.0)
 
 
 def chooser_of(load, total=40):
@@ -354,14 +458,14 @@ def chooser_of(load, total=40):
 
 def test_short_work_stays_the_loop_where_workers_import_for_longer_and_the_verdict_says_so():
     chunk, result = Chunk(0, [0]), ChunkResult(1, [0], [], 0.05)
-    assert chooser_of(chooser.Load())(chunk, result) == "workers"
-    choose = chooser_of(chooser.Load(1.6, 0.0, ("pandas", "sklearn")))
+    assert chooser_of(Load())(chunk, result) == "workers"
+    choose = chooser_of(Load(1.6, 0.0, ("pandas", "sklearn")))
     assert choose(chunk, result) is None
     assert choose.why.endswith(" with 2 workers, which have to import pandas, sklearn first: 1.6 s")
 
 
 def test_a_chunk_that_has_imported_libraries_does_not_tell_how_long_items_take(monkeypatch):
-    choose = chooser_of(chooser.Load())
+    choose = chooser_of(Load())
     chunk = Chunk(0, [0])
     for number in range(400):
         monkeypatch.setitem(sys.modules, f"of_somebody.part_{number}", types.ModuleType("part"))
@@ -391,7 +495,7 @@ def test_what_the_loop_has_built_is_priced_for_workers_too(monkeypatch):
 def test_where_others_are_on_the_cores_it_stays_the_loop_and_the_verdict_says_so(monkeypatch):
     waited = [0.0]
     monkeypatch.setattr(chooser, "waited_for_a_core_s", lambda: waited[0])
-    choose = chooser_of(chooser.Load(), total=1000)
+    choose = chooser_of(Load(), total=1000)
     waited[0] = 1.5  # of 2.5 s in which it could have computed
     assert choose(Chunk(0, [0]), ChunkResult(1, [0], [], 0.05)) is None
     assert choose.why.endswith("; other programs are on the cores, 60% of the time that this one could use")

@@ -17,10 +17,20 @@ from hypothesis import strategies as st
 import fourfold as ff
 from fourfold import machine
 from fourfold.distribute import chooser, verdict
-from fourfold.distribute.verdict import COLD_START_S, MARGIN, WARM_START_S, Carriage, carriage, price, seconds
+from fourfold.distribute.verdict import (
+    COLD_START_S,
+    FREE,
+    MARGIN,
+    NO_LOAD,
+    WARM_START_S,
+    Carriage,
+    Crew,
+    Work,
+    carriage,
+    price,
+    seconds,
+)
 from fourfold.records import Chunk, ChunkResult, Kind, Outcome
-
-FREE = Carriage(0.0, 0.0)
 
 
 @pytest.fixture
@@ -33,24 +43,24 @@ def moved(monkeypatch):
 
 
 def test_work_shorter_than_the_start_stays_the_loop_and_long_work_does_not():
-    assert not price(100, 0.001, 1.0, FREE, 2, 2, warm=False).workers_pay
-    assert price(10_000, 0.001, 1.0, FREE, 2, 2, warm=False).workers_pay
+    assert not price(Work(100, 0.001, 1.0, FREE), Crew(2, 2, False)).workers_pay
+    assert price(Work(10_000, 0.001, 1.0, FREE), Crew(2, 2, False)).workers_pay
 
 
 def test_warm_workers_pay_earlier():
-    assert price(100, 0.001, 1.0, FREE, 2, 2, warm=True).workers_pay
+    assert price(Work(100, 0.001, 1.0, FREE), Crew(2, 2, True)).workers_pay
     assert WARM_START_S < COLD_START_S
 
 
 def test_items_that_cost_more_to_carry_than_to_run_stay_the_loop():
     cost = carriage(pickle_s=0.01, buffer_bytes=0)
-    assert not price(1e6, 0.001, 1.0, cost, 64, 64, warm=True).workers_pay
-    assert price(1e6, 1.0, 1.0, cost, 64, 64, warm=True).workers_pay
+    assert not price(Work(1e6, 0.001, 1.0, cost), Crew(64, 64, True)).workers_pay
+    assert price(Work(1e6, 1.0, 1.0, cost), Crew(64, 64, True)).workers_pay
 
 
 def test_the_driver_can_carry_only_so_fast_for_any_number_of_workers():
     cost = carriage(pickle_s=0.001, buffer_bytes=0)
-    few, many = (price(1000, 0.01, 1.0, cost, workers, workers, warm=True).workers_s for workers in (10, 1000))
+    few, many = (price(Work(1000, 0.01, 1.0, cost), Crew(workers, workers, True)).workers_s for workers in (10, 1000))
     assert few == pytest.approx(many, rel=0.5)
     assert many >= 1000 * cost.driver_s
 
@@ -61,13 +71,13 @@ def test_large_buffers_cost_their_move():
 
 
 def test_items_that_wait_gain_from_more_workers_than_cores():
-    waiting = price(1000, 0.01, 0.0, FREE, 8, 2, warm=True)
-    computing = price(1000, 0.01, 1.0, FREE, 8, 2, warm=True)
+    waiting = price(Work(1000, 0.01, 0.0, FREE), Crew(8, 2, True))
+    computing = price(Work(1000, 0.01, 1.0, FREE), Crew(8, 2, True))
     assert waiting.workers_s < computing.workers_s / 3
 
 
 def test_items_that_keep_all_cores_busy_already_stay_the_loop():
-    assert not price(1000, 0.01, 4.0, FREE, 4, 4, warm=True).workers_pay
+    assert not price(Work(1000, 0.01, 4.0, FREE), Crew(4, 4, True)).workers_pay
 
 
 @given(
@@ -81,7 +91,7 @@ def test_items_that_keep_all_cores_busy_already_stay_the_loop():
     warm=st.booleans(),
 )
 def test_workers_are_never_chosen_without_the_margin(left, item_s, busy, pickle_s, buffer_bytes, workers, cores, warm):
-    prices = price(left, item_s, busy, carriage(pickle_s, buffer_bytes), workers, cores, warm)
+    prices = price(Work(left, item_s, busy, carriage(pickle_s, buffer_bytes)), Crew(workers, cores, warm))
     assert prices.workers_s >= prices.start_s > 0
     if prices.workers_pay:
         assert prices.workers_s <= (1 - MARGIN) * prices.loop_s
@@ -90,8 +100,8 @@ def test_workers_are_never_chosen_without_the_margin(left, item_s, busy, pickle_
 
 @given(left=st.floats(0, 1e6), item_s=st.floats(0, 1), more=st.floats(0, 1e6))
 def test_more_work_never_speaks_against_workers(left, item_s, more):
-    if price(left, item_s, 1.0, FREE, 2, 2, warm=False).workers_pay:
-        assert price(left + more, item_s, 1.0, FREE, 2, 2, warm=False).workers_pay
+    if price(Work(left, item_s, 1.0, FREE), Crew(2, 2, False)).workers_pay:
+        assert price(Work(left + more, item_s, 1.0, FREE), Crew(2, 2, False)).workers_pay
 
 
 @pytest.mark.parametrize(
@@ -166,7 +176,7 @@ class _Light:
 )
 def test_an_unknown_rest_is_bet_on_with_a_tenth_of_what_was_done(total, warm, busy_s, moves):
     choose = chooser.Chooser(
-        total, lambda: 2, lambda: 2, lambda: warm, lambda obj, limit: _Light(), chooser.Load, lambda: "workers"
+        total, lambda: 2, lambda: 2, lambda: warm, lambda obj, limit: _Light(), lambda: NO_LOAD, lambda: "workers"
     )
     choose.begin()
     choose._began_wall -= busy_s

@@ -45,14 +45,27 @@ SEARCHED = 200
 
 
 class Imports(NamedTuple):
-    """The modules that a program speaks of, and those of them that one process may import for all workers."""
+    """The modules that a program speaks of.
+
+    Attributes:
+        modules: All of them.
+        shared: Those that one process may import for all workers.
+        have: Modules that all workers have, who will run it.
+    """
 
     modules: frozenset[str] = frozenset()
     shared: tuple[str, ...] = ()
+    have: frozenset[str] = frozenset()
 
 
-class ImportCost(NamedTuple):
-    """Processor seconds of importing: once for all workers, and in each of them."""
+class Load(NamedTuple):
+    """What workers have to do before their first item, in processor seconds, besides the start that all new ones have.
+
+    Attributes:
+        once_s: To import what is imported once for all of them, while the caller goes on.
+        each_s: In each of them: to import the rest, to unpickle the function and build what it needs.
+        packages: What is imported, for messages.
+    """
 
     once_s: float = 0.0
     each_s: float = 0.0
@@ -70,21 +83,22 @@ def imports_of(modules: Collection[str]) -> Imports:
     return Imports(frozenset(modules), tuple(shared))
 
 
-def cost_of(imports: Imports) -> ImportCost:
-    """What it costs to import these modules in new workers.
+def load_of(imports: Imports) -> Load:
+    """What it takes workers to import these modules, without those that they have.
 
     It is told from how many modules the same packages have in this process, which has run some of the work already.
     """
-    modules, shared = imports
+    modules, shared, have = imports
     once = _with_needs({_package(name) for name in shared if not name.startswith(OURS)})
-    each = {_package(name) for name in _reached(modules)} - once - {*sys.stdlib_module_names, "fourfold", "__main__", ""}
+    lacking = _reached(modules - have) - have
+    each = {_package(name) for name in lacking} - once - {*sys.stdlib_module_names, "fourfold", "__main__", ""}
     each = _with_needs(each) - once
     n_once = n_each = 0
     for name in list(sys.modules):
         n_once += _package(name) in once
         n_each += _package(name) in each
     named = sorted({_package(name) for name in shared if not name.startswith(OURS)} | each)
-    return ImportCost(n_once * MODULE_S, n_each * MODULE_S, tuple(named))
+    return Load(n_once * MODULE_S, n_each * MODULE_S, tuple(named))
 
 
 def _is_shared(module: str) -> bool:

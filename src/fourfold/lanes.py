@@ -11,7 +11,7 @@ import fourfold.imports as imports
 import fourfold.machine as machine
 import fourfold.shown as shown
 from fourfold.aggregate.tree import TreeReduction
-from fourfold.distribute.chooser import Chooser, Load
+from fourfold.distribute.chooser import Chooser
 from fourfold.distribute.engine import Engine
 from fourfold.distribute.engines.on_this_thread import ThisThread
 from fourfold.distribute.lane import LOOP_TARGET_S, Lane
@@ -143,8 +143,8 @@ class Lanes:
             lane=self._on_processes,
         )
 
-    def _load(self) -> Load:
-        """What new workers have to do before their first item.
+    def _load(self) -> imports.Load:
+        """What workers have to do before their first item.
 
         Raises:
             NotPicklable: The function cannot travel.
@@ -155,10 +155,10 @@ class Lanes:
         modules: set[str] = set()
         init = self._settings.init
         function = weigh((self._fn, init) if init else self._fn, 1 << 30, modules)
-        cost = POOL.cost_of(imports.imports_of(modules))
+        load = imports.load_of(POOL.left_of(imports.imports_of(modules), self.workers))
         prepared_s = self._loop.prepared_s if self._loop is not None else 0.0
         travel_s = function.pickle_s + (function.buffer_bytes + function.stream_bytes) / MOVE_BYTES_PER_S
-        return Load(cost.once_s, cost.each_s + prepared_s + travel_s, cost.packages)
+        return load._replace(each_s=load.each_s + prepared_s + travel_s)
 
     def let_go(self) -> None:
         """A call is part of reference cycles: what it holds would live until the next garbage collection."""
@@ -219,7 +219,8 @@ class Lanes:
         if elsewhere:
             threads = self._settings.threads_per_worker or 1  # cores of that machine are the cluster's to give
             # What a task of a cluster gives back comes with its end: cut, it would travel twice.
-            setup |= {"cwd": None, "path": None, "environment": None, "threads": threads, "is_cut": False}
+            setup |= {"cwd": None, "path": None, "environment": None, "is_cut": False}
+            setup |= {"threads": threads, "thread_variables": machine.THREAD_VARIABLES}
         return pack_program(parcel, setup)
 
     def _setup(self) -> dict[str, Any]:
@@ -228,8 +229,8 @@ class Lanes:
         import pickle
         import warnings
 
-        threads = self._settings.threads_per_worker
-        if threads is None and not any(name in os.environ for name in machine.THREAD_VARIABLES):
+        threads, variables = self._settings.threads_per_worker, machine.THREAD_VARIABLES
+        if threads is None and (variables := machine.free_thread_variables()):
             threads = max(1, self.cores.n_cores // self.workers)
         levels = {
             name: logger.level
@@ -245,6 +246,7 @@ class Lanes:
             "hides": shown.key(),
             "arguments": [each for each in sys.argv if isinstance(each, str)],
             "threads": threads,
+            "thread_variables": variables,
             "recursion_limit": sys.getrecursionlimit(),
             "levels": {"": logging.root.level, **{name: level for name, level in levels.items() if level}},
             "filters": pickle.dumps(plain),

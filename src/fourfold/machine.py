@@ -5,7 +5,7 @@ import functools
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ def _cgroup_folders(mount: str, membership: str, controller: str) -> list[str]:
     return [folder for folder in folders if os.path.isdir(folder)]
 
 
-THREAD_VARIABLES = (
+THREAD_VARIABLES: tuple[str, ...] = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -249,8 +249,18 @@ THREAD_VARIABLES = (
 )
 """What numerical libraries read when they are first imported, to know how many threads to start."""
 
+READ_FIRST = {"OPENBLAS_NUM_THREADS": "openblas", "MKL_NUM_THREADS": "mkl", "BLIS_NUM_THREADS": "blis"}
+"""Libraries, as threadpoolctl calls them, by the variable that each reads before it reads OMP_NUM_THREADS."""
+
 JOBLIB_VARIABLE = "LOKY_MAX_CPU_COUNT"
 """What joblib, and scikit-learn with it, takes for the number of cores: so many processes `n_jobs=-1` starts."""
+
+
+def free_thread_variables() -> tuple[str, ...]:
+    """Those of THREAD_VARIABLES that say nothing yet: OMP_NUM_THREADS speaks for all, each other one for its library."""
+    if "OMP_NUM_THREADS" in os.environ:
+        return ()
+    return tuple(name for name in THREAD_VARIABLES if name not in os.environ)
 
 
 def in_notebook() -> bool:
@@ -313,12 +323,23 @@ _limited: tuple[object, ...] = ()
 """The last limit for good, and the libraries it was set for."""
 
 
-def limit_threads_for_good(count: int) -> None:
-    """The same until the process ends; for libraries that are loaded. Those that come later read THREAD_VARIABLES."""
+def limit_threads_for_good(count: int, variables: Sequence[str] = THREAD_VARIABLES) -> None:
+    """The same until the process ends; for libraries that are loaded. Those that come later read THREAD_VARIABLES.
+
+    Args:
+        count: Threads of each.
+        variables: Those of THREAD_VARIABLES that this is the number for. Libraries of the others have the number there.
+    """
     global _limited
-    loaded = (count, *(name in sys.modules for name in ("numpy", "scipy", "sklearn", "torch")))
+    others = {api: os.environ.get(name, "") for name, api in READ_FIRST.items() if name not in variables}
+    key = (count, *others.items())
+    loaded = (key, *(name in sys.modules for name in ("numpy", "scipy", "sklearn", "torch")))
     if any(loaded[1:]) and loaded != _limited:
         import threadpoolctl
 
-        threadpoolctl.threadpool_limits(limits=count)
+        libraries = threadpoolctl.ThreadpoolController()
+        for api in {each["internal_api"] for each in libraries.info()}:
+            text = others.get(api, str(count))
+            if text.isdigit() and int(text):
+                libraries.select(internal_api=api).limit(limits=int(text))
         _limited = loaded

@@ -20,7 +20,8 @@ from fourfold.execute import current, forward
 from fourfold.execute.chunk import Run
 from fourfold.execute.pickling import load
 from fourfold.execute.remote import dump_trouble
-from fourfold.machine import JOBLIB_VARIABLE, THREAD_VARIABLES, limit_threads_for_good
+from fourfold.execute.troubles import in_words
+from fourfold.machine import JOBLIB_VARIABLE, limit_threads_for_good
 from fourfold.records import Kind, Parcel
 
 
@@ -32,7 +33,10 @@ def main(end: socket.socket, page: Page, number: int, driver_pidfd: int) -> None
     current.enter_worker_process()
     global _calm_down
     _calm_down = _remember_signals()
-    loop = WorkerLoop(end, page, load=_load, describe=dump_trouble, flush=forward.flush)
+    inherited = [name for name in sys.argv[1:] if name in sys.modules]  # of those that the template was asked for
+    loop = WorkerLoop(
+        end, page, load=_load, describe=dump_trouble, in_words=in_words, flush=forward.flush, inherited=inherited
+    )
     forward.install(lambda record: loop.send("say", record))
     loop.serve()
 
@@ -91,6 +95,7 @@ def _become(
     environment: dict[str, str] | None,
     arguments: list[str],
     threads: int | None,
+    thread_variables: tuple[str, ...],
     recursion_limit: int,
     levels: dict[str, int],
     filters: bytes,
@@ -110,7 +115,7 @@ def _become(
     if path is not None:
         sys.path[:] = path
     if threads is not None:
-        environment = {**(environment or os.environ), **dict.fromkeys(THREAD_VARIABLES, str(threads))}
+        environment = {**(environment or os.environ), **dict.fromkeys(thread_variables, str(threads))}
     if environment is not None:
         environment.setdefault(JOBLIB_VARIABLE, str(threads or 1))  # each of the workers has that many
     if environment is not None and dict(os.environ) != environment:
@@ -120,5 +125,5 @@ def _become(
     if hides:
         os.environ[shown.VARIABLE] = "1"  # for calls inside items; another machine has an environment of its own
     if threads is not None:
-        limit_threads_for_good(threads)
+        limit_threads_for_good(threads, thread_variables)
     forward.adopt(levels, pickle.loads(filters))

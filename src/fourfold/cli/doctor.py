@@ -81,7 +81,7 @@ def advise(figures: Figures) -> list[dict[str, str]]:
         say(f"only {files['soft_limit']} open files are allowed", f"ulimit -n {min(files['hard_limit'] or 4096, 4096)}")
     if figures["blas"]["variables"]:
         names = " ".join(figures["blas"]["variables"])
-        say(f"{names} set in the environment: fourfold then leaves the threads of BLAS as they are", f"unset {names}")
+        say(f"{names} set in the environment: fourfold leaves the threads of these libraries as they are", f"unset {names}")
     if figures["extras"]["pyarrow"] is None:
         say("pyarrow is not installed: no parquet", "pip install 'fourfold[data]'")
     if any(each["name"] == "spark" and each["version"] for each in figures["engines"]) and not figures["java"]:

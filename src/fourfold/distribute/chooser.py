@@ -3,20 +3,24 @@
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from fourfold.distribute.lane import Lane
 from fourfold.distribute.verdict import (
     COLD_START_S,
+    FREE,
+    NO_LOAD,
     Carriage,
+    Crew,
     Prices,
+    Work,
     carriage,
     least_start_s,
     price,
     seconds,
 )
 from fourfold.errors import NotPicklable
-from fourfold.imports import MODULE_S
+from fourfold.imports import MODULE_S, Load
 from fourfold.machine import waited_for_a_core_s
 from fourfold.records import Chunk, ChunkResult
 
@@ -52,20 +56,6 @@ workers would share with the loop what it has. Smaller: they start on a busy mac
 start for somebody's short job. Not measured."""
 
 
-class Load(NamedTuple):
-    """What a new worker has to do before its first item, in seconds, besides the start that all have.
-
-    Attributes:
-        once_s: To import what is imported once for all workers, while the caller goes on.
-        each_s: In each of them: to import the rest, to unpickle the function and build what it needs.
-        packages: What is imported, for messages.
-    """
-
-    once_s: float = 0.0
-    each_s: float = 0.0
-    packages: tuple[str, ...] = ()
-
-
 class Weight(Protocol):
     """What weighing an object finds."""
 
@@ -88,7 +78,7 @@ class Chooser:
         cores: Tells how many cores there are.
         warm: Tells how many workers are ready already.
         weigh: Pickles an object without keeping the bytes, up to a limit of them.
-        load: Tells what new workers have to do first. It pickles the function, which must travel too.
+        load: Tells what they have to do first. It pickles the function, which must travel too.
         lane: Makes the lane of the workers.
     """
 
@@ -148,7 +138,7 @@ class Chooser:
         if self._workers() < 2 or self._cores() < 2:
             self._hopeless, self.why = True, f"there is only {min(self._workers(), self._cores())} worker for it"
             return None
-        free = self._price(left, item_s, Carriage(0.0, 0.0), Load())
+        free = self._price(left, item_s, FREE, NO_LOAD)
         if not free.workers_pay:
             self.why = self._not_worth(left, item_s, free)
             return None
@@ -187,8 +177,8 @@ class Chooser:
         waited = max(0.0, waited_for_a_core_s() - self._began_waiting)
         self._share = cpu / (cpu + waited)
         workers, cores = self._workers(), self._cores() * (self._share if self._share < CROWDED else 1.0)
-        warm = self._warm() >= workers
-        return price(left, item_s, (cpu + waited) / wall, cost, workers, max(1.0, cores), warm, load.once_s, load.each_s)
+        crew = Crew(workers, max(1.0, cores), is_there=self._warm() >= workers)
+        return price(Work(left, item_s, (cpu + waited) / wall, cost), crew, load)
 
     def _weigh_sample(self, chunk: Chunk, result: ChunkResult) -> tuple[Carriage, bool]:
         """The carriage of an average item of the chunk, and whether all of the sample was weighed."""
@@ -215,7 +205,7 @@ class Chooser:
 
     def _load_words(self) -> str:
         """What new workers would have to do first, where that is much."""
-        load = self._carried[1] if self._carried is not None else Load()
+        load = self._carried[1] if self._carried is not None else NO_LOAD
         if load.once_s + load.each_s < COLD_START_S:
             return ""
         what = f"import {', '.join(load.packages)}" if load.packages else "load the function"

@@ -119,4 +119,8 @@ class LoadingEngine(Engine, Protocol):
     """An engine whose workers can load programs before they have a ticket, while the caller is busy with items itself."""
 
     def load(self) -> bool:
-        """Let workers load what was `put`; whether one of them has. Also when one died of it: its tickets will say why."""
+        """Let workers load what was `put`; returns whether one of them has. `wait` tells of those that died of it.
+
+        Raises:
+            EngineError: One of them could not.
+        """

@@ -8,10 +8,14 @@ A run with `engine="auto"` starts as the loop. From time to time the rest of the
 where `item` is the time of one item, and `carry` the time to pickle, move and unpickle it and its result. `start` has in it
 what workers must import and load: what is imported once for all of them keeps one core from items, while the caller goes on
 computing on another; what each of them loads keeps all cores from items. Workers are chosen when they save at least MARGIN of
-the loop's time, and more than their start can cost.
+the loop's time for what they would take over, and more than their start can cost.
 """
 
 from typing import NamedTuple
+
+from fourfold.imports import Load
+
+NO_LOAD = Load()
 
 COLD_START_S = 0.15
 """Processor seconds to import what workers need, start the server of workers and fork the first ones, all of them not spent
@@ -21,7 +25,8 @@ WARM_START_S = 0.01
 """The same when workers are there already: one message to each, and the function unpickled."""
 
 MARGIN = 0.25
-"""Least share of the loop's time that workers must save. Smaller: a wrong estimate makes it slower than the loop."""
+"""Least share of the loop's time that workers must save, of that part of it which they would take over. Smaller: a wrong
+estimate makes it slower than the loop."""
 
 MOVE_BYTES_PER_S = 1.5e9
 """How fast large buffers move into shared memory, be it once in each direction (benchmarks/constants.py)."""
@@ -41,18 +46,60 @@ class Carriage(NamedTuple):
     worker_s: float
 
 
+FREE = Carriage(0.0, 0.0)
+
+
+class Work(NamedTuple):
+    """What is left to do.
+
+    Attributes:
+        left: Items.
+        item_s: Wall time of one item in the loop.
+        cores_busy: Processor time over wall time of the loop, with the time in which it waited for a core: above 1 when items
+            use threads of their own.
+        carriage: Of one item.
+    """
+
+    left: float
+    item_s: float
+    cores_busy: float
+    carriage: Carriage
+
+
+class Crew(NamedTuple):
+    """Who would do it.
+
+    Attributes:
+        workers: How many there would be.
+        cores: How many cores this process may use; less where others are on them.
+        is_there: All of these workers are there already.
+    """
+
+    workers: int
+    cores: float
+    is_there: bool
+
+
 class Prices(NamedTuple):
-    """Both ways to do the rest, in seconds."""
+    """Both ways to do the rest, in seconds.
+
+    Attributes:
+        loop_s: In the loop.
+        workers_s: With workers.
+        start_s: Of this, what their start takes from items.
+        handed_s: Of the loop, what the caller would not have done itself before workers have imported what they need.
+    """
 
     loop_s: float
     workers_s: float
     start_s: float
+    handed_s: float
 
     @property
     def workers_pay(self) -> bool:
         """Whether to change over to workers."""
         saved = self.loop_s - self.workers_s
-        return saved > MARGIN * self.loop_s and saved > self.start_s
+        return saved > MARGIN * self.handed_s and saved > self.start_s
 
 
 def carriage(pickle_s: float, buffer_bytes: float) -> Carriage:
@@ -62,40 +109,21 @@ def carriage(pickle_s: float, buffer_bytes: float) -> Carriage:
     return Carriage(driver_s=HANDLE_S + each_side + move, worker_s=HANDLE_S + each_side + move / 2)
 
 
-def price(
-    left: float,
-    item_s: float,
-    cores_busy: float,
-    cost: Carriage,
-    workers: int,
-    cores: float,
-    warm: bool,
-    once_s: float = 0.0,
-    each_s: float = 0.0,
-) -> Prices:
-    """Price the `left` items both ways.
-
-    Args:
-        left: Items left.
-        item_s: Wall time of one item in the loop.
-        cores_busy: Processor time over wall time of the loop, with the time in which it waited for a core: above 1 when items
-            use threads of their own.
-        cost: Of carrying one item.
-        workers: How many there would be.
-        cores: How many cores this process may use; less where others are on them.
-        warm: Whether the workers are there already.
-        once_s: What is to be imported, once for all of them.
-        each_s: What each of them has to load.
-    """
-    at_once = min(workers, cores)
-    start_s = (WARM_START_S if warm else COLD_START_S) + each_s
-    busy = min(cores_busy, 1.0) if cores_busy <= 1.1 else cores_busy
-    waiting = item_s * max(0.0, 1 - busy)
-    computing = item_s * busy
-    each = computing / at_once + waiting / workers + (cost.worker_s + cost.driver_s) / at_once
-    importing_s = once_s * (1 - 1 / at_once)  # no risk beyond that: meanwhile the caller goes on, and may come to the end
-    workers_s = start_s + importing_s + left * max(each, cost.driver_s)
-    return Prices(loop_s=left * item_s, workers_s=workers_s, start_s=start_s)
+def price(work: Work, crew: Crew, load: Load = NO_LOAD) -> Prices:
+    """Price the items that are left both ways, where workers have to load so much first."""
+    at_once = min(crew.workers, crew.cores)
+    # All of them load, and only so many at once.
+    start_s = (WARM_START_S if crew.is_there else COLD_START_S) + load.each_s * crew.workers / at_once
+    busy = min(work.cores_busy, 1.0) if work.cores_busy <= 1.1 else work.cores_busy
+    waiting = work.item_s * max(0.0, 1 - busy)
+    computing = work.item_s * busy
+    carry = work.carriage
+    each = computing / at_once + waiting / crew.workers + (carry.worker_s + carry.driver_s) / at_once
+    loop_s = work.left * work.item_s
+    # No risk beyond that: meanwhile the caller goes on, and may come to the end.
+    importing_s = load.once_s * (1 - 1 / at_once)
+    workers_s = start_s + importing_s + work.left * max(each, carry.driver_s)
+    return Prices(loop_s, workers_s, start_s, handed_s=max(0.0, loop_s - load.once_s))
 
 
 def least_start_s(any_warm: bool) -> float:

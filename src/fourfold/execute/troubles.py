@@ -11,6 +11,15 @@ TEXT_CHARS = 100_000
 """Characters of a traceback or message that travel. Not measured: it only keeps a huge message from filling the driver."""
 
 
+LINE_CHARS = 300
+"""Characters of what is said of an exception in a line. Not measured."""
+
+
+def in_words(error: BaseException) -> str:
+    """What the exception is and says, in one line."""
+    return clip(f"{type(error).__name__}: {' '.join(safe_str(error).split())}", LINE_CHARS)
+
+
 def describe(error: BaseException, offset: int, item: Any, *, kind: str = "raised", travels: bool = False) -> Trouble:
     """Describe the exception of the item at `offset` of its chunk.
 

@@ -60,8 +60,6 @@ class Processes:
     ) -> None:
         self._wanted, self._hear_record, self._watcher, self._tell_imports = workers, hear, watch, imports
         self._imports = Imports()
-        self._has_lost = False
-        """A worker has died."""
         self._timeout: float | None = None
         self._memory: int | None = None
         self._workers: list[Worker] = []
@@ -127,7 +125,11 @@ class Processes:
         self._timeout, self._memory = need.timeout, need.memory
 
     def load(self) -> bool:
-        """Send the programs to all workers, also to those that are not ready yet."""
+        """Send the programs to all workers, also to those that are not ready yet.
+
+        Raises:
+            EngineError: One of them could not load its program, or there is no open file left.
+        """
         try:
             with Shield():  # what a worker was sent must be known
                 for worker in self._workers:
@@ -135,7 +137,10 @@ class Processes:
                         worker.load(key, program)
         except OSError as error:
             raise EngineError(f"no open file is left to send the function to workers: {error}. Check `ulimit -n`") from error
-        return self._has_lost or any(worker.ready and worker.has_loaded for worker in self._workers)
+        for worker in self._workers:
+            for why_not in worker.not_loaded.values():
+                raise EngineError(f"{worker.name} could not load the function: {why_not}")
+        return any(worker.ready and worker.has_loaded for worker in self._workers)
 
     def drop(self, key: str) -> None:
         """Forget the program everywhere."""
@@ -322,7 +327,6 @@ class Processes:
 
     def _replace(self, worker: Worker) -> None:
         """Bury a dead worker and order another one."""
-        self._has_lost = True
         self._part_with(worker)
         ready = worker.ready
         reason, was_running = "", False

@@ -94,8 +94,12 @@ class Worker:
         self._programs: dict[str, SharedProgram] = {}
         self._n_loading = 0
         """Programs that it was sent, and has not loaded yet."""
+        self.not_loaded: dict[str, str] = {}
+        """Programs that raised when it loaded them, and what."""
+        self.inherited: frozenset[str] = frozenset()
+        """Modules that were imported for it before it was forked, as it says itself when it is ready."""
         self.imports: frozenset[str] = frozenset()
-        """Modules that were imported before it was forked, or with a program."""
+        """These, and those that it has imported with programs."""
         self._dropped: dict[int, SharedProgram] = {}
         self._items = Owner()
         self._freed: deque[int] = deque()
@@ -139,6 +143,7 @@ class Worker:
             self.line.send(("program", key, tuple(program.place)), program.fd)
             self._programs[key] = program
             self._n_loading += 1
+            self.not_loaded.pop(key, None)
             program.given(self)
 
     @property
@@ -194,9 +199,12 @@ class Worker:
                 case "ready":
                     self._know_pid(rest[0])
                     self.ready = True
+                    self.imports = self.inherited = frozenset(rest[1])
                     self.base_bytes = self.page.fields[PRIVATE_BYTES]
                 case "loaded":
                     self._n_loading -= 1
+                    if rest[1]:
+                        self.not_loaded[rest[0]] = rest[1]
                 case "dropped":
                     self._dropped.pop(rest[0]).returned(self, rest[1])
                 case "outgrown":
@@ -340,7 +348,7 @@ class Worker:
         self.kill()  # when only its channel is broken
         when = obituaries.BEFORE_READY if not self.ready else obituaries.LOADING if self.is_loading() else ""
         if self.ready and not self.flights:
-            when = obituaries.BETWEEN_ITEMS
+            when = obituaries.BETWEEN_ITEMS if self.has_loaded else obituaries.LOADING
         self.obituary = obituary = self._start_failure or obituaries.write(
             self.name, self.page, when, kills if self._overdue is None else None, self.is_watched
         )

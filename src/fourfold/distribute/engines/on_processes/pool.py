@@ -19,7 +19,7 @@ from fourfold.distribute.engines.on_processes.program import SharedProgram
 from fourfold.distribute.engines.on_processes.segments import Owner
 from fourfold.distribute.engines.on_processes.template import END
 from fourfold.errors import WorkerStartFailed
-from fourfold.imports import ONE_THREAD, ImportCost, Imports, cost_of
+from fourfold.imports import ONE_THREAD, Imports
 from fourfold.records import Parcel
 
 FAREWELL_S = 1.0
@@ -67,7 +67,9 @@ class Pool:
         self._template_log = -1
         self._control: socket | None = None
         self._imported: frozenset[str] = frozenset()
-        """What the template has imported for its workers."""
+        """What the template was asked to import for its workers."""
+        self._refused: frozenset[str] = frozenset()
+        """What a template could not import for its workers, and is not asked for again."""
         self._has_forked = False
         """The template has started a worker that came back since."""
         self._count = 0
@@ -88,7 +90,8 @@ class Pool:
         """
         with self._lock:
             self._bury_idle()
-            if not self._idle and not self._lent and not self._imported.issuperset(imports):
+            imports = self._accepted(imports)
+            if self._begins_anew(imports):
                 if self._template is not None and not self._has_forked:
                     self._template.kill()  # it still imports, for nobody, and would not hear that it is to end
                 self._end_template()  # it has no workers: one that imports what they need takes its place
@@ -158,6 +161,7 @@ class Pool:
         with self._lock:
             self._lent.discard(worker)
             self._has_forked = self._has_forked or worker.gone or worker.is_forked()
+            self._learn_of(worker)
             if worker.gone:
                 return
             if not worker.has_loaded:
@@ -175,6 +179,7 @@ class Pool:
         with self._lock:
             self._lent.discard(worker)
             self._has_forked = self._has_forked or worker.gone or worker.is_forked()
+            self._learn_of(worker)
             if not worker.gone:
                 worker.kill()
                 worker.close()
@@ -195,15 +200,31 @@ class Pool:
             return True  # nobody can tell: opening what is too much will
         return n_open + (WORKER_FDS - 4) * n_workers + WORKER_FDS + SPARE_FDS <= limit
 
-    def cost_of(self, imports: Imports) -> ImportCost:
-        """What a program's imports cost, given what those workers have imported that would be lent next."""
+    def left_of(self, imports: Imports, count: int) -> Imports:
+        """What is left of these imports for the `count` workers that would be lent next."""
         with self._lock:
-            if self._idle or self._lent:  # each for itself: the template stays as it is
-                have = frozenset.intersection(*(worker.imports for worker in self._idle or self._lent))
-                return cost_of(Imports(imports.modules - have))
-            is_there = self._template is not None and self._template.poll() is None
-            cost = cost_of(imports)
-            return cost._replace(once_s=0.0) if is_there and self._imported.issuperset(imports.shared) else cost
+            self._bury_idle()
+            shared = self._accepted(imports.shared)
+            if self._template is None or self._template.poll() is not None or self._begins_anew(shared):
+                return Imports(imports.modules, shared)
+            # The template stays as it is: those that are new begin with what it has, and each imports the rest.
+            have = [worker.imports for worker in self._idle[-count:]]
+            if len(have) < count:
+                have.append(self._imported - self._refused)
+            return Imports(imports.modules, have=frozenset.intersection(*have))
+
+    def _accepted(self, imports: Sequence[str]) -> tuple[str, ...]:
+        """Those of them that a template may be asked for."""
+        return tuple(name for name in imports if name not in self._refused)
+
+    def _begins_anew(self, imports: Sequence[str]) -> bool:
+        """Whether a template that has imported these takes the place of the one that there is."""
+        return not self._idle and not self._lent and not self._imported.issuperset(imports)
+
+    def _learn_of(self, worker: Worker) -> None:
+        """A worker comes back: what it began with is what its template has."""
+        if worker.ready and self._template is not None and worker.template_pid == self._template.pid:
+            self._refused |= self._imported - worker.inherited
 
     def _spawn(self, imports: Sequence[str]) -> Worker:
         """Order one worker from the template; when there is none, from one that has imported these modules.
@@ -218,7 +239,6 @@ class Pool:
         self._count += 1
         seams.hit("pool.spawn")
         worker, end, page_fd = new_worker(self._count, lambda: template.poll() is None, template.pid)
-        worker.imports = self._imported
         try:
             channel.send(self._control, (self._count,), (end.fileno(), page_fd))
         except OSError:

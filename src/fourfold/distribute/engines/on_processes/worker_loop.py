@@ -2,8 +2,8 @@
 
 Messages in:   ("program", key, place) ("drop", key, number) ("ticket", id, key, place) ("freed", [ids]) ("rest",)
                ("limit", memory_bytes) ("stay",)
-Messages out:  ("ready", pid) ("loaded",) ("done", id, kind, place, kept) ("dropped", number, kept) ("say", record)
-               ("outgrown", bytes)
+Messages out:  ("ready", pid, modules) ("loaded", key, why_not) ("done", id, kind, place, kept) ("dropped", number, kept)
+               ("say", record) ("outgrown", bytes)
 
 A message whose place is in a segment brings the segment's descriptor. The driver's segment is free again with the ticket's
 reply, unless something that the function keeps still looks into it (`kept`): then it is never written again. The worker's is
@@ -17,7 +17,7 @@ import select
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fourfold.distribute.engine import Runnable
@@ -62,6 +62,8 @@ class WorkerLoop:
         page: The control page.
         load: Makes a runnable of a program's parcel; it may raise.
         describe: Makes a parcel of an exception.
+        in_words: Says in a line what the exception is.
+        inherited: Modules that were imported for all workers.
         flush: Called after each ticket, before its reply.
     """
 
@@ -72,10 +74,12 @@ class WorkerLoop:
         *,
         load: Callable[[Parcel], Runnable],
         describe: Callable[[BaseException], Parcel],
+        in_words: Callable[[BaseException], str],
         flush: Callable[[], None],
+        inherited: Sequence[str] = (),
     ) -> None:
-        self._end, self._cell, self._page = end, PageCell(page), page
-        self._load, self._describe, self._flush = load, describe, flush
+        self._end, self._cell, self._page, self._inherited = end, PageCell(page), page, tuple(inherited)
+        self._load, self._describe, self._in_words, self._flush = load, describe, in_words, flush
         self._programs: dict[str, tuple[Runnable | None, Parcel | None]] = {}
         self._mappings: dict[str, mmap.mmap] = {}
         self._results = Owner()
@@ -96,7 +100,7 @@ class WorkerLoop:
     def serve(self) -> None:
         """Serve until the driver says stop or is gone."""
         self._gauge = Gauge(self._page, self._retire)
-        self.send("ready", os.getpid())
+        self.send("ready", os.getpid(), self._inherited)
         patience: float | None = None
         while True:
             self._end.settimeout(patience)
@@ -139,6 +143,7 @@ class WorkerLoop:
 
     def _program(self, fds: list[int], key: str, place: tuple[Any, ...]) -> None:
         self._cell.begin_program()
+        why_not = ""
         try:
             parcel, mapping = segments.open_readonly(Place(*place), *fds)
             if mapping is not None:
@@ -149,7 +154,8 @@ class WorkerLoop:
             self._programs[key] = (run, None)
         except BaseException as error:
             self._programs[key] = (None, self._describe(error))
-        self.send("loaded")
+            why_not = self._in_words(error)
+        self.send("loaded", key, why_not)
 
     def _retire(self, grown_bytes: int) -> None:
         """Ask to be replaced, and start nothing any more until the driver has decided."""
