@@ -409,7 +409,7 @@ def test_clean_goes_on_when_a_run_cannot_be_read_and_says_why(damaged):
     *reasons, last = done.stderr.splitlines()
     assert [reason.split(": ")[1] for reason in reasons] == ["a-damaged", "b-old", "c-shared"]
     assert "others may write to" in reasons[2]
-    assert last == "fourfold: 1 files removed; 3 could not be read, and stay as they are"
+    assert last == "fourfold: 1 files removed; 3 stay as they are, for the reasons above"
     assert (damaged / "c-shared" / "values-0042.part").exists()
 
 
