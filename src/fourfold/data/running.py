@@ -18,7 +18,7 @@ from fourfold.call import Call
 from fourfold.data.files import lives_here
 from fourfold.data.pieces import Piece
 from fourfold.data.plan import Plan
-from fourfold.data.steps import is_of_plan
+from fourfold.data.steps import Loadable, is_of_plan
 from fourfold.data.work import Count, FailedRow, Gather, Loader, PieceDone, Policy, RunPiece, Tables, shown
 from fourfold.errors import OptionError, RunChanged, TooManyFailures
 from fourfold.execute import current
@@ -112,10 +112,23 @@ class Run:
             Exception: What the first failing row raised, under `on_error="raise"`.
             TooManyFailures: More rows failed than `max_failures` allows.
         """
+        if self.folder is not None:
+            self._look_at_models()
         pieces = list(self._plan.pieces())
         call = self._call(pieces, self.gather, self._policy, self._settings.run)
         with call.used_by(), closing(self._pieces_of(call, pieces)) as done:
             yield done
+
+    def _look_at_models(self) -> None:
+        """Take down which models these are: where only workers see a file, one of them is asked."""
+        models = [step.model for step in self._plan.steps if step.model is not None]
+        hidden = [model for model in models if model.is_hidden]
+        for model in models:
+            if model not in hidden:
+                model.digest = model.look()
+        if hidden:
+            for model, digest in zip(hidden, self.call(_Look, (), hidden, "look at a model"), strict=True):
+                model.digest = digest
 
     def _pieces_of(self, call: Call, pieces: list[Piece]) -> Generator[tuple[Piece, PieceDone]]:
         deadly: list[tuple[Piece, Failure]] = []
@@ -284,6 +297,13 @@ class Run:
                 first.error_type,
                 first.message,
             )
+
+
+class _Look:
+    """Called with each model in a worker that sees its file."""
+
+    def __call__(self, model: Loadable) -> str:
+        return model.look()
 
 
 def _with_own_folder(settings: Settings) -> Settings:

@@ -50,6 +50,9 @@ class Frame:
         if schema is None:  # only a run tells, and clusters want to know before
             if step.model is not None:
                 step.model.check_here()
+                step.model.digest = (
+                    step.model.look()
+                )  # workers that have loaded this file before load it again when it changed
             sample = self._kind.sample(self._frame, SAMPLE_ROWS)
             schema = FramePass(steps, self._before)(sample).schema
         return Frame(self._kind, self._frame, self._before, steps, schema)
