@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from fourfold.data.frame_kinds import _as_frame
-from fourfold.data.frames import FramePass
+from fourfold.data.frames import FramePass, Steps
 
 
 def category_of(values: list[Any], categories: list[str]) -> Any:
@@ -34,7 +34,7 @@ def test_a_column_of_which_only_nulls_were_seen_has_the_type_of_its_batch(
     monkeypatch.setattr("fourfold.data.frames.BATCH_ROWS", 2 // n_parts)
     seen = pa.schema({"id": pa.int64(), "later": pa.null()})
     batch = pa.table({"id": [1, 2], "later": [None, 0.5]})
-    out = FramePass((), seen, seen)(batch)
+    out = FramePass(Steps.here(()), seen, seen)(batch)
     assert out.column("later").to_pylist() == [None, 0.5]
     nulls = pa.table({"id": [1], "later": pa.nulls(1)})
-    assert FramePass((), seen, seen)(nulls).column("later").to_pylist() == [None]
+    assert FramePass(Steps.here(()), seen, seen)(nulls).column("later").to_pylist() == [None]

@@ -12,7 +12,7 @@ import pickle
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from fourfold.data.kinds import as_table
 from fourfold.data.plan import BATCH_ROWS
@@ -50,6 +50,34 @@ class _Prepared(threading.local):
 _prepared = _Prepared()
 
 
+class Steps(NamedTuple):
+    """The steps of a pass, as they are or as bytes that have arrived.
+
+    Attributes:
+        key: Of what a worker has built of them.
+        unpack: Gives them.
+    """
+
+    key: str
+    unpack: Callable[[], Sequence[Step]]
+
+    @classmethod
+    def here(cls, steps: Sequence[Step]) -> "Steps":
+        """These steps: nobody has built anything of them before."""
+        return cls(uuid.uuid4().hex, lambda: tuple(steps))
+
+    @classmethod
+    def arrived(cls, packed: bytes) -> "Steps":
+        """Steps that have travelled: a worker that has built the same ones before need not load their models again."""
+        return cls(hashlib.blake2b(packed).hexdigest(), lambda: pickle.loads(packed))
+
+    def packed(self) -> bytes:
+        """What travels."""
+        import cloudpickle
+
+        return bytes(cloudpickle.dumps(self.unpack(), protocol=5))
+
+
 class FramePass:
     """All steps on one batch, wherever it is.
 
@@ -60,22 +88,15 @@ class FramePass:
         schema: What must come out; None when it is not known yet.
     """
 
-    def __init__(self, steps: Sequence[Step], before: Any, schema: Any = None) -> None:
-        self.before, self.schema = before, schema
-        self._steps: Callable[[], Sequence[Step]] = lambda: tuple(steps)
-        self._key = uuid.uuid4().hex
+    def __init__(self, steps: Steps, before: Any, schema: Any = None) -> None:
+        self._steps, self.before, self.schema = steps, before, schema
 
     def giving(self, schema: Any) -> "FramePass":
         """The same, with this schema for what comes out."""
-        other = FramePass((), self.before, schema)
-        other._steps, other._key = self._steps, self._key
-        return other
+        return FramePass(self._steps, self.before, schema)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Steps travel as bytes: a worker that has built the same ones before need not load their models again."""
-        import cloudpickle
-
-        return _arrived, (cloudpickle.dumps(self._steps(), protocol=5), self.before, self.schema)
+        return _arrived, (self._steps.packed(), self.before, self.schema)
 
     def __call__(self, table: Any) -> Any:
         """Run a batch, in parts of at most BATCH_ROWS.
@@ -123,7 +144,7 @@ class FramePass:
             return concatenated(tables)
 
     def _applied(self, batch: Batch) -> Any:
-        for apply in _prepared.of(self._key, self._steps):
+        for apply in _prepared.of(*self._steps):
             if not batch.table.num_rows and self.schema is not None:
                 return self.schema.empty_table()
             batch = apply(batch)
@@ -143,9 +164,7 @@ def _with_types_seen(schema: Any, tables: Sequence[Any]) -> Any:
 
 
 def _arrived(packed: bytes, before: Any, schema: Any) -> FramePass:
-    found = FramePass((), before, schema)
-    found._steps, found._key = (lambda: pickle.loads(packed)), hashlib.blake2b(packed).hexdigest()
-    return found
+    return FramePass(Steps.arrived(packed), before, schema)
 
 
 class FrameKind(Protocol):

@@ -29,9 +29,6 @@ from fourfold.records import Failure, Report
 DEADLY = ("crashed", "timed out", "out of memory")
 """Failures of a piece that one of its rows may be to blame for."""
 
-HERE = ("auto", "serial", "threads", "processes")
-"""Engines whose workers are on this machine."""
-
 FAN = 64
 """Parts into which rows are cut to find the one that kills its worker. Each level costs two deaths, whatever the fan, and runs
 all rows once more. Fewer: more levels. More: more items, of which each opens the file. Not measured."""
@@ -68,7 +65,7 @@ class Run:
         self._loaders: set[Loader] = set()
         self._report: Report | None = None
         self._check_max_failures()
-        if not _runs_elsewhere(self._settings.engine):  # there a path may be one that only workers see: they tell
+        if not self.is_elsewhere:  # there a path may be one that only workers see: they tell
             plan.check_models()
 
     @property
@@ -93,7 +90,7 @@ class Run:
         engine = self._settings.engine
         if current.inside_item():
             return False
-        return engine not in HERE if isinstance(engine, str) else engine.info.elsewhere
+        return cluster_of(engine) in CLUSTER_ENGINES if isinstance(engine, str) else bool(engine.info.elsewhere)
 
     def _check_max_failures(self) -> None:
         if self._settings.max_failures is not None and self._policy.first_only:
@@ -335,13 +332,6 @@ def _where_workers_see(settings: Settings, only_here: bool) -> Settings:
         + (f" ({asked} needs processes)" if engine == "auto" else "")
         + ': use engine="serial" or "threads", or a store or folder that all workers see'
     )
-
-
-def _runs_elsewhere(engine: Any) -> bool:
-    """Whether workers may be on other machines."""
-    if current.inside_item():
-        return False
-    return cluster_of(engine) in CLUSTER_ENGINES if isinstance(engine, str) else bool(engine.info.elsewhere)
 
 
 def _check_fit(settings: Settings) -> None:

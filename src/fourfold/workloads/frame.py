@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fourfold.data.frames import SAMPLE_ROWS, FrameKind, FramePass
+from fourfold.data.frames import SAMPLE_ROWS, FrameKind, FramePass, Steps
 from fourfold.data.sparse import check_dense
 from fourfold.data.steps import Select, Step
 from fourfold.errors import OptionError
@@ -40,7 +40,7 @@ class Frame:
         check_dense(self.schema, self._kind.name)
         if not self._steps:
             return self._frame
-        return self._kind.map(self._frame, FramePass(self._steps, self._before, self.schema))
+        return self._kind.map(self._frame, FramePass(Steps.here(self._steps), self._before, self.schema))
 
     def _with(self, step: Step) -> "Frame":
         schema = step.schema(self.schema)
@@ -54,7 +54,7 @@ class Frame:
                     step.model.look()
                 )  # workers that have loaded this file before load it again when it changed
             sample = self._kind.sample(self._frame, SAMPLE_ROWS)
-            schema = FramePass(steps, self._before)(sample).schema
+            schema = FramePass(Steps.here(steps), self._before)(sample).schema
         return Frame(self._kind, self._frame, self._before, steps, schema)
 
     def _reads_only(self, select: Select) -> set[str] | None:
