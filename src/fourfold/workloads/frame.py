@@ -15,7 +15,8 @@ class Frame:
 
     Attributes:
         native: The frame with all steps, lazy, of the kind that it was: write it, join it, count it with its own methods.
-        schema: Of its rows, as an Arrow schema.
+        schema: Of its rows, as an Arrow schema. Decimals that are objects of Python have the digits of the first rows in it,
+            and in each batch those that they need there.
     """
 
     def __init__(
