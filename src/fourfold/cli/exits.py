@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from fourfold.errors import FourfoldError, OptionError
+from fourfold.interrupts import written_before
 
 DONE = 0
 ERROR = 1
@@ -57,7 +58,7 @@ def one_line_errors(show_traceback: bool, interrupted: str = "interrupted") -> I
 
     Args:
         show_traceback: print the traceback above the line.
-        interrupted: what to say after Ctrl-C.
+        interrupted: what to say after Ctrl-C, unless the output was there before it.
 
     Raises:
         SystemExit: after an error or Ctrl-C, with the code that stands for it.
@@ -67,7 +68,8 @@ def one_line_errors(show_traceback: bool, interrupted: str = "interrupted") -> I
         sys.stdout.flush()
     except KeyboardInterrupt as exc:
         with suppress(OSError):  # the terminal may be gone
-            say(interrupted)
+            written = written_before(exc)
+            say(f"interrupted, and {written}" if written else interrupted)
         raise SystemExit(code_of(exc)) from None
     except BrokenPipeError:
         leave_the_pipe()
