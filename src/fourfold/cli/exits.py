@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from fourfold.cli.typed import as_typed
 from fourfold.errors import FourfoldError, OptionError
 from fourfold.interrupts import written_before
 
@@ -82,9 +83,14 @@ def one_line_errors(show_traceback: bool, interrupted: str = "interrupted") -> I
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error with its notes, without line breaks; its type too when it is not one of ours."""
+    """The message of an error with its notes, without line breaks; its type too when it is not one of ours.
+
+    One of ours speaks of options as they are typed here.
+    """
     message = "; ".join([str(error), *getattr(error, "__notes__", [])])
-    if not isinstance(error, FourfoldError):
+    if isinstance(error, FourfoldError):
+        message = as_typed(message)
+    else:
         message = f"{type(error).__name__}: {message}" if message else type(error).__name__
     return " ".join(message.split())
 
