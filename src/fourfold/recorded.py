@@ -185,10 +185,10 @@ class Recorded:
         for row in self.recording.passed():
             if isinstance(row, Done):
                 self.n_recalled += row.n_items
-                yield Segment(row.first, row.n_items, self.recording.values(row))
+                yield Segment(row.first, row.n_items, self.recording.recall.values(row))
                 continue
             self.n_recalled += 1
-            failure = self.recording.failure_of(row)
+            failure = self.recording.recall.failure_of(row)
             values = self.failures.add(failure)
             if self.raises and not self.in_order and failure.error is not None:
                 raise failure.error

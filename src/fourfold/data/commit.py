@@ -119,7 +119,7 @@ class Output:
             RunError: One is gone.
         """
         for part in parts:
-            path = self.staging / part.folder / part.name
+            path = self.staging / part.path
             if not path.is_file() or path.stat().st_size != part.size_bytes:
                 raise RunError(
                     f"{path}, which an earlier call of this run has written, is gone or has another size: use "
@@ -150,12 +150,12 @@ class Output:
         self._whole.mkdir(exist_ok=True)
         ordered = in_order(parts)
         if not self.place.is_synced:
-            _sync_all([self.staging / part.folder / part.name for part in ordered])
+            _sync_all([self.staging / part.path for part in ordered])
         schema = one_schema(ordered)
         files: list[dict[str, Any]] = []
         digits = max(5, len(str(len(ordered))))  # so that the order of the names is that of the rows
         for at, part in enumerate(ordered):
-            name = os.path.join(part.folder, f"part-{at:0{digits}d}{EXTENSION[self._wanted.format]}")
+            name = part.beside(f"part-{at:0{digits}d}{EXTENSION[self._wanted.format]}")
             n_rows, size_bytes, checksum = self._place(part, schema, self._whole / name)
             files.append({"path": name, "rows": n_rows, "bytes": size_bytes, "crc32": checksum})
         facts = self._wanted.manifest({**facts, "files": files})
@@ -174,7 +174,7 @@ class Output:
             Rows, bytes and checksum of the file.
         """
         to.parent.mkdir(parents=True, exist_ok=True)
-        path = self.staging / part.folder / part.name
+        path = self.staging / part.path
         if not has_types(part, schema, self._wanted.format):
             return write_widened(path, OnDisk(str(to)), schema)
         try:
