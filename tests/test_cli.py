@@ -305,7 +305,7 @@ def test_traceback_shows_where():
 def test_too_many_failures_stop_the_run():
     pathlib.Path("bad.csv").write_text("n\n" + "x\n" * 10)
     line = refused("functions:number", "bad.csv", "-o", "out.csv", "--max-failures", "2", code=1)
-    assert "max_failures=2" in line
+    assert "--max-failures 2" in line
 
 
 def test_an_old_list_of_failures_goes_when_nothing_fails_any_more():
@@ -335,10 +335,10 @@ def test_an_old_list_of_failures_goes_when_nothing_fails_any_more():
         (["functions:same", "texts.txt", "--format", "yaml"], "unknown format 'yaml'"),
         (["functions:same", "-", "--items", "paths"], "use - --format text"),
         (["functions:same", "texts.txt", "--items", "paths", "--format", "text"], "leave one out"),
-        (["functions:same", "texts.txt", "--workers", "0"], "workers=0 must be at least 1"),
+        (["functions:same", "texts.txt", "--workers", "0"], "--workers 0 must be at least 1"),
         (["functions:same", "texts.txt", "--engine", "procceses"], "did you mean 'processes'?"),
         (["functions:same", "texts.txt", "--chunk", "many"], "--chunk many: not a number"),
-        (["functions:same", "texts.txt", "--max-failures", "1.5"], "max_failures=1.5"),
+        (["functions:same", "texts.txt", "--max-failures", "1.5"], "--max-failures 1.5"),
         (["functions:same", "texts.txt", "--init", "1"], "init=('1',) is for classes"),
     ],
 )

@@ -275,6 +275,60 @@ def test_a_path_that_only_workers_see_may_meet_no_rows(tmp_path: Path, caplog: p
     assert "there are no rows, and so no columns: model=" in caplog.text
 
 
+class Theirs(Elsewhere):
+    """An engine with a file that only its workers see: it is there from its opening to its end."""
+
+    def __init__(self, path: Path, model: Any) -> None:
+        super().__init__(lambda: joblib.dump(model.fit(X, TABLE["id"]), path))
+        self._path, self.n_opened = path, 0
+
+    def open(self) -> None:
+        self.n_opened += 1
+        super().open()
+
+    def close(self) -> None:
+        self._path.unlink(missing_ok=True)
+        super().close()
+
+
+def test_another_model_in_a_file_that_only_workers_see_is_another_run(tmp_path: Path, small_pieces: Cut) -> None:
+    small_pieces(10, 1 << 20)
+    path, mended = tmp_path / "theirs.joblib", tmp_path / "mended"
+
+    def stop(batch: pd.DataFrame) -> pd.DataFrame:
+        if batch["id"].iloc[0] >= 20 and not mended.exists():
+            raise ValueError("not yet")
+        return batch
+
+    def write(model: Any) -> Any:
+        rows = ff.scan(TABLE).map_batches(stop).predict(path, keep=["id"])
+        return rows.write(tmp_path / "out", engine=Theirs(path, model), run=str(tmp_path / "run"), overwrite=True)
+
+    with pytest.raises(ValueError, match="not yet"):
+        write(LinearRegression())
+    mended.touch()
+    with pytest.raises(RunChanged, match="init changed"):
+        write(LinearRegression(positive=True))
+    written = write(LinearRegression())
+    assert (written.n_rows, written.report.n_recorded) == (len(TABLE), 2)
+
+
+def test_a_recorded_run_asks_a_worker_for_a_model_that_nobody_has(tmp_path: Path) -> None:
+    rows = ff.scan(TABLE).predict(tmp_path / "none.joblib")
+    with pytest.raises(OptionError, match=r"none\.joblib': .* has no such file\. Workers load it themselves"):
+        rows.write(tmp_path / "out", engine=Elsewhere(lambda: None), run=str(tmp_path / "run"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_changes_after_its_dataset_was_made_is_another_run(tmp_path: Path) -> None:
+    joblib.dump(LinearRegression().fit(X, TABLE["id"]), tmp_path / "m.joblib")
+    rows = ff.scan(TABLE).predict(tmp_path / "m.joblib", keep=["id"])
+    rows.write(tmp_path / "out", engine="serial", run=str(tmp_path / "run"))
+    joblib.dump(LinearRegression(positive=True).fit(X, TABLE["id"]), tmp_path / "m.joblib")
+    with pytest.raises(RunChanged):
+        rows.write(tmp_path / "out", engine="serial", run=str(tmp_path / "run"))
+
+
 def test_a_frame_in_a_cluster_needs_the_file_of_its_model_here_too(tmp_path: Path) -> None:
     class Kind:
         name = "stub"

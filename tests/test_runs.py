@@ -20,8 +20,18 @@ from hypothesis import strategies as st
 from running import run_script
 
 import fourfold as ff
-from fourfold import seams
-from fourfold.errors import Indeterminate, JournalError, OptionError, OptionTypeError, RunChanged, RunInUse, TooManyFailures
+from fourfold import engines, seams
+from fourfold.errors import (
+    EngineError,
+    Indeterminate,
+    JournalError,
+    OptionError,
+    OptionTypeError,
+    RunChanged,
+    RunInUse,
+    TooManyFailures,
+    UnsupportedOption,
+)
 from fourfold.runs.story import failures_of, story_of
 from fourfold.runs.upkeep import change
 
@@ -61,6 +71,70 @@ class FailsAt(Count):
 @pytest.fixture
 def run(tmp_path):
     return str(tmp_path / "run")
+
+
+# ---- a run with nothing left
+
+
+@pytest.fixture
+def no_cluster(monkeypatch):
+    """Whoever connects to a cluster, or looks for one, gets an error."""
+
+    def open(self):
+        raise EngineError(f"{self.info.name} was started")
+
+    monkeypatch.setattr("fourfold.options.check_installed", lambda *given: None)
+    monkeypatch.setattr("fourfold.lanes._clusters", {})
+    for engine in (engines.Spark, engines.Ray, engines.Dask):
+        monkeypatch.setattr(engine, "open", open)
+
+
+NAMES = pytest.mark.parametrize("engine", ["spark", "ray", "dask", "tcp://nowhere:1", engines.Dask("tcp://nowhere:1")])
+
+
+@NAMES
+def test_a_finished_run_starts_no_cluster(engine, tmp_path, run, no_cluster):
+    fn = Count(tmp_path)
+    for items in (range(20), [*range(20)]):
+        expected = ff.map(fn, items, run=run, engine="serial")
+    fn.ran()
+    again = ff.map(fn, range(20), run=run, engine=engine)
+    assert (again, fn.ran()) == (expected, [])
+    assert again.report.verdict == "all 20 items were recorded before: nothing was left to do"
+    assert ff.reduce(max, range(20), fn, run=f"{run}-max", engine="serial") == 361
+    assert ff.reduce(max, range(20), fn, run=f"{run}-max", engine=engine) == 361
+    assert ff.map(fn, range(20), run=run, engine=engine, cost=abs) == expected
+    assert story_of(Path(run)).state == "done"
+
+
+@NAMES
+def test_a_run_with_something_left_starts_its_cluster(engine, tmp_path, run, no_cluster):
+    fn = FailsAt(tmp_path, 7)
+    ff.map(fn, range(20), run=run, engine="serial", on_error="collect")
+    with pytest.raises(EngineError, match="was started"):
+        ff.map(fn, range(20), run=run, engine=engine)
+    with pytest.raises(EngineError, match="was started"):
+        ff.map(fn, range(21), run=run, engine=engine, on_error="collect")
+    assert ff.map(fn, range(20), run=run, engine=engine, on_error="collect").failures[0].index == 7
+    fn.mended.touch()
+    assert ff.map(fn, range(21), run=run, engine="serial") == [each * each for each in range(21)]
+
+
+@NAMES
+def test_a_finished_run_of_other_items_is_refused_before_a_cluster_is_looked_for(engine, tmp_path, run, no_cluster):
+    fn = Count(tmp_path)
+    ff.map(fn, range(20), run=run, engine="serial")
+    with pytest.raises(RunChanged, match="item 0 is not the item"):
+        ff.map(fn, range(1, 21), run=run, engine=engine)
+    with pytest.raises(RunChanged):
+        ff.map(len, range(30), run=run, engine=engine)
+
+
+def test_options_of_a_finished_run_are_those_that_its_cluster_can_keep(tmp_path, run, no_cluster):
+    ff.map(Count(tmp_path), range(20), run=run, engine="serial")
+    assert ff.map(Count(tmp_path), range(20), run=run, engine="spark", timeout=5.0) == [each * each for each in range(20)]
+    with pytest.raises(UnsupportedOption, match="cannot honour idempotent=False"):
+        ff.map(Count(tmp_path), range(20), run=run, engine="dask", idempotent=False)
 
 
 # ---- the same call does the rest

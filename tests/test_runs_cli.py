@@ -15,6 +15,7 @@ import textwrap
 import pytest
 
 import fourfold as ff
+from fourfold.cli.resume import is_map_command, own_words
 from fourfold.cli.runs import runs_command
 from fourfold.runs.upkeep import sweep
 
@@ -164,6 +165,43 @@ def test_a_run_of_an_interactive_session_says_what_to_do(tmp_path):
     assert fourfold(tmp_path, "resume", "run", "--accept-changes").returncode == 0
     accepted = subprocess.run(again, cwd=tmp_path, input=other, text=True, capture_output=True, check=False)
     assert (accepted.returncode, accepted.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("command", "typed"),
+    [
+        (["/bin/python", "/env/bin/fourfold", "map", "m:f", "-"], "fourfold map m:f -"),
+        (["/bin/python", "-X", "dev", "-u", "-m", "fourfold", "predict", "m.joblib"], "fourfold predict m.joblib"),
+        (["/bin/python", "train.py", "/env/bin/fourfold", "map"], ""),
+        (["/bin/python", "-m", "mine", "fourfold", "map"], ""),
+        (["/bin/python"], ""),
+    ],
+)
+def test_a_command_of_fourfold_is_told_as_somebody_types_it(command, typed):
+    assert " ".join(own_words(command)) == typed
+    assert is_map_command(command) == typed.startswith("fourfold map")
+
+
+def test_a_run_of_standard_input_says_which_command_to_type(tmp_path):
+    done = fourfold(
+        tmp_path,
+        "map",
+        "builtins:int",
+        "-",
+        "--format",
+        "text",
+        "-o",
+        "out.csv",
+        "--on-error",
+        "raise",
+        "--run",
+        "run",
+        stdin="x",
+    )
+    assert done.returncode == 1
+    words = "fourfold map builtins:int - --format text -o out.csv --on-error raise --run run"
+    told = f"run was made from standard input, which is gone: type its command again, in {tmp_path}: {words}"
+    assert fourfold(tmp_path, "resume", "run").stderr == f"fourfold: {told}\n"
 
 
 def test_replay_raises_what_was_raised_at_the_same_line(scored):
@@ -409,7 +447,7 @@ def test_clean_goes_on_when_a_run_cannot_be_read_and_says_why(damaged):
     *reasons, last = done.stderr.splitlines()
     assert [reason.split(": ")[1] for reason in reasons] == ["a-damaged", "b-old", "c-shared"]
     assert "others may write to" in reasons[2]
-    assert last == "fourfold: 1 files removed; 3 could not be read, and stay as they are"
+    assert last == "fourfold: 1 files removed; 3 stay as they are, for the reasons above"
     assert (damaged / "c-shared" / "values-0042.part").exists()
 
 

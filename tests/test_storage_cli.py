@@ -5,6 +5,7 @@ place is an option: without it nothing is found. test_s3.py has a real one.
 """
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -90,7 +91,21 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, list[dict[str, A
 
 COMMANDS = [["map", "builtins:list", "--batch", "pylist"], ["predict", f"{__name__}:Ids"]]
 
-RED, BLUE = [NAME, "color=red", NAME, "size=3"], ["--write-storage-option", "color=blue"]
+RECORDED = [
+    "map",
+    "mine:same",
+    "dir://in.parquet",
+    "-o",
+    "dir://out",
+    "--batch",
+    "arrow",
+    "--on-error",
+    "raise",
+    "--run",
+    "run",
+]
+
+RED, BLUE = [NAME, "color=red", NAME, "size:=3"], ["--write-storage-option", "color=blue"]
 
 
 @pytest.mark.parametrize("command", ["head", "describe", "clean"])
@@ -128,21 +143,8 @@ def test_no_order_puts_small_files_together(
 @pytest.mark.slow
 def test_a_run_keeps_no_option_that_may_be_a_secret_and_says_so_when_it_is_resumed(folder: Path) -> None:
     (folder / "mine.py").write_text("def same(batch):\n    raise ValueError('not yet')\n")
-    words = [
-        "map",
-        "mine:same",
-        "dir://in.parquet",
-        "-o",
-        "dir://out",
-        "--batch",
-        "arrow",
-        "--on-error",
-        "raise",
-        "--run",
-        "run",
-    ]
     storage = of_store(folder.parent / "store")
-    ended = fourfold(*words, *storage, NAME, "token=hunter2", f"{NAME}=key=hunter2", folder=folder)
+    ended = fourfold(*RECORDED, *storage, NAME, "token=hunter2", f"{NAME}=key=hunter2", folder=folder)
     assert (ended.returncode, "not yet" in ended.stderr) == (1, True), ended.stderr
     kept = [path for path in (folder / "run").rglob("*") if path.is_file()]
     assert kept
@@ -151,7 +153,12 @@ def test_a_run_keeps_no_option_that_may_be_a_secret_and_says_so_when_it_is_resum
     assert shown[-3:] == [NAME, "token=…", f"{NAME}=key=…"]
     assert f"path={folder.parent / 'store'}" in shown
     resumed = fourfold("resume", "run", folder=folder)
-    assert "was made with options of a store, which no run keeps: now make the same call again" in resumed.stderr
+    words = shlex.join(["fourfold", *RECORDED, *storage, NAME, "token=…", f"{NAME}=key=…"])
+    assert resumed.stderr == (
+        f"fourfold: run was made with {NAME} token=… and {NAME} key=…, and no run keeps such values: type its command again, with "
+        f"the values in place of …, in {folder}: {words}. A value that is the name of a variable, KEY=$NAME, need not be typed "
+        "again\n"
+    )
 
 
 @pytest.mark.slow
@@ -164,21 +171,8 @@ def test_a_run_whose_secrets_are_variables_is_resumed(folder: Path, monkeypatch:
         "        raise ValueError('not yet')\n"
         "    return batch\n"
     )
-    words = [
-        "map",
-        "mine:same",
-        "dir://in.parquet",
-        "-o",
-        "dir://out",
-        "--batch",
-        "arrow",
-        "--on-error",
-        "raise",
-        "--run",
-        "run",
-    ]
     storage = of_store(folder.parent / "store")
-    assert fourfold(*words, *storage, NAME, "token=$TOKEN", folder=folder).returncode == 1
+    assert fourfold(*RECORDED, *storage, NAME, "token=$TOKEN", folder=folder).returncode == 1
     (folder / "mended").touch()
     ended = fourfold("resume", "run", folder=folder)
     assert ended.returncode == 0, ended.stderr
@@ -191,19 +185,28 @@ def test_a_run_whose_secrets_are_variables_is_resumed(folder: Path, monkeypatch:
         ("profile=work", "work"),
         ("secret=a=b", "a=b"),
         ("anon=true", True),
-        ("port=9000", 9000),
-        ("token=null", None),
-        ("token=", ""),
-        ('account="12345"', "12345"),
-        ("account=00123", "00123"),
-        ("account=NaN", "NaN"),
+        ("anon=false", False),
+        ("secret=9000", "9000"),
+        ("secret=1e5", "1e5"),
+        ("secret=-7", "-7"),
+        ("secret=null", "null"),
+        ("secret=NaN", "NaN"),
+        ('secret="12345"', '"12345"'),
+        ("secret=[12", "[12"),
+        ("secret=", ""),
         ('client_kwargs={"endpoint_url": "http://host"}', {"endpoint_url": "http://host"}),
+        ('names=["a", 1]', ["a", 1]),
+        ("port:=9000", 9000),
+        ("token:=null", None),
+        ("anon:=true", True),
+        ('account:="12345"', "12345"),
+        ("port:=$SECRET_OF_MINE", 4711),
         ("secret=$SECRET_OF_MINE", "4711"),
         ("secret=${SECRET_OF_MINE}", "4711"),
         ("secret=$SECRET_OF_MINE.", "$SECRET_OF_MINE."),
     ],
 )
-def test_a_value_is_text_or_what_json_calls_something_else(text: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_value_is_text_unless_it_says_otherwise(text: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_OF_MINE", "4711")
     (found,) = storage_of(NAME, [text]).values()
     assert (found, type(found)) == (value, type(value))
@@ -219,6 +222,9 @@ def test_a_value_is_text_or_what_json_calls_something_else(text: str, value: Any
         ('client_kwargs={"aws_session_token": "hunter2"}', False),
         ('path=["hunter2"]', False),
         ("secret=hunter2", False),
+        ("secret=4711", False),
+        ("secret:=4711", False),
+        ("port:=9000", True),
         ("anything=hunter2", False),
         ("secret=$SECRET_OF_MINE", True),
     ],
@@ -238,6 +244,9 @@ def test_what_may_be_a_secret_is_not_recorded(text: str, is_recorded: bool, monk
         (["hunter2"], "must be KEY=VALUE, such as profile=work, and one of them has no ="),
         (["=hunter2"], "must be KEY=VALUE, such as profile=work, and one of them has no KEY"),
         (["key=hunter2", "key=hunter3"], "--storage-option key=… is there twice"),
+        (["key=hunter2", "key:=3"], "--storage-option key=… is there twice"),
+        (["key:=hunter2"], "--storage-option key:=… is no JSON, such as 9000 or null; --storage-option key=… is for texts"),
+        ([":=hunter2"], "must be KEY=VALUE, such as profile=work, and one of them has no KEY"),
         (["key=$NOT_THERE_HUNTER"], "--storage-option key: the environment has no NOT_THERE_HUNTER"),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 from tables import people, small_pieces
 
 import fourfold as ff
-from fourfold import seams
+from fourfold import engines, seams
 from fourfold.data import commit
 from fourfold.data.commit import Output
 from fourfold.data.manifests import Wanted
@@ -22,7 +22,7 @@ from fourfold.data.running import Run
 from fourfold.data.stores import StoreOutput
 from fourfold.data.sweeping import sweep_store
 from fourfold.data.work import Count, RunPiece, Tables
-from fourfold.errors import OptionError, RunChanged, RunError
+from fourfold.errors import EngineError, OptionError, RunChanged, RunError
 from fourfold.records import Failure
 from fourfold.runs.story import story_of
 from fourfold.runs.upkeep import change, sweep
@@ -272,6 +272,26 @@ def test_what_a_search_with_other_steps_has_recorded_is_forgotten(tmp_path: Path
         search, piece = search_of(ff.scan(people(40)).map_batches(steps), tmp_path / "run")
         assert [done.value for done in search._outcomes([piece], Count(), folder)] == [n_rows]
         assert len(search._outcomes([piece, piece], Count(), folder)) == 2, "nor are other pieces in the way"
+
+
+def test_a_finished_table_needs_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def open(self: Any) -> None:
+        raise EngineError("a cluster was started")
+
+    monkeypatch.setattr("fourfold.options.check_installed", lambda *given: None)
+    monkeypatch.setattr("fourfold.lanes._clusters", {})
+    monkeypatch.setattr(engines.Dask, "open", open)
+    rows = ff.scan(people(40)).map_batches(noting(tmp_path))
+
+    def write(engine: str, order: bool = True) -> Any:
+        return rows.write(tmp_path / "out", run=tmp_path / "run", engine=engine, order=order)
+
+    files = write("serial").files
+    again = write("dask")
+    assert (again.n_rows, again.files, again.report.n_recorded) == (40, files, 4)
+    (tmp_path / "run2").mkdir()
+    with pytest.raises(EngineError, match="a cluster was started"):
+        rows.count(run=tmp_path / "run2", engine="dask")
 
 
 def test_a_finished_run_is_done_within_a_second(tmp_path: Path) -> None:

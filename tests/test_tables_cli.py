@@ -135,7 +135,7 @@ def test_predict_goes_on_with_what_finished_before_it_failed(options: list[str],
             ["predict", "none.joblib", "in.parquet", "-o", "memory://out", "--resume"],
             "--resume keeps its run beside OUTPUT, which is a store: give --run FOLDER",
         ),
-        (["map", "mine:double", "in.parquet", "-o", "out", "--batch", "panda"], "batch_format='panda' is not known"),
+        (["map", "mine:double", "in.parquet", "-o", "out", "--batch", "panda"], "--batch panda is not known"),
         (["map", "mine:double", "in.parquet", "-o", "out", "--batch", "pandas", "--items", "paths"], "leave --items out"),
     ],
 )

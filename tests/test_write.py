@@ -1,5 +1,6 @@
 """`Dataset.write`: a folder that appears whole or not at all. What dies meanwhile: test_kills.py; stores: test_stores.py."""
 
+import fcntl
 import os
 import re
 import shutil
@@ -20,6 +21,7 @@ from fourfold.data import commit
 from fourfold.data.commit import Output
 from fourfold.data.manifests import Wanted
 from fourfold.errors import OptionError, OptionTypeError, RunChanged, RunError, RunInUse, UnwritableValue
+from fourfold.runs import place
 from fourfold.runs.place import output_id_of
 from fourfold.runs.upkeep import sweep
 
@@ -475,25 +477,36 @@ def test_an_id_of_an_output_that_was_not_made_to_its_end_is_made_anew(tmp_path: 
     assert len((run / "output-id").read_text()) == 16
 
 
-@pytest.mark.parametrize("links", [True, False])
-def test_of_two_drivers_that_begin_one_run_at_once_both_have_the_id_of_the_first(
-    links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_of_two_drivers_that_begin_one_run_at_once_both_have_the_id_of_the_first_also_where_files_have_no_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, link, ids = tmp_path / "run", os.link, []
+    run, flock, ids = tmp_path / "run", fcntl.flock, []
 
-    def late(one: Any, other: Any) -> None:  # another driver begins, when this one has found no id
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "link", link if links else refuse)
-            ids.append(output_id_of(str(run)))
-        if not links:
-            refuse()
-        link(one, other)
-
-    def refuse(*given: Any) -> None:
+    def refuse(*given: Any, **options: Any) -> None:
         raise PermissionError("this file system has no links")
 
-    monkeypatch.setattr(os, "link", late)
+    def late(handle: Any, how: int) -> None:  # another driver begins and ends, when this one has found no id
+        monkeypatch.setattr(fcntl, "flock", flock)
+        ids.append(output_id_of(str(run)))
+        flock(handle, how)
+
+    for name in ("link", "symlink"):
+        monkeypatch.setattr(os, name, refuse)
+    monkeypatch.setattr(fcntl, "flock", late)
     ids.append(output_id_of(str(run)))
-    monkeypatch.setattr(os, "link", link)
     assert ids == [output_id_of(str(run))] * 2
     assert left_in(run) == ["output-id"]
+
+
+def test_an_id_is_made_by_one_driver_while_others_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, token, locks = tmp_path / "run", place.secrets.token_hex, []
+
+    def made(n_bytes: int) -> str:
+        with open(run / "output-id", "rb") as file, pytest.raises(BlockingIOError) as caught:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        locks.append(caught.type)
+        return token(n_bytes)
+
+    monkeypatch.setattr(place.secrets, "token_hex", made)
+    assert output_id_of(str(run)) == output_id_of(str(run))
+    assert locks == [BlockingIOError]

@@ -214,6 +214,13 @@ def test_blocks_of_pandas_with_objects_are_filtered_on_ray(cluster: Cluster) -> 
 def test_sessions_in_other_zones_and_types_that_spark_has_not(cluster: Cluster, files: str) -> None:
     if cluster.kind != "spark":
         pytest.skip("not applicable: it is about Spark")
+
+    def nested(batch: pa.Table) -> pa.Table:
+        ids = batch["id"].to_pylist()
+        structs = pa.array([{"u": row, "f": [row]} for row in ids], pa.struct({"u": pa.uint64(), "f": pa.list_(pa.uint8())}))
+        maps = pa.array([[("u", row)] for row in ids], pa.map_(pa.string(), pa.uint32()))
+        return batch.append_column("struct", structs).append_column("map", maps)
+
     frame = native(cluster, files)
     spark = frame.sparkSession
     zone = spark.conf.get("spark.sql.session.timeZone")
@@ -221,9 +228,11 @@ def test_sessions_in_other_zones_and_types_that_spark_has_not(cluster: Cluster, 
     try:
         late = ff.scan(frame.withColumnRenamed("n", "a.n")).filter([("at", ">", LATER.replace(tzinfo=UTC)), ("a.n", ">", 0)])
         counted = late.select(["id", "at", "a.n"]).map_batches(lambda batch: batch.assign(small=batch["id"].astype("uint8")))
-        found = brought(cluster, counted.native)
+        found = brought(cluster, counted.map_batches(nested, batch_format="arrow").native)
     finally:
         spark.conf.set("spark.sql.session.timeZone", zone)
     expected = ff.scan(TABLE).filter([("at", ">", LATER.replace(tzinfo=UTC)), ("n", ">", 0)]).to_arrow()
     assert found["small"].to_pylist() == found["id"].to_pylist() == expected["id"].to_pylist()
+    assert found["struct"].to_pylist() == [{"u": row, "f": [row]} for row in found["id"].to_pylist()]
+    assert found["map"].to_pylist() == [[("u", row)] for row in found["id"].to_pylist()]
     assert found["at"].cast(pa.timestamp("us", "UTC")).equals(expected["at"])

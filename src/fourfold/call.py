@@ -93,7 +93,11 @@ class Call:
         total = self._source.total
         if recording is not None:
             recording.tell_total(total)
+            if self._is_all_recorded(items):
+                self._lane = self._lanes.loop()
             total = None if total is None or settings.cost is not None else max(0, total - recording.n_recorded)
+        if not self._lane.engine.info.inline:
+            self._lanes.connect()  # not before: what the record has against this call is said at once
         self.failures = Failures(self._name, settings.on_error, settings.retry_on if settings.retries else (), unpickled)
         self._stops_at_failure = settings.on_error == "raise"
         self._stopped_by_failure = False
@@ -133,6 +137,14 @@ class Call:
             self._recorded = Recorded(
                 recording, tree, self._source, self.failures, self._driver, self._by_index, self._stops_at_failure
             )
+
+    def _is_all_recorded(self, items: Iterable[Any]) -> bool:
+        """Whether nothing is left to run, as far as that can be told without taking an item: then no worker need start."""
+        assert self._recording is not None
+        n_recorded = self._recording.n_recorded + self._recording.n_failed
+        if self._settings.cost is not None:  # all were read, for their costs
+            return n_recorded > 0 and not self._source.total
+        return isinstance(items, Sequence) and 0 < len(items) <= n_recorded
 
     def _open_recording(self) -> "Recording | None":
         if self._settings.run is None:

@@ -139,3 +139,28 @@ def deaf_for(seconds: float) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, usual)
+
+
+_WRITTEN = " was written before that, whole"
+
+
+@contextlib.contextmanager
+def telling_what_is_written(output: object, is_written: Callable[[], bool]) -> Iterator[None]:
+    """A block that makes an output appear: who interrupts it is told when the output is there all the same.
+
+    Args:
+        output: As it is called.
+        is_written: Whether it is there, and of this block.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        if is_written():
+            interrupt.add_note(f"fourfold: {output}{_WRITTEN}")
+        raise
+
+
+def written_before(interrupt: BaseException) -> str:
+    """What `telling_what_is_written` has told; "" when that is nothing."""
+    notes = (note for note in getattr(interrupt, "__notes__", ()) if note.endswith(_WRITTEN))
+    return next(notes, "").removeprefix("fourfold: ")

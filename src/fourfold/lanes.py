@@ -21,7 +21,7 @@ from fourfold.execute import current
 from fourfold.execute.chunk import Program, is_worker_class
 from fourfold.execute.objects import ObjectCodec
 from fourfold.execute.troubles import describe
-from fourfold.options import Settings, cluster_of
+from fourfold.options import CLUSTER_ENGINES, Settings, cluster_of
 from fourfold.records import Need, Parcel, Trouble
 
 if TYPE_CHECKING:
@@ -115,21 +115,35 @@ class Lanes:
         if engine == "processes":
             return self._on_processes()
         if engine == "serial":
-            # An hour may lie in the middle of a chunk of items that took no time so far, and all the memory behind it.
-            slice_s = SLICE_S if self._settings.run is not None else LOOP_TARGET_S if self._bounded else None
-            self._loop = ThisThread(_describe, slice_s)
-            return Lane(self._loop, ObjectCodec(), self._looped, target_s=slice_s)
+            return self.loop()
         if engine == "threads":
             from fourfold.distribute.engines.on_threads import Threads
 
             engine = Threads(self.workers, _describe, self._watch('on engine="processes", timeout= stops what takes too long'))
         if isinstance(engine, str):
-            engine = _cluster(engine, self._settings)
+            engine = _named(engine, self._settings).for_another_call()
         elif hasattr(engine, "for_another_call"):  # calls may overlap, and an engine is for one at a time
             engine = engine.for_another_call(engine.most)
         if engine.info.takes_objects:
             return Lane(engine, ObjectCodec(), lambda: self._program(shares_globals=engine.info.shares_globals))
         return self._with_parcels(engine)
+
+    def loop(self) -> Lane:
+        """The lane of this thread."""
+        # An hour may lie in the middle of a chunk of items that took no time so far, and all the memory behind it.
+        slice_s = SLICE_S if self._settings.run is not None else LOOP_TARGET_S if self._bounded else None
+        self._loop = ThisThread(_describe, slice_s)
+        return Lane(self._loop, ObjectCodec(), self._looped, target_s=slice_s)
+
+    def connect(self) -> None:
+        """Connect to the cluster of the first lane, when it is one that was named: what is wrong with it is told at the call.
+
+        Raises:
+            EngineError: There is no such cluster.
+        """
+        engine = self._settings.engine
+        if isinstance(engine, str) and cluster_of(engine) in CLUSTER_ENGINES:
+            _named(engine, self._settings).open()  # may take a minute, in which calls on other clusters go on
 
     def chooser(self, total: int | None) -> Chooser:
         """What decides, while the call is the loop of `engine="auto"`, whether it goes on with processes."""
@@ -269,24 +283,15 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_clusters)
 
 
-def _cluster(name: str, settings: Settings) -> Engine:
-    """An engine for one call, on the connection to the cluster of this name or address.
-
-    Raises:
-        EngineError: There is no such cluster.
-        UnsupportedOption: It cannot keep an option; this is told before it is looked for.
-    """
+def _named(name: str, settings: Settings) -> Any:
+    """The engine that has the connection to the cluster of this name or address, and is not asked to connect yet."""
     import fourfold.engines as engines
 
     kinds: dict[str, Any] = {"ray": engines.Ray, "dask": engines.Dask, "spark": engines.Spark}
     with _clusters_lock:
         if name not in _clusters:
             _clusters[name] = kinds[cluster_of(name)](None if name in kinds else name, slots=settings.workers)
-        first = _clusters[name]
-    _check_honoured(settings, first)
-    first.open()  # may take a minute, in which calls on other clusters go on
-    engine: Engine = first.for_another_call()
-    return engine
+        return _clusters[name]
 
 
 def _check_honoured(settings: Settings, engine: Engine) -> None:

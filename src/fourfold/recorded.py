@@ -103,13 +103,11 @@ class Recorded:
             state = "failed" if self.driver.reason else "done"
             if self._is_used_later and state == "done":
                 recording.beat()
-                self._is_waiting = True
         except BaseException as error:
             state = self._state_after(error)
             raise
         finally:
-            if not self._is_waiting:
-                self._end(raw, "failed" if self.stopped_by_failure else state)
+            self._end("failed" if self.stopped_by_failure else state, raw)
 
     @contextmanager
     def used_by(self) -> Iterator[None]:
@@ -122,8 +120,9 @@ class Recorded:
                 state = self._state_after(error)
             raise
         finally:
+            self._is_used_later = False
             if self._is_waiting:
-                self._close(state, sys.exception())
+                self._end(state)
 
     def _state_after(self, error: BaseException) -> str:
         """How a call has ended that ended with this."""
@@ -144,17 +143,19 @@ class Recorded:
         """They had none: nothing of them has run."""
         self.recording.not_started([chunk.index_of(offset) for offset in range(len(chunk.items))])
 
-    def _end(self, raw: Generator[Segment], state: str) -> None:
-        """Record what ended while the call was stopped. Whatever happens here, the folder is free afterwards."""
+    def _end(self, state: str, raw: Generator[Segment] | None = None) -> None:
+        """Record what ended while the call was stopped, and how it has ended, unless what uses its values is to tell that.
+
+        Whatever happens here, the folder is free afterwards.
+        """
         ended_by = sys.exception()
+        self._is_waiting = self._is_used_later and state == "done"
         try:
-            try:
-                raw.close()
-            except KeyboardInterrupt:
-                raw.close()  # it may have come before that one began
-                raise
+            if raw is not None:
+                _close_for_sure(raw)
         finally:
-            self._close(state, ended_by)
+            if not self._is_waiting:
+                self._close(state, ended_by)
 
     def _close(self, state: str, ended_by: BaseException | None = None) -> None:
         try:
@@ -184,13 +185,21 @@ class Recorded:
         for row in self.recording.passed():
             if isinstance(row, Done):
                 self.n_recalled += row.n_items
-                yield Segment(row.first, row.n_items, self.recording.values(row))
+                yield Segment(row.first, row.n_items, self.recording.recall.values(row))
                 continue
             self.n_recalled += 1
-            failure = self.recording.failure_of(row)
+            failure = self.recording.recall.failure_of(row)
             values = self.failures.add(failure)
             if self.raises and not self.in_order and failure.error is not None:
                 raise failure.error
             if self.tree is not None:
                 values = [self.tree.absent(row.item)]
             yield Segment(row.item, 1, values)
+
+
+def _close_for_sure(raw: Generator[Segment]) -> None:
+    try:
+        raw.close()
+    except KeyboardInterrupt:
+        raw.close()  # it may have come before that one began
+        raise

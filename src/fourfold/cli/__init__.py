@@ -14,6 +14,7 @@
     storage.py     --storage-option KEY=VALUE -> options of a file system
     target.py      MODULE:FUNCTION -> the function
     exits.py       exit codes; a known error is one line
+    typed.py       options in errors as they are typed here: --overwrite, and not overwrite=True
 
 This file and the top of each command import typer and nothing heavier: help must be there at once.
 """
@@ -43,6 +44,7 @@ from fourfold.cli.runs import runs_command
 from fourfold.cli.show import show_command
 from fourfold.cli.status import status_command
 from fourfold.cli.trust import trust_command
+from fourfold.cli.typed import begin
 
 RETRY_S = 0.01
 """Seconds until a signal is sent again that came while a destructor ran. Not measured."""
@@ -56,6 +58,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
+    callback=begin,
 )
 app.command("map")(map_command)
 app.command("head")(head_command)

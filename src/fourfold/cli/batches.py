@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fourfold.cli.exits import SOME_FAILED, say
+from fourfold.interrupts import telling_what_is_written
 
 if TYPE_CHECKING:
+    from fourfold.data.writing import Written
     from fourfold.workloads.dataset import Dataset
 
 
@@ -27,6 +29,13 @@ def write_dataset(dataset: Dataset, to: Target, options: dict[str, Any], model: 
         SystemExit: With the code for it, when rows failed.
     """
     written = dataset.write(**to._asdict(), **options)
+    with telling_what_is_written(written.path, lambda: True):
+        _tell(written, to, model)
+    if written.failures:
+        raise SystemExit(SOME_FAILED)
+
+
+def _tell(written: Written, to: Target, model: str | None) -> None:
     loads = f", {written.n_loads} loads of {model}" if model is not None else ""
     say(f"{to.path}: {written.n_rows:,} rows in {len(written.files)} files{loads}")
     say(written.report.verdict)
@@ -36,7 +45,6 @@ def write_dataset(dataset: Dataset, to: Target, options: dict[str, Any], model: 
             f"{len(written.failures):,} rows failed, kept in {written.failed_path}; the first: row {first.row} of "
             f"{first.path}: {first.error_type}: {first.message}"
         )
-        raise SystemExit(SOME_FAILED)
 
 
 def map_batches(

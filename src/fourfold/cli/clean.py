@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fourfold.cli.exits import ERROR, TracebackOption, one_line_errors, say, say_left_out
+from fourfold.cli.exits import ERROR, TracebackOption, one_line_errors, printable, say, say_left_out
 from fourfold.cli.storage import StorageOption, storage_for
 
 
@@ -22,6 +22,7 @@ def clean_command(
 ) -> None:
     """Remove what dead runs have left in a folder: half-written outputs, and values that no journal knows.
 
+    An output that a run was about to replace when it was killed is put back, where it is gone.
     And, from the folder for temporary files, code that calls on a cluster have unpacked on this machine and no worker uses.
     What is in use is locked and stays, and so does everything that is recorded. Workers and shared memory need no
     cleaning: they end with their driver. What cannot be read is named, with its reason, and the exit code is 1.
@@ -41,9 +42,12 @@ def clean_command(
 
         if not Path(folder).is_dir():
             raise OptionError(f"{folder} is no folder")
-        n_removed = n_left = 0
+        n_removed = n_left = n_back = 0
         for swept in sweep(Path(folder)):
-            if swept.error is None:
+            if swept.is_back:
+                say(f"{printable(swept.path)} is there again: a run was killed while it replaced it")
+                n_back += 1
+            elif swept.error is None:
                 print(swept.path, flush=True)  # also when a later one ends the command
                 n_removed += 1
             else:
@@ -52,8 +56,8 @@ def clean_command(
         homes = remove_unused(0.0)
         for home in homes:
             print(home)
-        left = f"; {n_left} could not be read, and stay as they are" if n_left else ""
-        say(f"{n_removed} files removed{left}" if n_removed else f"nothing to clean in {folder}{left}")
+        left = f"; {n_left} stay as they are, for the reasons above" if n_left else ""
+        say(f"{n_removed} files removed{left}" if n_removed or n_back else f"nothing to clean in {folder}{left}")
         if homes:
             say(f"{len(homes)} folders of unpacked code removed in {Path(homes[0]).parent}")
         if n_left:

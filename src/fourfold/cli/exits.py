@@ -11,7 +11,9 @@ from typing import Annotated
 
 import typer
 
+from fourfold.cli.typed import as_typed
 from fourfold.errors import FourfoldError, OptionError
+from fourfold.interrupts import written_before
 
 DONE = 0
 ERROR = 1
@@ -57,7 +59,7 @@ def one_line_errors(show_traceback: bool, interrupted: str = "interrupted") -> I
 
     Args:
         show_traceback: print the traceback above the line.
-        interrupted: what to say after Ctrl-C.
+        interrupted: what to say after Ctrl-C, unless the output was there before it.
 
     Raises:
         SystemExit: after an error or Ctrl-C, with the code that stands for it.
@@ -67,7 +69,8 @@ def one_line_errors(show_traceback: bool, interrupted: str = "interrupted") -> I
         sys.stdout.flush()
     except KeyboardInterrupt as exc:
         with suppress(OSError):  # the terminal may be gone
-            say(interrupted)
+            written = written_before(exc)
+            say(f"interrupted, and {written}" if written else interrupted)
         raise SystemExit(code_of(exc)) from None
     except BrokenPipeError:
         leave_the_pipe()
@@ -80,9 +83,14 @@ def one_line_errors(show_traceback: bool, interrupted: str = "interrupted") -> I
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error with its notes, without line breaks; its type too when it is not one of ours."""
+    """The message of an error with its notes, without line breaks; its type too when it is not one of ours.
+
+    One of ours speaks of options as they are typed here.
+    """
     message = "; ".join([str(error), *getattr(error, "__notes__", [])])
-    if not isinstance(error, FourfoldError):
+    if isinstance(error, FourfoldError):
+        message = as_typed(message)
+    else:
         message = f"{type(error).__name__}: {message}" if message else type(error).__name__
     return " ".join(message.split())
 

@@ -24,6 +24,7 @@ from fourfold.cli.batches import Target, map_batches
 from fourfold.cli.exits import SOME_FAILED, TracebackOption, one_line_errors, say
 from fourfold.cli.storage import OrderOption, StorageOption, WriteStorageOption, storage_for_both
 from fourfold.errors import FourfoldError, OptionError, UnwritableValue
+from fourfold.interrupts import telling_what_is_written
 
 if TYPE_CHECKING:
     from fourfold.aggregate.results import Stream
@@ -171,8 +172,10 @@ def map_command(
             )
         rows = _open_inputs(inputs, format, items)
         _check_free(output, overwrite)
-        tally = map_rows(_load(target), rows, output, given)
-        _tell(tally, output)
+        before = _file_at(output)
+        with telling_what_is_written(output, lambda: _file_at(output) != before):
+            tally = map_rows(_load(target), rows, output, given)
+            _tell(tally, output)
     if tally.n_failed:
         raise SystemExit(SOME_FAILED)
 
@@ -219,6 +222,15 @@ def _check_free(output: str, overwrite: bool) -> None:
     there = [path for path in (output, failures_path(output)) if os.path.exists(path)]
     if there and not overwrite:
         raise OptionError(f"{there[0]} is there already: choose another -o, or add --overwrite to replace it")
+
+
+def _file_at(path: str) -> tuple[int, int] | None:
+    """Which file it is: another one when it was replaced."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def map_rows(function: Callable[..., Any], rows: Rows, output: str, options: dict[str, Any]) -> Tally:

@@ -94,15 +94,15 @@ def why_not_again(story: Story) -> str:
         return "in an interactive session"
     if is_map_command(story.command) and "-" in rest:
         return "from standard input, which is gone"
-    if any(word.endswith("=…") for word in rest):
-        return "with options of a store, which no run keeps"
+    if kept_out := _kept_out(rest):
+        return f"with {' and '.join(kept_out)}, and no run keeps such values"
     return "" if os.path.isdir(story.working_folder) else f"in {story.working_folder}, which is gone"
 
 
 def _type_again(story: Story) -> None:
     why_not = why_not_again(story)
     if why_not:
-        say(f"{story.folder} was made {why_not}: now make the same call again, with run={story.folder!r}")
+        say(f"{story.folder} was made {why_not}: {_what_to_do(story)}")
         return
     command = [*story.command]
     if is_map_command(command) and story.state == "done" and "--overwrite" not in command:
@@ -113,7 +113,36 @@ def _type_again(story: Story) -> None:
     os.execv(command[0], command)
 
 
+def _kept_out(words: list[str]) -> list[str]:
+    """The options of a command whose values were not recorded, as they are typed."""
+    found = []
+    for before, word in itertools.pairwise(["", *words]):
+        if word.endswith("=…"):
+            option, _, key = word.rpartition("=…")[0].partition("=") if word.startswith("--") else (before, "", word[:-2])
+            found.append(f"{option} {key}=…")
+    return found
+
+
+def _what_to_do(story: Story) -> str:
+    words = own_words(story.command)
+    if not words:
+        return f"now make the same call again, with run={story.folder!r}"
+    has_secrets = bool(_kept_out(words))
+    what = f"type its command again, {'with the values in place of …, ' if has_secrets else ''}in {story.working_folder}"
+    hint = ". A value that is the name of a variable, KEY=$NAME, need not be typed again" if has_secrets else ""
+    return f"{what}: {without_secrets(shlex.join(words))}{hint}"
+
+
+def own_words(command: list[str]) -> list[str]:
+    """A command as somebody types it, `fourfold …`, however it was started; nothing when it is another program."""
+    for at, word in enumerate(command[1:], 1):
+        if os.path.basename(word) == "fourfold":
+            return ["fourfold", *command[at + 1 :]]
+        if not word.startswith("-") and command[at - 1] not in ("-X", "-W"):  # the program, and no option of Python
+            break
+    return []
+
+
 def is_map_command(command: list[str]) -> bool:
     """Whether it is `fourfold map …`, however it was started."""
-    words = [os.path.basename(word) for word in command]
-    return any(words[at : at + 2] == ["fourfold", "map"] for at in range(len(words)))
+    return own_words(command)[:2] == ["fourfold", "map"]

@@ -1,9 +1,10 @@
 """`--storage-option KEY=VALUE`: what the file system behind a URL is told, as `storage_options=` of `scan` and `write`.
 
-    profile=work   anon=true   port=9000   secret=$NAME   client_kwargs={"endpoint_url": "http://host"}
+    profile=work   secret=123   anon=true   client_kwargs={"endpoint_url": "http://host"}   port:=9000   secret=$NAME
 
-A value is text, except what JSON calls true, false, null, a number, a list or an object. `$NAME` is read from the environment,
-as text: so it is in no list of processes, and in no record of a run. Other values that may be secrets are not recorded either.
+A value is text, also when it looks like a number: a key, or the name of an account, may have digits only. Except `true` and
+`false`, and lists and objects of JSON, `[…]` and `{…}`; and all of `KEY:=JSON`. `$NAME` is read from the environment: so it is
+in no list of processes, and in no record of a run. Other values that may be secrets are not recorded either.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -19,23 +21,20 @@ import typer
 from fourfold.addresses import keep_out, without_secrets
 from fourfold.errors import OptionError
 
+
+def _option_of_store(name: str, help: str) -> Any:
+    return typer.Option(name, metavar="KEY=VALUE", help=help, show_default=False)
+
+
 StorageOption = Annotated[
     list[str] | None,
-    typer.Option(
+    _option_of_store(
         "--storage-option",
-        metavar="KEY=VALUE",
-        help="For the file systems of URLs; repeat for more. A VALUE of $NAME is read from the environment.",
-        show_default=False,
+        "For file systems of URLs; repeat for more. KEY:=JSON for a number; $NAME is read from the environment.",
     ),
 ]
 WriteStorageOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--write-storage-option",
-        metavar="KEY=VALUE",
-        help="For that of the output, where it is another one.",
-        show_default=False,
-    ),
+    list[str] | None, _option_of_store("--write-storage-option", "For that of the output, where it is another one.")
 ]
 OrderOption = Annotated[
     bool,
@@ -66,28 +65,41 @@ def storage_of(name: str, texts: Sequence[str] | None) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for text in texts or ():
         key, sign, value = text.partition("=")
+        is_json, key = key.endswith(":"), key.removesuffix(":")
         if not key or not sign:
             raise OptionError(
                 f"{name} must be KEY=VALUE, such as profile=work, and one of them has no {'=' if key else 'KEY'}"
             )
         if key in options:
             raise OptionError(f"{name} {key}=… is there twice")
-        options[key] = _value(f"{name} {key}", value)
-        if not _FROM_ENVIRONMENT.fullmatch(value) and not _is_harmless(key, options[key]):
-            keep_out(text, f"{key}=…")
+        what, variable = f"{name} {key}", _FROM_ENVIRONMENT.fullmatch(value)
+        given = value if variable is None else _from_environment(what, variable[1] or variable[2])
+        options[key] = _json(what, given) if is_json else _plain(given) if variable is None else given
+        if variable is None and not _is_harmless(key, options[key]):
+            keep_out(text, f"{text.partition('=')[0]}=…")
     return options
 
 
-def _value(what: str, text: str) -> Any:
-    if found := _FROM_ENVIRONMENT.fullmatch(text):
-        variable = found[1] or found[2]
-        if variable not in os.environ:
-            raise OptionError(f"{what}: the environment has no {variable}")
-        return os.environ[variable]
+def _from_environment(what: str, variable: str) -> str:
+    if variable not in os.environ:
+        raise OptionError(f"{what}: the environment has no {variable}")
+    return os.environ[variable]
+
+
+def _plain(text: str) -> Any:
+    """What `KEY=` is followed by."""
+    if text in ("true", "false") or text[:1] in ("{", "["):
+        with suppress(ValueError):
+            return json.loads(text, parse_constant=_refuse)
+    return text
+
+
+def _json(what: str, text: str) -> Any:
+    """What `KEY:=` is followed by."""
     try:
         return json.loads(text, parse_constant=_refuse)
     except ValueError:
-        return text
+        raise OptionError(f"{what}:=… is no JSON, such as 9000 or null; {what}=… is for texts") from None
 
 
 def _refuse(constant: str) -> NoReturn:

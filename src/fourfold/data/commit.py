@@ -27,7 +27,7 @@ from fourfold.data.places import Folder, OnDisk
 from fourfold.data.together import has_types, in_order, one_schema, write_tables, write_widened
 from fourfold.errors import OptionError, RunError, RunInUse
 from fourfold.interrupts import Shield
-from fourfold.runs.upkeep import OF_RUN
+from fourfold.runs.leftovers import OF_RUN, OLD, put_back, remove, settle
 
 SYNC_THREADS = 8
 """Files that are brought to the disk at once. They wait for the disk, not for cores. Not measured."""
@@ -52,12 +52,14 @@ class Output:
         self.path, self._wanted = Path(os.path.abspath(path)), wanted
         self.staging = self.path.with_name(f".{self.path.name}.{wanted.id}.part")
         self._whole = self.path.with_name(f".{self.path.name}.{wanted.id}.whole")
+        self._old = self._whole.with_name(self._whole.name + OLD)
         self.place = Folder(str(self.staging), is_synced)
         self._lock: int | None = None
         if not self.path.parent.is_dir():
             raise OptionError(f"the folder {self.path.parent} does not exist; make it first: mkdir -p {self.path.parent}")
         if os.path.ismount(self.path):
             raise OptionError(f"{path} is where another file system begins, which cannot be replaced: give a folder in it")
+        put_back(self.path)
         if not wanted.overwrite and not self.is_published() and os.path.lexists(self.path) and not _is_empty(self.path):
             raise OptionError(f"{path} is there already: give another path, or overwrite=True to replace it")
 
@@ -80,9 +82,16 @@ class Output:
         """
         while not self._take_lock():
             self._let_go()
-        shutil.rmtree(self._whole, ignore_errors=True)  # of a driver that died while it published
+        self._forget_the_dead()
         if self._wanted.run is not None:
             (self.staging / OF_RUN).write_text(os.path.abspath(self._wanted.run))
+
+    def _forget_the_dead(self) -> None:
+        """A driver of this run may have died while it published."""
+        if os.path.lexists(self._old):
+            with contextlib.suppress(RunError):  # another output is there: it will be replaced, and then both are done with
+                settle(self._old)
+        shutil.rmtree(self._whole, ignore_errors=True)
 
     def _take_lock(self) -> bool:
         """False: another driver, which has published, has removed the folder meanwhile."""
@@ -110,7 +119,7 @@ class Output:
             RunError: One is gone.
         """
         for part in parts:
-            path = self.staging / part.folder / part.name
+            path = self.staging / part.path
             if not path.is_file() or path.stat().st_size != part.size_bytes:
                 raise RunError(
                     f"{path}, which an earlier call of this run has written, is gone or has another size: use "
@@ -141,12 +150,12 @@ class Output:
         self._whole.mkdir(exist_ok=True)
         ordered = in_order(parts)
         if not self.place.is_synced:
-            _sync_all([self.staging / part.folder / part.name for part in ordered])
+            _sync_all([self.staging / part.path for part in ordered])
         schema = one_schema(ordered)
         files: list[dict[str, Any]] = []
         digits = max(5, len(str(len(ordered))))  # so that the order of the names is that of the rows
         for at, part in enumerate(ordered):
-            name = os.path.join(part.folder, f"part-{at:0{digits}d}{EXTENSION[self._wanted.format]}")
+            name = part.beside(f"part-{at:0{digits}d}{EXTENSION[self._wanted.format]}")
             n_rows, size_bytes, checksum = self._place(part, schema, self._whole / name)
             files.append({"path": name, "rows": n_rows, "bytes": size_bytes, "crc32": checksum})
         facts = self._wanted.manifest({**facts, "files": files})
@@ -165,7 +174,7 @@ class Output:
             Rows, bytes and checksum of the file.
         """
         to.parent.mkdir(parents=True, exist_ok=True)
-        path = self.staging / part.folder / part.name
+        path = self.staging / part.path
         if not has_types(part, schema, self._wanted.format):
             return write_widened(path, OnDisk(str(to)), schema)
         try:
@@ -177,9 +186,10 @@ class Output:
 
     def _take_place(self) -> None:
         if self._wanted.overwrite and os.path.lexists(self.path):
-            _exchange(self._whole, self.path)
+            self._exchange()
             _sync(self.path.parent)  # before the old one is removed
-            _remove(self._whole)
+            with contextlib.suppress(OSError):  # what is left of it is for `fourfold clean`
+                remove(self._whole)
         else:
             try:
                 os.rename(self._whole, self.path)  # also over an empty folder; over anything else the system refuses it
@@ -191,6 +201,22 @@ class Output:
                 ) from error
         _sync(self.path.parent)
         seams.hit("output.published")
+
+    def _exchange(self) -> None:
+        """Let the new output and the old one change places. `fourfold.runs.leftovers` has what is left by a kill in here."""
+        if _in_one_step(self._whole, self.path):
+            return
+        with Shield():
+            remove(self._old)
+            os.rename(self.path, self._old)
+            seams.hit("output.aside")
+            try:
+                os.rename(self._whole, self.path)
+            except OSError:
+                os.rename(self._old, self.path)
+                raise
+            seams.hit("output.exchanged")
+            os.rename(self._old, self._whole)
 
     def close(self) -> None:
         """Let go of the place for parts; what is in it stays for a call that goes on."""
@@ -207,7 +233,8 @@ class Output:
         """Remove what was written, unless another driver does so: nobody will go on with it."""
         if self._lock is not None:
             shutil.rmtree(self.staging, ignore_errors=True)
-            shutil.rmtree(self._whole, ignore_errors=True)
+            if not os.path.lexists(self._old):  # else it tells `fourfold clean` what has happened
+                shutil.rmtree(self._whole, ignore_errors=True)
         self._let_go()
 
 
@@ -220,25 +247,13 @@ def _is_empty(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink() and not os.listdir(path)
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _exchange(one: Path, other: Path) -> None:
-    """Let two names change places, in one step where the kernel can: nobody finds neither."""
+def _in_one_step(one: Path, other: Path) -> bool:
+    """Let two names change places, where the kernel and the file system can: nobody finds neither. False: they cannot."""
     at_fdcwd, exchange = -100, 2
     with contextlib.suppress(AttributeError, OSError):
         libc = ctypes.CDLL(None, use_errno=True)
-        if libc.renameat2(at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), exchange) == 0:
-            return
-    aside = one.with_name(f"{one.name}.old")
-    with Shield():
-        os.rename(other, aside)
-        os.rename(one, other)
-        os.rename(aside, one)
+        return bool(libc.renameat2(at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), exchange) == 0)
+    return False
 
 
 def _sync_all(paths: Sequence[Path]) -> None:

@@ -25,14 +25,6 @@ def _usual(schema: Any) -> Any:
     return as_table(schema.empty_table(), "the frame").schema
 
 
-def _seen(schema: Any) -> Any:
-    """The schema of some rows of objects, for all of them: decimals have as many digits as Spark gives to those of Python."""
-    import pyarrow as pa
-
-    fields = [field.with_type(pa.decimal128(38, 18)) if pa.types.is_decimal(field.type) else field for field in schema]
-    return pa.schema(fields)
-
-
 # ---- Spark -----------------------------------------------------------------------------------------------------------
 
 
@@ -51,11 +43,7 @@ class OnSpark:
         return frame.select(*("`" + name.replace("`", "``") + "`" for name in columns))  # a dot would be a field of a struct
 
     def map(self, frame: Any, run: FramePass) -> Any:
-        import pyarrow as pa
-        from pyspark.sql.pandas.types import from_arrow_schema
-
-        known = pa.schema([field.with_type(_known_to_spark(field.type)) for field in run.schema])
-        fields = from_arrow_schema(known)
+        fields = _fields_of_spark(run.schema)
         if any("." in name for name in frame.columns):  # mapInArrow asks for its columns by name, and takes dots for fields
             frame = frame.toDF(*(f"column_{number}" for number in range(len(frame.columns))))
         return frame.mapInArrow(run.giving(_arrow_of(fields)).batches, fields)
@@ -71,22 +59,56 @@ def _arrow_of(fields: Any) -> Any:
         return to_arrow_schema(fields)
 
 
+def _fields_of_spark(schema: Any) -> Any:
+    """The StructType of an Arrow schema.
+
+    Raises:
+        OptionError: Spark has no type for the values of a column.
+    """
+    import pyarrow as pa
+    from pyspark.sql.pandas.types import from_arrow_schema
+
+    known = pa.schema([field.with_type(_known_to_spark(field.type)) for field in schema])
+    for field in known:
+        try:
+            _arrow_of(from_arrow_schema(pa.schema([field])))
+        except (TypeError, ValueError) as error:  # what PySpark raises is one of them
+            raise OptionError(
+                f"column {field.name!r} is {schema.field(field.name).type}, and Spark has no such type: make another one of "
+                "it in a step before, such as texts"
+            ) from error
+    return from_arrow_schema(known)
+
+
+SPARK_DIGITS = 38
+"""Digits that a decimal of Spark has at most."""
+
+
 def _known_to_spark(type_: Any) -> Any:
     """A type that Spark has for the values of one: for numbers the one that it takes when it reads them from Parquet."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(type_):
         return _known_to_spark(type_.value_type)
-    if pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_):
+    if any(is_list(type_) for is_list in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)):
         return pa.list_(_known_to_spark(type_.value_type))
-    wider = {
+    if pa.types.is_struct(type_):
+        return pa.struct([field.with_type(_known_to_spark(field.type)) for field in type_])
+    if pa.types.is_map(type_):
+        return pa.map_(_known_to_spark(type_.key_type), _known_to_spark(type_.item_type))
+    if pa.types.is_decimal(type_) and type_.precision <= SPARK_DIGITS:
+        return pa.decimal128(type_.precision, type_.scale)
+    others = {
         "uint8": pa.int16(),
         "uint16": pa.int32(),
         "uint32": pa.int64(),
         "uint64": pa.decimal128(20, 0),
         "halffloat": pa.float32(),
+        "string_view": pa.string(),
+        "binary_view": pa.binary(),
+        "date64[ms]": pa.date32(),
     }
-    return wider.get(str(type_), type_)
+    return others.get(str(type_), type_)
 
 
 # ---- Dask ------------------------------------------------------------------------------------------------------------
@@ -103,7 +125,7 @@ class OnDask:
         found = as_table(frame._meta, self.name).schema
         if pa.null() not in found.types:
             return found
-        seen = _seen(self.sample(frame, SAMPLE_ROWS).schema)  # objects may be texts, dates, lists: only rows tell
+        seen = self.sample(frame, SAMPLE_ROWS).schema  # objects may be texts, dates, lists: only rows tell
         return pa.schema([seen.field(field.name) if pa.types.is_null(field.type) else field for field in found])
 
     def sample(self, frame: Any, n_rows: int) -> Any:
@@ -168,7 +190,7 @@ class OnRay:
             raise OptionError("this Dataset of Ray has no rows, and no columns that anybody knows")
         types = [type_ if isinstance(type_, pa.DataType) else pa.null() for type_ in found.types]
         if pa.null() in types and (rows := _rows_of(frame, SAMPLE_ROWS)) is not None:
-            known = _seen(rows.schema)  # blocks of pandas with objects: only rows tell what they are
+            known = rows.schema  # blocks of pandas with objects: only rows tell what they are
             types = [
                 known.field(name).type if type_ == pa.null() else type_ for name, type_ in zip(found.names, types, strict=True)
             ]

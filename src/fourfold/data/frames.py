@@ -7,17 +7,18 @@
 The cluster runs, retries and writes; fourfold must be installed where its workers are.
 """
 
+import functools
 import hashlib
 import pickle
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from fourfold.data.kinds import as_table
 from fourfold.data.plan import BATCH_ROWS
 from fourfold.data.poison import BadRow, part_of, run_apart
-from fourfold.data.schema import cast_column, fitted
+from fourfold.data.schema import cast_column, common, fitted
 from fourfold.data.steps import Apply, Batch, Step, concatenated, is_of_plan, parts_of
 from fourfold.data.work import shown
 
@@ -50,6 +51,34 @@ class _Prepared(threading.local):
 _prepared = _Prepared()
 
 
+class Steps(NamedTuple):
+    """The steps of a pass, as they are or as bytes that have arrived.
+
+    Attributes:
+        key: Of what a worker has built of them.
+        unpack: Gives them.
+    """
+
+    key: str
+    unpack: Callable[[], Sequence[Step]]
+
+    @classmethod
+    def here(cls, steps: Sequence[Step]) -> "Steps":
+        """These steps: nobody has built anything of them before."""
+        return cls(uuid.uuid4().hex, lambda: tuple(steps))
+
+    @classmethod
+    def arrived(cls, packed: bytes) -> "Steps":
+        """Steps that have travelled: a worker that has built the same ones before need not load their models again."""
+        return cls(hashlib.blake2b(packed).hexdigest(), lambda: pickle.loads(packed))
+
+    def packed(self) -> bytes:
+        """What travels."""
+        import cloudpickle
+
+        return bytes(cloudpickle.dumps(self.unpack(), protocol=5))
+
+
 class FramePass:
     """All steps on one batch, wherever it is.
 
@@ -60,22 +89,15 @@ class FramePass:
         schema: What must come out; None when it is not known yet.
     """
 
-    def __init__(self, steps: Sequence[Step], before: Any, schema: Any = None) -> None:
-        self.before, self.schema = before, schema
-        self._steps: Callable[[], Sequence[Step]] = lambda: tuple(steps)
-        self._key = uuid.uuid4().hex
+    def __init__(self, steps: Steps, before: Any, schema: Any = None) -> None:
+        self._steps, self.before, self.schema = steps, before, schema
 
     def giving(self, schema: Any) -> "FramePass":
         """The same, with this schema for what comes out."""
-        other = FramePass((), self.before, schema)
-        other._steps, other._key = self._steps, self._key
-        return other
+        return FramePass(self._steps, self.before, schema)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Steps travel as bytes: a worker that has built the same ones before need not load their models again."""
-        import cloudpickle
-
-        return _arrived, (cloudpickle.dumps(self._steps(), protocol=5), self.before, self.schema)
+        return _arrived, (self._steps.packed(), self.before, self.schema)
 
     def __call__(self, table: Any) -> Any:
         """Run a batch, in parts of at most BATCH_ROWS.
@@ -83,30 +105,32 @@ class FramePass:
         Raises:
             Exception: What the first failing row raised, with its content in a note.
         """
-        import pyarrow as pa
+        found = self._found(table)
+        return concatenated(found) if self.schema is None else _as_one(found, _with_types_seen(self.schema, found, _varies))
 
-        found = [self._run(Batch(part)) for part in parts_of(self._as_before(as_table(table, "the frame")), BATCH_ROWS)]
-        if self.schema is None:
-            return concatenated(found)
-        schema = _with_types_seen(self.schema, found)
-        return pa.concat_tables(fitted(each, schema) for each in found)
+    def batches(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The same for record batches, as Spark gives them: their columns have places, whatever they are called there.
+
+        It takes no other types than it was told.
+        """
+        for batch in batches:
+            found = self._found(batch.rename_columns(self.before.names))
+            yield from _as_one(found, _with_types_seen(self.schema, found, _is_unknown)).to_batches()
+
+    def _found(self, table: Any) -> list[Any]:
+        parts = parts_of(self._as_before(as_table(table, "the frame")), BATCH_ROWS)
+        return [self._run(Batch(part)) for part in parts]
 
     def _as_before(self, table: Any) -> Any:
-        """The batch with the types of the frame; nobody knows that of a column of which only nulls were seen."""
-        import pyarrow as pa
-
+        """The batch with the types of the frame, except those that vary."""
         if table.schema.equals(self.before):
             return table
         for number, field in enumerate(table.schema):
             at = self.before.get_field_index(field.name)
-            wanted = field.type if at < 0 or pa.types.is_null(self.before.field(at).type) else self.before.field(at).type
+            known = field.type if at < 0 else self.before.field(at).type
+            wanted = field.type if _varies(known, field.type) else known
             table = table.set_column(number, field.name, cast_column(table.column(number), field.name, wanted))
         return table
-
-    def batches(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """The same for record batches, as Spark gives them: their columns have places, whatever they are called there."""
-        for batch in batches:
-            yield from self(batch.rename_columns(self.before.names)).to_batches()
 
     def _run(self, batch: Batch) -> Any:
         try:
@@ -123,29 +147,51 @@ class FramePass:
             return concatenated(tables)
 
     def _applied(self, batch: Batch) -> Any:
-        for apply in _prepared.of(self._key, self._steps):
+        for apply in _prepared.of(*self._steps):
             if not batch.table.num_rows and self.schema is not None:
                 return self.schema.empty_table()
             batch = apply(batch)
         return batch.table if batch.table.num_rows or self.schema is None else self.schema.empty_table()
 
 
-def _with_types_seen(schema: Any, tables: Sequence[Any]) -> Any:
-    """The schema, with the types that these tables have for columns of which only nulls were seen before."""
+def _as_one(tables: Sequence[Any], schema: Any) -> Any:
+    import pyarrow as pa
+
+    return pa.concat_tables(fitted(each, schema) for each in tables)
+
+
+def _is_unknown(known: Any, seen: Any) -> bool:
+    """Whether nobody knows the type of a column: only nulls of it were seen."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_null(known))
+
+
+def _varies(known: Any, seen: Any) -> bool:
+    """Whether a column that is known by one type may have another one in a batch.
+
+    Decimals of Python have as many digits as they need, which the first rows do not tell of all.
+    """
+    import pyarrow as pa
+
+    return _is_unknown(known, seen) or bool(pa.types.is_decimal(known) and pa.types.is_decimal(seen))
+
+
+def _with_types_seen(schema: Any, tables: Sequence[Any], may_vary: Callable[[Any, Any], bool]) -> Any:
+    """The schema, with the types that these tables have for columns whose types may vary."""
     import pyarrow as pa
 
     for number, field in enumerate(schema):
-        if pa.types.is_null(field.type):
-            types = (each.schema.field(field.name).type for each in tables if field.name in each.schema.names)
-            seen = next((type_ for type_ in types if not pa.types.is_null(type_)), field.type)
-            schema = schema.set(number, field.with_type(seen))
+        types = [each.schema.field(field.name).type for each in tables if field.name in each.schema.names]
+        seen = [type_ for type_ in types if not pa.types.is_null(type_) and may_vary(field.type, type_)]
+        if seen:
+            widest = functools.reduce(functools.partial(common, field.name), seen)
+            schema = schema.set(number, field.with_type(widest))
     return schema
 
 
 def _arrived(packed: bytes, before: Any, schema: Any) -> FramePass:
-    found = FramePass((), before, schema)
-    found._steps, found._key = (lambda: pickle.loads(packed)), hashlib.blake2b(packed).hexdigest()
-    return found
+    return FramePass(Steps.arrived(packed), before, schema)
 
 
 class FrameKind(Protocol):

@@ -62,7 +62,7 @@ class Merge:
         """The part that has all their rows."""
         first = parts[0]
         name = self._place.name(first.number, first.first, EXTENSION[self._format])
-        target = self._place.target(f"{first.folder}/{name}" if first.folder else name)
+        target = self._place.target(first.beside(name))
         schema = unified([schema_of(part) for part in parts])
         if self._format == "parquet":
             tables = (fitted(table, schema) for table in self._tables(parts))
@@ -92,7 +92,7 @@ class Merge:
                 shutil.copyfileobj(handle, to)
 
     def _opened(self, part: Part) -> Any:
-        return self._place.opened(f"{part.folder}/{part.name}" if part.folder else part.name)
+        return self._place.opened(part.path)
 
 
 def _end_of_header(handle: IO[bytes]) -> int:

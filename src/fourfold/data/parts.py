@@ -44,6 +44,15 @@ class Part(NamedTuple):
     checksum: int
     schema: bytes
 
+    @property
+    def path(self) -> str:
+        """Of the file, below the output."""
+        return self.beside(self.name)
+
+    def beside(self, name: str) -> str:
+        """The path of another file in its folder."""
+        return posixpath.join(self.folder, name)
+
 
 class WriteParts:
     """Gathers the files that were written.

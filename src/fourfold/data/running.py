@@ -18,7 +18,7 @@ from fourfold.call import Call
 from fourfold.data.files import lives_here
 from fourfold.data.pieces import Piece
 from fourfold.data.plan import Plan
-from fourfold.data.steps import is_of_plan
+from fourfold.data.steps import Loadable, is_of_plan
 from fourfold.data.work import Count, FailedRow, Gather, Loader, PieceDone, Policy, RunPiece, Tables, shown
 from fourfold.errors import OptionError, RunChanged, TooManyFailures
 from fourfold.execute import current
@@ -28,9 +28,6 @@ from fourfold.records import Failure, Report
 
 DEADLY = ("crashed", "timed out", "out of memory")
 """Failures of a piece that one of its rows may be to blame for."""
-
-HERE = ("auto", "serial", "threads", "processes")
-"""Engines whose workers are on this machine."""
 
 FAN = 64
 """Parts into which rows are cut to find the one that kills its worker. Each level costs two deaths, whatever the fan, and runs
@@ -68,7 +65,7 @@ class Run:
         self._loaders: set[Loader] = set()
         self._report: Report | None = None
         self._check_max_failures()
-        if not _runs_elsewhere(self._settings.engine):  # there a path may be one that only workers see: they tell
+        if not self.is_elsewhere:  # there a path may be one that only workers see: they tell
             plan.check_models()
 
     @property
@@ -93,7 +90,7 @@ class Run:
         engine = self._settings.engine
         if current.inside_item():
             return False
-        return engine not in HERE if isinstance(engine, str) else engine.info.elsewhere
+        return cluster_of(engine) in CLUSTER_ENGINES if isinstance(engine, str) else bool(engine.info.elsewhere)
 
     def _check_max_failures(self) -> None:
         if self._settings.max_failures is not None and self._policy.first_only:
@@ -112,10 +109,23 @@ class Run:
             Exception: What the first failing row raised, under `on_error="raise"`.
             TooManyFailures: More rows failed than `max_failures` allows.
         """
+        if self.folder is not None:
+            self._look_at_models()
         pieces = list(self._plan.pieces())
         call = self._call(pieces, self.gather, self._policy, self._settings.run)
         with call.used_by(), closing(self._pieces_of(call, pieces)) as done:
             yield done
+
+    def _look_at_models(self) -> None:
+        """Take down which models these are: where only workers see a file, one of them is asked."""
+        models = [step.model for step in self._plan.steps if step.model is not None]
+        hidden = [model for model in models if model.is_hidden]
+        for model in models:
+            if model not in hidden:
+                model.digest = model.look()
+        if hidden:
+            for model, digest in zip(hidden, self.call(_Look, (), hidden, "look at a model"), strict=True):
+                model.digest = digest
 
     def _pieces_of(self, call: Call, pieces: list[Piece]) -> Generator[tuple[Piece, PieceDone]]:
         deadly: list[tuple[Piece, Failure]] = []
@@ -286,6 +296,13 @@ class Run:
             )
 
 
+class _Look:
+    """Called with each model in a worker that sees its file."""
+
+    def __call__(self, model: Loadable) -> str:
+        return model.look()
+
+
 def _with_own_folder(settings: Settings) -> Settings:
     """Of `using(run=…)`, each run has a folder of its own: this one's, for all the calls that it makes."""
     if not isinstance(settings.run, RunOfBlock):
@@ -315,13 +332,6 @@ def _where_workers_see(settings: Settings, only_here: bool) -> Settings:
         + (f" ({asked} needs processes)" if engine == "auto" else "")
         + ': use engine="serial" or "threads", or a store or folder that all workers see'
     )
-
-
-def _runs_elsewhere(engine: Any) -> bool:
-    """Whether workers may be on other machines."""
-    if current.inside_item():
-        return False
-    return cluster_of(engine) in CLUSTER_ENGINES if isinstance(engine, str) else bool(engine.info.elsewhere)
 
 
 def _check_fit(settings: Settings) -> None:

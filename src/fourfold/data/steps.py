@@ -32,7 +32,24 @@ Apply = Callable[[Batch], Batch]
 
 
 class Loadable(Protocol):
-    """A model, before it is loaded."""
+    """A model, before it is loaded.
+
+    Attributes:
+        digest: What `look` has said last, in whichever process; "" before that. It is part of what a recorded run is.
+    """
+
+    digest: str
+
+    @property
+    def is_hidden(self) -> bool:
+        """Whether it is a file that is not on this machine: then only workers may see it."""
+
+    def look(self) -> str:
+        """A text that is another one for another model, as its file is now; "" of what is no file and travels itself.
+
+        Raises:
+            OptionError: The file is not on this machine, or cannot be read.
+        """
 
     def check_here(self) -> None:
         """Called before a run whose workers are on this machine: what can be said of its file without loading it.

@@ -121,12 +121,12 @@ class StoreOutput:
         for part in parts:
             if found.get(self._path_of(part)) != part.size_bytes:
                 raise RunError(
-                    f"{self.path}/{posixpath.join(part.folder, part.name)}, which this run has written, is gone or has "
+                    f"{self.path}/{part.path}, which this run has written, is gone or has "
                     "another size: was it cleaned or overwritten? Write anew, with another folder for run="
                 )
 
     def _path_of(self, part: Part) -> str:
-        return posixpath.join(self._root, part.folder, part.name)
+        return posixpath.join(self._root, part.path)
 
     def add_empty(self, table: Any) -> None:
         """There is no row: one file tells the columns, where anybody knows them."""
@@ -169,10 +169,10 @@ class StoreOutput:
         name, n_rows, size_bytes, checksum = part.name, part.n_rows, part.size_bytes, part.checksum
         if not has_types(part, schema, self._wanted.format):
             name = self.place.name(part.number, part.first, EXTENSION[self._wanted.format])
-            target = self.place.target(posixpath.join(part.folder, name))
+            target = self.place.target(part.beside(name))
             with self._fs.open(self._path_of(part), "rb") as file:
                 n_rows, size_bytes, checksum = write_widened(file, target, schema)
-        return {"path": posixpath.join(part.folder, name), "rows": n_rows, "bytes": size_bytes, "crc32": checksum}
+        return {"path": part.beside(name), "rows": n_rows, "bytes": size_bytes, "crc32": checksum}
 
     def _replaced(self) -> set[str]:
         """What was there before, but nothing that another run writes right now."""

@@ -18,6 +18,7 @@ from fourfold.data.stores import StoreOutput
 from fourfold.data.work import FailedRow, Tables
 from fourfold.errors import OptionError, OptionTypeError, RunError
 from fourfold.fixed import Fixed
+from fourfold.interrupts import telling_what_is_written
 from fourfold.records import Report
 from fourfold.runs.place import output_id_of
 
@@ -65,22 +66,27 @@ def write(
     run = Run(plan, Tables(), options, f"write {os.path.basename(to.rstrip('/'))}", to=to)
     output = _output(to, overwrite, _format(format), run, storage)
     run.gather = WriteParts(output.place, format, by)
-    try:
-        output.open()
-        with run.pieces_done() as pieces:
-            parts = [part for _, done in pieces for part in done.value or ()]
-            if output.is_published():
-                return _as_written(output, run)
-            output.check(parts)
-            if not order:
-                parts, groups = packed(parts)
-                parts += run.call(Merge, (output.place, format), groups, "put small files together") if groups else []
-            return _publish(output, parts, run, plan)
-    finally:
-        if run.folder is None or output.is_published():
-            output.discard()
-        else:
-            output.close()  # the parts stay for a call that goes on
+    with telling_what_is_written(output.path, output.is_published):
+        try:
+            output.open()
+            return _run(output, run, plan, format, order)
+        finally:
+            if run.folder is None or output.is_published():
+                output.discard()
+            else:
+                output.close()  # the parts stay for a call that goes on
+
+
+def _run(output: Output | StoreOutput, run: Run, plan: Plan, format: str, order: bool) -> Written:
+    with run.pieces_done() as pieces:
+        parts = [part for _, done in pieces for part in done.value or ()]
+        if output.is_published():
+            return _as_written(output, run)
+        output.check(parts)
+        if not order:
+            parts, groups = packed(parts)
+            parts += run.call(Merge, (output.place, format), groups, "put small files together") if groups else []
+        return _publish(output, parts, run, plan)
 
 
 def _output(to: str, overwrite: bool, format: str, run: Run, storage: Credentials) -> Output | StoreOutput:

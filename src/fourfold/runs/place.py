@@ -110,9 +110,7 @@ def output_id_of(path: str) -> str:
     """
     file = prepare(path) / OUTPUT_ID
     try:
-        if not _id_in(file):
-            _make_id(file)
-        return _id_in(file)
+        return _id_in(file) or _made_id(file)
     except OSError as error:
         raise JournalError(f"{file} cannot be made: {error.strerror}") from error
 
@@ -126,19 +124,22 @@ def _id_in(file: Path) -> str:
     return text if re.fullmatch("[0-9a-f]{16}", text) else ""
 
 
-def _make_id(file: Path) -> None:
-    """Put an id into a file that is there whole or not at all: two drivers that begin at once both take the first one's."""
-    made = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
-    with os.fdopen(create_private(made), "w") as handle:
-        handle.write(secrets.token_hex(8))
-        handle.flush()
-        os.fsync(handle.fileno())
+def _made_id(file: Path) -> str:
+    """Make the id, unless another driver is faster: of all that begin at once one holds the lock, and then the id stays.
+
+    It is the file itself that is locked: that needs no links, which some file systems do not have.
+    """
+    fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE)
     try:
-        os.link(made, file)
-    except OSError:
-        if not _id_in(file):  # a file system without links, or a file that is damaged
-            os.replace(made, file)
-    made.unlink(missing_ok=True)
+        os.fchmod(fd, PRIVATE_FILE)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if not _id_in(file):
+            os.truncate(fd, 0)
+            os.pwrite(fd, secrets.token_hex(8).encode(), 0)
+            os.fsync(fd)
+        return _id_in(file)
+    finally:
+        os.close(fd)
 
 
 class Lock:

@@ -80,6 +80,9 @@ class Recording:
         subject: What is run.
         carriage: How values become bytes.
 
+    Attributes:
+        recall: Brings back what earlier calls have recorded.
+
     Raises:
         RunError: See `fourfold.errors`: the folder cannot be used, or was made by another call.
     """
@@ -107,7 +110,7 @@ class Recording:
             self.close("")
             raise
         self._rows = DoneRows(journal, is_empty=not self.n_recorded)
-        self._recall = Recall(journal, carriage.load, carriage.unpickled, is_reduction=subject.kind == "reduce")
+        self.recall = Recall(journal, carriage.load, carriage.unpickled, is_reduction=subject.kind == "reduce")
 
     @property
     def journal(self) -> Journal:
@@ -226,17 +229,6 @@ class Recording:
         """What the source has gone past since the last time: items with recorded values, or recorded failures."""
         while self._passed:
             yield self._passed.popleft()
-
-    def values(self, done: Done) -> Sequence[Any]:
-        """The values of recorded items, read when they are looked at.
-
-        Of a reduction's rows that share partial results, the first has them.
-        """
-        return self._recall.values(done)
-
-    def failure_of(self, failed: FailedItem) -> Failure:
-        """A recorded failure as it was, with its exception where that can be brought back."""
-        return self._recall.failure_of(failed)
 
     def check_end(self, n_items: int) -> None:
         """The input had `n_items` items and has ended.

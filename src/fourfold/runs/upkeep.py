@@ -1,17 +1,17 @@
 """What is done to a recorded run from outside: changes to its journal, and the removal of what dead drivers have left."""
 
-import fcntl
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from fourfold.errors import RunError
 from fourfold.runs.journal import Journal
+from fourfold.runs.leftovers import is_abandoned, is_on_its_way_out, remove, settle
 from fourfold.runs.place import Lock, check_trusted, is_held
 from fourfold.runs.seal import load_key
-from fourfold.runs.story import DEPTH, find_runs, may_go_on
+from fourfold.runs.story import DEPTH, find_runs
 
 
 def change(folder: Path, *, accept_changes: bool = False, forget_failures: bool = False) -> int:
@@ -57,22 +57,23 @@ def trust(folder: Path) -> tuple[int, str]:
 
 
 _VALUES = re.compile(r"values-(\d+)\.part")
-_OUTPUT_PART = re.compile(r"\..+\.[0-9a-f]{16}\.part")
-_OUTPUT_WHOLE = re.compile(r"(\..+\.[0-9a-f]{16})\.whole(\.old)?")
-
-OF_RUN = "run"
-"""The file in the folder of an output's parts that names the run which goes on with them."""
 
 
 class Swept(NamedTuple):
-    """A file that was removed; or, with `error`, a run, folder or file that was left as it is."""
+    """A file that was removed; or, with `error`, a run, folder or file that was left as it is.
+
+    With `is_back` it is the output that was there before: a driver was killed while it replaced it.
+    """
 
     path: str
     error: Exception | None = None
+    is_back: bool = False
 
 
 def sweep(folder: Path) -> Iterator[Swept]:
     """Remove what dead drivers have left below a folder: files of values that no journal knows, outputs that nobody writes.
+
+    An output that one was about to replace is put back.
 
     What a living driver uses is locked, and stays. What cannot be opened is told of, and the others are swept.
     """
@@ -89,14 +90,11 @@ def sweep(folder: Path) -> Iterator[Swept]:
             yield Swept(str(run), error)
     yield from closed
     for root, folders, files in os.walk(folder):
-        for name in files:
-            path = Path(root, name)
-            if _OUTPUT_PART.fullmatch(name) and not path.is_symlink() and not _is_locked(path):
-                yield _remove(path)
-        for name in folders:
-            path = Path(root, name)
-            if (_OUTPUT_PART.fullmatch(name) or _OUTPUT_WHOLE.fullmatch(name)) and _is_abandoned(path):
-                yield _remove(path)
+        paths = [Path(root, name) for name in (*files, *folders)]
+        for path in filter(is_on_its_way_out, paths):  # first: what is beside it tells what has happened
+            yield _settled(path)
+        for path in filter(is_abandoned, paths):
+            yield _removed(path)
         deep = len(Path(root).relative_to(folder).parts) >= DEPTH
         folders[:] = [] if deep else folders
 
@@ -111,52 +109,22 @@ def _sweep_run(run: Path) -> Iterator[Swept]:
         for name in os.listdir(run):
             found = _VALUES.fullmatch(name)
             if found and int(found[1]) not in known:
-                yield _remove(run / name)
+                yield _removed(run / name)
     finally:
         lock.release()
 
 
-def _remove(path: Path) -> Swept:
+def _settled(old: Path) -> Swept:
     try:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        output = settle(old)
+    except (OSError, RunError) as error:
+        return Swept(str(old), error)
+    return Swept(str(old)) if output is None else Swept(str(output), is_back=True)
+
+
+def _removed(path: Path) -> Swept:
+    try:
+        remove(path)
     except OSError as error:
         return Swept(str(path), error)
     return Swept(str(path))
-
-
-def _is_abandoned(path: Path) -> bool:
-    """Whether nobody writes the output of this folder of parts, or of what was to take its place, and no run needs it."""
-    if path.is_symlink():
-        return False
-    whole = _OUTPUT_WHOLE.fullmatch(path.name)
-    if whole is None:
-        return not _is_locked(path) and not _has_run(path)
-    parts = path.with_name(f"{whole[1]}.part")
-    return not whole[2] and (not parts.exists() or not _is_locked(parts))
-
-
-def _has_run(parts: Path) -> bool:
-    """Whether a run is there that goes on with these parts, and has not published them."""
-    try:
-        return may_go_on(Path((parts / OF_RUN).read_text()))
-    except (OSError, UnicodeDecodeError):
-        return False
-
-
-def _is_locked(path: Path) -> bool:
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:  # also where locks do not work: then nobody knows, and it stays
-        return True
-    finally:
-        os.close(handle)
-    return False

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fourfold.data.frames import SAMPLE_ROWS, FrameKind, FramePass
+from fourfold.data.frames import SAMPLE_ROWS, FrameKind, FramePass, Steps
 from fourfold.data.sparse import check_dense
 from fourfold.data.steps import Select, Step
 from fourfold.errors import OptionError
@@ -15,7 +15,8 @@ class Frame:
 
     Attributes:
         native: The frame with all steps, lazy, of the kind that it was: write it, join it, count it with its own methods.
-        schema: Of its rows, as an Arrow schema.
+        schema: Of its rows, as an Arrow schema. Decimals that are objects of Python have the digits of the first rows in it,
+            and in each batch those that they need there.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class Frame:
         check_dense(self.schema, self._kind.name)
         if not self._steps:
             return self._frame
-        return self._kind.map(self._frame, FramePass(self._steps, self._before, self.schema))
+        return self._kind.map(self._frame, FramePass(Steps.here(self._steps), self._before, self.schema))
 
     def _with(self, step: Step) -> "Frame":
         schema = step.schema(self.schema)
@@ -50,8 +51,11 @@ class Frame:
         if schema is None:  # only a run tells, and clusters want to know before
             if step.model is not None:
                 step.model.check_here()
+                step.model.digest = (
+                    step.model.look()
+                )  # workers that have loaded this file before load it again when it changed
             sample = self._kind.sample(self._frame, SAMPLE_ROWS)
-            schema = FramePass(steps, self._before)(sample).schema
+            schema = FramePass(Steps.here(steps), self._before)(sample).schema
         return Frame(self._kind, self._frame, self._before, steps, schema)
 
     def _reads_only(self, select: Select) -> set[str] | None:

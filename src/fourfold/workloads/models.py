@@ -39,7 +39,7 @@ class Model:
         init: Arguments of the class.
 
     Attributes:
-        digest: Of the file, so that a recorded run tells when another model has taken its place; "" when there is none here.
+        digest: Of the file, so that a recorded run tells when another model has taken its place; "" until it was looked at.
 
     Raises:
         OptionError: It is no file of a model, or nobody can tell what it is.
@@ -51,8 +51,8 @@ class Model:
         self.is_class = is_worker_class(what)
         if self.is_file:
             _check_name(os.fspath(what))
-            if os.path.exists(what):  # else only workers may see it: nobody has said yet where they are
-                self.digest = _digest(os.fspath(what))
+            if not self.is_hidden:
+                _check_content(os.fspath(what))
         elif self.is_class:
             pass
         elif isinstance(what, type):
@@ -67,10 +67,23 @@ class Model:
         """For messages."""
         return os.fspath(self.what) if self.is_file else getattr(self.what, "__qualname__", type(self.what).__qualname__)
 
+    @property
+    def is_hidden(self) -> bool:
+        """See `fourfold.data.steps.Loadable`."""
+        return self.is_file and not os.path.exists(self.what)
+
+    def look(self) -> str:
+        """See `fourfold.data.steps.Loadable`."""
+        if not self.is_file:
+            return ""
+        if self.is_hidden:
+            raise OptionError(f"model={self.name!r}: {_not_here()}")
+        return _digest(os.fspath(self.what))
+
     def check_here(self) -> None:
         """See `fourfold.data.steps.Loadable`."""
         if self.is_file:
-            self.digest = self.digest or _digest(os.fspath(self.what))
+            _check_content(os.fspath(self.what))
             package = LOADERS[_extension(self.what)]
             if package and find_spec(package) is None:
                 raise _missing(package)
@@ -139,8 +152,8 @@ def _check_name(path: str) -> None:
         raise OptionError(f"model={path!r}: cannot tell what it is from its extension; known are {' '.join(LOADERS)}")
 
 
-def _digest(path: str) -> str:
-    """The digest of a model's file, after a look at what can be said of it without loading it.
+def _check_content(path: str) -> None:
+    """Say of a model's file what can be said without loading it.
 
     Raises:
         OptionError: It is not there, cannot be read, or is no model.
@@ -148,8 +161,6 @@ def _digest(path: str) -> str:
     try:
         with open(path, "rb") as file:
             begin = file.read(len(POINTER))
-            file.seek(0)
-            digest = hashlib.file_digest(file, "blake2b").hexdigest()
     except FileNotFoundError:
         raise OptionError(f"model={path!r}: there is no such file in {os.getcwd()}") from None
     except OSError as error:
@@ -160,7 +171,18 @@ def _digest(path: str) -> str:
         raise OptionError(f"model={path!r} is no model, but stands for one that git-lfs has not fetched; type: git lfs pull")
     if _extension(path) == ".skops" and not begin.startswith(b"PK"):  # it is a zip
         raise OptionError(f"model={path!r} is no file of skops: skops.io.dump makes them")
-    return digest
+
+
+def _digest(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "blake2b").hexdigest()
+    except OSError as error:
+        raise OptionError(f"model={path!r} cannot be read: {error.strerror}") from error
+
+
+def _not_here() -> str:
+    return f"{socket.gethostname()} has no such file. Workers load it themselves: put it where all of them see it"
 
 
 def _imports_of(path: str) -> tuple[str, ...]:
@@ -175,9 +197,7 @@ def _imports_of(path: str) -> tuple[str, ...]:
 
 def _loaded(path: str) -> Any:
     if not os.path.exists(path):
-        raise OptionError(
-            f"{socket.gethostname()} has no such file. Workers load it themselves: put it where all of them see it"
-        )
+        raise OptionError(_not_here())
     extension = _extension(path)
     if extension == ".skops":
         return _of_skops(path)

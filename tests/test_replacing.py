@@ -1,0 +1,150 @@
+"""An output that takes the place of another one, where names cannot change places in one step, and the driver is killed there."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from killer import is_killed_at
+from tables import people
+from typer.testing import CliRunner
+
+import fourfold as ff
+from fourfold import seams
+from fourfold.cli import app
+from fourfold.data import commit
+from fourfold.errors import OptionError, RunError
+from fourfold.runs.leftovers import put_back
+from fourfold.runs.upkeep import sweep
+
+OUT_IS_GONE, NEW_IS_THERE = "output.aside:1:KILL", "output.exchanged:1:KILL"
+
+
+@pytest.fixture(autouse=True)
+def _no_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commit.ctypes, "CDLL", lambda *given, **named: object())
+
+
+def write(folder: Path, n_rows: int, **options: Any) -> int:
+    return ff.scan(people(n_rows)).write(folder / "out", engine="serial", **options).n_rows
+
+
+def killed(folder: Path, where: str, **options: Any) -> None:
+    write(folder, 3)
+    assert is_killed_at(where, lambda: write(folder, 6, overwrite=True, **options))
+    assert (folder / "out").exists() == (where == NEW_IS_THERE)
+
+
+def n_rows_in(folder: Path) -> int:
+    return ff.scan(folder / "out").count(engine="serial")
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(name for name in os.listdir(folder) if name != "run")
+
+
+RUN = pytest.mark.parametrize("run", [{}, {"run": "run"}], ids=["not recorded", "recorded"])
+WHERE = pytest.mark.parametrize(
+    ("where", "n_rows"), [(OUT_IS_GONE, 3), (NEW_IS_THERE, 6)], ids=["out is gone", "new is there"]
+)
+
+
+@RUN
+@WHERE
+def test_clean_undoes_what_has_not_happened_and_ends_what_has(
+    where: str, n_rows: int, run: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    killed(tmp_path, where, **run)
+    ended = CliRunner().invoke(app, ["clean", str(tmp_path)])
+    assert ended.exit_code == 0, ended.output
+    said = f"{tmp_path / 'out'} is there again: a run was killed while it replaced it"
+    assert (said in ended.output) == (where == OUT_IS_GONE)
+    assert n_rows_in(tmp_path) == n_rows
+    assert not [name for name in left_in(tmp_path) if ".whole" in name]
+    assert run or left_in(tmp_path) == ["out"]
+
+
+@RUN
+@WHERE
+def test_the_next_call_that_may_not_overwrite_finds_the_output(
+    where: str, n_rows: int, run: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    killed(tmp_path, where, **run)
+    with pytest.raises(OptionError, match="is there already"):
+        write(tmp_path, 9)
+    assert n_rows_in(tmp_path) == n_rows
+
+
+@RUN
+@WHERE
+def test_the_same_call_goes_on_and_leaves_nothing_of_both(
+    where: str, n_rows: int, run: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    killed(tmp_path, where, **run)
+    assert write(tmp_path, 6, overwrite=True, **run) == 6
+    assert n_rows_in(tmp_path) == 6
+    [*sweep(tmp_path)]
+    assert left_in(tmp_path) == ["out"]
+
+
+def test_an_old_output_that_is_a_file_comes_back_too(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    assert is_killed_at(OUT_IS_GONE, lambda: write(tmp_path, 6, overwrite=True))
+    [*sweep(tmp_path)]
+    assert (tmp_path / "out").read_text() == "mine"
+    assert left_in(tmp_path) == ["out"]
+
+
+def test_an_output_that_a_living_driver_replaces_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, 3)
+    found: list[Any] = []
+    hit = seams.hit
+
+    def look(seam: str) -> None:
+        if seam == "output.aside":
+            found.extend(sweep(tmp_path))
+            put_back(tmp_path / "out")
+            assert not (tmp_path / "out").exists()
+        hit(seam)
+
+    monkeypatch.setattr(seams, "hit", look)
+    assert write(tmp_path, 6, overwrite=True) == 6
+    assert found == []
+    assert n_rows_in(tmp_path) == 6
+    assert left_in(tmp_path) == ["out"]
+
+
+def test_of_two_outputs_none_is_lost_and_both_are_named(tmp_path: Path) -> None:
+    killed(tmp_path, OUT_IS_GONE)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "theirs").touch()
+    for _ in range(2):
+        (left,) = [each for each in sweep(tmp_path) if each.error is not None]
+        assert left.path.endswith(".whole.old")
+        assert "keep one of them and remove the other" in str(left.error)
+        assert isinstance(left.error, RunError)
+    assert os.listdir(tmp_path / "out") == ["theirs"]
+    shutil.rmtree(tmp_path / "out")
+    [*sweep(tmp_path)]
+    assert n_rows_in(tmp_path) == 3
+    assert left_in(tmp_path) == ["out"]
+
+
+def test_what_cannot_take_the_place_of_an_output_leaves_it_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, 3)
+    rename = os.rename
+
+    def refuse(one: Any, other: Any) -> None:
+        if Path(other).name == "out" and Path(one).name.endswith(".whole"):
+            raise PermissionError("not this one")
+        rename(one, other)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(PermissionError):
+        write(tmp_path, 6, overwrite=True)
+    assert n_rows_in(tmp_path) == 3
+    assert left_in(tmp_path) == ["out"]
