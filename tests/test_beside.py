@@ -386,7 +386,7 @@ STOPPED = f"""
 """
 
 
-@pytest.mark.parametrize(("number", "grace"), [(signal.SIGINT, 0.5), (signal.SIGTERM, 0.5), (signal.SIGINT, 60)])
+@pytest.mark.parametrize(("number", "grace"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGINT, 60)])
 def test_an_interrupt_lets_parts_end_in_good_order_and_then_ends_all(
     number: signal.Signals, grace: float, tmp_path: Path
 ) -> None:

@@ -119,6 +119,18 @@ def test_the_cost_of_imports_grows_with_what_the_packages_have_here(monkeypatch)
     assert imports.load_of(imports.Imports(frozenset({"json", "__main__"}))) == Load()
 
 
+def test_what_comes_along_with_a_library_and_modules_of_our_own_cost_their_import_too(monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "rich"]:
+        monkeypatch.delitem(sys.modules, name)
+    of_sklearn, of_tables = (imports.Imports(shared=(name,)) for name in ("sklearn", "fourfold.data.plan"))
+    before, ours = imports.load_of(of_sklearn).once_s, imports.load_of(of_tables).once_s
+    for number in range(50):
+        monkeypatch.setitem(sys.modules, f"rich.part_{number}", types.ModuleType("part"))
+    assert imports.load_of(of_sklearn).once_s == pytest.approx(before + 50 * imports.MODULE_S)
+    assert ours == pytest.approx(imports.MODULE_S * sum(name.startswith(imports.OURS) for name in sys.modules))
+    assert ours > 0
+
+
 # ---- imported once ----------------------------------------------------------------------------------------------------------
 
 

@@ -25,14 +25,15 @@ NEEDS = {
     "pandas": ("dateutil", "numpy", "pyarrow"),
     "pyarrow": ("numpy",),
     "scipy": ("numpy",),
-    "sklearn": ("joblib", "narwhals", "numpy", "scipy"),
+    "sklearn": ("joblib", "narwhals", "numpy", "rich", "scipy"),
 }
-"""What else is imported with one of them."""
+"""What else is imported with one of them, where it is installed."""
 
 MODULE_S = 0.001
 """Processor seconds to import one module, on average: pyarrow.parquet has 199 in 0.18 s, pandas 382 in 0.34 s, and
-sklearn.ensemble 1,649 in 1.56 s (benchmarks/constants.py). Smaller: short work goes to workers that import longer than it
-takes. Larger: work that would gain from workers stays the loop."""
+sklearn.ensemble 1,649 in 1.56 s (benchmarks/constants.py). Those of the standard library that come along, one in eight, are
+not counted. Smaller: short work goes to workers that import longer than it takes. Larger: work that would gain from workers
+stays the loop."""
 
 ONE_THREAD = {**dict.fromkeys(THREAD_VARIABLES, "1"), "JE_ARROW_MALLOC_CONF": "background_thread:false"}
 """The environment in which these packages start no thread. Workers have another one when they run."""
@@ -90,12 +91,13 @@ def load_of(imports: Imports) -> Load:
     """
     modules, shared, have = imports
     once = _with_needs({_package(name) for name in shared if not name.startswith(OURS)})
+    ours = OURS if any(name.startswith(OURS) for name in shared) else ()
     lacking = _reached(modules - have) - have
     each = {_package(name) for name in lacking} - once - {*sys.stdlib_module_names, "fourfold", "__main__", ""}
     each = _with_needs(each) - once
     n_once = n_each = 0
     for name in list(sys.modules):
-        n_once += _package(name) in once
+        n_once += _package(name) in once or name.startswith(ours)
         n_each += _package(name) in each
     named = sorted({_package(name) for name in shared if not name.startswith(OURS)} | each)
     return Load(n_once * MODULE_S, n_each * MODULE_S, tuple(named))
