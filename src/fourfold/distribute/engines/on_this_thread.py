@@ -62,7 +62,7 @@ class ThisThread:
         self._prepared: dict[str, Runnable] = {}
         self._cell = _OwnCell(slice_s)
         self._cancelled: list[Outcome] = []
-        self.prepared_s = 0.0
+        self.prepared_s = self.prepared_waiting_s = 0.0
         """How long it took to prepare the program, besides what was imported for that."""
 
     def open(self) -> None:
@@ -104,10 +104,12 @@ class ThisThread:
         return [Outcome(ticket.id, kind, data, worker="this thread")]
 
     def _prepare(self, key: str) -> Runnable:
-        began, n_modules = time.perf_counter(), len(sys.modules)
+        began, began_cpu, n_modules = time.perf_counter(), time.process_time(), len(sys.modules)
         run: Runnable = self._programs[key].prepare()
+        took_s, cpu_s = time.perf_counter() - began, time.process_time() - began_cpu
         importing_s = (len(sys.modules) - n_modules) * MODULE_S
-        self.prepared_s = max(0.0, time.perf_counter() - began - importing_s)
+        self.prepared_s = max(0.0, min(took_s, cpu_s) - importing_s)
+        self.prepared_waiting_s = max(0.0, took_s - cpu_s)
         return run
 
     def cancel(self, ids: Collection[int] | None = None, *, hard: bool = False) -> None:
