@@ -53,9 +53,12 @@ ALIKE = (
         "tables_cli",
         "timeouts",
     ),
+    *("batch_size", "bundles", "csv", "describe", "orders_of_files", "partitions", "pushdown", "s3", "schema", "sparse"),
+    *("storage_cli", "stores", "table_runs"),
 )
-"""Test files about this machine, its processes and its disk, about decisions without either, or about the source as text: one
-Python is enough."""
+"""Test files about this machine, its processes and its disk, about decisions without either, about the source as text, or
+about what other libraries make of tables, for which `dataset`, `scan`, `predict`, `models` and `write` stand: one Python is
+enough."""
 
 DIFFERENT = ("errors", "exit", "fingerprint", "forward", "imports", "pickling", "processes", "segments", "shield", "threads")
 """Test files about what Python itself does, and does differently from version to version: how it pickles, compiles, imports,
