@@ -117,12 +117,14 @@ def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def the_pool_leaves_nothing_behind() -> Iterator[None]:
+def the_pool_leaves_nothing_behind(pytestconfig: pytest.Config) -> Iterator[None]:
     yield
     pool = the_pool()
     if pool is not None:
         pool.close()
     left = settled(lambda: [process.line for process in living_descendants(0)])
+    if left:
+        pytestconfig.stash[_notes].is_final = True  # the last test is not to blame, and would pass alone
     assert left == []
 
 

@@ -223,6 +223,55 @@ def test_a_part_that_has_not_run_all_its_tests_has_failed_whatever_passes_alone(
     assert capsys.readouterr().out == "failed: ends\n"
 
 
+ENDS = {
+    "is interrupted": """
+        import pytest
+
+        def test_that_fails(): assert False
+        def test_that_is_interrupted(): raise KeyboardInterrupt
+        def test_that_never_ran(): pass
+    """,
+    "cannot be collected": """
+        import does_not_exist
+    """,
+    "has failed as a whole": """
+        import conftest, pytest
+
+        @pytest.fixture(autouse=True, scope="session")
+        def nothing_stays(pytestconfig):
+            yield
+            pytestconfig.stash[conftest._notes].is_final = True
+            assert False
+
+        def test_that_passes(): pass
+    """,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ENDS)
+def test_a_part_that_was_stopped_before_its_end_has_failed_whatever_passes_alone(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    Path("test_ends.py").write_text(textwrap.dedent(ENDS[how]))
+    tests, _ = run_in([pytest_part("ends")])
+    assert [part.name for part in tests.failed] == ["ends"]
+    assert again.failed_again(tests.failed) == []
+    assert not again.passes_alone(tests)
+
+
+def test_what_was_late_runs_again_without_the_folder_that_it_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("tests_there").mkdir()
+    note = Path(again.memory_of("x"), *again.NOTED)
+    note.mkdir(parents=True)
+    Path(note, "late").write_text('["tests_there/test_a.py::test_b"]')
+    (part,) = again.late_again([Part("x", ["pytest", "tests_there", "--cluster=x"], again=["--last-failed"])])
+    assert part.command == ["pytest", "--cluster=x", "tests_there/test_a.py::test_b"]
+
+
 @pytest.mark.parametrize("is_late_alone_too", [False, True])
 def test_what_failed_in_company_has_failed_when_it_fails_alone_too(
     is_late_alone_too: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
