@@ -58,10 +58,10 @@ class Output:
         if not self.path.parent.is_dir():
             raise OptionError(f"the folder {self.path.parent} does not exist; make it first: mkdir -p {self.path.parent}")
         if os.path.ismount(self.path):
-            raise OptionError(f"{path} is where another file system begins, which cannot be replaced: give a folder in it")
+            raise OptionError(f"{path!r} is where another file system begins, which cannot be replaced: give a folder in it")
         put_back(self.path)
         if not wanted.overwrite and not self.is_published() and os.path.lexists(self.path) and not _is_empty(self.path):
-            raise OptionError(f"{path} is there already: give another path, or overwrite=True to replace it")
+            raise OptionError(f"{path!r} is there already: give another path, or overwrite=True to replace it")
 
     def is_published(self) -> bool:
         """Whether this run has made what is there."""
