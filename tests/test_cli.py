@@ -351,9 +351,9 @@ def test_a_wrong_argument_is_a_usage_error(arguments, said):
     [
         ("out", "cannot tell the output format of 'out'"),
         ("out.txt", "use one of .jsonl"),
-        ("no/out.csv", "the folder no does not exist"),
-        (".", ". is a folder"),
-        ("numbers.csv", "numbers.csv is there already: choose another -o, or add --overwrite"),
+        ("no/out.csv", "/no does not exist; make it first: mkdir -p /"),
+        (".", "'.' is a folder"),
+        ("numbers.csv", "'numbers.csv' is there already: choose another -o, or add --overwrite"),
     ],
 )
 def test_an_output_that_cannot_be_is_a_usage_error(output, said):

@@ -97,6 +97,20 @@ def test_an_output_that_was_not_there_yet_is_said_not_to_be(
     assert ended.exit_code == 130
 
 
+@pytest.mark.parametrize("run", [[], ["--run", "run"]])
+def test_ctrl_c_stays_ctrl_c_where_the_store_is_dead_that_was_to_tell_of_the_output(
+    run: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*given: Any) -> None:
+        monkeypatch.setattr("fourfold.data.stores.read_manifest", lambda *given: 1 / 0)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fourfold.data.stores.StoreOutput.publish", die)
+    ended = CliRunner().invoke(app, [*TO_STORE, *run])
+    assert ended.stderr.splitlines()[-1].startswith("fourfold: interrupted: memory://interrupted/out was not written; ")
+    assert ended.exit_code == 130
+
+
 @pytest.mark.parametrize("command", [ROWS, BATCHES])
 def test_an_output_of_an_earlier_command_is_not_taken_for_this_one(
     command: list[str], monkeypatch: pytest.MonkeyPatch

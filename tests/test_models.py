@@ -1,5 +1,6 @@
 """Models of other libraries, from files and from memory: what they say themselves, in workers that share them."""
 
+import functools
 import importlib
 import logging
 import os
@@ -27,10 +28,14 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from tables import small_pieces
 
 import fourfold as ff
-from fourfold.distribute.engine import EngineInfo
+from fourfold.distribute.engine import NO_NEED, EngineInfo
 from fourfold.distribute.engines.on_this_thread import ThisThread
+from fourfold.distribute.orders import Orders
 from fourfold.errors import InitFailed, MissingExtra, OptionError, RunChanged
+from fourfold.execute.pickling import dump
+from fourfold.execute.remote import RemoteProgram
 from fourfold.execute.troubles import describe
+from fourfold.records import Need
 from fourfold.workloads.frame import Frame
 from fourfold.workloads.models import Model
 
@@ -311,6 +316,35 @@ def test_another_model_in_a_file_that_only_workers_see_is_another_run(tmp_path: 
         write(LinearRegression(positive=True))
     written = write(LinearRegression())
     assert (written.n_rows, written.report.n_recorded) == (len(TABLE), 2)
+
+
+class Keyed(Elsewhere):
+    """An engine that notes by which name workers of a cluster know what they have loaded."""
+
+    def __init__(self, put: Callable[[], Any], keys: list[str]) -> None:
+        super().__init__(put)
+        self._keys = keys
+
+    def put(self, key: str, program: Any, need: Need = NO_NEED) -> None:
+        self._keys.append(Orders("1", ()).key_of(dump(RemoteProgram(program)), need))
+        super().put(key, program, need)
+
+
+@pytest.mark.parametrize("seen_by", ["all", "workers only"])
+def test_workers_of_a_cluster_do_not_take_another_model_in_the_same_file_for_the_one_that_they_have(
+    seen_by: str, tmp_path: Path
+) -> None:
+    path, keys = tmp_path / "m.joblib", list[str]()
+    for model in (LinearRegression(), LinearRegression(), LinearRegression(positive=True)):
+        put = functools.partial(joblib.dump, model.fit(X, TABLE["id"]), path)
+        if seen_by == "all":
+            put()
+        found = ff.scan(TABLE).predict(path, keep=["id"]).to_pandas(engine=Keyed(put, keys))
+        np.testing.assert_allclose(found["prediction"], model.predict(X), rtol=1e-12)
+        if seen_by == "workers only":
+            path.unlink()
+    assert len({*keys}) == (2 if seen_by == "all" else 3), "nobody but its workers can tell that a file is the same"
+    assert keys[2] not in keys[:2]
 
 
 def test_a_recorded_run_asks_a_worker_for_a_model_that_nobody_has(tmp_path: Path) -> None:

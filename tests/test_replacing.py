@@ -15,7 +15,7 @@ from fourfold import seams
 from fourfold.cli import app
 from fourfold.data import commit
 from fourfold.errors import OptionError, RunError
-from fourfold.runs.leftovers import put_back
+from fourfold.runs.leftovers import put_back, remove
 from fourfold.runs.upkeep import sweep
 
 OUT_IS_GONE, NEW_IS_THERE = "output.aside:1:KILL", "output.exchanged:1:KILL"
@@ -132,6 +132,57 @@ def test_of_two_outputs_none_is_lost_and_both_are_named(tmp_path: Path) -> None:
     [*sweep(tmp_path)]
     assert n_rows_in(tmp_path) == 3
     assert left_in(tmp_path) == ["out"]
+
+
+def test_a_call_that_goes_on_and_fails_leaves_it_to_a_person_which_of_two_outputs_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    killed(tmp_path, OUT_IS_GONE, run="run")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "theirs").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(commit.Output, "publish", lambda *given: end_here())
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path, 6, overwrite=True, run="run")
+    (left,) = sweep(tmp_path)
+    assert "keep one of them and remove the other" in str(left.error)
+    assert write(tmp_path, 6, overwrite=True, run="run") == 6
+    [*sweep(tmp_path)]
+    assert (n_rows_in(tmp_path), left_in(tmp_path)) == (6, ["out"])
+    assert len([name for name in os.listdir(tmp_path / "out") if name.endswith(".parquet")]) == 1, "no part of the dead one"
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+@pytest.mark.parametrize("then", ["clean", "the same call"])
+def test_an_old_output_that_was_no_folder_and_could_not_be_removed_goes_later(
+    kind: str, then: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "kept").touch()
+    (tmp_path / "out").write_text("mine") if kind == "file" else (tmp_path / "out").symlink_to(tmp_path / "mine")
+    with monkeypatch.context() as patch:
+        patch.setattr(commit.seams, "hit", lambda seam: seam == "output.published" and end_here())
+        patch.setattr(commit, "remove", refuse_what_is_no_folder)
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path, 6, overwrite=True, run=tmp_path / "run")
+    assert [name for name in left_in(tmp_path) if name.endswith(".whole")]
+    if then == "the same call":
+        assert write(tmp_path, 6, overwrite=True, run=tmp_path / "run") == 6
+    [*sweep(tmp_path)]
+    assert not [name for name in left_in(tmp_path) if name.endswith(".whole")]
+    assert n_rows_in(tmp_path) == 6
+    assert os.listdir(tmp_path / "mine") == ["kept"]
+
+
+def end_here() -> None:
+    raise KeyboardInterrupt
+
+
+def refuse_what_is_no_folder(path: Path) -> None:
+    if path.is_symlink() or path.is_file():
+        raise PermissionError(f"{path} cannot be removed")
+    remove(path)
 
 
 def test_what_cannot_take_the_place_of_an_output_leaves_it_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,6 +120,17 @@ def test_a_run_with_something_left_starts_its_cluster(engine, tmp_path, run, no_
     assert ff.map(fn, range(21), run=run, engine="serial") == [each * each for each in range(21)]
 
 
+def test_an_item_that_is_left_of_a_shorter_list_starts_its_cluster_too(tmp_path, run, no_cluster):
+    fn = FailsAt(tmp_path, 0)
+    ff.map(fn, range(4), run=run, engine="serial", on_error="collect")
+    assert change(Path(run), forget_failures=True) == 1
+    fn.ran()
+    for _ in range(2):
+        with pytest.raises(EngineError, match="was started"):
+            ff.map(fn, range(3), run=run, engine="dask", on_error="collect")
+    assert fn.ran() == []
+
+
 @NAMES
 def test_a_finished_run_of_other_items_is_refused_before_a_cluster_is_looked_for(engine, tmp_path, run, no_cluster):
     fn = Count(tmp_path)

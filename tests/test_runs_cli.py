@@ -1,6 +1,7 @@
 """The commands for recorded runs: runs, show, resume, rerun, replay, trust, clean."""
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -15,8 +16,9 @@ import textwrap
 import pytest
 
 import fourfold as ff
-from fourfold.cli.resume import is_map_command, own_words
+from fourfold.cli.resume import _type_again, is_map_command, own_words
 from fourfold.cli.runs import runs_command
+from fourfold.runs.story import story_of
 from fourfold.runs.upkeep import sweep
 
 SCRIPT = """
@@ -202,6 +204,37 @@ def test_a_run_of_standard_input_says_which_command_to_type(tmp_path):
     words = "fourfold map builtins:int - --format text -o out.csv --on-error raise --run run"
     told = f"run was made from standard input, which is gone: type its command again, in {tmp_path}: {words}"
     assert fourfold(tmp_path, "resume", "run").stderr == f"fourfold: {told}\n"
+
+
+def of_map(tmp_path, **facts):
+    """What is known of a run of `fourfold map` that was begun with standard input, or has gone otherwise."""
+    ff.map(abs, [1], run=tmp_path / "run", engine="serial")
+    command = [sys.executable, "/bin/fourfold", "map", "m:f", "in.csv", "-o", "out.csv", "--run", "run"]
+    return dataclasses.replace(story_of(tmp_path / "run"), **{"command": command, "working_folder": str(tmp_path), **facts})
+
+
+def test_a_run_whose_folder_is_gone_says_to_make_it_first(tmp_path, capsys):
+    gone = str(tmp_path / "gone")
+    _type_again(of_map(tmp_path, working_folder=gone, state="failed"))
+    words = "fourfold map m:f in.csv -o out.csv --run run"
+    told = f"was made in {gone}, which is gone: make that folder again, and type its command again, in {gone}: {words}\n"
+    assert capsys.readouterr().err == f"fourfold: {tmp_path / 'run'} {told}"
+
+
+@pytest.mark.parametrize(("state", "end"), [("done", "--run run --overwrite\n"), ("failed", "--run run\n")])
+@pytest.mark.parametrize("is_typed_by", ["us", "you"])
+def test_a_command_whose_output_is_there_is_told_with_the_option_that_replaces_it(
+    is_typed_by, state, end, tmp_path, capsys, monkeypatch
+):
+    typed = []
+    monkeypatch.setattr(os, "execv", lambda program, command: typed.extend(command))
+    monkeypatch.chdir(tmp_path)
+    story = of_map(tmp_path, state=state)
+    if is_typed_by == "you":
+        story = dataclasses.replace(story, command=["-" if word == "in.csv" else word for word in story.command])
+    _type_again(story)
+    assert capsys.readouterr().err.endswith(end)
+    assert bool(typed) == (is_typed_by == "us")
 
 
 def test_replay_raises_what_was_raised_at_the_same_line(scored):

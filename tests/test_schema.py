@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -109,11 +110,17 @@ def test_the_order_of_files_decides_nothing(tmp_path: Path) -> None:
     assert len(types) == 1
 
 
+DECIMAL = pa.decimal128(5, 2)
 APART = [
     (column(pa.int64(), 1), column(pa.string(), "x")),
     (column(pa.bool_(), True), column(pa.int64(), 1)),
     (column(pa.string(), "x"), column(pa.binary(), b"x")),
     (column(pa.timestamp("us"), 1), column(pa.timestamp("us", "UTC"), 1)),
+    (column(DECIMAL, 1), column(pa.float64(), 0.5)),
+    (column(pa.float64(), 0.5), column(DECIMAL, 1)),
+    (column(pa.list_(DECIMAL), [1]), column(pa.list_(pa.float64()), [0.5])),
+    (column(pa.struct({"p": DECIMAL}), {"p": 1}), column(pa.struct({"p": pa.float32(), "q": pa.int8()}), {"p": 0.5})),
+    (column(pa.map_(pa.string(), pa.list_(DECIMAL)), {}), column(pa.map_(pa.string(), pa.list_(pa.float64())), {})),
 ]
 
 
@@ -121,13 +128,26 @@ APART = [
 def test_types_that_do_not_go_together_are_one_error_with_both_files_and_the_column(
     one: pa.Table, other: pa.Table, tmp_path: Path
 ) -> None:
-    types = one.schema.field("a").type, other.schema.field("a").type
     with pytest.raises(OptionError) as caught:
         ff.scan(written(tmp_path, one, one, other))
+    types = [pq.read_schema(tmp_path / f"{number}.parquet").field("a").type for number in (0, 2)]
     assert str(caught.value) == (
         f"column 'a' is {types[1]} in {tmp_path}/2.parquet, and {types[0]} in {tmp_path}/0.parquet: declare its type, "
         "such as schema={'a': 'string'}"
     )
+
+
+def test_decimals_in_one_batch_and_floats_in_another_are_an_error_until_their_type_is_declared(small_pieces: Cut) -> None:
+    small_pieces(2, 1 << 20)
+
+    def alternate(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{"a": Decimal("0.1") if batch[0]["a"] < 2 else 0.5} for _ in batch]
+
+    rows = ff.scan(column(pa.int64(), *range(4)))
+    with pytest.raises(TypeError, match=r"'a' is double here and decimal128\(1, 1\) .*declare its type with schema="):
+        rows.map_batches(alternate, batch_format="pylist").to_arrow(engine="serial")
+    declared = rows.map_batches(alternate, batch_format="pylist", schema={"a": "float64"})
+    assert declared.to_arrow(engine="serial").column("a").to_pylist() == [0.1, 0.1, 0.5, 0.5]
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from fourfold.data.sweeping import sweep_store
 from fourfold.data.work import Count, RunPiece, Tables
 from fourfold.errors import EngineError, OptionError, RunChanged, RunError
 from fourfold.records import Failure
+from fourfold.runs.leftovers import is_locked
 from fourfold.runs.story import story_of
 from fourfold.runs.upkeep import change, sweep
 
@@ -179,6 +181,29 @@ def test_a_place_for_parts_that_its_owner_removes_meanwhile_is_made_anew(
     assert second.staging.is_dir()
     second.discard()
     assert os.listdir(tmp_path) == []
+
+
+def test_parts_are_locked_by_a_file_that_may_be_written_since_nfs_tells_nobody_of_other_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, locked = commit.fcntl.flock, []
+
+    def note(handle: int, how: int) -> None:
+        if how & commit.fcntl.LOCK_EX:
+            is_writable = commit.fcntl.fcntl(handle, commit.fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+            locked.append((stat.S_ISREG(os.fstat(handle).st_mode), is_writable))
+        flock(handle, how)
+
+    monkeypatch.setattr(commit.fcntl, "flock", note)
+    output = Output(str(tmp_path / "out"), Wanted("0" * 16, "parquet"))
+    output.open()
+    assert locked == [(True, True)]
+    assert is_locked(output.staging)
+    output.close()
+    assert os.listdir(tmp_path) == [], "the lock alone is no reason to keep them"
+    ff.scan(people(3)).write(tmp_path / "out", engine="serial")
+    assert os.listdir(tmp_path) == ["out"]
+    assert sorted(os.listdir(tmp_path / "out")) == ["_fourfold.json", "part-00000.parquet"]
 
 
 @pytest.mark.parametrize(("out", "run"), [("out", "out/run"), ("run/out", "run"), ("out", "out"), ("out", "link/run")])

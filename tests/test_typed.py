@@ -30,7 +30,7 @@ def said(*command: str) -> str:
 def test_an_output_that_is_there_names_the_option_that_replaces_it(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
-    assert said(*MAP) == "fourfold: out is there already: give another path, or --overwrite to replace it\n"
+    assert said(*MAP) == "fourfold: 'out' is there already: give another path, or --overwrite to replace it\n"
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,48 @@ def test_an_output_that_is_there_names_the_option_that_replaces_it(tmp_path: Pat
 )
 def test_options_in_errors_are_those_of_the_command(words: list[str], told: str) -> None:
     assert told in said(*MAP, *words)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "run=2024.01.05 is there already",
+        "seed=007 is there",
+        "seed=1.jsonl is there",
+        "run='\\' is odd",
+        "seed=1e",
+    ],
+)
+def test_what_no_option_can_have_is_taken_for_the_name_of_a_file(text: str) -> None:
+    said(*MAP, "--workers", "0")
+    assert as_typed(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("(seed=7).", "(--seed 7)."),
+        ("seed=1.: x", "--seed 1.: x"),
+        ("timeout=-1.5", "--timeout -1.5"),
+        ("timeout=1e-05: no", "--timeout 1e-05: no"),
+    ],
+)
+def test_numbers_are_told_with_what_is_behind_them(text: str, told: str) -> None:
+    said(*MAP, "--workers", "0")
+    assert as_typed(text) == told
+
+
+@pytest.mark.parametrize("name", ["run=2024.01.05", "seed=007", "seed=1", "seed=1.jsonl"])
+@pytest.mark.parametrize("command", ["rows", "batches"])
+def test_an_output_with_the_name_of_an_option_is_called_by_it(command: str, name: str, tmp_path: Path) -> None:
+    if command == "rows":
+        (tmp_path / name).touch()
+        told = said("map", "builtins:len", "in.parquet", "-o", name)
+    else:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine").touch()
+        told = said(*[name if word == "out" else word for word in MAP])
+    assert told.startswith(f"fourfold: '{name}' is there already: ")
 
 
 def test_an_option_has_the_name_that_it_has_here() -> None:

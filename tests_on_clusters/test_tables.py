@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from clusters import Cluster
+from sklearn.dummy import DummyRegressor
 
 import fourfold as ff
 from fourfold.errors import InitFailed, UnreadableInput
@@ -120,3 +122,18 @@ def test_a_model_that_workers_do_not_see_is_one_error_of_theirs(cluster: Cluster
     ):
         scores.write(tmp_path / "out", engine=cluster.engine())
     assert os.listdir(tmp_path) == ["in.parquet"]
+
+
+@pytest.mark.slow
+def test_a_model_that_was_fitted_anew_into_the_same_file_is_not_the_one_that_workers_have(
+    cluster: Cluster, rows: ff.Dataset, tmp_path: Path
+) -> None:
+    said = []
+    for value in (1.0, 2.0):
+        joblib.dump(DummyRegressor(strategy="constant", constant=value).fit([[0.0]], [0.0]), tmp_path / "new.joblib")
+        os.replace(tmp_path / "new.joblib", tmp_path / "m.joblib")  # else the arrays that are mapped change with it
+        found = (
+            rows.select(["id", "x"]).predict(tmp_path / "m.joblib", keep=["id"]).to_pandas(engine=cluster.engine(), workers=2)
+        )
+        said.append([*found["prediction"].unique()])
+    assert said == [[1.0], [2.0]]

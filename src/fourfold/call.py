@@ -141,10 +141,10 @@ class Call:
     def _is_all_recorded(self, items: Iterable[Any]) -> bool:
         """Whether nothing is left to run, as far as that can be told without taking an item: then no worker need start."""
         assert self._recording is not None
-        n_recorded = self._recording.n_recorded + self._recording.n_failed
+        recording = self._recording
         if self._settings.cost is not None:  # all were read, for their costs
-            return n_recorded > 0 and not self._source.total
-        return isinstance(items, Sequence) and 0 < len(items) <= n_recorded
+            return recording.n_recorded + recording.n_failed > 0 and not self._source.total
+        return isinstance(items, Sequence) and len(items) > 0 and recording.has_first(len(items))
 
     def _open_recording(self) -> "Recording | None":
         if self._settings.run is None:

@@ -155,8 +155,9 @@ def telling_what_is_written(output: object, is_written: Callable[[], bool]) -> I
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        if is_written():
-            interrupt.add_note(f"fourfold: {output}{_WRITTEN}")
+        with contextlib.suppress(Exception):  # a store that is dead cannot tell, and Ctrl-C is what has ended the block
+            if is_written():
+                interrupt.add_note(f"fourfold: {output}{_WRITTEN}")
         raise
 
 

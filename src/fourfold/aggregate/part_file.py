@@ -20,7 +20,7 @@ class PartFile:
         # Through a link the file behind it is replaced, as when writing to it.
         self.path = Path(os.path.realpath(path))
         if not self.path.parent.is_dir():
-            raise OptionError(f"the folder {path.parent} does not exist; make it first: mkdir -p {path.parent}")
+            raise OptionError(f"the folder {self.path.parent} does not exist; make it first: mkdir -p {self.path.parent}")
         self.part = self.path.with_name(f".{self.path.name}.{secrets.token_hex(8)}.part")
         seams.hit("sink.open")
         # "x" never follows a planted link; the mode is the user's umask, as for any new file.

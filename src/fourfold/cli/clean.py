@@ -22,10 +22,11 @@ def clean_command(
 ) -> None:
     """Remove what dead runs have left in a folder: half-written outputs, and values that no journal knows.
 
-    An output that a run was about to replace when it was killed is put back, where it is gone.
+    An output that a run was about to replace when it was killed is put back, where it is gone. Where somebody has made
+    another one meanwhile, both stay and are named: you have to decide, and the exit code is 1.
     And, from the folder for temporary files, code that calls on a cluster have unpacked on this machine and no worker uses.
     What is in use is locked and stays, and so does everything that is recorded. Workers and shared memory need no
-    cleaning: they end with their driver. What cannot be read is named, with its reason, and the exit code is 1.
+    cleaning: they end with their driver. What cannot be read is named, with its reason, and the exit code is 1 too.
 
     Of a URL, such as s3://bucket/scores: files that no manifest names, and whose run is dead. A store has no locks, so
     nobody can look whether a run of another machine lives: it counts as dead a day after its last file. Keys are taken from

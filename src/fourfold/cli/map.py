@@ -218,10 +218,10 @@ def failures_path(output: str) -> str:
 
 def _check_free(output: str, overwrite: bool) -> None:
     if os.path.isdir(output):
-        raise OptionError(f"{output} is a folder; -o wants a file, e.g. {os.path.join(output, 'out.jsonl')}")
+        raise OptionError(f"{output!r} is a folder; -o wants a file, e.g. {os.path.join(output, 'out.jsonl')!r}")
     there = [path for path in (output, failures_path(output)) if os.path.exists(path)]
     if there and not overwrite:
-        raise OptionError(f"{there[0]} is there already: choose another -o, or add --overwrite to replace it")
+        raise OptionError(f"{there[0]!r} is there already: choose another -o, or add --overwrite to replace it")
 
 
 def _file_at(path: str) -> tuple[int, int] | None:

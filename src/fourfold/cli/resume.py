@@ -104,13 +104,17 @@ def _type_again(story: Story) -> None:
     if why_not:
         say(f"{story.folder} was made {why_not}: {_what_to_do(story)}")
         return
-    command = [*story.command]
-    if is_map_command(command) and story.state == "done" and "--overwrite" not in command:
-        command.append("--overwrite")  # its output is there, and is to be replaced by one with the failed items in it
+    command = _command_again(story)
     say(f"in {story.working_folder}: {without_secrets(shlex.join(command))}")
     os.chdir(story.working_folder)
     sys.stdout.flush()
     os.execv(command[0], command)
+
+
+def _command_again(story: Story) -> list[str]:
+    """The command of a run: of one that is done, the output is there, and is replaced by one with the failed items in it."""
+    is_refused = is_map_command(story.command) and story.state == "done" and "--overwrite" not in story.command
+    return [*story.command, *(["--overwrite"] if is_refused else [])]
 
 
 def _kept_out(words: list[str]) -> list[str]:
@@ -124,11 +128,14 @@ def _kept_out(words: list[str]) -> list[str]:
 
 
 def _what_to_do(story: Story) -> str:
-    words = own_words(story.command)
+    words = own_words(_command_again(story))
     if not words:
         return f"now make the same call again, with run={story.folder!r}"
     has_secrets = bool(_kept_out(words))
-    what = f"type its command again, {'with the values in place of …, ' if has_secrets else ''}in {story.working_folder}"
+    first = "" if os.path.isdir(story.working_folder) else "make that folder again, and "
+    what = (
+        f"{first}type its command again, {'with the values in place of …, ' if has_secrets else ''}in {story.working_folder}"
+    )
     hint = ". A value that is the name of a variable, KEY=$NAME, need not be typed again" if has_secrets else ""
     return f"{what}: {without_secrets(shlex.join(words))}{hint}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
 import shlex
 from typing import Any
@@ -17,8 +18,10 @@ OF_OTHERS = {"overwrite": "--overwrite"}
 
 _OPTION = re.compile(
     r"""(?<![\w/=&?.'"-])([a-z]\w*)=                          # no parameter of a URL, and no folder of that name
-        (True|False|"[^"\s]*"|'[^'\s]*'|-?\d[\d.]*\b|)       # what it is, or nothing, as in "a folder for run="
-        (?=[\s:;,.)]|$)""",
+        (True|False|"[^"\s]*"|'[^'\s]*'|                     # what it is,
+        -?(?:0|[1-9]\d*)(?:\.\d+)?(?:e[+-]?\d+)?|)           # or nothing, as in "a folder for run="
+        (?=[:;,.)]*(?:\s|$))                                # and no name of a file, as in "seed=1.csv"
+    """,
     re.VERBOSE,
 )
 
@@ -54,4 +57,6 @@ def _typed(option: Any, text: str) -> str:
         return str(option.opts[0])
     if text == "False":
         return "".join(option.secondary_opts[:1])
-    return f"{option.opts[0]} {shlex.quote(str(ast.literal_eval(text)))}"
+    with contextlib.suppress(SyntaxError, ValueError):  # it was in quotes, and is no text of Python
+        return f"{option.opts[0]} {shlex.quote(str(ast.literal_eval(text)))}"
+    return ""

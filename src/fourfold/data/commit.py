@@ -27,7 +27,7 @@ from fourfold.data.places import Folder, OnDisk
 from fourfold.data.together import has_types, in_order, one_schema, write_tables, write_widened
 from fourfold.errors import OptionError, RunError, RunInUse
 from fourfold.interrupts import Shield
-from fourfold.runs.leftovers import OF_RUN, OLD, put_back, remove, settle
+from fourfold.runs.leftovers import LOCK, OF_RUN, OLD, put_back, remove, settle
 
 SYNC_THREADS = 8
 """Files that are brought to the disk at once. They wait for the disk, not for cores. Not measured."""
@@ -58,10 +58,10 @@ class Output:
         if not self.path.parent.is_dir():
             raise OptionError(f"the folder {self.path.parent} does not exist; make it first: mkdir -p {self.path.parent}")
         if os.path.ismount(self.path):
-            raise OptionError(f"{path} is where another file system begins, which cannot be replaced: give a folder in it")
+            raise OptionError(f"{path!r} is where another file system begins, which cannot be replaced: give a folder in it")
         put_back(self.path)
         if not wanted.overwrite and not self.is_published() and os.path.lexists(self.path) and not _is_empty(self.path):
-            raise OptionError(f"{path} is there already: give another path, or overwrite=True to replace it")
+            raise OptionError(f"{path!r} is there already: give another path, or overwrite=True to replace it")
 
     def is_published(self) -> bool:
         """Whether this run has made what is there."""
@@ -91,13 +91,18 @@ class Output:
         if os.path.lexists(self._old):
             with contextlib.suppress(RunError):  # another output is there: it will be replaced, and then both are done with
                 settle(self._old)
-        shutil.rmtree(self._whole, ignore_errors=True)
+        if os.path.lexists(self._old):  # until then the folder itself tells `fourfold clean` that a person has to decide
+            for each in self._whole.iterdir():
+                remove(each)
+        else:
+            remove(self._whole)
 
     def _take_lock(self) -> bool:
         """False: another driver, which has published, has removed the folder meanwhile."""
         self.staging.mkdir(exist_ok=True)
+        path = self.staging / LOCK
         try:
-            self._lock = os.open(self.staging, os.O_RDONLY)
+            self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         except FileNotFoundError:
             return False
         try:
@@ -108,7 +113,7 @@ class Output:
         except OSError:  # a file system without locks
             return True
         try:
-            return os.path.samestat(os.fstat(self._lock), os.stat(self.staging))
+            return os.path.samestat(os.fstat(self._lock), os.stat(path))
         except FileNotFoundError:
             return False
 
@@ -220,7 +225,7 @@ class Output:
 
     def close(self) -> None:
         """Let go of the place for parts; what is in it stays for a call that goes on."""
-        if self._lock is not None and {*os.listdir(self._lock)} <= {OF_RUN}:
+        if self._lock is not None and self.staging.is_dir() and {*os.listdir(self.staging)} <= {OF_RUN, LOCK}:
             self.discard()  # nothing is in it
         self._let_go()
 
@@ -234,8 +239,11 @@ class Output:
         if self._lock is not None:
             shutil.rmtree(self.staging, ignore_errors=True)
             if not os.path.lexists(self._old):  # else it tells `fourfold clean` what has happened
-                shutil.rmtree(self._whole, ignore_errors=True)
-        self._let_go()
+                with contextlib.suppress(OSError):
+                    remove(self._whole)
+            self._let_go()
+            with contextlib.suppress(OSError):  # NFS keeps a file that is open, under another name, and so its folder
+                self.staging.rmdir()
 
 
 IS_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)

@@ -115,7 +115,7 @@ class FramePass:
         """
         for batch in batches:
             found = self._found(batch.rename_columns(self.before.names))
-            yield from _as_one(found, _with_types_seen(self.schema, found, _is_unknown)).to_batches()
+            yield from _as_one(found, _with_types_seen(self.schema, found, lambda known, _: _is_unknown(known))).to_batches()
 
     def _found(self, table: Any) -> list[Any]:
         parts = parts_of(self._as_before(as_table(table, "the frame")), BATCH_ROWS)
@@ -160,7 +160,7 @@ def _as_one(tables: Sequence[Any], schema: Any) -> Any:
     return pa.concat_tables(fitted(each, schema) for each in tables)
 
 
-def _is_unknown(known: Any, seen: Any) -> bool:
+def _is_unknown(known: Any) -> bool:
     """Whether nobody knows the type of a column: only nulls of it were seen."""
     import pyarrow as pa
 
@@ -174,7 +174,7 @@ def _varies(known: Any, seen: Any) -> bool:
     """
     import pyarrow as pa
 
-    return _is_unknown(known, seen) or bool(pa.types.is_decimal(known) and pa.types.is_decimal(seen))
+    return _is_unknown(known) or bool(pa.types.is_decimal(known) and pa.types.is_decimal(seen))
 
 
 def _with_types_seen(schema: Any, tables: Sequence[Any], may_vary: Callable[[Any, Any], bool]) -> Any:

@@ -8,6 +8,7 @@ import itertools
 import logging
 import os
 import shutil
+import uuid
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any
@@ -111,6 +112,8 @@ class Run:
         """
         if self.folder is not None:
             self._look_at_models()
+        elif self.is_elsewhere:
+            self._tell_models_apart()
         pieces = list(self._plan.pieces())
         call = self._call(pieces, self.gather, self._policy, self._settings.run)
         with call.used_by(), closing(self._pieces_of(call, pieces)) as done:
@@ -126,6 +129,11 @@ class Run:
         if hidden:
             for model, digest in zip(hidden, self.call(_Look, (), hidden, "look at a model"), strict=True):
                 model.digest = digest
+
+    def _tell_models_apart(self) -> None:
+        """Workers of clusters keep what they have loaded for the next call: another model in the same file is not that one."""
+        for model in (step.model for step in self._plan.steps if step.model is not None):
+            model.digest = uuid.uuid4().hex if model.is_hidden else model.look()  # what nobody here sees is loaded anew
 
     def _pieces_of(self, call: Call, pieces: list[Piece]) -> Generator[tuple[Piece, PieceDone]]:
         deadly: list[tuple[Piece, Failure]] = []

@@ -4,6 +4,7 @@ A batch may be of a narrower type than the others (only nulls, integers where ot
 else is an error that names the column and both types.
 """
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -153,15 +154,31 @@ def common(name: str, one: Any, other: Any) -> Any:
     if (_is_integer(one) and pa.types.is_floating(other)) or (pa.types.is_floating(one) and _is_integer(other)):
         return pa.float64()  # whatever their widths, so that the order in which three of them come decides nothing
     if _is_number(one) == _is_number(other) and not _is_text(one) and not _is_text(other):
-        try:
-            return (
-                pa.unify_schemas([pa.schema([("", one)]), pa.schema([("", other)])], promote_options="permissive")
-                .field(0)
-                .type
-            )
-        except (pa.ArrowException, TypeError):
-            pass
+        with contextlib.suppress(pa.ArrowException, TypeError):
+            schemas = [pa.schema([("", one)]), pa.schema([("", other)])]
+            both = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+            if not any(_loses_digits(each, both) for each in (one, other)):
+                return both
     raise SchemaConflict(f"column {name!r} is {other} here and {one} in another batch: declare its type with schema=", name)
+
+
+def _loses_digits(type_: Any, wider: Any) -> bool:
+    """Whether decimals, however deep within it, are floats in the type that Arrow calls wider."""
+    import pyarrow as pa
+
+    if pa.types.is_decimal(type_):
+        return bool(pa.types.is_floating(wider))
+    within = _within(wider)
+    return any(name in within and _loses_digits(each, within[name]) for name, each in _within(type_).items())
+
+
+def _within(type_: Any) -> dict[str, Any]:
+    """The types that a type is made of, by name: of the fields of a record, and of what a list or a map holds."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(type_):
+        return {field.name: field.type for field in type_}
+    return {name: getattr(type_, name) for name in ("value_type", "key_type", "item_type") if hasattr(type_, name)}
 
 
 _WIDTHS = (("string_view", "string", "large_string"), ("binary_view", "binary", "large_binary"))

@@ -35,7 +35,8 @@ class Loadable(Protocol):
     """A model, before it is loaded.
 
     Attributes:
-        digest: What `look` has said last, in whichever process; "" before that. It is part of what a recorded run is.
+        digest: What `look` has said last, in whichever process, or anything new where none was asked; "" before that. It is
+            part of what a recorded run is, and of the name by which workers of clusters know what they have loaded.
     """
 
     digest: str

@@ -1,5 +1,6 @@
 """`Dataset.write`: a plan is run, its parts are collected, and the folder appears."""
 
+import contextlib
 import os
 import secrets
 from collections.abc import Mapping, Sequence
@@ -71,7 +72,10 @@ def write(
             output.open()
             return _run(output, run, plan, format, order)
         finally:
-            if run.folder is None or output.is_published():
+            is_over = run.folder is None
+            with contextlib.suppress(Exception):  # of a store that is dead: what ended the call is what is to be raised
+                is_over = is_over or output.is_published()
+            if is_over:
                 output.discard()
             else:
                 output.close()  # the parts stay for a call that goes on

@@ -312,6 +312,12 @@ class Journal:
         with self._one_error("read"):
             return int(self._one(f"select {what} from {table}"))
 
+    def n_done_of_first(self, n_items: int) -> int:
+        """How many of the first items are done."""
+        with self._one_error("read"):
+            query = "select coalesce(sum(min(n_items, ? - first)), 0) from done where first < ?"
+            return int(self._one(query, n_items, n_items))
+
     def done_from(self, first: int) -> list[Done]:
         """The next PAGE rows of done items that reach beyond `first`, in order.
 

@@ -1,6 +1,6 @@
 """What a dead driver has left beside an output, and what becomes of it.
 
-.out.<run>.part         what workers have written; locked as long as a driver goes on with it
+.out.<run>.part         what workers have written; a file in it is locked as long as a driver goes on with it
 .out.<run>.whole        what was about to take the place of out
 .out.<run>.whole.old    out itself, on its way out, where a file system cannot let two names change places in one step
 """
@@ -17,6 +17,9 @@ from fourfold.runs.story import may_go_on
 
 OF_RUN = "run"
 """The file in the folder of an output's parts that names the run which goes on with them."""
+
+LOCK = "lock"
+"""The file in it that its driver locks. NFS does not tell other machines of a lock on a folder."""
 
 OLD = ".old"
 
@@ -70,11 +73,11 @@ def settle(old: Path) -> Path | None:
 
 def is_abandoned(path: Path) -> bool:
     """Whether nobody writes the output of these parts, or of what was to take its place, and no run needs it."""
+    if whole := _WHOLE.fullmatch(path.name):  # also a file or a link: it was the output, before another one took its place
+        is_witness = os.path.lexists(f"{path}{OLD}")
+        return not is_witness and not is_locked(path.with_name(f"{whole[1]}.part"))
     if path.is_symlink():
         return False
-    if whole := _WHOLE.fullmatch(path.name):
-        is_witness = os.path.lexists(f"{path}{OLD}")
-        return path.is_dir() and not is_witness and not is_locked(path.with_name(f"{whole[1]}.part"))
     return _PART.fullmatch(path.name) is not None and not is_locked(path) and not _has_run(path)
 
 
@@ -87,9 +90,9 @@ def _has_run(parts: Path) -> bool:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether somebody holds the lock of a file or folder; also when nobody can tell."""
+    """Whether somebody holds the lock of a file, or of a folder of parts; also when nobody can tell."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        handle = os.open(path / LOCK if path.is_dir() else path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     except OSError:

@@ -177,6 +177,11 @@ class Recording:
         """Recorded failures that stand."""
         return len(self._failed) if self._subject.failures_stand else 0
 
+    def has_first(self, n_items: int) -> bool:
+        """Whether none of the first items need run again, as far as their numbers tell."""
+        n_failed = sum(item < n_items for item in self._failed) if self._subject.failures_stand else 0
+        return n_items <= self.n_recorded + n_failed and n_items <= self.journal.n_done_of_first(n_items) + n_failed
+
     def seen(self, index: int, item: Any) -> bool:
         """Whether the item at `index` need not run. Called for every item, in input order.
 

@@ -51,9 +51,8 @@ class Frame:
         if schema is None:  # only a run tells, and clusters want to know before
             if step.model is not None:
                 step.model.check_here()
-                step.model.digest = (
-                    step.model.look()
-                )  # workers that have loaded this file before load it again when it changed
+                # Workers that have loaded this file before load it again when it has changed.
+                step.model.digest = step.model.look()
             sample = self._kind.sample(self._frame, SAMPLE_ROWS)
             schema = FramePass(Steps.here(steps), self._before)(sample).schema
         return Frame(self._kind, self._frame, self._before, steps, schema)

@@ -39,7 +39,8 @@ class Model:
         init: Arguments of the class.
 
     Attributes:
-        digest: Of the file, so that a recorded run tells when another model has taken its place; "" until it was looked at.
+        digest: Of the file, so that a recorded run, or a worker that has loaded it before, tells when another model has taken
+            its place; "" until it was looked at.
 
     Raises:
         OptionError: It is no file of a model, or nobody can tell what it is.
