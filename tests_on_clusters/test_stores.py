@@ -95,7 +95,7 @@ def test_a_dask_that_adapts_has_no_worker_between_calls_and_starts_one_for_the_n
 
     quiet = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "silence_logs": logging.CRITICAL}
     with distributed.LocalCluster(n_workers=0, threads_per_worker=1, **quiet) as adapts, distributed.Client(adapts) as client:
-        adapts.adapt(minimum=0, maximum=1, interval="100ms", wait_count=2)
+        adapts.adapt(minimum=0, maximum=1, interval="300ms")  # three times idle, and it goes
         engine = Dask(client=client)
         for x in (-1, -2):
             assert ff.map(abs, [x], engine=engine) == [-x]
