@@ -223,15 +223,15 @@ def _spark(workers: int) -> Iterator[Call]:
 
 @contextmanager
 def _ray(workers: int) -> Iterator[Call]:
-    import glob
-
     import ray
 
-    ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
+    # One more than there are: what calls the model holds its own for good, and the tasks that read would wait for ever.
+    ray.init(num_cpus=workers + 1, include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
 
     def call(job: Job, out: str) -> None:
-        rows = ray.data.read_parquet(sorted(glob.glob(job.source)))
+        # The folder: of a list of files Ray looks at each in a thread of its own, and without aiohttp their imports collide.
+        rows = ray.data.read_parquet(str(Path(job.source).parent))
         options = {"fn_constructor_args": (job.model,), "batch_format": "pandas", "batch_size": 16_384, "concurrency": workers}
         rows.map_batches(tables.Score, **options).write_parquet(out)
 

@@ -29,19 +29,19 @@ def passes_alone(tests: Lanes) -> bool:
     in_company = {part.name: failed_in(part) for part in tests.failed if part.again and came_to_its_end(part)}
     again = [*failed_again(tests.failed), *late_again(tests.ended)]
     final = [part.name for part in tests.failed if not part.again or not came_to_its_end(part)]
+    tidy = True
     if again:
         print(f"failed or late in company, and run again alone: {', '.join(part.name for part in again)}", flush=True)
         alone = Lanes([again])
         alone.run()
         final += [part.name for part in alone.failed]
-        if not is_tidy(alone.untidy):
-            return False
+        tidy = is_tidy(alone.untidy)
     are_few = told({name: said for name, said in in_company.items() if name not in final})
     if final:
         print(f"failed: {', '.join(final)}")
-    elif again and are_few:
+    elif again and are_few and tidy:
         print("in company only: each of them passes alone, in the time that is promised")
-    return not final and are_few
+    return not final and are_few and tidy
 
 
 def told(in_company: Mapping[str, Mapping[str, str]]) -> bool:
@@ -75,7 +75,10 @@ def noted(part: Part, what: str) -> list[str] | dict[str, str] | None:
 
 
 def came_to_its_end(part: Part) -> bool:
-    """Whether its pytest ran all tests. One that was ended by the watchdog, or killed, has not told of those behind."""
+    """Whether its pytest ran all tests, and what failed may run again.
+
+    One that was ended by the watchdog, interrupted or killed, has not told of those behind.
+    """
     return noted(part, "late") is not None
 
 
@@ -91,7 +94,8 @@ def late_again(ended: Sequence[Part]) -> list[Part]:
         failed = noted(part, "failed") or {}
         tests = [test for test in noted(part, "late") or () if test not in failed] if part.again else []
         if tests:
-            found.append(Part(f"what was late of {part.name}", [*part.command, *tests]))
+            command = [word for word in part.command if not Path(word).is_dir()]  # all in a folder would run again
+            found.append(Part(f"what was late of {part.name}", [*command, *tests]))
     return found
 
 

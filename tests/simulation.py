@@ -154,7 +154,10 @@ class Watch:
                 assert self.starved_alone[position] >= OOM_ALLOWED, f"{position} is blamed and never starved alone"
             else:
                 died = self.deaths_alone[position]
-                is_enough = died >= self._deaths_allowed(position) >= CRASHES_ALLOWED
+                # Who may not run once more is told of as it is.
+                is_cut = self.schedule.stopping and not self.schedule._may_go_on(position)
+                allowed = self.schedule._blame.allowed() if is_cut else self._deaths_allowed(position)
+                is_enough = died >= allowed >= CRASHES_ALLOWED
                 assert is_enough, f"{position} is blamed after it died alone {died} times"
                 assert position in self.died_fresh, f"{position} is blamed for a death in a worker that others have used"
 

@@ -223,6 +223,55 @@ def test_a_part_that_has_not_run_all_its_tests_has_failed_whatever_passes_alone(
     assert capsys.readouterr().out == "failed: ends\n"
 
 
+ENDS = {
+    "is interrupted": """
+        import pytest
+
+        def test_that_fails(): assert False
+        def test_that_is_interrupted(): raise KeyboardInterrupt
+        def test_that_never_ran(): pass
+    """,
+    "cannot be collected": """
+        import does_not_exist
+    """,
+    "has failed as a whole": """
+        import conftest, pytest
+
+        @pytest.fixture(autouse=True, scope="session")
+        def nothing_stays(pytestconfig):
+            yield
+            pytestconfig.stash[conftest._notes].is_final = True
+            assert False
+
+        def test_that_passes(): pass
+    """,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ENDS)
+def test_a_part_that_was_stopped_before_its_end_has_failed_whatever_passes_alone(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    Path("test_ends.py").write_text(textwrap.dedent(ENDS[how]))
+    tests, _ = run_in([pytest_part("ends")])
+    assert [part.name for part in tests.failed] == ["ends"]
+    assert again.failed_again(tests.failed) == []
+    assert not again.passes_alone(tests)
+
+
+def test_what_was_late_runs_again_without_the_folder_that_it_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("tests_there").mkdir()
+    note = Path(again.memory_of("x"), *again.NOTED)
+    note.mkdir(parents=True)
+    Path(note, "late").write_text('["tests_there/test_a.py::test_b"]')
+    (part,) = again.late_again([Part("x", ["pytest", "tests_there", "--cluster=x"], again=["--last-failed"])])
+    assert part.command == ["pytest", "--cluster=x", "tests_there/test_a.py::test_b"]
+
+
 @pytest.mark.parametrize("is_late_alone_too", [False, True])
 def test_what_failed_in_company_has_failed_when_it_fails_alone_too(
     is_late_alone_too: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -291,11 +340,15 @@ def test_what_was_said_in_company_is_kept_until_the_next_run(
 
 def test_each_test_of_this_python_is_in_one_of_two_parts() -> None:
     assert run_tests.lanes_of(["here", "3.12"]) == [["here a-k"], ["here l-z"], ["3.12"]]
-    ignored = [part.rpartition("/")[2] for parts in run_tests.HALVES.values() for part in parts if part.startswith("--")]
+    words = [word for words in run_tests.HALVES.values() for word in words]
+    assert [word for word in words if not word.startswith("--ignore")] == [], (
+        "with a path, it would all run again with what was late"
+    )
+    ignored = [word.rpartition("/")[2] for word in words if "=tests/" in word]
     for path in Path(__file__).parent.glob("test_*.py"):
         assert [fnmatch.fnmatch(path.name, glob) for glob in ignored].count(True) == 1, path.name
-    first, second = (run_tests.HALVES[name] for name in run_tests.HALVES)
-    assert ("tests" in first, "tests" in second) == (True, False), "the second one has what is in src"
+    first, second = run_tests.HALVES.values()
+    assert ("--ignore=src" in first, "--ignore=src" in second) == (True, False)
 
 
 def test_the_words_of_a_kind_of_cluster_choose_what_is_about_its_machines() -> None:

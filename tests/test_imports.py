@@ -22,6 +22,7 @@ import fourfold as ff
 from fourfold import imports, machine
 from fourfold.data.kinds import IMPORTS_OF
 from fourfold.distribute import chooser, verdict
+from fourfold.distribute.engines import on_this_thread
 from fourfold.distribute.engines.on_processes.pool import FAREWELL_S
 from fourfold.distribute.lane import Lane
 from fourfold.distribute.verdict import COLD_START_S, FREE, MARGIN, Crew, Work, price
@@ -499,6 +500,20 @@ def test_what_the_loop_has_built_is_priced_for_workers_too(monkeypatch):
 
     report = ff.map(Slow, range(200), init=(), workers=2).report
     assert report.engine == "serial", report.verdict
+
+
+def test_what_the_loop_waited_for_a_core_while_it_built_is_no_time_of_building(monkeypatch):
+    waited = [0.0]
+    monkeypatch.setattr(on_this_thread, "waited_for_a_core_s", lambda: waited[0])
+
+    class Program:
+        def prepare(self):
+            waited[0] += 60.0  # others were on it all the time
+
+    engine = on_this_thread.ThisThread(str)
+    engine.put("program", Program())
+    engine._prepare("program")
+    assert engine.prepared_s == 0.0
 
 
 # ---- a machine that others use ------------------------------------------------------------------------------------------------

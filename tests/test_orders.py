@@ -25,7 +25,7 @@ from fourfold.engines import Ray, Spark
 from fourfold.errors import EngineError, VersionMismatch
 from fourfold.execute.parcels import ParcelCodec
 from fourfold.options import resolve
-from fourfold.records import Chunk, Kind, Need, Ticket
+from fourfold.records import Chunk, Kind, Need, Outcome, Parcel, Ticket
 from fourfold.version import VERSION
 
 
@@ -36,8 +36,25 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
     return clock
 
 
-def reply(kind: Kind) -> tuple[Any, ...]:
-    return int(kind), None, None, "no room", "here", "", False, (), ()
+def reply(kind: Kind) -> dict[str, Any]:
+    return site._reply(Outcome(0, kind, reason="no room", worker="here"))
+
+
+def test_all_that_a_worker_knows_of_a_ticket_reaches_the_driver() -> None:
+    parcel = Parcel(b"head", (b"buffer",))
+    told = Outcome(
+        7, Kind.LOST, parcel, (3, 1), "died", "worker", "stack", True, True, (("stdout", 0, "hello"),), (parcel, parcel)
+    )
+    assert None not in told
+    assert all(told._asdict().values()), "each differs from what it is by itself"
+    known = Orders(VERSION, ()).outcome(7, pickle.loads(pickle.dumps(site._reply(told), protocol=5)))
+    assert plain(known) == plain(told)
+
+
+def plain(outcome: Outcome) -> Outcome:
+    """With parcels that can be compared."""
+    parts = [(bytes(each.head), *map(bytes, each.buffers)) for each in (outcome.data, *outcome.kept)]
+    return outcome._replace(data=parts[0], kept=tuple(parts[1:]))
 
 
 def test_a_sick_machine_that_answers_at_once_ends_no_run_whose_items_take_long(clock: types.SimpleNamespace) -> None:

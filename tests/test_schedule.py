@@ -204,7 +204,7 @@ def test_workers_that_die_again_and_again_end_the_run() -> None:
     assert schedule.stopping == "dying"
 
 
-def die_on_and_on(workers: int, each_s: float, n_well: int = 0) -> tuple[float, int, int]:
+def die_on_and_on(workers: int, each_s: float, n_well: int = 0, was_sent: bool = False) -> tuple[float, int, int]:
     """All items kill their workers, after so many that end well: when the run ends, counted from then, with how many deaths.
 
     Also how many items were blamed until then.
@@ -232,27 +232,38 @@ def die_on_and_on(workers: int, each_s: float, n_well: int = 0) -> tuple[float, 
             running, flying = sorted(flying)[:workers], sorted(flying)[workers:]
             is_well = running[0][1] < n_well
             now = 0.0 if is_well else now + each_s
-            events = [Finished(id, 1, (), 0.01) if start < n_well else Died(id, 0, 1, at_s=now) for id, start in running]
+            events = [
+                Finished(id, 1, (), 0.01) if start < n_well else Died(id, 0, 1, at_s=now, was_sent=was_sent)
+                for id, start in running
+            ]
 
 
 @pytest.mark.fault("F15")
 @pytest.mark.parametrize("n_well", [0, 20])
 @pytest.mark.parametrize("workers", [1, 2, 8, 64])
 @pytest.mark.parametrize("each_s", [0.01, 0.1, 0.5, 1.0, 1.6])
-def test_workers_that_die_on_and_on_end_the_run_within_ten_seconds(workers: int, each_s: float, n_well: int) -> None:
-    ends_s, n_deaths, _ = die_on_and_on(workers, each_s, n_well)
-    assert ends_s <= 10.0 + 2 * each_s
+@pytest.mark.parametrize("was_sent", [False, True])
+def test_workers_that_die_on_and_on_end_the_run_within_ten_seconds(
+    workers: int, each_s: float, n_well: int, was_sent: bool
+) -> None:
+    ends_s, n_deaths, _ = die_on_and_on(workers, each_s, n_well, was_sent)
+    assert ends_s <= 10.0 + (3 if was_sent else 2) * each_s
     assert n_deaths > max(3, 2 * workers)
 
 
 @pytest.mark.parametrize("workers", [2, 8])
-def test_workers_that_take_four_seconds_to_die_end_it_later_but_do(workers: int) -> None:
-    ends_s, _, n_blamed = die_on_and_on(workers, 4.0)
+@pytest.mark.parametrize("was_sent", [False, True])
+def test_workers_that_take_four_seconds_to_die_end_it_later_but_do(workers: int, was_sent: bool) -> None:
+    ends_s, _, n_blamed = die_on_and_on(workers, 4.0, was_sent=was_sent)
     assert ends_s <= 12.0
     assert n_blamed <= 2 * workers
 
 
-def test_two_deadly_items_at_the_beginning_are_no_reason_to_give_up_however_long_they_take() -> None:
+@pytest.mark.parametrize("was_sent", [False, True])
+@pytest.mark.parametrize("each_s", [1.2, 2.4])
+def test_two_deadly_items_at_the_beginning_are_no_reason_to_give_up_however_long_they_take(
+    each_s: float, was_sent: bool
+) -> None:
     schedule = Schedule(Rules(total=5, chunk=1, stop_at_failure=False))
     now, blamed = 0.0, []
     events: list[Any] = [Slots(1, prefetch=False)]
@@ -264,10 +275,10 @@ def test_two_deadly_items_at_the_beginning_are_no_reason_to_give_up_however_long
         if any(isinstance(action, Take) for action in actions):
             events.insert(0, Taken(1, False) if schedule.taken < 5 else Taken(0, True))
         if not events:
-            now += 2.4
+            now += each_s
             ((id, flight),) = schedule._flights.items()
             dies = flight.start < 2
-            events = [Died(id, 0, 1, at_s=now) if dies else Finished(id, 1, (), 0.01), DoubtOver()]
+            events = [Died(id, 0, 1, at_s=now, was_sent=was_sent) if dies else Finished(id, 1, (), 0.01), DoubtOver()]
     assert (schedule.stopping, [position for position, _ in blamed]) == ("", [0, 1])
 
 
@@ -382,6 +393,14 @@ def test_an_item_in_doubt_is_blamed_when_a_worker_has_nothing_else_to_do() -> No
 def test_a_failure_of_a_later_item_does_not_hide_that_of_one_in_doubt() -> None:
     schedule = Schedule(Rules(total=1000, chunk=1))
     step(schedule, Slots(2), Taken(1, False), Taken(1, False), Died(0, 0, 1), Died(2, 0, 1), Taken(1, False))
+    actions = step(schedule, Finished(1, 1, [(0, False)], elapsed_s=1.0))
+    assert settled(actions) == [(1, 1), (0, CRASHES_ALLOWED)]
+
+
+def test_an_item_in_doubt_is_told_of_when_the_run_is_given_up_before_it_could_run_once_more() -> None:
+    schedule = Schedule(Rules(total=1000, chunk=1, stop_at_failure=False, max_failures=0))
+    step(schedule, Slots(2), Taken(1, False), Taken(1, False))
+    step(schedule, Died(0, 0, 1, was_sent=True), Died(2, 0, 1, was_sent=True), Taken(1, False))
     actions = step(schedule, Finished(1, 1, [(0, False)], elapsed_s=1.0))
     assert settled(actions) == [(1, 1), (0, CRASHES_ALLOWED)]
 

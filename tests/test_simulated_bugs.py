@@ -99,7 +99,7 @@ MISTAKES = [
     Mistake(
         "who is in doubt is never judged at the end", "        self._judge_all(actions)\n        before", "        before"
     ),
-    Mistake("who is in doubt is blamed whatever is known by now", "if self._blame.is_to_blame(position):", "if True:"),
+    Mistake("who is in doubt is blamed whatever is known by now", "if self._blame.is_to_blame(position) or", "if True or"),
     Mistake("nobody says that doubts have lasted enough", "self.inbox.events.append(DoubtOver())", "pass"),
     Mistake("one half of the suspects is dropped", "self._repeat(suspects.start, half)", "pass"),
     Mistake(

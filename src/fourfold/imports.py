@@ -60,17 +60,19 @@ class Imports(NamedTuple):
 
 
 class Load(NamedTuple):
-    """What workers have to do before their first item, in processor seconds, besides the start that all new ones have.
+    """What workers have to do before their first item, in seconds, besides the start that all new ones have.
 
     Attributes:
-        once_s: To import what is imported once for all of them, while the caller goes on.
-        each_s: In each of them: to import the rest, to unpickle the function and build what it needs.
+        once_s: Of a processor, to import what is imported once for all of them, while the caller goes on.
+        each_s: Of a processor, in each of them: to import the rest, to unpickle the function and build what it needs.
         packages: What is imported, for messages.
+        waiting_s: In each of them, without a processor: for what it builds.
     """
 
     once_s: float = 0.0
     each_s: float = 0.0
     packages: tuple[str, ...] = ()
+    waiting_s: float = 0.0
 
 
 def imports_of(modules: Collection[str]) -> Imports:

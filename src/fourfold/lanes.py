@@ -170,9 +170,11 @@ class Lanes:
         init = self._settings.init
         function = weigh((self._fn, init) if init else self._fn, 1 << 30, modules)
         load = imports.load_of(POOL.left_of(imports.imports_of(modules), self.workers))
-        prepared_s = self._loop.prepared_s if self._loop is not None else 0.0
+        prepared_s, waiting_s = (
+            (self._loop.prepared_s, self._loop.prepared_waiting_s) if self._loop is not None else (0.0, 0.0)
+        )
         travel_s = function.pickle_s + (function.buffer_bytes + function.stream_bytes) / MOVE_BYTES_PER_S
-        return load._replace(each_s=load.each_s + prepared_s + travel_s)
+        return load._replace(each_s=load.each_s + prepared_s + travel_s, waiting_s=waiting_s)
 
     def let_go(self) -> None:
         """A call is part of reference cycles: what it holds would live until the next garbage collection."""

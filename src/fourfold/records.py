@@ -137,7 +137,7 @@ class Outcome(NamedTuple):
     out_of_memory: bool = False
     """With LOST: it was killed because memory ran out, by the kernel or by the engine."""
     was_sent: bool = False
-    """With LOST: it died of a signal that somebody must send, such as SIGKILL; False where an engine does not know."""
+    """With LOST: it died of a signal that somebody must send, such as SIGKILL; False where nobody knows."""
     said: tuple[tuple[Any, ...], ...] = ()
     """What its worker printed, logged and warned meanwhile, where it does not arrive by itself (see execute/forward.py)."""
     kept: tuple[Any, ...] = ()

@@ -118,7 +118,7 @@ _stops: dict[str, str] = {}
 """Orders that should end: "soft" or "hard", by their names."""
 
 
-def run(order: bytes, payload: Any, fetch: Callable[[], Any], cargo: str) -> tuple[Any, ...]:
+def run(order: bytes, payload: Any, fetch: Callable[[], Any], cargo: str) -> dict[str, Any]:
     """Run one ticket in a worker process of this machine.
 
     Args:
@@ -139,10 +139,10 @@ def run(order: bytes, payload: Any, fetch: Callable[[], Any], cargo: str) -> tup
         with devices_for(need.gpus, [site.home[1] for site in list(_idle)]) as devices:
             return _run(order, payload, fetch, (cargo, devices), where)
     except EngineError as error:
-        return int(Kind.ENGINE_DOWN), None, None, f"{error} ({where})", where, "", False, (), ()
+        return _reply(Outcome(0, Kind.ENGINE_DOWN, reason=f"{error} ({where})", worker=where))
 
 
-def _run(order: bytes, payload: Any, fetch: Callable[[], Any], home: tuple[str, str], where: str) -> tuple[Any, ...]:
+def _run(order: bytes, payload: Any, fetch: Callable[[], Any], home: tuple[str, str], where: str) -> dict[str, Any]:
     name, program, need, n_items, fresh = pickle.loads(order)
     program += home[1]
     need = Need(*need)
@@ -151,7 +151,7 @@ def _run(order: bytes, payload: Any, fetch: Callable[[], Any], home: tuple[str, 
     try:
         if name in _stops:
             is_sound = True
-            return int(Kind.CANCELLED), None, None, "", "", "", False, (), ()
+            return _reply(Outcome(0, Kind.CANCELLED))
         try:
             if not site.has(program):
                 site.load(program, lambda: _parcel(fetch()), need)
@@ -160,25 +160,23 @@ def _run(order: bytes, payload: Any, fetch: Callable[[], Any], home: tuple[str, 
         except EngineError as error:
             outcome = Outcome(0, Kind.ENGINE_DOWN, reason=str(error))
         is_sound = outcome.kind is not Kind.ENGINE_DOWN
-        data = outcome.data
-        if data is not None:
-            data = (bytes(data.head), *(pickle.PickleBuffer(buffer) for buffer in data.buffers))
-        worker = f"{outcome.worker} {where}"
-        return (
-            int(outcome.kind),
-            data,
-            outcome.running,
-            outcome.reason and f"{outcome.reason} ({where})",
-            worker,
-            outcome.evidence,
-            outcome.out_of_memory,
-            outcome.said,
-            tuple((bytes(each.head), *map(bytearray, each.buffers)) for each in outcome.kept),
-        )
+        reason = outcome.reason and f"{outcome.reason} ({where})"
+        return _reply(outcome._replace(reason=reason, worker=f"{outcome.worker} {where}"))
     finally:
         _running.pop(name, None)
         _stops.pop(name, None)
         _give_back(site if is_sound else _renewed(site))
+
+
+def _reply(outcome: Outcome) -> dict[str, Any]:
+    """What is known of a ticket, by names, without the types of this library: the driver knows which ticket it was."""
+    data = outcome.data
+    if data is not None:
+        data = (bytes(data.head), *(pickle.PickleBuffer(buffer) for buffer in data.buffers))
+    kept = tuple((bytes(each.head), *map(bytearray, each.buffers)) for each in outcome.kept)
+    reply = outcome._replace(kind=int(outcome.kind), data=data, kept=kept)._asdict()  # type: ignore[arg-type]
+    del reply["id"]
+    return reply
 
 
 def stop(name: str, how: str) -> None:

@@ -19,9 +19,9 @@ blamed when the last two kills of an outsider hit it, which happens easily while
 tests/test_kills.py). More: an item for which its worker is killed each time takes more of them along."""
 
 TRIES_IN_A_STORM = 20
-"""The most deaths alone that an item is given when an outsider kills workers. Smaller: more innocent items are blamed then.
-Larger: a bad item takes more workers along in such a run. With 20 kills per second at random on 2 workers (simulated, 40 runs
-of 2,000 items), no item of up to 50 ms was blamed; 8 runs blamed one of 100 ms, whose attempts die two times in three."""
+"""The most deaths alone before an item is in doubt when an outsider kills workers. Smaller: more innocent items are blamed
+then. Larger: a bad item takes more workers along in such a run. With 20 kills per second at random on 2 workers (simulated,
+40 runs of 2,000 items), no item of up to 50 ms was blamed; 8 runs blamed one of 100 ms, whose tries die two times in three."""
 
 WITNESSES = 32
 """Tickets that must end or die before an item is blamed that has died often enough. Smaller: the first items that outsiders
@@ -53,7 +53,7 @@ class Blame:
         """Positions that have died often enough, and the number of witnesses when they did; the longest waiting first."""
 
     def allowed(self) -> int:
-        """Deaths alone after which an item is blamed: one more for each death in this run that was nobody's fault."""
+        """Deaths alone after which an item is in doubt: one more for each death in this run that was nobody's fault."""
         return min(CRASHES_ALLOWED + self._absolved, TRIES_IN_A_STORM)
 
     def hit(self, position: int, *, alone: bool, was_sent: bool) -> int:

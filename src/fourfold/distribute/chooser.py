@@ -78,7 +78,7 @@ class Chooser:
         cores: Tells how many cores there are.
         warm: Tells how many workers are ready already.
         weigh: Pickles an object without keeping the bytes, up to a limit of them.
-        load: Tells what they have to do first. It pickles the function, which must travel too.
+        load: Tells what workers have to do first. It pickles the function, which must travel too.
         lane: Makes the lane of the workers.
     """
 
@@ -206,7 +206,8 @@ class Chooser:
     def _load_words(self) -> str:
         """What new workers would have to do first, where that is much."""
         load = self._carried[1] if self._carried is not None else NO_LOAD
-        if load.once_s + load.each_s < COLD_START_S:
+        load_s = load.once_s + load.each_s + load.waiting_s
+        if load_s < COLD_START_S:
             return ""
         what = f"import {', '.join(load.packages)}" if load.packages else "load the function"
-        return f", which have to {what} first: {seconds(load.once_s + load.each_s)}"
+        return f", which have to {what} first: {seconds(load_s)}"

@@ -301,8 +301,7 @@ class Driver:
                     self._next_lane.open()
             if self._next_lane is not None:
                 for outcome in self._next_lane.engine.wait(0):
-                    # None has a ticket: what it loads has killed it, and would kill the next one. The loop has loaded it.
-                    if outcome.kind in (Kind.ENGINE_DOWN, Kind.LOST):
+                    if outcome.kind is Kind.ENGINE_DOWN:
                         raise EngineError(outcome.reason)
                 if self._next_lane.is_loaded() and self._next_lane.engine.slots() and not self.inbox.flying:
                     self.lane.close()

@@ -119,8 +119,8 @@ class LoadingEngine(Engine, Protocol):
     """An engine whose workers can load programs before they have a ticket, while the caller is busy with items itself."""
 
     def load(self) -> bool:
-        """Let workers load what was `put`; returns whether one of them has. `wait` tells of those that died of it.
+        """Let workers load what was `put`; returns whether one of them has.
 
         Raises:
-            EngineError: One of them could not.
+            EngineError: One of them could not, or died of it: it would kill the next one, too. The loop has loaded it.
         """

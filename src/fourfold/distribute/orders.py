@@ -101,19 +101,17 @@ class Orders:
         """What became of a ticket, by the reply to its order."""
         if isinstance(reply, str):
             return Outcome(id, Kind.ENGINE_DOWN, reason=f"a worker has {reply}, and this is fourfold {self.version}")
-        kind, data, running, reason, worker, evidence, out_of_memory, said, kept = reply
-        if kind == Kind.ENGINE_DOWN:
+        told = Outcome(id, **reply)
+        if told.kind == Kind.ENGINE_DOWN:
             now = time.monotonic()
             self._down_since = self._down_since if self._down else now
             self._down += 1
             is_hopeless = self._down >= DOWN_IN_A_ROW and now - self._down_since > DOWN_S
             down = Kind.ENGINE_DOWN if is_hopeless else Kind.COLLATERAL
-            return Outcome(id, down, reason=reason, worker=worker)
+            return Outcome(id, down, reason=told.reason, worker=told.worker)
         self._down = 0
-        parcel = None if data is None else _parcel(data)
-        return Outcome(
-            id, Kind(kind), parcel, running, reason, worker, evidence, out_of_memory, said, tuple(map(_parcel, kept))
-        )
+        parcel = None if told.data is None else _parcel(told.data)
+        return told._replace(kind=Kind(told.kind), data=parcel, kept=tuple(map(_parcel, told.kept)))
 
 
 def parts_of(parcel: Parcel) -> Parts:

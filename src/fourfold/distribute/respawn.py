@@ -11,8 +11,8 @@ WINDOW_S = 10.0
 deaths that have nothing to do with each other are counted together. Promise R5."""
 
 LEAST = 5
-"""Deaths in that time that are not too many, on few workers; for others it is 2 each. R5 has 3, but an item dies two or three
-times before it is blamed, and with 3 two deadly items at the beginning would end a run on one worker."""
+"""Deaths in that time that are not too many, on few workers; for others it is 2 each. R5 has 3, but an item dies twice before
+it is in doubt, and with 3 two deadly items at the beginning would end a run on one worker. Later deaths do not count."""
 
 LASTS_S = 5.0
 """Seconds from the first to the last of them, at least, while no item has ever ended. Smaller: deadly items at the beginning
@@ -35,6 +35,11 @@ class Respawn:
             self._since = at_s
         self._recent.append(at_s)
 
+    def take_back(self) -> None:
+        """The death that was told last has a limit of its own."""
+        if self._recent:
+            self._recent.pop()
+
     def item_ended(self) -> None:
         """Something gets done."""
         self._since = None
@@ -49,6 +54,8 @@ class Respawn:
             any_ended: Whether any item has ever ended.
         """
         if self._since is None:
+            return False
+        if not self._recent:
             return False
         last = self._recent[-1]
         while self._recent[0] < last - WINDOW_S:

@@ -307,6 +307,8 @@ class Schedule:
         crashes = self._blame.hit(position, alone=alone, was_sent=was_sent)
         if crashes >= CRASHES_ALLOWED:
             self.tally.deaths_in_a_row = 0  # these have a limit of their own
+        if crashes > CRASHES_ALLOWED:
+            self._respawn.take_back()
         if not alone or not self._blame.is_enough(position):
             self._repeat(position, 1)
         else:
@@ -335,7 +337,7 @@ class Schedule:
     def _judge(self, actions: list[Action]) -> None:
         """Blame the item that has waited for longest, or let it run again if by now its deaths look like an outsider's."""
         position = self._blame.next()
-        if self._blame.is_to_blame(position):
+        if self._blame.is_to_blame(position) or not self._may_go_on(position):
             self._condemn(position, self._blame.crashes(position), actions)
         else:
             self._repeat(position, 1)

@@ -112,8 +112,8 @@ def carriage(pickle_s: float, buffer_bytes: float) -> Carriage:
 def price(work: Work, crew: Crew, load: Load = NO_LOAD) -> Prices:
     """Price the items that are left both ways, where workers have to load so much first."""
     at_once = min(crew.workers, crew.cores)
-    # All of them load, and only so many at once.
-    start_s = (WARM_START_S if crew.is_there else COLD_START_S) + load.each_s * crew.workers / at_once
+    # All of them load, and only so many compute at once.
+    start_s = (WARM_START_S if crew.is_there else COLD_START_S) + load.each_s * crew.workers / at_once + load.waiting_s
     busy = min(work.cores_busy, 1.0) if work.cores_busy <= 1.1 else work.cores_busy
     waiting = work.item_s * max(0.0, 1 - busy)
     computing = work.item_s * busy

@@ -60,6 +60,8 @@ class Processes:
     ) -> None:
         self._wanted, self._hear_record, self._watcher, self._tell_imports = workers, hear, watch, imports
         self._imports = Imports()
+        self._died_loading = ""
+        """Of what the last worker died that died while it loaded a program and had no ticket."""
         self._timeout: float | None = None
         self._memory: int | None = None
         self._workers: list[Worker] = []
@@ -128,7 +130,7 @@ class Processes:
         """Send the programs to all workers, also to those that are not ready yet.
 
         Raises:
-            EngineError: One of them could not load its program, or there is no open file left.
+            EngineError: One of them could not load its program, or died of it, or there is no open file left.
         """
         try:
             with Shield():  # what a worker was sent must be known
@@ -137,6 +139,8 @@ class Processes:
                         worker.load(key, program)
         except OSError as error:
             raise EngineError(f"no open file is left to send the function to workers: {error}. Check `ulimit -n`") from error
+        if self._died_loading:
+            raise EngineError(self._died_loading)
         for worker in self._workers:
             for why_not in worker.not_loaded.values():
                 raise EngineError(f"{worker.name} could not load the function: {why_not}")
@@ -351,6 +355,8 @@ class Processes:
                 reason += f"; the last that it said: {_last_line(obituary.evidence)}"
         elif not was_running and not worker.is_given_up:
             reason = worker.oversize or obituary.reason
+            if not worker.has_loaded:
+                self._died_loading = reason
             starved = bool(worker.oversize)
             self._outcomes.append(Outcome(-1, Kind.LOST, reason=reason, evidence=obituary.evidence, out_of_memory=starved))
         try:

@@ -143,7 +143,6 @@ class Worker:
             self.line.send(("program", key, tuple(program.place)), program.fd)
             self._programs[key] = program
             self._n_loading += 1
-            self.not_loaded.pop(key, None)
             program.given(self)
 
     @property
@@ -155,6 +154,7 @@ class Worker:
         """The worker may forget this program."""
         program = self._programs.pop(key, None)
         self.has_begun = False
+        self.not_loaded.pop(key, None)
         if program is not None:
             self._dropped[program.number] = program
             self.line.send(("drop", key, program.number))
@@ -203,7 +203,7 @@ class Worker:
                     self.base_bytes = self.page.fields[PRIVATE_BYTES]
                 case "loaded":
                     self._n_loading -= 1
-                    if rest[1]:
+                    if rest[1] and rest[0] in self._programs:
                         self.not_loaded[rest[0]] = rest[1]
                 case "dropped":
                     self._dropped.pop(rest[0]).returned(self, rest[1])
@@ -354,7 +354,7 @@ class Worker:
         )
         if self.line.garbled:
             reason = f"{self.name} was stopped, since something in it wrote into the socket on which it talks to this process"
-            obituary = obituary._replace(reason=reason)
+            obituary = obituary._replace(reason=reason, was_sent=False)
         outcomes += fates(self.flights, Death(self.name, self.page, obituary, self._overdue, self.oversize))
         self.flights.clear()
         self.close()

@@ -27,8 +27,9 @@ HINTS = {
 """What is behind a signal as a rule."""
 
 
-SENT = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}
-"""Signals that come from a process which sends them, and not from what the code does that runs."""
+SENT = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
+"""Signals that somebody sends, and no instruction of the code that runs raises. The kernel may, for want of memory; where it
+counts these kills, they are known (OutOfMemoryKills)."""
 
 
 class Obituary(NamedTuple):

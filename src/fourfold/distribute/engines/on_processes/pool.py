@@ -208,7 +208,7 @@ class Pool:
             if self._template is None or self._template.poll() is not None or self._begins_anew(shared):
                 return Imports(imports.modules, shared)
             # The template stays as it is: those that are new begin with what it has, and each imports the rest.
-            have = [worker.imports for worker in self._idle[-count:]]
+            have = [each.imports if each.ready else self._imported - self._refused for each in self._idle[-count:]]
             if len(have) < count:
                 have.append(self._imported - self._refused)
             return Imports(imports.modules, have=frozenset.intersection(*have))

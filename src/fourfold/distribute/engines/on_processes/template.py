@@ -97,15 +97,15 @@ def main(control_fd: int, driver_pid: int, worker_main: str, stderr_fd: int) -> 
 def _import_for_all(modules: list[str]) -> None:
     """Import what the workers will need. A fork has one thread of its parent, so no other may have been started by that.
 
-    If one was, this process begins anew without these modules, and each worker imports them itself.
+    If one was, this process begins anew without the module that started it and those behind, which each worker imports itself.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # whoever imports it knows which of them are to be shown
-        for name in modules:
+        for number, name in enumerate(modules):
             with contextlib.suppress(Exception):  # the worker that needs it says why not
                 importlib.import_module(name)
-    if modules and not _is_alone():
-        os.execv(sys.executable, sys.orig_argv[: -len(modules)])
+            if not _is_alone():
+                os.execv(sys.executable, sys.orig_argv[: number - len(modules)])
     gc.freeze()  # to look for garbage among these a worker would copy them all, and find none
 
 
