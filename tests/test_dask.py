@@ -75,7 +75,7 @@ def lost() -> Any:
     return SimpleNamespace(status="cancelled")
 
 
-DONE = (int(Kind.DONE), (b"",), None, "", "", "", False, (), ())
+DONE = {"kind": int(Kind.DONE), "data": (b"",)}
 """What a task returns."""
 
 
