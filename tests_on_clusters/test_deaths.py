@@ -94,6 +94,7 @@ def test_an_item_that_takes_its_machine_along_is_the_only_one_that_fails(cluster
     assert [x for x, result in enumerate(results) if result != x * 2] == [7]
     assert isinstance(results.failures[0].error, WorkerLost), results.failures[0]
     assert "Dask lost" in str(results.failures[0])
+    assert results.failures[0].attempts == 2, "what went with the machine was taken for the death of another item"
 
 
 def test_a_dask_that_is_started_here_has_another_worker_in_the_place_of_one_that_it_lost(cluster: Cluster, monkeypatch):

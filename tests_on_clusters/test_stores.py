@@ -1,5 +1,7 @@
 """What a cluster keeps for a call: the function once, and nothing of it afterwards; results only as large as it carries."""
 
+import gc
+import logging
 import os
 import time
 import types
@@ -70,6 +72,34 @@ def test_what_items_share_is_freed_after_the_call(cluster: Cluster) -> None:
         most = look(engine) if value == 1 else most
     assert most > before + slack
     until(lambda: look(engine) <= before + slack, "it is freed", timeout=FREED_S)
+
+
+@pytest.mark.contract(22)
+def test_dask_keeps_nothing_between_calls(cluster: Cluster) -> None:
+    if cluster.kind != "dask":
+        pytest.skip("this is about the keys of a Dask scheduler")
+    engine = cluster.engine()
+    client = engine.connection._given
+    gc.collect()  # what connections of other tests keep is let go with them
+    n_keys = lambda: client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))  # noqa: E731
+    before = n_keys()
+    assert ff.map(abs, [-1, -2], engine=engine, chunk=1) == [1, 2]
+    until(lambda: n_keys() <= before, "it is freed", timeout=FREED_S)
+
+
+@pytest.mark.slow
+def test_a_dask_that_adapts_has_no_worker_between_calls_and_starts_one_for_the_next(request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("--cluster") != "dask":
+        pytest.skip("once is enough: it has a Dask cluster of its own, which adapts")
+    import distributed
+
+    quiet = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "silence_logs": logging.CRITICAL}
+    with distributed.LocalCluster(n_workers=0, threads_per_worker=1, **quiet) as adapts, distributed.Client(adapts) as client:
+        adapts.adapt(minimum=0, maximum=1, interval="300ms")  # three times idle, and it goes
+        engine = Dask(client=client)
+        for x in (-1, -2):
+            assert ff.map(abs, [x], engine=engine) == [-x]
+            until(lambda: not client.scheduler_info(n_workers=-1)["workers"], "its worker has gone", timeout=FREED_S)
 
 
 @pytest.mark.contract(25)

@@ -55,15 +55,19 @@ class Cluster(Connection):
         self._address, self._given, self._slots = address, client, slots
         self.resources = dict(resources or {})
         self.client: Any = None
-        self.task: Any = None
-        """Where the cluster has the function of a task. Carried by each task, it would be pickled in the client and in the
-        scheduler, and unpickled in the scheduler and the worker, each time: 3 of 15 ms of CPU for a chunk."""
         self._keeper: Keeper | None = None
 
     def _answers(self) -> bool:
         if self.client.status != "running":
             return False
-        self.restore()
+        if self.cargo is None or self.cargo.status == "finished":
+            return True
+        try:
+            (self.cargo,) = self.store(self.orders.cargo)
+        except EngineError:
+            raise
+        except Exception:  # it is opened anew, which tells what is wrong
+            return False
         return True
 
     def _connect(self) -> None:
@@ -113,39 +117,59 @@ class Cluster(Connection):
             keeper.close()
 
     def _probe(self, orders: Orders) -> dict[str, Any]:
-        # By value, and not stored before: a cluster that has no worker yet may start one for a task.
-        task = make_task(orders.entry)
-        future = self.client.submit(task, orders.version, "", None, pure=False, resources=self.resources or None)
+        future = self.ask(orders)
         try:
             found: dict[str, Any] = future.result(timeout=PROBE_S)
         except Exception as error:
             with contextlib.suppress(Exception):
                 self.client.cancel([future], force=True)
             raise EngineError(f"the Dask cluster runs no task: {type(error).__name__}: {error}") from error
-        self.task = self.scatter(task)
         return found
 
-    def _store_cargo(self, orders: Orders) -> Any:
-        return self.scatter(orders.cargo)
+    def ask(self, orders: Orders) -> Any:
+        """Submit a task without work, which tells what it finds. It needs nothing that is stored.
 
-    def scatter(self, data: Any) -> Any:
-        """Store something in the memory of one worker; others take it from there."""
+        A cluster that has no worker may start one for a task, and for nothing else.
+        """
+        return self.client.submit(
+            make_task(orders.entry), orders.version, "", None, pure=False, resources=self.resources or None
+        )
+
+    def _store_cargo(self, orders: Orders) -> Any:
+        return self.scatter(orders.cargo)[0]
+
+    def store(self, *data: Any) -> list[Any]:
+        """Store things for a call that begins, as `scatter` does; a cluster that has no worker is asked for one before.
+
+        Raises:
+            EngineError: It runs no task.
+        """
+        if self.client.scheduler_info(n_workers=1)["workers"]:
+            with contextlib.suppress(TimeoutError):  # the last one has gone meanwhile
+                return self.scatter(*data)
+        self._probe(self.orders)
+        return self.scatter(*data)
+
+    def scatter(self, *data: Any) -> list[Any]:
+        """Store things, each in the memory of one worker; others take them from there.
+
+        Raises:
+            TimeoutError: No worker is there, for CONNECT_S.
+            OSError: The scheduler is gone, or the workers that it chooses are.
+        """
         failed_at = None
         while True:
             try:
-                return self.client.scatter([data], hash=False, broadcast=False)[0]
+                stored: list[Any] = self.client.scatter([*data], hash=False, broadcast=False, timeout=CONNECT_S)
+            except TimeoutError:  # an OSError too, and it has been waited for
+                raise
             except OSError:  # at once, or after 30 s in which Dask has tried to reach a worker that is gone
                 failed_at = failed_at or time.monotonic()
                 if self.client.status != "running" or time.monotonic() - failed_at > NOTICE_S:
                     raise
                 time.sleep(LOOK_S)
-
-    def restore(self) -> None:
-        """Store the function of a task, and what travels along, again if it is gone."""
-        if self.task.status != "finished":
-            self.task = self.scatter(make_task(self.orders.entry))
-        if self.cargo is not None and self.cargo.status != "finished":
-            self.cargo = self._store_cargo(self.orders)
+            else:
+                return stored
 
 
 def _check_certificates(address: str) -> None:

@@ -4,13 +4,16 @@ import contextlib
 import operator
 import queue
 import time
+from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from fourfold.distribute.connection import OnConnection, first_line, parts_as_bytes
+from fourfold.distribute.connection import PROBE_S, OnConnection, first_line, parts_as_bytes
 from fourfold.distribute.engine import NO_NEED, EngineInfo
 from fourfold.distribute.engines.on_dask.cluster import Cluster
+from fourfold.distribute.engines.on_dask.flight import Flight, is_lost_data
 from fourfold.distribute.engines.on_dask.stop import stop
+from fourfold.distribute.engines.on_dask.task import make_task
 from fourfold.distribute.orders import Stored
 from fourfold.errors import EngineError
 from fourfold.records import Kind, Need, Outcome, Parcel, Ticket
@@ -64,9 +67,16 @@ class Dask(OnConnection):
 
     def _start(self) -> None:
         self._programs: dict[str, Stored] = {}
-        self._contents: dict[str, tuple[bytes, ...]] = {}
-        self._flying: dict[int, tuple[Any, str]] = {}
+        self._contents: dict[str, tuple[Any, tuple[bytes, ...]]] = {}
+        self._flying: dict[int, Flight] = {}
+        self._held: deque[Ticket] = deque()
+        self._cancelled: list[Outcome] = []
         self._in_company: set[int] = set()
+        self._n_alone = 0
+        """Tickets that are sent one at a time: so many were lost together, and not for the first time."""
+        self._was_lost = self._cannot_store = False
+        self._cannot_since = 0.0
+        self._asked: Any = None
         self._arrived: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
         self._room, self._room_at = 0, 0.0
         self._need = NO_NEED
@@ -99,15 +109,21 @@ class Dask(OnConnection):
         return {**self.connection.resources, **({"GPU": float(self._need.gpus)} if self._need.gpus else {})}
 
     def put(self, key: str, program: Parcel, need: Need = NO_NEED) -> None:
-        """Store the program in the memory of one worker; others take it from there.
+        """Store the program, and the function of a task, in the memory of a worker; others take them from there.
+
+        Carried by each task, the function would be pickled in the client and in the scheduler, and unpickled in the scheduler
+        and the worker, each time: 3 of 15 ms of CPU for a chunk. It is stored for each call and let go with it, since a
+        cluster that may shrink keeps each worker that holds something.
 
         Raises:
             EngineError: No worker has what its items need.
         """
         self._need, self._room_at = need, 0.0
-        self._contents[key] = parts_as_bytes(program)
+        self._contents[key] = make_task(self.connection.orders.entry), parts_as_bytes(program)
         try:
-            place = self.connection.scatter(self._contents[key])
+            place = self.connection.store(*self._contents[key])
+        except EngineError:
+            raise
         except Exception as error:
             raise EngineError(
                 f"Dask cannot store {program.size_bytes} bytes of the function: {type(error).__name__}: {error}"
@@ -129,47 +145,57 @@ class Dask(OnConnection):
         Raises:
             EngineError: Dask cannot take it.
         """
+        self._held.extend(tickets)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Send what is held; one by one, where several were lost together again and one of them may be the reason."""
         try:
-            self._submit(tickets)
+            while self._held and not (self._n_alone and self._flying):
+                self._send(self._held.popleft())
         except Exception as error:
             raise EngineError(f"Dask cannot take a chunk: {first_line(error)}") from error
 
-    def _submit(self, tickets: Sequence[Ticket]) -> None:
+    def _send(self, ticket: Ticket) -> None:
         there, orders = self.connection, self.connection.orders
-        for ticket in tickets:
-            program = self._programs[ticket.program]
-            name, order = orders.order(ticket, program)
-            # By the first word of its name Dask expects a task to take as long as those before it, and lets it wait behind
-            # another one where that is short: so each function has a word of its own.
-            name_there = f"fourfold_{program.key[:8]}-{name}"
-            payload = parts_as_bytes(ticket.payload)
-            work = (orders.version, there.cargo_name, there.cargo, order, payload, program.place)
-            future = there.client.submit(
-                operator.call, there.task, *work, key=name_there, pure=False, retries=0, resources=self._wants() or None
-            )
-            self._flying[ticket.id] = (future, name)
-            arrived, id = self._arrived, ticket.id
-            future.add_done_callback(lambda future, id=id, arrived=arrived: arrived.put((id, future)))
+        program, cargo = self._programs[ticket.program], there.cargo
+        name, order = orders.order(ticket, program)
+        # By the first word of its name Dask expects a task to take as long as those before it, and lets it wait behind
+        # another one where that is short: so each function has a word of its own.
+        name_there = f"fourfold_{program.key[:8]}-{name}"
+        task, contents = program.place
+        work = (orders.version, there.cargo_name, cargo, order, parts_as_bytes(ticket.payload), contents)
+        was_whole = all(each is None or each.status == "finished" for each in (task, contents, cargo))
+        future = there.client.submit(
+            operator.call, task, *work, key=name_there, pure=False, retries=0, resources=self._wants() or None
+        )
+        self._flying[ticket.id] = Flight(
+            future, name, ticket.program, program, cargo, was_whole, self._was_lost, self._n_alone > 0
+        )
+        arrived, id = self._arrived, ticket.id
+        future.add_done_callback(lambda future, id=id, arrived=arrived: arrived.put((id, future)))
 
     def wait(self, timeout: float | None) -> list[Outcome]:
         """Return what has come, or wait for the first."""
-        if not self._flying:
+        outcomes, self._cancelled = self._cancelled, []
+        if not self._flying and not outcomes:
             time.sleep(IDLE_S if timeout is None else min(timeout, IDLE_S))
             return []
-        outcomes = []
+        self._cannot_store = False
         try:
-            arrived = self._arrived.get(timeout=timeout) if timeout != 0 else self._arrived.get_nowait()
+            arrived = self._arrived.get_nowait() if timeout == 0 or outcomes else self._arrived.get(timeout=timeout)
             while True:
                 outcomes += self._outcome(*arrived)
                 arrived = self._arrived.get_nowait()
         except queue.Empty:
+            self._go_on()
             return outcomes
 
     def _outcome(self, id: int, future: Any) -> list[Outcome]:
         from distributed.scheduler import KilledWorker
 
-        flying = self._flying.get(id)
-        if flying is None or flying[0] is not future:
+        flight = self._flying.get(id)
+        if flight is None or flight.future is not future:
             return []
         del self._flying[id]
         had_company = id in self._in_company
@@ -178,38 +204,71 @@ class Dask(OnConnection):
             with contextlib.suppress(Exception):
                 outcome = self.connection.orders.outcome(id, future.result())
                 self._n_undone = 0
+                self._n_alone -= flight.alone
                 return [outcome]
         if self.connection.client.status != "running":
             return [Outcome(id, Kind.ENGINE_DOWN, reason="the Dask scheduler is gone")]
         error = future.exception() if future.status == "error" else None
         if isinstance(error, KilledWorker):
+            self._n_alone -= flight.alone
             return [Outcome(id, Kind.LOST, reason=f"Dask lost {error.last_worker.address} and others with this task")]
-        if error is not None and not _lost_data(error):
+        if error is not None and not is_lost_data(error):
             return [Outcome(id, Kind.ENGINE_DOWN, reason=f"a worker of Dask cannot run fourfold: {error!r}")]
+        return [self._lost(id, flight, had_company)]
+
+    def _lost(self, id: int, flight: Flight, had_company: bool) -> Outcome:
+        """What Dask had for this ticket went with a worker."""
+        self._store_again(flight)
+        if not flight.was_whole:
+            if self._cannot_since and time.monotonic() - self._cannot_since > PROBE_S:
+                reason = "the Dask cluster has lost the workers that kept the function, and no other one keeps it"
+                return Outcome(id, Kind.ENGINE_DOWN, reason=reason)
+            return Outcome(id, Kind.COLLATERAL)
         was_alone = not self._flying and not had_company
         self._in_company.update(self._flying)  # what they lost together is heard of one by one, and the last one was not alone
         self._n_undone += 1
         if self._n_undone > UNDONE_IN_A_ROW:
             reason = "Dask lost the function or its results again and again: does it fit into the memory of a worker?"
-            return [Outcome(id, Kind.ENGINE_DOWN, reason=reason)]
-        with contextlib.suppress(Exception):  # when no worker is there to keep it, the next one that comes back tries again
-            self._store_again()
+            return Outcome(id, Kind.ENGINE_DOWN, reason=reason)
         if was_alone:
             # Nobody else can have been too much for the worker. Told of as undone, it would take one worker after the other.
             reason = "Dask lost the worker that ran it: was its result too large for --memory-limit?"
-            return [Outcome(id, Kind.LOST, reason=reason)]
-        return [Outcome(id, Kind.COLLATERAL)]
+            return Outcome(id, Kind.LOST, reason=reason)
+        if flight.is_later and not flight.alone:
+            self._n_alone += 1
+        return Outcome(id, Kind.COLLATERAL)
 
-    def _store_again(self) -> None:
-        """What was stored on a worker that is gone is gone: Dask does not make it anew."""
-        for key, program in self._programs.items():
-            if program.place.status != "finished":
-                self._programs[key] = program._replace(place=self.connection.scatter(self._contents[key]))
-        self.connection.restore()
+    def _store_again(self, flight: Flight) -> None:
+        """What was stored on a worker that is gone is gone: Dask does not make it anew.
+
+        Whatever is said of it: word of its loss may come later than that of the task. When no worker is there to keep it, the
+        next ticket that comes back tries again, but none that comes with this one: each would wait as long.
+        """
+        there, key = self.connection, flight.key
+        if self._cannot_store:
+            return
+        try:
+            if flight.program is self._programs.get(key):
+                self._programs[key] = flight.program._replace(place=there.scatter(*self._contents[key]))
+                self._was_lost = True
+            if flight.cargo is not None and flight.cargo is there.cargo:
+                (there.cargo,) = there.scatter(there.orders.cargo)
+        except Exception:
+            self._cannot_store, self._cannot_since = True, self._cannot_since or time.monotonic()
+            with contextlib.suppress(Exception):
+                self._asked = self._asked or there.ask(there.orders)
+        else:
+            self._cannot_since, self._asked = 0.0, None
 
     def cancel(self, ids: Collection[int] | None = None, *, hard: bool = False) -> None:
         """Tell the workers to end these orders: between items, or with the process that runs them when `hard`."""
-        names = [name for id, (_, name) in self._flying.items() if ids is None or id in ids]
+        held, self._held = self._held, deque()
+        for ticket in held:
+            if ids is None or ticket.id in ids:
+                self._cancelled.append(Outcome(ticket.id, Kind.CANCELLED))
+            else:
+                self._held.append(ticket)
+        names = [flight.name for id, flight in self._flying.items() if ids is None or id in ids]
         if names:
             stop(self.connection.client, names, hard=hard)
 
@@ -218,13 +277,12 @@ class Dask(OnConnection):
         with contextlib.suppress(Exception):
             if self._flying:
                 self.cancel(hard=True)
-                self.connection.client.cancel([future for future, _ in self._flying.values()], force=True)
+                self.connection.client.cancel([flight.future for flight in self._flying.values()], force=True)
         self._flying.clear()
+        self._held.clear()
+        self._cancelled.clear()
         self._in_company.clear()
         self._arrived = queue.SimpleQueue()
         self._programs.clear()
         self._contents.clear()
-
-
-def _lost_data(error: BaseException) -> bool:
-    return type(error).__name__ in ("FutureCancelledError", "CancelledError", "FuturesCancelledError")
+        self._asked = None

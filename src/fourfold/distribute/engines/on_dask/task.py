@@ -17,12 +17,12 @@ def make_task(entry: Callable[..., Any]) -> Callable[..., Any]:
             return entry(version, cargo, None)
         order, payload, program = work
         reply = entry(version, cargo, lambda: cargo_bytes, order, payload, lambda: program)
-        if isinstance(reply, str) or reply[1] is None:
+        if isinstance(reply, str) or reply["data"] is None:
             return reply
         import distributed
 
         worker = distributed.get_worker()
-        limit, size = worker.memory_manager.memory_limit, sum(memoryview(part).nbytes for part in reply[1])
+        limit, size = worker.memory_manager.memory_limit, sum(memoryview(part).nbytes for part in reply["data"])
         # It is here twice, as it came and as it goes. Dask ends a worker that is too large, and all that it holds is lost.
         # A small one makes no difference: then something else fills the worker.
         needs, has = 2 * size, worker.monitor.get_process_memory()
@@ -31,8 +31,8 @@ def make_task(entry: Callable[..., Any]) -> Callable[..., Any]:
                 f"its result of {size >> 20} MiB does not fit into the memory of a Dask worker, of {int(limit) >> 20} MiB: "
                 "let items return less, or start workers with a larger --memory-limit"
             )
-            return (3, None, None, reason, *reply[4:])
+            return {**reply, "kind": 3, "data": None, "running": None, "reason": reason}
         # Dask pickles some results by protocol 4, which has no buffers.
-        return (reply[0], tuple(bytes(memoryview(part)) for part in reply[1]), *reply[2:])
+        return {**reply, "data": tuple(bytes(memoryview(part)) for part in reply["data"])}
 
     return fourfold_chunk
