@@ -97,6 +97,26 @@ def test_an_item_that_takes_its_machine_along_is_the_only_one_that_fails(cluster
     assert results.failures[0].attempts == 2, "what went with the machine was taken for the death of another item"
 
 
+@pytest.mark.slow
+def test_items_that_each_take_their_machine_along_are_found_though_they_run_at_the_same_time(cluster: Cluster):
+    if cluster.kind != "dask" or not cluster.hosts():
+        pytest.skip("only of Dask, and where machines come back: what both machines kept is lost with them")
+
+    def fn(x):
+        if x in (7, 8):
+            above = psutil.Process().parents()
+            next(each for each in above if "multiprocessing.spawn" in " ".join(each.cmdline())).kill()
+            time.sleep(60)
+        return x * 2
+
+    try:
+        results = ff.map(fn, range(16), engine=cluster.engine(), chunk=1, on_error="collect")
+    finally:
+        cluster.mend()
+    assert [x for x, result in enumerate(results) if result != x * 2] == [7, 8]
+    assert [type(failure.error) for failure in results.failures] == [WorkerLost, WorkerLost]
+
+
 def test_a_dask_that_is_started_here_has_another_worker_in_the_place_of_one_that_it_lost(cluster: Cluster, monkeypatch):
     if cluster.kind != "dask":
         pytest.skip("only Dask counts its machines")
