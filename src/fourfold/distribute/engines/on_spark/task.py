@@ -35,7 +35,7 @@ def make_task(entry: Callable[..., Any], version: str) -> Callable[..., Any]:
                     return entry(version, "", None)
                 order, payload, program, idempotent = work[i]
                 if not idempotent and context is not None and context.attemptNumber():
-                    return (3, None, None, "Spark lost its first attempt, or took it for slow", "", "", False, (), ())
+                    return {"kind": 3, "reason": "Spark lost its first attempt, or took it for slow"}
                 if not isinstance(payload, tuple):
                     payload = pickle.loads(take(payload))
                 return entry(version, cargo_name, lambda: take(cargo), order, payload, lambda: pickle.loads(take(program)))
