@@ -19,6 +19,7 @@ import fourfold as ff
 import fourfold.site as site
 from fourfold.call import Call
 from fourfold.distribute import orders as orders_module
+from fourfold.distribute.cargo import make_entry
 from fourfold.distribute.engines.on_ray.head import LOOK_S, SILENT_S, Head
 from fourfold.distribute.orders import DOWN_IN_A_ROW, DOWN_S, Orders, Stored, parts_of
 from fourfold.engines import Ray, Spark
@@ -49,6 +50,16 @@ def test_all_that_a_worker_knows_of_a_ticket_reaches_the_driver() -> None:
     assert all(told._asdict().values()), "each differs from what it is by itself"
     known = Orders(VERSION, ()).outcome(7, pickle.loads(pickle.dumps(site._reply(told), protocol=5)))
     assert plain(known) == plain(told)
+
+
+def test_a_machine_that_cannot_unpack_what_travels_along_is_named_in_a_reply_like_any_other() -> None:
+    def no_room() -> bytes:
+        raise OSError("no room")
+
+    answer = make_entry()(VERSION, "cargo-that-nobody-has", no_room, b"an order")
+    outcome = Orders(VERSION, ()).outcome(3, pickle.loads(pickle.dumps(answer)))
+    assert (outcome.id, outcome.kind, outcome.worker) == (3, Kind.COLLATERAL, socket.gethostname())
+    assert outcome.reason == f"{socket.gethostname()} cannot run items: OSError: no room"
 
 
 def plain(outcome: Outcome) -> Outcome:

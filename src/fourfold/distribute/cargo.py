@@ -136,7 +136,7 @@ def make_entry() -> Callable[..., Any]:
             import socket
 
             where = socket.gethostname()
-            return 6, None, None, f"{where} cannot run items: {type(error).__name__}: {error}", where, "", False, (), ()
+            return {"kind": 6, "reason": f"{where} cannot run items: {type(error).__name__}: {error}", "worker": where}
 
     def prepare_and_do(version: str, cargo: str, fetch_cargo: Callable[[], bytes], *work: Any) -> Any:
         import contextlib
