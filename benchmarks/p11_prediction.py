@@ -226,7 +226,7 @@ def _ray(workers: int) -> Iterator[Call]:
     import ray
 
     # One more than there are: what calls the model holds its own for good, and the tasks that read would wait for ever.
-    ray.init(num_cpus=workers + 1, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=workers + 1, include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
 
     def call(job: Job, out: str) -> None:

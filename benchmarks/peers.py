@@ -97,6 +97,7 @@ def ray_cluster(workers: int) -> Iterator[Mapper]:
     import ray
 
     ray.init(
+        "local",  # and not the one that somebody has started here
         num_cpus=workers,
         include_dashboard=False,
         log_to_driver=False,

@@ -19,8 +19,9 @@ its rows. In 128 pieces the features of 337,000 flights took twice the processor
 third more. Fewer: workers have nothing to do. More: these milliseconds are all that they do."""
 
 FULL_ROWS, FULL_BYTES = 20_000, 4 << 20
-"""What fills a piece, of rows or of lines: more at once makes no step faster. Where the user wants calls of a few rows, CALLS
-of them. Smaller: more pieces of small sources. Larger: fewer of sources that are large enough for many."""
+"""What fills a piece: more at once makes few steps faster. Where the user wants calls of a few rows, CALLS of them. Smaller:
+more pieces of small sources, and dear calls: a forest of 100 trees took 8.6 s for a million rows in pieces of 8,000, where
+50,000 at once take 6.3. Larger: fewer pieces of sources that are large enough for many."""
 
 MIN_ROWS, MAX_ROWS = 256, 1 << 20
 """Rows of a piece; fewer than the least, where calls of a few rows are wanted. Smaller least: a small table becomes many
@@ -95,6 +96,11 @@ class TableSource(Protocol):
 
     def place(self, piece: Piece, row: int) -> tuple[str, int]:
         """The file of a row of a piece, and the row's number in it, from 0 on. Called only for rows that failed."""
+
+
+def full_bytes(full_rows: int) -> int:
+    """How many bytes are enough for a piece for which so many rows are; 0 where few rows are wanted, whatever their bytes."""
+    return FULL_BYTES if full_rows >= FULL_ROWS else 0
 
 
 def share(total: int, least: int, most: int, full: int = 0) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fourfold.data.pieces import FULL_ROWS, MAX_BYTES, MAX_ROWS, MIN_BYTES, MIN_ROWS, Piece, share
+from fourfold.data.pieces import FULL_ROWS, MAX_BYTES, MAX_ROWS, MIN_BYTES, MIN_ROWS, Piece, full_bytes, share
 
 
 class InMemory:
@@ -24,7 +24,7 @@ class InMemory:
         row_bytes = max(1, self._table.nbytes // n_rows)
         rows = min(
             share(n_rows, least_rows, MAX_ROWS, full_rows),
-            max(1, share(self._table.nbytes, MIN_BYTES, MAX_BYTES) // row_bytes),
+            max(1, share(self._table.nbytes, MIN_BYTES, MAX_BYTES, full_bytes(full_rows)) // row_bytes),
         )
         return [
             Piece(number, "", (first, min(first + rows, n_rows)), first=first)

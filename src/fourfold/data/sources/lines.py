@@ -16,7 +16,7 @@ from typing import IO, Any, cast
 from fourfold.addresses import Credentials
 from fourfold.data.files import DataFile, lives_here, opened
 from fourfold.data.keys import columns_of, files_that_match, filled
-from fourfold.data.pieces import FULL_BYTES, FULL_ROWS, MAX_BYTES, MIN_BYTES, MIN_ROWS, Piece, share
+from fourfold.data.pieces import FULL_ROWS, MAX_BYTES, MIN_BYTES, MIN_ROWS, Piece, full_bytes, share
 from fourfold.data.quotes import last_row_end, row_end
 from fourfold.data.schema import SchemaConflict, check_declared, types_of_files
 from fourfold.data.text import BOM, TEXT, Dialect, header_of, parse_csv, parse_jsonl, parse_text, unfit_column
@@ -162,8 +162,7 @@ class Lines:
     def pieces(self, least_rows: int = MIN_ROWS, full_rows: int = FULL_ROWS, where: Any = None) -> Iterator[Piece]:
         """Ranges of bytes, in order, whatever the rows: nobody has counted them."""
         files = files_that_match(self._files, self._keys, where, self.schema)
-        full = FULL_BYTES if full_rows >= FULL_ROWS else 0
-        size = share(sum(file.size_bytes for file in files), MIN_BYTES, MAX_BYTES, full)
+        size = share(sum(file.size_bytes for file in files), MIN_BYTES, MAX_BYTES, full_bytes(full_rows))
         number, starts = 0, {file.path: start for file, start in zip(self._files, self._starts, strict=True)}
         for file in files:
             start, header = starts[file.path]

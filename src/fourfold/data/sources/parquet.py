@@ -10,7 +10,7 @@ from typing import Any
 from fourfold.addresses import Credentials
 from fourfold.data.files import DataFile, is_url, lives_here, opened
 from fourfold.data.keys import columns_of, files_that_match, filled, said_by
-from fourfold.data.pieces import FULL_ROWS, MAX_BYTES, MAX_ROWS, MIN_BYTES, MIN_ROWS, Piece, share
+from fourfold.data.pieces import FULL_ROWS, MAX_BYTES, MAX_ROWS, MIN_BYTES, MIN_ROWS, Piece, full_bytes, share
 from fourfold.data.predicates import columns_of_expression, speaks_of_ranges
 from fourfold.data.schema import SchemaConflict, check_declared, types_of_files
 from fourfold.errors import UnreadableInput
@@ -70,7 +70,7 @@ class Parquet:
             each for groups, flags in zip(self._groups, kept, strict=True) for each in itertools.compress(groups, flags)
         ]
         rows = share(sum(each for each, _ in amounts), least_rows, MAX_ROWS, full_rows)
-        size = share(sum(each for _, each in amounts), MIN_BYTES, MAX_BYTES)
+        size = share(sum(each for _, each in amounts), MIN_BYTES, MAX_BYTES, full_bytes(full_rows))
         pieces: list[Piece] = []
         before = 0
         for file, groups, flags in zip(self._files, self._groups, kept, strict=True):
