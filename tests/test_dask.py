@@ -112,7 +112,8 @@ def test_a_task_that_is_lost_while_no_other_is_there_has_lost_its_worker() -> No
     assert kinds(engine_with(task), (0, task)) == [Kind.LOST]
 
 
-def test_two_items_that_are_lost_together_again_run_one_by_one_and_each_is_found() -> None:
+def after_two_losses_together() -> tuple[Client, Dask]:
+    """An engine whose tickets were lost two at a time, and that twice."""
     client = Client()
     engine = engine_with(client=client)
     for ids in ((0, 1), (2, 3)):
@@ -120,6 +121,11 @@ def test_two_items_that_are_lost_together_again_run_one_by_one_and_each_is_found
         for task in client.sent[-2:]:
             task.end("cancelled")
         assert told(engine) == [(id, Kind.COLLATERAL) for id in ids]
+    return client, engine
+
+
+def test_two_items_that_are_lost_together_again_run_one_by_one_and_each_is_found() -> None:
+    client, engine = after_two_losses_together()
     engine.submit(tickets(4, 5))
     assert len(client.sent) == 5, "the other one waits"
     client.sent[-1].end("cancelled")
@@ -130,13 +136,7 @@ def test_two_items_that_are_lost_together_again_run_one_by_one_and_each_is_found
 
 
 def test_those_that_were_lost_together_again_for_no_fault_of_theirs_run_one_by_one_and_the_next_ones_together() -> None:
-    client = Client()
-    engine = engine_with(client=client)
-    for ids in ((0, 1), (2, 3)):
-        engine.submit(tickets(*ids))
-        for task in client.sent[-2:]:
-            task.end("cancelled")
-        told(engine)
+    client, engine = after_two_losses_together()
     engine.submit(tickets(4, 5, 6, 7))
     for id in (4, 5):
         assert len(client.sent) == id + 1
