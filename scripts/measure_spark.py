@@ -1,6 +1,6 @@
 """What Spark itself costs and does on this machine, as the second table in docs/engines.md.
 
-python scripts/measure_spark.py [jobs reuse cluster connect.jobs connect.reuse connect.cluster java]
+python scripts/measure_spark.py [jobs reuse cluster threads connect.jobs connect.reuse connect.cluster connect.threads java]
 """
 
 import contextlib
@@ -112,7 +112,6 @@ def cluster(is_remote: bool) -> None:
     frame = spark.range(1 << 16).select(functions.spark_partition_id().alias("number")).distinct()
     until(lambda: frame.count() == 2, 30)
     print(f"partitions of a range without a number, two executors of one core\t{frame.count()}", flush=True)
-    print(f"`OMP_NUM_THREADS` of a task that takes 2 cores\t{threads_of_a_task(is_remote)}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         data = os.urandom(SIZE_BYTES)
         if is_remote:
@@ -194,15 +193,12 @@ def refusal(spark: Any) -> str:
     return "runs, and takes one"
 
 
-def threads_of_a_task(is_remote: bool) -> str:
-    """Measured in a process of its own: a process has one cluster."""
-    return one("threads", is_remote).strip()
-
-
 def threads(is_remote: bool) -> None:
+    """What a task that takes two cores is told of them."""
     # Without its cores Spark takes an executor for one of a single core, and the task would wait for ever.
     spark = session(is_remote, "local-cluster[1,2,1024]", {"spark.executor.memory": "512m", "spark.executor.cores": "2"})
-    print(arrow_job(spark, lambda: os.environ.get("OMP_NUM_THREADS"), profile_of_two_cores()))
+    n_threads = arrow_job(spark, lambda: os.environ.get("OMP_NUM_THREADS"), profile_of_two_cores())
+    print(f"`OMP_NUM_THREADS` of a task that takes 2 cores\t{n_threads}", flush=True)
 
 
 def size_of_the_file() -> int:
@@ -244,7 +240,7 @@ CASES = {"jobs": jobs, "reuse": reuse, "cluster": cluster, "java": java, "thread
 
 
 def one(name: str, is_remote: bool) -> str:
-    """What a process of its own says: a process has one Spark."""
+    """What a process of its own says: a process has one Spark, and one server of Connect."""
     command = [sys.executable, __file__, "one", name, "connect" if is_remote else "classic"]
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 
@@ -267,5 +263,5 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["one"]:
         CASES[sys.argv[2]](sys.argv[3] == "connect")
     else:
-        usual = ["jobs", "connect.jobs", "reuse", "connect.reuse", "cluster", "connect.cluster", "java"]
-        main(sys.argv[1:] or usual)
+        both = [f"{where}{case}" for case in ("jobs", "reuse", "cluster", "threads") for where in ("", "connect.")]
+        main(sys.argv[1:] or [*both, "java"])

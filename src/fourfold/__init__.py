@@ -32,6 +32,7 @@ _WHERE = {
     "errors": "",
     "imap": "compose",
     "map": "compose",
+    "recipe": "workloads.fit.registry",
     "reduce": "compose",
     "rng": "execute.current",
     "scan": "workloads.scan",
@@ -51,6 +52,7 @@ __all__ = [
     "errors",
     "imap",
     "map",
+    "recipe",
     "reduce",
     "rng",
     "scan",
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
     from fourfold.options import Options, using
     from fourfold.records import Failure, Report
     from fourfold.workloads.dataset import Dataset
+    from fourfold.workloads.fit.registry import recipe
     from fourfold.workloads.scan import scan
 
 

@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -48,6 +48,7 @@ class Run:
         name: What is done, for messages.
         is_stream: What comes of pieces is wanted in order, and cannot be held until the end.
         to: The URL or folder that workers write to, "" for none.
+        pieces: None for all of the plan, or those that are run.
 
     Raises:
         OptionError: An option cannot be used here, or a file of a model; before anything starts.
@@ -55,11 +56,19 @@ class Run:
     """
 
     def __init__(
-        self, plan: Plan, gather: Gather, options: Mapping[str, Any], name: str, is_stream: bool = False, to: str = ""
+        self,
+        plan: Plan,
+        gather: Gather,
+        options: Mapping[str, Any],
+        name: str,
+        is_stream: bool = False,
+        to: str = "",
+        pieces: Sequence[Piece] | None = None,
     ) -> None:
         self._settings = _with_own_folder(_where_workers_see(resolve(options), plan.source.only_here or lives_here(to)))
         _check_fit(self._settings)
         self._plan, self.gather, self._name, self._is_stream = plan, gather, name, is_stream
+        self._pieces = pieces
         self._policy = Policy(self._settings.on_error == "raise", self._settings.retries, self._settings.retry_on)
         self.failures: list[FailedRow] = []
         self.n_rows = 0
@@ -114,7 +123,7 @@ class Run:
             self._look_at_models()
         elif self.is_elsewhere:
             self._tell_models_apart()
-        pieces = list(self._plan.pieces())
+        pieces = list(self._plan.pieces() if self._pieces is None else self._pieces)
         call = self._call(pieces, self.gather, self._policy, self._settings.run)
         with call.used_by(), closing(self._pieces_of(call, pieces)) as done:
             yield done

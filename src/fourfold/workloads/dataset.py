@@ -13,6 +13,7 @@ from fourfold.data.work import Count, Tables
 from fourfold.errors import OptionError, UnwritableValue
 from fourfold.options import Options
 from fourfold.workloads.describe import Describe, described
+from fourfold.workloads.fit.fitting import fitted as fitted_to
 from fourfold.workloads.steps import batch_rows, drawn, filtered, mapped, predicted, selected, transformed
 
 if TYPE_CHECKING:
@@ -221,6 +222,42 @@ class Dataset:
 
     def _with(self, step: Step) -> "Dataset":
         return Dataset(self._plan.with_step(step))
+
+    # ---- training ----------------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        estimator: Any,
+        target: str | None = None,
+        features: Sequence[str] | None = None,
+        weight: str | None = None,
+        **options: Unpack[Options],
+    ) -> Any:
+        """Fit an estimator of scikit-learn to all rows, in parallel; no more of them are in memory than the workers look at.
+
+        Args:
+            estimator: One that has a recipe, or a Pipeline, ColumnTransformer or FeatureUnion of such. It is fitted itself.
+            target: The column that it learns to predict; None when it needs none.
+            features: The columns that it learns from; None for all but target and weight.
+            weight: A column of weights, one per row. Of a Pipeline the last step takes them.
+            **options: See `fourfold.Options`.
+
+        Returns:
+            The estimator: the same as its own `fit` makes of all rows, up to the last digits of sums.
+
+        Raises:
+            OptionError: There is no recipe for its class, or a column is not there; before anything runs.
+            ValueError: The rows cannot be fitted to: a NaN where it takes none, a target of one class.
+
+        Guarantees: the same bits for any number of workers, and any engine.
+
+        Example:
+            >>> import fourfold as ff
+            >>> from sklearn.preprocessing import MinMaxScaler
+            >>> ff.scan([{"x": 1.0}, {"x": 5.0}, {"x": 3.0}]).fit(MinMaxScaler()).data_max_.tolist()
+            [5.0]
+        """
+        return fitted_to(self._plan, estimator, target, features, weight, options)
 
     # ---- results -----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,1 @@
+"""Recipes, one file per family of estimators: see `fourfold.workloads.fit.contract`."""

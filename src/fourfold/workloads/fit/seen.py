@@ -1,0 +1,111 @@
+"""Rows as an estimator sees them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from fourfold.data.sparse import matrix_of, sparse_columns
+from fourfold.workloads.fit.contract import About, Rows
+
+
+class Features:
+    """Makes rows of a table: the first thing that is done with one.
+
+    Args:
+        features: Columns of X.
+        target: The column of y; None for none.
+        weight: The column of weights; None for none.
+        is_text: The only feature is given as an array of texts.
+    """
+
+    def __init__(self, features: Sequence[str], target: str | None, weight: str | None, is_text: bool = False) -> None:
+        self.features, self.target, self.weight, self.is_text = list(features), target, weight, is_text
+
+    def __call__(self, table: Any) -> Rows:
+        """The rows of an Arrow table."""
+        import numpy as np
+
+        y = None if self.target is None else table.column(self.target).to_pandas().to_numpy()
+        weight = None if self.weight is None else np.asarray(table.column(self.weight).to_numpy(), np.float64)
+        return Rows(self._features_of(table), y, weight)
+
+    def _features_of(self, table: Any) -> Any:
+        if self.is_text:
+            return table.column(self.features[0]).to_pandas().to_numpy()
+        if sparse_columns(table.select(self.features).schema):
+            return matrix_of(table, self.features)
+        return table.select(self.features).to_pandas()
+
+    def about(self, schema: Any) -> About:
+        """What is known before a row is read, of a table with this schema."""
+        has_target, has_weight = self.target is not None, self.weight is not None
+        if self.is_text:
+            return About(None, None, False, has_target, has_weight)
+        chosen = [schema.field(name) for name in self.features]
+        if sparse_columns(chosen):
+            return About(None, sum(field.type.width for field in chosen), True, has_target, has_weight)
+        import pyarrow as pa
+
+        return About(pa.schema(chosen).empty_table().to_pandas(), len(chosen), False, has_target, has_weight)
+
+
+class ByTransform:
+    """What a fitted transformer makes of rows."""
+
+    def __init__(self, fitted: Any) -> None:
+        self.fitted = fitted
+
+    def __call__(self, rows: Rows) -> Rows:
+        return rows._replace(X=self.fitted.transform(rows.X))
+
+
+class Numbers:
+    """A DataFrame as an array of float64. Arrays and sparse matrices stay as they are, but for their type.
+
+    Args:
+        takes_nan: NaN is a value like others, and stands for what is missing.
+    """
+
+    def __init__(self, takes_nan: bool) -> None:
+        self.takes_nan = takes_nan
+
+    def __call__(self, rows: Rows) -> Rows:
+        import numpy as np
+
+        X, names = rows.X, getattr(rows.X, "columns", None)
+        if hasattr(X, "tocsr"):
+            X = X.tocsr().astype(np.float64, copy=False)
+        else:
+            X = _floats(X)
+        values = X.data if hasattr(X, "tocsr") else X
+        bad = ~np.isfinite(values) if not self.takes_nan else np.isinf(values)
+        if bad.any():
+            raise ValueError(_complaint(X, bad, names))
+        return rows._replace(X=X)
+
+
+def _floats(X: Any) -> Any:
+    import numpy as np
+
+    try:
+        return X.to_numpy(dtype=np.float64, na_value=np.nan) if hasattr(X, "columns") else np.asarray(X, np.float64)
+    except (TypeError, ValueError):
+        for name in getattr(X, "columns", ()):
+            try:
+                X[name].to_numpy(dtype=np.float64, na_value=np.nan)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"column {name!r} is {X[name].dtype}, and numbers are taken: {error}") from None
+        raise
+
+
+def _complaint(X: Any, bad: Any, names: Any) -> str:
+    import numpy as np
+
+    if hasattr(X, "tocsr"):
+        place = int(np.flatnonzero(bad)[0])
+        row, at = int(np.searchsorted(X.indptr, place, side="right")) - 1, int(X.indices[place])
+        value = X.data[place]
+    else:
+        row, at = (int(each[0]) for each in np.nonzero(bad))
+        value = X[row, at]
+    column = repr(names[at]) if names is not None else f"number {at}"
+    return f"column {column} is {value} in row {row} of the batch, and this estimator takes finite numbers"
