@@ -11,7 +11,7 @@ What it yields may be a list of passes: then all are done at once, and a list of
 """
 
 from collections.abc import Callable, Generator
-from typing import Any, NamedTuple, Protocol, Union
+from typing import Any, NamedTuple, Protocol
 
 
 class Rows(NamedTuple):
@@ -73,8 +73,8 @@ class Pass(NamedTuple):
     Attributes:
         aggregator: What is wanted.
         seen: What is done with the rows before; the first one is done first.
-        keep: The same rows, seen the same way, will be looked at again: each machine keeps what it has made of them, which must
-            be an array or a csr matrix. Rows are read again where nobody has kept them.
+        keep: The same rows, seen the same way, will be looked at again: each machine keeps what it has made of them, which is
+            to be an array or a csr matrix. Rows are read again where nobody has kept them.
     """
 
     aggregator: Aggregator
@@ -105,7 +105,7 @@ class About(NamedTuple):
         return None if self.example is None else [str(name) for name in self.example.columns]
 
 
-Fit = Generator[Union[Pass, list[Pass]], Any, Any]
+Fit = Generator[Pass | list[Pass], Any, Any]
 """A recipe at work. It ends with the fitted estimator, or with a `Trained`."""
 
 Recipe = Callable[[Any, About], Fit]

@@ -3,7 +3,7 @@
     Gather.fold   in a worker: tables of a piece ──Features──> Rows ──seen──> Rows ──fold, combine──> one state per pass
     Passes.run    here: states of pieces ──combine, by the tree over their places──> finish
 
-Rows that a recipe wants again are kept where they were made; the next pass asks for those first, and reads only what nobody has.
+Rows that a recipe wants again are kept where they were made; the next pass asks for those first, and reads what nobody has.
 """
 
 import operator
@@ -68,7 +68,7 @@ class Gather:
                     self._kept.keep(piece.number, view, n_batches, seen)
                 states[at] = _folded(self._wanted.passes[at], states[at], seen)
             n_batches += 1
-        for view in {*self._wanted.views} - {None}:
+        for view in {each for each in self._wanted.views if each is not None}:
             self._kept.kept(piece.number, view, n_batches)
         return Part(n_rows, states)
 

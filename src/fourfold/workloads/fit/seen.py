@@ -72,10 +72,7 @@ class Numbers:
         import numpy as np
 
         X, names = rows.X, getattr(rows.X, "columns", None)
-        if hasattr(X, "tocsr"):
-            X = X.tocsr().astype(np.float64, copy=False)
-        else:
-            X = _floats(X)
+        X = X.tocsr().astype(np.float64, copy=False) if hasattr(X, "tocsr") else _floats(X)
         values = X.data if hasattr(X, "tocsr") else X
         bad = ~np.isfinite(values) if not self.takes_nan else np.isinf(values)
         if bad.any():
