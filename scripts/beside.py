@@ -64,6 +64,7 @@ class Lanes:
         self._printing = threading.Lock()
         self._stopped = threading.Event()
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._interrupted: set[str] = set()
         self._n_begun = 0
         self._errors: list[BaseException] = []
         self._over: list[Iterable[Part]] = []
@@ -108,7 +109,17 @@ class Lanes:
         """Wait until all lanes have ended. Not by `join`: when that is interrupted, the thread counts as ended (bpo-45274)."""
         deadline = time.monotonic() + patience_s
         while len(self._over) < self._n_begun and time.monotonic() < deadline:
+            if self._stopped.is_set():
+                self._interrupt_all()
             time.sleep(LOOK_S)
+
+    def _interrupt_all(self) -> None:
+        """Interrupt each part, once. One that was about to start when all was stopped comes later: look again."""
+        for mark, process in list(self._running.items()):
+            if mark not in self._interrupted:
+                self._interrupted.add(mark)
+                with contextlib.suppress(ProcessLookupError):
+                    process.send_signal(signal.SIGINT)
 
     def _run_part(self, part: Part) -> None:
         """Run it to its end, and note what is wrong with it."""
@@ -156,13 +167,11 @@ class Lanes:
         """End what runs: in good order, and when that takes too long, or at a second Ctrl-C, at once."""
         self._stopped.set()
         with contextlib.suppress(KeyboardInterrupt):
-            for process in list(self._running.values()):
-                with contextlib.suppress(ProcessLookupError):
-                    process.send_signal(signal.SIGINT)
             self._await_lanes(GRACE_S)
-        for mark in list(self._running):
-            end_all(mark, 0.0)
-        self._await_lanes()
+        while len(self._over) < self._n_begun:
+            for mark in list(self._running):
+                end_all(mark, 0.0)
+            time.sleep(LOOK_S)
 
 
 @contextlib.contextmanager

@@ -5,15 +5,18 @@ import io
 import os
 import re
 import signal
+import subprocess
 import sys
 import textwrap
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from cases import one_case_each
-from running import SCALE, started
+from running import SCALE, started, until
 
 SCRIPTS = str(Path(__file__).parents[1] / "scripts")
 sys.path.insert(0, SCRIPTS)
@@ -461,3 +464,33 @@ def test_an_interrupt_lets_parts_end_in_good_order_and_then_ends_all(
     assert re.search(r"^==== deaf ended with code (-9|137) ", ended.stdout, re.M)
     assert ended.stdout.endswith("all have ended\n")
     assert "never" not in "".join(said) + ended.stdout
+
+
+@pytest.mark.parametrize("grace_s", [60.0, 0.0])
+def test_a_part_that_is_about_to_start_when_all_is_stopped_is_stopped_too(
+    grace_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beside, "GRACE_S", grace_s)
+    out, waits = io.StringIO(), threading.Event()
+    heeds = f"trap 'exit 7' INT; touch {tmp_path}/there; while true; do sleep 0.01; done"
+    tests = Lanes([[sh("one", heeds if grace_s else "trap '' INT; " + heeds.partition(";")[2])]], out)
+    start, sleep = subprocess.Popen, time.sleep
+
+    def start_late(*given: Any, **named: Any) -> Any:
+        """It runs, and nobody knows of it until all that ran was stopped."""
+        process = start(*given, **named)
+        until((tmp_path / "there").exists, "the part runs")
+        os.kill(os.getpid(), signal.SIGINT)
+        assert waits.wait(20 * SCALE)
+        return process
+
+    def sleep_after_stop(seconds: float) -> None:
+        if tests._stopped.is_set():
+            waits.set()
+        sleep(seconds)
+
+    monkeypatch.setattr(beside.subprocess, "Popen", start_late)
+    monkeypatch.setattr(beside.time, "sleep", sleep_after_stop)
+    with pytest.raises(KeyboardInterrupt):
+        tests.run()
+    assert f"==== one ended with code {7 if grace_s else -9} " in out.getvalue()
