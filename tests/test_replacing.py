@@ -3,7 +3,7 @@
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from killer import is_killed_at
@@ -44,48 +44,49 @@ def left_in(folder: Path) -> list[str]:
     return sorted(name for name in os.listdir(folder) if name != "run")
 
 
-RUN = pytest.mark.parametrize("run", [{}, {"run": "run"}], ids=["not recorded", "recorded"])
-WHERE = pytest.mark.parametrize(
-    ("where", "n_rows"), [(OUT_IS_GONE, 3), (NEW_IS_THERE, 6)], ids=["out is gone", "new is there"]
-)
+class HalfReplaced(NamedTuple):
+    """An output that a call was about to replace when its driver was killed."""
+
+    where: str
+    n_rows: int
+    """Of the one that counts: what has not happened is undone, and what has is brought to its end."""
+    options: dict[str, Any]
+    """Those of the call."""
 
 
-@RUN
-@WHERE
-def test_clean_undoes_what_has_not_happened_and_ends_what_has(
-    where: str, n_rows: int, run: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(params=[{}, {"run": "run"}], ids=["not recorded", "recorded"])
+def options(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return dict(request.param)
+
+
+@pytest.fixture(params=[(OUT_IS_GONE, 3), (NEW_IS_THERE, 6)], ids=["out is gone", "new is there"])
+def half(
+    request: pytest.FixtureRequest, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> HalfReplaced:
     monkeypatch.chdir(tmp_path)
-    killed(tmp_path, where, **run)
+    where, n_rows = request.param
+    killed(tmp_path, where, **options)
+    return HalfReplaced(where, n_rows, options)
+
+
+def test_clean_undoes_what_has_not_happened_and_ends_what_has(half: HalfReplaced, tmp_path: Path) -> None:
     ended = CliRunner().invoke(app, ["clean", str(tmp_path)])
     assert ended.exit_code == 0, ended.output
     said = f"{tmp_path / 'out'} is there again: a run was killed while it replaced it"
-    assert (said in ended.output) == (where == OUT_IS_GONE)
-    assert n_rows_in(tmp_path) == n_rows
+    assert (said in ended.output) == (half.where == OUT_IS_GONE)
+    assert n_rows_in(tmp_path) == half.n_rows
     assert not [name for name in left_in(tmp_path) if ".whole" in name]
-    assert run or left_in(tmp_path) == ["out"]
+    assert half.options or left_in(tmp_path) == ["out"]
 
 
-@RUN
-@WHERE
-def test_the_next_call_that_may_not_overwrite_finds_the_output(
-    where: str, n_rows: int, run: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    killed(tmp_path, where, **run)
+def test_the_next_call_that_may_not_overwrite_finds_the_output(half: HalfReplaced, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="is there already"):
         write(tmp_path, 9)
-    assert n_rows_in(tmp_path) == n_rows
+    assert n_rows_in(tmp_path) == half.n_rows
 
 
-@RUN
-@WHERE
-def test_the_same_call_goes_on_and_leaves_nothing_of_both(
-    where: str, n_rows: int, run: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    killed(tmp_path, where, **run)
-    assert write(tmp_path, 6, overwrite=True, **run) == 6
+def test_the_same_call_goes_on_and_leaves_nothing_of_both(half: HalfReplaced, tmp_path: Path) -> None:
+    assert write(tmp_path, 6, overwrite=True, **half.options) == 6
     assert n_rows_in(tmp_path) == 6
     [*sweep(tmp_path)]
     assert left_in(tmp_path) == ["out"]
