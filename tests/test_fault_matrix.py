@@ -55,53 +55,50 @@ def costs_itself_at_most(bad, chunk, on_error):
 # ---- F23: descriptors
 
 
-def write_everywhere():
-    for fd in range(3, 40):
-        try:
-            os.write(fd, b"\xff" * 300)
-        except OSError:
-            continue
+def ways_to_spoil_descriptors():
+    """Made in a function, so that they travel by value: by name, each worker would import this file and all that tests need."""
 
+    def write_everywhere():
+        for fd in range(3, 40):
+            try:
+                os.write(fd, b"\xff" * 300)
+            except OSError:
+                continue
 
-def write_at_the_start_of_everything():
-    for fd in range(3, 40):
-        try:
-            os.pwrite(fd, b"\xff" * 4096, 0)
-        except OSError:
-            continue
+    def write_at_the_start_of_everything():
+        for fd in range(3, 40):
+            try:
+                os.pwrite(fd, b"\xff" * 4096, 0)
+            except OSError:
+                continue
 
+    def close_the_first_20():
+        os.closerange(0, 21)
 
-def close_the_first_20():
-    os.closerange(0, 21)
+    def close_all():
+        os.closerange(0, 4096)
 
+    def put_another_file_in_their_place():
+        null = os.open("/dev/null", os.O_RDWR)
+        for fd in range(3, 40):
+            if fd != null:
+                os.dup2(null, fd)
 
-def close_all():
-    os.closerange(0, 4096)
+    def close_the_standard_streams():
+        os.closerange(0, 3)
 
-
-def put_another_file_in_their_place():
-    null = os.open("/dev/null", os.O_RDWR)
-    for fd in range(3, 40):
-        if fd != null:
-            os.dup2(null, fd)
-
-
-def close_the_standard_streams():
-    os.closerange(0, 3)
-
-
-HARM = [
-    write_everywhere,
-    write_at_the_start_of_everything,
-    close_the_first_20,
-    close_all,
-    put_another_file_in_their_place,
-    close_the_standard_streams,
-]
+    return [
+        write_everywhere,
+        write_at_the_start_of_everything,
+        close_the_first_20,
+        close_all,
+        put_another_file_in_their_place,
+        close_the_standard_streams,
+    ]
 
 
 @fault("F23")
-@pytest.mark.parametrize("harm", HARM)
+@pytest.mark.parametrize("harm", ways_to_spoil_descriptors(), ids=lambda harm: harm.__name__)
 @pytest.mark.parametrize("chunk", [1, 50])
 @pytest.mark.parametrize("on_error", ["raise", "collect"])
 def test_an_item_that_spoils_descriptors_costs_itself_at_most(harm, chunk, on_error):
