@@ -18,6 +18,7 @@ import pytest
 import fourfold as ff
 from fourfold.cli.resume import _type_again, is_map_command, own_words
 from fourfold.cli.runs import runs_command
+from fourfold.errors import RunError
 from fourfold.runs.story import story_of
 from fourfold.runs.upkeep import sweep
 
@@ -159,12 +160,13 @@ def test_a_run_of_an_interactive_session_says_what_to_do(tmp_path):
     subprocess.run([sys.executable, "-"], cwd=tmp_path, input=text, text=True, capture_output=True, check=False)
     told = "fourfold: run was made in an interactive session: now make the same call again, with run='run'\n"
     done = fourfold(tmp_path, "resume", "run")
-    assert (done.returncode, done.stderr) == (0, told)
+    assert (done.returncode, done.stderr) == (1, told), "who waits for its end must see that it does not go on"
     other = text.replace("int", "lambda x: int(x) if x != 'x' else 0")
     again = [sys.executable, "-"]
     refused = subprocess.run(again, cwd=tmp_path, input=other, text=True, capture_output=True, check=False)
     assert "RunChanged" in refused.stderr
-    assert fourfold(tmp_path, "resume", "run", "--accept-changes").returncode == 0
+    done = fourfold(tmp_path, "resume", "run", "--accept-changes")
+    assert (done.returncode, done.stderr) == (1, f"fourfold: run: what was recorded is kept, whatever has changed\n{told}")
     accepted = subprocess.run(again, cwd=tmp_path, input=other, text=True, capture_output=True, check=False)
     assert (accepted.returncode, accepted.stderr) == (0, "")
 
@@ -203,7 +205,8 @@ def test_a_run_of_standard_input_says_which_command_to_type(tmp_path):
     assert done.returncode == 1
     words = "fourfold map builtins:int - --format text -o out.csv --on-error raise --run run"
     told = f"run was made from standard input, which is gone: type its command again, in {tmp_path}: {words}"
-    assert fourfold(tmp_path, "resume", "run").stderr == f"fourfold: {told}\n"
+    done = fourfold(tmp_path, "resume", "run")
+    assert (done.returncode, done.stderr) == (1, f"fourfold: {told}\n")
 
 
 def of_map(tmp_path, **facts):
@@ -213,12 +216,13 @@ def of_map(tmp_path, **facts):
     return dataclasses.replace(story_of(tmp_path / "run"), **{"command": command, "working_folder": str(tmp_path), **facts})
 
 
-def test_a_run_whose_folder_is_gone_says_to_make_it_first(tmp_path, capsys):
+def test_a_run_whose_folder_is_gone_says_to_make_it_first(tmp_path):
     gone = str(tmp_path / "gone")
-    _type_again(of_map(tmp_path, working_folder=gone, state="failed"))
+    with pytest.raises(RunError) as caught:
+        _type_again(of_map(tmp_path, working_folder=gone, state="failed"))
     words = "fourfold map m:f in.csv -o out.csv --run run"
-    told = f"was made in {gone}, which is gone: make that folder again, and type its command again, in {gone}: {words}\n"
-    assert capsys.readouterr().err == f"fourfold: {tmp_path / 'run'} {told}"
+    told = f"was made in {gone}, which is gone: make that folder again, and type its command again, in {gone}: {words}"
+    assert str(caught.value) == f"{tmp_path / 'run'} {told}"
 
 
 @pytest.mark.parametrize(("state", "end"), [("done", "--run run --overwrite\n"), ("failed", "--run run\n")])
@@ -232,9 +236,13 @@ def test_a_command_whose_output_is_there_is_told_with_the_option_that_replaces_i
     story = of_map(tmp_path, state=state)
     if is_typed_by == "you":
         story = dataclasses.replace(story, command=["-" if word == "in.csv" else word for word in story.command])
-    _type_again(story)
-    assert capsys.readouterr().err.endswith(end)
-    assert bool(typed) == (is_typed_by == "us")
+    told = ""
+    try:
+        _type_again(story)
+    except RunError as error:
+        told = f"{error}\n"
+    assert (told or capsys.readouterr().err).endswith(end)
+    assert (bool(typed), bool(told)) == ((True, False) if is_typed_by == "us" else (False, True))
 
 
 def test_replay_raises_what_was_raised_at_the_same_line(scored):

@@ -24,6 +24,7 @@ import pytest
 from running import SCALE, run_script, started, until
 
 import fourfold as ff
+from fourfold import seams
 from fourfold.errors import JournalCorrupt, JournalError, RunInUse, UntrustedRun
 from fourfold.execute.pickling import dump, dump_by_name
 from fourfold.replay import prepare_replay
@@ -592,6 +593,19 @@ def test_the_key_is_made_once_and_for_nobody_else(tmp_path, monkeypatch):
     assert seal.key_path().stat().st_size == 32
 
 
+@pytest.mark.parametrize("code", ["EPERM", "ENOTSUP", "ENOSYS"])
+def test_the_key_is_made_once_where_a_file_system_has_no_links(tmp_path, monkeypatch, code):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    seams.set_faults(f"key.link:*:{code}")
+    try:
+        name = seal.load_key().name
+    finally:
+        seams.set_faults("")
+    assert seal.load_key().name == name
+    made = {path.name: (stat.S_IMODE(path.stat().st_mode), path.stat().st_size) for path in (tmp_path / "fourfold").iterdir()}
+    assert made == {"key": (0o600, 32), ".key-lock": (0o600, 0)}
+
+
 def test_the_key_is_below_the_home_when_nothing_else_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     for nothing in ("", "relative"):
@@ -628,12 +642,16 @@ AT_ONCE = """
 """
 
 
-def test_processes_that_make_the_key_at_once_agree(tmp_path):
+@pytest.mark.parametrize(
+    ("faults", "n_rounds"), [("", 100), ("key.link:*:EPERM,key.rename:*:DELAY", 10)], ids=["links", "no links"]
+)
+def test_processes_that_make_the_key_at_once_agree(tmp_path, monkeypatch, faults, n_rounds):
+    monkeypatch.setenv("FOURFOLD_FAULT", faults)
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     with started(AT_ONCE, folder=tmp_path / "a") as one, started(AT_ONCE, folder=tmp_path / "b") as two:
         assert (one.read_line(), two.read_line()) == ("ready", "ready")
-        for number in range(100):
+        for number in range(n_rounds):
             for each in (one, two):
                 each.process.stdin.write(f"{tmp_path / str(number)}\n")
                 each.process.stdin.flush()

@@ -154,6 +154,7 @@ def test_a_run_keeps_no_option_that_may_be_a_secret_and_says_so_when_it_is_resum
     assert f"path={folder.parent / 'store'}" in shown
     resumed = fourfold("resume", "run", folder=folder)
     words = shlex.join(["fourfold", *RECORDED, *storage, NAME, "token=…", f"{NAME}=key=…"])
+    assert resumed.returncode == 1
     assert resumed.stderr == (
         f"fourfold: run was made with {NAME} token=… and {NAME} key=…, and no run keeps such values: type its command again, with "
         f"the values in place of …, in {folder}: {words}. A value that is the name of a variable, KEY=$NAME, need not be typed "

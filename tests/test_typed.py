@@ -111,9 +111,13 @@ def test_what_is_no_option_of_the_command_stays_as_it_is() -> None:
     assert as_typed("write it again, with overwrite=True") == "write it again, with --overwrite"
 
 
-def test_of_two_formats_nobody_knows_which_is_meant() -> None:
-    said(*PREDICT)
-    assert as_typed("format='x' is wrong, batch_size=0 too") == "format='x' is wrong, --batch-size 0 too"
+def test_of_two_formats_it_is_that_of_the_input_unless_it_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "in.dat").touch()
+    (tmp_path / "scorer.py").write_text("class Model:\n    def __call__(self, batch):\n        return [0] * len(batch)\n")
+    unknown = said(*["in.dat" if word == "in.parquet" else word for word in PREDICT])
+    assert "say what it holds: --format parquet, or another one of csv" in unknown
+    unwritten = said(*["scorer:Model" if word == "builtins:int" else word for word in PREDICT], "--write-format", "xlsx")
+    assert unwritten == "fourfold: --write-format xlsx cannot be written. Formats: parquet, csv, jsonl\n"
 
 
 def test_what_a_switch_says_that_is_off() -> None:

@@ -13,7 +13,7 @@ import typer
 
 from fourfold.addresses import without_secrets
 from fourfold.cli.exits import TracebackOption, one_line_errors, say
-from fourfold.errors import OptionError, RunInUse
+from fourfold.errors import OptionError, RunError, RunInUse
 
 if TYPE_CHECKING:
     from fourfold.runs.story import Story
@@ -100,10 +100,10 @@ def why_not_again(story: Story) -> str:
 
 
 def _type_again(story: Story) -> None:
+    """Raise RunError, which says what to type, where we cannot."""
     why_not = why_not_again(story)
     if why_not:
-        say(f"{story.folder} was made {why_not}: {_what_to_do(story)}")
-        return
+        raise RunError(f"{story.folder} was made {why_not}: {_what_to_do(story)}")
     command = _command_again(story)
     say(f"in {story.working_folder}: {without_secrets(shlex.join(command))}")
     os.chdir(story.working_folder)

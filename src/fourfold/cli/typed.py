@@ -13,6 +13,10 @@ import typer
 OTHER_NAMES = {"batch_format": "batch", "storage_options": "storage_option"}
 """Options of the library whose names are others on the command line."""
 
+WRITTEN = {"format": "write_format"}
+"""Options of what is read that have the same name in the library as those of what is written, and how these are called here.
+They are spoken of as what "cannot be written"."""
+
 OF_OTHERS = {"overwrite": "--overwrite"}
 """Options that errors of commands speak of which do not have them: it is another command that is to be typed."""
 
@@ -43,8 +47,9 @@ def as_typed(message: str) -> str:
 
     def typed(found: re.Match[str]) -> str:
         name, text = found[1], found[2]
-        option = _options.get(OTHER_NAMES.get(name, name))
-        if option is None or (name == "format" and "write_format" in _options):  # nobody knows of which it speaks
+        is_of_output = message.startswith(" cannot be written", found.end())
+        option = _options.get(WRITTEN.get(name, name) if is_of_output else OTHER_NAMES.get(name, name))
+        if option is None:
             return OF_OTHERS.get(name, found[0]) if text == "True" else found[0]
         return _typed(option, text) or found[0]
 

@@ -8,6 +8,8 @@ whoever changes bytes can change that as well.
 """
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -25,7 +27,10 @@ from fourfold.errors import JournalError, UntrustedRun
 VARIABLE = "FOURFOLD_KEY"
 """Of the environment: any text, from which the key is made. The same text elsewhere is the same key."""
 
-FOLDER, FILE = "fourfold", "key"
+FOLDER, FILE, LOCK = "fourfold", "key", ".key-lock"
+
+NO_LINKS = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
+"""What is said of a link by file systems that have none: FAT, CIFS, many in user space, and what a sandbox forbids."""
 
 KEY_BYTES = 32
 """Of randomness in a key. Fewer: it could be guessed. More: BLAKE2b takes up to 64, and 32 cannot be guessed either."""
@@ -239,7 +244,33 @@ def _make(folder: int) -> None:
             seams.hit("key.make")
             os.fsync(fd)  # a key that a loss of power takes away takes all runs with it
         seams.hit("key.make")
-        with contextlib.suppress(FileExistsError):
+        try:
+            seams.hit("key.link")
             os.link(name, FILE, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            _rename_unless_there(name, folder)
     finally:
-        os.unlink(name, dir_fd=folder)
+        with contextlib.suppress(FileNotFoundError):  # it is the key now
+            os.unlink(name, dir_fd=folder)
+
+
+def _rename_unless_there(name: str, folder: int) -> None:
+    """Make this file the key on a file system without links: of all that do so at once one holds the lock.
+
+    The lock is a file that stays: who removed it would let somebody in who has it open.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(LOCK, flags, 0o600, dir_fd=folder)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        try:
+            os.stat(FILE, dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            seams.hit("key.rename")
+            os.rename(name, FILE, src_dir_fd=folder, dst_dir_fd=folder)
+    finally:
+        os.close(fd)
