@@ -1,7 +1,8 @@
 """Which class of estimator has which recipe. A subclass has none of its own accord: its `fit` may do anything."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
+from inspect import signature
 from typing import Any
 
 from fourfold.errors import OptionError, OptionTypeError
@@ -47,7 +48,7 @@ def recipe_of(estimator: Any) -> Recipe:
     if found is not None:
         return found
     name = type(estimator).__name__
-    if type(estimator).__module__.partition(".")[0] == "sklearn" and name in OF_SKLEARN:
+    if is_of_sklearn(estimator, name) and name in OF_SKLEARN:
         module, _, function = OF_SKLEARN[name].partition(".")
         known: Recipe = getattr(import_module(f"fourfold.workloads.fit.recipes.{module}"), function)
         return known
@@ -57,6 +58,44 @@ def recipe_of(estimator: Any) -> Recipe:
         "fit_groups(…, by=) fits one model per group with its own fit; and rows that fit into memory, to_pandas() has for its "
         "own fit, with n_jobs=. ff.recipe adds a recipe of your own"
     )
+
+
+def check_fits(estimator: Any, has_target: bool, has_weight: bool) -> None:
+    """Check, before anything runs, that an estimator and all within it have recipes and what these need.
+
+    Raises:
+        OptionError: One has no recipe, or needs a target that is not given, or takes no weights.
+        OptionTypeError: One is no estimator.
+    """
+    recipe_of(estimator)
+    name = type(estimator).__name__
+    parts = list(parts_of(estimator))
+    for each, is_last in parts:
+        check_fits(each, has_target, has_weight and is_last)
+    if has_weight and not parts and "sample_weight" not in signature(estimator.fit).parameters:
+        raise OptionError(f"weight= is given, and {name} takes no weights: its fit has no sample_weight")
+    if has_weight and parts and not any(is_last for _, is_last in parts):
+        raise OptionError(f"weight= is given, and {name} takes no weights: they go to the last step of a Pipeline")
+    if not has_target and hasattr(estimator, "__sklearn_tags__") and estimator.__sklearn_tags__().target_tags.required:
+        raise OptionError(f"{name} learns to predict something, and nothing says what: name its column with target=")
+
+
+def parts_of(estimator: Any) -> Iterator[tuple[Any, bool]]:
+    """The estimators within one that is made of others, each with whether it is given the weights of rows."""
+    inside = ("passthrough", "drop", None)
+    for kind, within in (("Pipeline", "steps"), ("ColumnTransformer", "transformers"), ("FeatureUnion", "transformer_list")):
+        if is_of_sklearn(estimator, kind):
+            of = list(getattr(estimator, within))
+            for at, part in enumerate(of):
+                if not isinstance(part[1], str) and part[1] not in inside:
+                    yield part[1], kind == "Pipeline" and at == len(of) - 1
+    if is_of_sklearn(estimator, "ColumnTransformer") and estimator.remainder not in inside:
+        yield estimator.remainder, False
+
+
+def is_of_sklearn(estimator: Any, name: str) -> bool:
+    """Whether this is an instance of the class of scikit-learn with this name, and not of a subclass."""
+    return type(estimator).__name__ == name and type(estimator).__module__.partition(".")[0] == "sklearn"
 
 
 def fit_with(estimator: Any, about: About) -> Fit:
@@ -73,7 +112,7 @@ def fit_with(estimator: Any, about: About) -> Fit:
         vars(estimator).pop(name, None)
     ended = yield from found(estimator, about)
     fitted = ended.estimator if isinstance(ended, Trained) else ended
-    if about.n_features is not None:
+    if about.n_features is not None and not isinstance(getattr(type(fitted), "n_features_in_", None), property):
         fitted.n_features_in_ = about.n_features
         if about.names is not None:
             fitted.feature_names_in_ = np.asarray(about.names, dtype=object)
