@@ -9,7 +9,11 @@ from fourfold.errors import OptionError, OptionTypeError
 from fourfold.workloads.fit.contract import About, Fit, Recipe, Trained
 
 OF_SKLEARN = {
+    "ColumnTransformer": "composed.column_transformer",
+    "FeatureUnion": "composed.feature_union",
+    "FunctionTransformer": "composed.function_transformer",
     "MinMaxScaler": "scaling.min_max_scaler",
+    "Pipeline": "composed.pipeline",
 }
 """Classes of scikit-learn by name, and where the recipe is in `recipes/`: neither is imported before it is needed."""
 
@@ -106,7 +110,7 @@ def fit_with(estimator: Any, about: About) -> Fit:
     import numpy as np
 
     found = recipe_of(estimator)
-    if hasattr(estimator, "_validate_params"):
+    if hasattr(estimator, "_parameter_constraints"):  # of an estimator of somebody else there need be none
         estimator._validate_params()
     for name in ("feature_names_in_", "n_features_in_"):
         vars(estimator).pop(name, None)
