@@ -308,7 +308,7 @@ def test_what_scikit_learn_refuses_is_refused_in_its_words() -> None:
     rows = ff.scan(TABLE[NUMBERS])
     with pytest.raises(ValueError, match="1D data passed to a transformer that expects 2D data"):
         rows.fit(columns(("one", scaler(), "a")))
-    with pytest.raises(ValueError, match="Some column names are not columns of the dataframe: {'z'}"):
+    with pytest.raises(ValueError, match=r"Some column names are not columns of the dataframe: \{'z'\}"):
         rows.fit(columns(("one", scaler(), ["z"])))
     with pytest.raises(ValueError, match="Names provided are not unique"):
         rows.fit(Pipeline([("one", scaler()), ("one", scaler())]))
