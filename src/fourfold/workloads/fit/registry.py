@@ -8,7 +8,17 @@ from fourfold.errors import OptionError, OptionTypeError
 from fourfold.workloads.fit.contract import About, Fit, Recipe, Trained
 
 OF_SKLEARN = {
+    "GaussianNB": "bayes.gaussian_nb",
+    "LinearRegression": "least_squares.linear_regression",
+    "MaxAbsScaler": "scaling.max_abs_scaler",
     "MinMaxScaler": "scaling.min_max_scaler",
+    "MultinomialNB": "bayes.multinomial_nb",
+    "PCA": "least_squares.pca",
+    "Ridge": "least_squares.ridge",
+    "SelectKBest": "selection.select_by_score",
+    "SelectPercentile": "selection.select_by_score",
+    "StandardScaler": "scaling.standard_scaler",
+    "VarianceThreshold": "selection.variance_threshold",
 }
 """Classes of scikit-learn by name, and where the recipe is in `recipes/`: neither is imported before it is needed."""
 
