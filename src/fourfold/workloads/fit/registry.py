@@ -9,6 +9,9 @@ from fourfold.workloads.fit.contract import About, Fit, Recipe, Trained
 
 OF_SKLEARN = {
     "MinMaxScaler": "scaling.min_max_scaler",
+    "OneHotEncoder": "categories.encoder",
+    "OrdinalEncoder": "categories.encoder",
+    "RobustScaler": "robust.robust_scaler",
 }
 """Classes of scikit-learn by name, and where the recipe is in `recipes/`: neither is imported before it is needed."""
 
