@@ -31,7 +31,7 @@ def fitted(
         )
     chosen = _features(schema.names, target, features, weight)
     check_columns([*chosen, *(name for name in (target, weight) if name is not None)], schema, "fit")
-    of = Features(chosen, target, weight)
+    of = Features(chosen, target, weight, is_text=_takes_texts(estimator, chosen))
     narrowed = plan.narrowed([*dict.fromkeys([*chosen, *filter(None, (target, weight))])])
     passes = Passes(narrowed, of, options)
     try:
@@ -39,6 +39,23 @@ def fitted(
     finally:
         passes.close()
     return ended.estimator if isinstance(ended, Trained) else ended
+
+
+def _takes_texts(estimator: Any, chosen: Sequence[str]) -> bool:
+    """Whether it takes an array of texts, and no table; of several steps or parts, whether the first one does."""
+    within = getattr(estimator, "steps", None) or getattr(estimator, "transformer_list", None)
+    if within:
+        return _takes_texts(within[0][1], chosen)
+    if not hasattr(estimator, "__sklearn_tags__"):
+        return False
+    tags = estimator.__sklearn_tags__().input_tags
+    if not tags.string or tags.two_d_array:
+        return False
+    if len(chosen) > 1:
+        raise OptionError(
+            f"{type(estimator).__name__} takes one column of texts, and there are {len(chosen)}: name it in features="
+        )
+    return True
 
 
 def _features(columns: Sequence[str], target: str | None, features: Sequence[str] | None, weight: str | None) -> list[str]:

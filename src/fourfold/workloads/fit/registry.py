@@ -8,10 +8,13 @@ from fourfold.errors import OptionError, OptionTypeError
 from fourfold.workloads.fit.contract import About, Fit, Recipe, Trained
 
 OF_SKLEARN = {
+    "CountVectorizer": "texts.count_vectorizer",
+    "HashingVectorizer": "texts.hashing_vectorizer",
     "MinMaxScaler": "scaling.min_max_scaler",
     "OneHotEncoder": "categories.encoder",
     "OrdinalEncoder": "categories.encoder",
     "RobustScaler": "robust.robust_scaler",
+    "TfidfVectorizer": "texts.tfidf_vectorizer",
 }
 """Classes of scikit-learn by name, and where the recipe is in `recipes/`: neither is imported before it is needed."""
 
