@@ -24,6 +24,7 @@ _WHERE = {
     "Dataset": "workloads.dataset",
     "Failure": "records",
     "FourfoldError": "errors",
+    "GroupModels": "workloads.groups.models",
     "Options": "options",
     "Report": "records",
     "Results": "aggregate.results",
@@ -43,6 +44,7 @@ __all__ = [
     "Dataset",
     "Failure",
     "FourfoldError",
+    "GroupModels",
     "Options",
     "Report",
     "Results",
@@ -70,6 +72,7 @@ if TYPE_CHECKING:
     from fourfold.records import Failure, Report
     from fourfold.workloads.dataset import Dataset
     from fourfold.workloads.fit.registry import recipe
+    from fourfold.workloads.groups.models import GroupModels
     from fourfold.workloads.scan import scan
 
 

@@ -11,9 +11,11 @@ from fourfold.data.schema import SchemaConflict, fitted, unified
 from fourfold.data.steps import Step, parts_of
 from fourfold.data.work import Count, Tables
 from fourfold.errors import OptionError, UnwritableValue
-from fourfold.options import Options
+from fourfold.options import OnError, Options
 from fourfold.workloads.describe import Describe, described
 from fourfold.workloads.fit.fitting import fitted as fitted_to
+from fourfold.workloads.groups.fitting import asked_for, fit_groups
+from fourfold.workloads.groups.models import GroupModels
 from fourfold.workloads.steps import batch_rows, drawn, filtered, mapped, predicted, selected, transformed
 
 if TYPE_CHECKING:
@@ -258,6 +260,59 @@ class Dataset:
             [5.0]
         """
         return fitted_to(self._plan, estimator, target, features, weight, options)
+
+    def fit_groups(
+        self,
+        estimator: Any,
+        by: str | Sequence[str],
+        target: str | None = None,
+        features: Sequence[str] | None = None,
+        weight: str | None = None,
+        *,
+        min_rows: int = 1,
+        fallback: str | None = None,
+        score: Any = None,
+        folder: str | None = None,
+        on_error: OnError = "collect",
+        **options: Any,
+    ) -> GroupModels:
+        """Fit one model to each group of rows, with the estimator's own `fit`: what a loop over the groups would make.
+
+        Rows are put together by groups in files, so that a worker holds no more than a group, or some small ones, of the
+        dataset. The largest groups begin first; small ones travel many at once.
+
+        Args:
+            estimator: Any of scikit-learn's kind. Each group gets a clone, it itself is not fitted. Where its `random_state`
+                is None, the group's is made of the key and `seed=`; another one stays.
+            by: The columns whose values make a group. Null and NaN are a value.
+            target: The column to predict; None for an estimator that needs none.
+            features: The columns that models learn from; None for all but those of `by`, target and weight.
+            weight: A column of weights, one per row. Of a Pipeline the last step takes them.
+            min_rows: A group of fewer rows is not fitted.
+            fallback: What `predict` uses for a group that has no model. "parent": a model of the rows that have the same key
+                but for its last column, and so on down to that of all rows; "global": one of all rows. These are fitted as
+                well, each by one worker that holds its rows.
+            score: None, the name of a metric ("r2", "accuracy"), or a function of a fitted model, X and y: what it says of
+                the rows that the model was fitted to is in the summary. It takes about as long as a small fit.
+            folder: Where rows wait for their fit; None for among the temporary files of this machine, or beside the folder of
+                `run=`. Workers on other machines must see it. What is put there is removed at the end.
+            on_error: What is done about a fit that raises, crashes or takes too long. "collect": the group has no model, and
+                its status and error are in the summary; "skip": it is left out; "raise": it ends the call.
+            **options: See `fourfold.Options`. An item is a group: `timeout` is for each. With `run=FOLDER` the same call fits
+                those that are left.
+
+        Returns:
+            The models by key, and what became of each group.
+
+        Raises:
+            OptionError: A column is not there, or an argument cannot be used; before anything runs.
+            Exception: What a row raised that a step before could not do: a group is fitted to all its rows, or not at all.
+
+        Guarantees: rows of a group are in the order of the dataset, so models are the same for any number of workers and any
+            engine, and those of a loop. `ff.rng()` in a fit depends on the key and `seed=` only.
+        """
+        asked = asked_for(self._plan, by, target, features, weight, min_rows, fallback, on_error)
+        return fit_groups(self._plan, estimator, asked, score, folder, options)
 
     # ---- results -----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,318 @@
+"""What comes of `fit_groups`: a model for each group that has one, what became of all, and predictions by the right one.
+
+A group without a model falls back on one of more rows:
+
+    fallback="parent"    (region, shop) ──> (region,) ──> all rows: keys lose their last column until there is a model
+    fallback="global"    (region, shop) ──> all rows
+"""
+
+import collections
+import logging
+import os
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from fourfold.data.kinds import as_table
+from fourfold.data.steps import check_columns
+from fourfold.errors import OptionError
+from fourfold.records import Failure, Report
+from fourfold.workloads.groups.keys import Key, canonical, key_columns, keys_of, numbered
+from fourfold.workloads.groups.one import OK, Fitted
+from fourfold.workloads.groups.rows import Group, frame_of
+from fourfold.workloads.groups.shuffle import without_dictionaries
+
+FALLBACKS = ("parent", "global", None)
+UNKNOWN = ("fallback", "null", "raise")
+
+KEPT_MODELS = 1000
+"""Models that stay unpickled, those that were used last. Fewer: they are unpickled again. More: memory. Not measured."""
+
+
+class Pickles(Protocol):
+    """Where the pickled models of a level are."""
+
+    def __getitem__(self, at: int) -> bytes | None:
+        """That of a group; None when it has none."""
+
+
+class Level(NamedTuple):
+    """The groups whose keys have so many columns.
+
+    Attributes:
+        keys: Theirs, as an Arrow table.
+        places: Of each key, its row in this table.
+        facts: Columns of what became of them: rows, status, seconds, score, error.
+        pickles: Their models.
+    """
+
+    keys: Any
+    places: dict[Key, int]
+    facts: dict[str, list[Any]]
+    pickles: Pickles
+
+    @classmethod
+    def of(cls, keys: Any, groups: Sequence[Group], ended: Sequence[Fitted]) -> "Level":
+        """What came of these groups."""
+        facts = {
+            "rows": [each.n_rows for each in groups],
+            **{name: [getattr(each, name) for each in ended] for name in ("status", "seconds", "score", "error")},
+        }
+        places = {group.key: at for at, group in enumerate(groups)}
+        return cls(keys, places, facts, [each.model for each in ended])
+
+    @classmethod
+    def read(cls, keys: Any, facts: dict[str, list[Any]], pickles: Pickles) -> "Level":
+        """What was stored."""
+        return cls(keys, {key: at for at, key in enumerate(keys_of(keys.columns, len(facts["rows"])))}, facts, pickles)
+
+    def has_model(self, at: int) -> bool:
+        """Whether that group has one."""
+        return bool(self.facts["status"][at] == OK)
+
+
+Place = tuple[int, int]
+"""Which model: the number of columns of its key, and its place among those."""
+
+
+class GroupModels(Mapping[Any, Any]):
+    """One fitted model per group. Made by `Dataset.fit_groups`, or by `GroupModels.load`.
+
+    It is a mapping of those groups that have a model: `models["AA"]`, or `models["north", 7]` for keys of two columns. None,
+    NaN and NaT are the group of rows without a value.
+
+    Attributes:
+        by: The columns of keys.
+        features: The columns that the models learnt from.
+        fallback: See `Dataset.fit_groups`.
+        report: Figures and verdict of the fits; None after `load`.
+        failures: Fits that raised, crashed or took too long, each with its traceback; none after `load`.
+
+    Example:
+        >>> import fourfold as ff
+        >>> from sklearn.linear_model import LinearRegression
+        >>> rows = [{"shop": shop, "x": x, "y": slope * x} for shop, slope in (("a", 2.0), ("b", 5.0)) for x in (0.0, 1.0)]
+        >>> models = ff.scan(rows).fit_groups(LinearRegression(), by="shop", target="y")
+        >>> models["b"].coef_.round(6).tolist(), models.summary().status.tolist()
+        ([5.0], ['ok', 'ok'])
+    """
+
+    def __init__(
+        self,
+        by: Sequence[str],
+        features: Sequence[str],
+        fallback: str | None,
+        levels: Mapping[int, Level],
+        report: Report | None = None,
+        failures: Sequence[Failure] = (),
+    ) -> None:
+        self.by, self.features, self.fallback = tuple(by), tuple(features), fallback
+        self.report, self.failures = report, list(failures)
+        self._levels = dict(levels)
+        self._loaded: collections.OrderedDict[Place, Any] = collections.OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_loaded": collections.OrderedDict()}
+
+    def __repr__(self) -> str:
+        n_groups = len(self._groups.facts["rows"])
+        return f"GroupModels({len(self):,} models of {n_groups:,} groups by {', '.join(self.by)})"
+
+    @property
+    def _groups(self) -> Level:
+        return self._levels[len(self.by)]
+
+    # ---- the models --------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return sum(status == OK for status in self._groups.facts["status"])
+
+    def __iter__(self) -> Iterator[Any]:
+        for key, at in self._groups.places.items():
+            if self._groups.has_model(at):
+                yield key[0] if len(self.by) == 1 else key
+
+    def __contains__(self, key: object) -> bool:
+        at = self._groups.places.get(canonical(key, self.by))
+        return at is not None and self._groups.has_model(at)
+
+    def __getitem__(self, key: Any) -> Any:
+        """The model of a group.
+
+        Raises:
+            KeyError: There is no such group, or it has no model; the message says why.
+        """
+        at = self._groups.places.get(canonical(key, self.by))
+        if at is None:
+            raise KeyError(f"there was no group {key!r}")
+        if not self._groups.has_model(at):
+            facts = self._groups.facts
+            raise KeyError(f"the group {key!r} has no model: {facts['status'][at]}: {facts['error'][at]}")
+        return self._model((len(self.by), at))
+
+    def _model(self, place: Place) -> Any:
+        if place not in self._loaded:
+            data = self._levels[place[0]].pickles[place[1]]
+            assert data is not None
+            self._loaded[place] = pickle.loads(data)
+            if len(self._loaded) > KEPT_MODELS:
+                self._loaded.popitem(last=False)
+        self._loaded.move_to_end(place)
+        return self._loaded[place]
+
+    def summary(self, level: int | None = None) -> Any:
+        """What became of each group, as a DataFrame: its key, rows, status, seconds, score, error.
+
+        The status is "ok", "too_few_rows" (less than `min_rows`), "one_class" (a classifier that cannot learn from one),
+        "error" (its fit raised), "crashed" (its worker died of it) or "timed_out".
+
+        Args:
+            level: None, or the number of key columns of those that groups fall back on: 0 for the model of all rows.
+
+        Raises:
+            OptionError: There are none of that level.
+        """
+        found = self._levels.get(len(self.by) if level is None else level)
+        if found is None:
+            raise OptionError(f"level={level!r}: there are models of {', '.join(map(str, sorted(self._levels)))} key columns")
+        import pandas as pd
+
+        keys = found.keys.to_pandas() if found.keys.num_columns else pd.DataFrame(index=range(len(found.facts["rows"])))
+        facts = pd.DataFrame({**found.facts, "score": pd.array(found.facts["score"], dtype="float64")}, index=keys.index)
+        clash = [name for name in facts.columns if name in keys.columns]
+        return pd.concat([keys, facts.rename(columns={name: f"{name}_of_fit" for name in clash})], axis=1)
+
+    def warn_of_failures(self) -> None:
+        """Log that groups have no model, when some have none."""
+        facts = self._groups.facts
+        bad = [at for at, status in enumerate(facts["status"]) if status != OK]
+        if not bad:
+            return
+        counts = collections.Counter(facts["status"][at] for at in bad)
+        first = next(iter(key for key, at in self._groups.places.items() if at == bad[0]))
+        logging.getLogger("fourfold").warning(
+            "fit_groups: %d of %d groups have no model (%s); the first: %r: %s",
+            len(bad),
+            len(facts["status"]),
+            ", ".join(f"{count} {status}" for status, count in counts.items()),
+            first[0] if len(first) == 1 else first,
+            facts["error"][bad[0]],
+        )
+
+    # ---- predictions -------------------------------------------------------------------------------------------------
+
+    def predict(self, new: Any, unknown: str = "fallback") -> Any:
+        """What the model of its group says of each row.
+
+        Args:
+            new: A table of any kind, or a Dataset, with the columns of keys and the features.
+            unknown: What a row gets whose group has no model. "fallback": what the model says that the group falls back on,
+                and null where there is none; "null": always null; "raise": an error.
+
+        Returns:
+            An array, one value per row, in their order; null is NaN among numbers, None among others. Of a Dataset: the same
+            rows with one more column, `prediction`, when it is run.
+
+        Raises:
+            OptionError: A column is not there, or `unknown` is no such word.
+            KeyError: A group has no model, and `unknown="raise"`.
+        """
+        if unknown not in UNKNOWN:
+            raise OptionError(f"unknown={unknown!r} is not known: it is {', '.join(UNKNOWN)}")
+        if hasattr(new, "map_batches"):
+            return new.map_batches(PredictGroups, init=(self, unknown), batch_format="arrow")
+        return self._predicted(without_dictionaries(as_table(new, "predict")), unknown)
+
+    def _predicted(self, table: Any, unknown: str) -> Any:
+        import numpy as np
+
+        check_columns([*self.by, *self.features], table.schema, "predict")
+        columns = key_columns(table, self.by)
+        codes, firsts = numbered(columns, table.num_rows)
+        keys = keys_of([column.take(firsts) for column in columns], len(firsts))
+        rows_of: dict[Place | None, list[Any]] = {}
+        ends = np.bincount(codes, minlength=len(firsts)).cumsum()
+        for key, rows in zip(keys, np.split(np.argsort(codes, kind="stable"), ends[:-1]), strict=True):
+            rows_of.setdefault(self._place(key, unknown), []).append(rows)
+        X = frame_of(table, self.features, ())
+        parts = []
+        for place, found in rows_of.items():
+            chosen = found[0] if len(found) == 1 else np.sort(np.concatenate(found))
+            parts.append((chosen, None if place is None else np.asarray(self._model(place).predict(X.take(chosen)))))
+        return _joined(parts, table.num_rows)
+
+    def _place(self, key: Key, unknown: str) -> Place | None:
+        """The model for rows with this key; None when there is none."""
+        for n_columns in sorted(self._levels, reverse=True):
+            level = self._levels[n_columns]
+            at = level.places.get(key[:n_columns])
+            if at is not None and level.has_model(at):
+                return n_columns, at
+            if unknown == "raise":
+                self[key]
+            if unknown == "null":
+                break
+        return None
+
+    # ---- on disk -----------------------------------------------------------------------------------------------------
+
+    def save(self, path: "str | os.PathLike[str]", overwrite: bool = False) -> None:
+        """Write all models into a folder, many in each file, with an index. It appears whole or not at all.
+
+        Args:
+            path: The folder.
+            overwrite: Whether it may take the place of one that is there.
+
+        Raises:
+            OptionError: Something is there already.
+        """
+        from fourfold.workloads.groups.stored import save
+
+        save({"by": self.by, "features": self.features, "fallback": self.fallback}, self._levels, path, overwrite)
+
+    @classmethod
+    def load(cls, path: "str | os.PathLike[str]") -> "GroupModels":
+        """The models of a folder. Only the index is read now, and a model when it is asked for.
+
+        Models are pickles, and to unpickle one runs what is in it: load only what you, or those you trust, have saved.
+
+        Raises:
+            OptionError: It is no such folder, or of a newer fourfold.
+        """
+        from fourfold.workloads.groups.stored import load
+
+        about, levels = load(path)
+        return cls(about["by"], about["features"], about["fallback"], levels)
+
+
+class PredictGroups:
+    """Called with batches of a Dataset."""
+
+    def __init__(self, models: GroupModels, unknown: str) -> None:
+        self._models, self._unknown = models, unknown
+
+    def __call__(self, table: Any) -> Any:
+        """The batch with one more column."""
+        import pyarrow as pa
+
+        values = self._models.predict(table, self._unknown)
+        return table.append_column("prediction", pa.array(values, from_pandas=True))
+
+
+def _joined(parts: Sequence[tuple[Any, Any]], n_rows: int) -> Any:
+    """Values in the order of rows. Where there are none, NaN or None."""
+    import numpy as np
+
+    given = [values for _, values in parts if values is not None]
+    is_full = len(given) == len(parts)
+    dtype = np.result_type(*given) if given else np.dtype(float)
+    if any(each.dtype.kind != dtype.kind and not {each.dtype.kind, dtype.kind} <= {*"iuf"} for each in given):
+        dtype = np.dtype(object)  # numbers of one group and texts of another stay what they are
+    if not is_full:
+        dtype = np.result_type(dtype, float) if dtype.kind in "iuf" else np.dtype(object)
+    shape = (n_rows, *(given[0].shape[1:] if given else ()))
+    answer = np.full(shape, np.nan if dtype.kind == "f" else None, dtype) if not is_full else np.empty(shape, dtype)
+    for rows, values in parts:
+        if values is not None:
+            answer[rows] = values
+    return answer
