@@ -8,6 +8,7 @@
     errors, records, options, machine        the ground that all of them stand on
     call (lanes, recorded), worker (site)    join the four steps, in the driver and in a worker process
     compose, engines                         the functions that users call, and engines as objects
+    patterns                                 processes that talk to each other: launch, gang
     data, workloads                          tables bigger than memory, and what is done with them: scan, Dataset
     cli/                                     the command line, one file per command
     testing                                  contract suites and a simulated engine, for engines of your own
@@ -31,7 +32,9 @@ _WHERE = {
     "Stream": "aggregate.results",
     "engines": "",
     "errors": "",
+    "gang": "patterns",
     "imap": "compose",
+    "launch": "patterns.gang",
     "map": "compose",
     "recipe": "workloads.fit.registry",
     "reduce": "compose",
@@ -52,7 +55,9 @@ __all__ = [
     "__version__",
     "engines",
     "errors",
+    "gang",
     "imap",
+    "launch",
     "map",
     "recipe",
     "reduce",
@@ -69,6 +74,8 @@ if TYPE_CHECKING:
     from fourfold.errors import FourfoldError
     from fourfold.execute.current import rng
     from fourfold.options import Options, using
+    from fourfold.patterns import gang
+    from fourfold.patterns.gang import launch
     from fourfold.records import Failure, Report
     from fourfold.workloads.dataset import Dataset
     from fourfold.workloads.fit.registry import recipe

@@ -10,6 +10,8 @@ FourfoldError                      catch this to catch them all
 │   ├── VersionMismatch                a cluster has another Python, or another fourfold
 │   ├── WorkersKeepDying               workers die again and again and nothing gets done
 │   └── WorkerStartFailed              no worker could be started
+├── GangFailed (RuntimeError)      a rank of `ff.launch` ended without a value; the message names it
+│   └── GangTimeout (TimeoutError)     the gang ran longer than `timeout=`, and was stopped
 ├── InitFailed (RuntimeError)      a class function could not be built in a worker
 ├── NotPicklable (TypeError)       something cannot travel to or from a worker; names the path inside it
 ├── WorkerLost (RuntimeError)      the item killed the worker that ran it, also when it ran alone
@@ -83,6 +85,16 @@ class WorkersKeepDying(EngineError):
 
 class WorkerStartFailed(EngineError):
     """Not a single worker could be started."""
+
+
+class GangFailed(FourfoldError, RuntimeError):
+    """A rank ended without a value, and with no exception to raise: killed, by `os._exit`, … `.rank` is its number."""
+
+    rank: int | None = None
+
+
+class GangTimeout(GangFailed, TimeoutError):
+    """The gang ran longer than `timeout=`. All its ranks were stopped."""
 
 
 class InitFailed(FourfoldError, RuntimeError):

@@ -241,6 +241,25 @@ def _whole(least: int, optional: bool = True) -> Callable[[str, Any], Any]:
     return check
 
 
+def whole_number(name: str, value: Any, least: int) -> int:
+    """The value of an argument that must be a whole number.
+
+    Raises:
+        OptionError: It is none, or too small.
+    """
+    number: int = _whole(least, optional=False)(name, value)
+    return number
+
+
+def seconds(name: str, value: Any) -> float | None:
+    """The value of an argument that must be None, or a positive number of seconds.
+
+    Raises:
+        OptionError: It is not.
+    """
+    return _seconds(name, value)
+
+
 def _workers(name: str, value: Any) -> int | None:
     if value == -1:
         raise OptionError("workers=-1 is not used here: leave workers out to get all cores that this process may use")
