@@ -8,6 +8,7 @@ from fourfold.errors import OptionError, OptionTypeError
 from fourfold.workloads.fit.contract import About, Fit, Recipe, Trained
 
 OF_SKLEARN = {
+    "LogisticRegression": "logistic.logistic_regression",
     "MinMaxScaler": "scaling.min_max_scaler",
 }
 """Classes of scikit-learn by name, and where the recipe is in `recipes/`: neither is imported before it is needed."""

@@ -122,7 +122,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self.class_weight,
             self.max_iter,
             self.tol,
-            spark_stop(self.tol),
+            spark_stop(self.tol, has_corners=self.reg_param * ratio > 0),
         )
 
     def _take(self, optimum: Optimum) -> None:
@@ -192,12 +192,12 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 def _unfinished(n_iter: int, max_iter: int, gradient_norm: float) -> str:
     if n_iter < max_iter:
         return (
-            f"no step lowers the objective after {n_iter} iterations, and the gradient is still {gradient_norm:.2g} long: tol= asks "
-            "for more than rounding allows, or columns nearly repeat each other"
+            f"no step lowers the objective after {n_iter} iterations, and the gradient is still {gradient_norm:.2g} long: "
+            "tol= asks for more than rounding allows, or columns nearly repeat each other"
         )
     return (
-        f"max_iter={max_iter} iterations were not enough: the gradient is still {gradient_norm:.2g} long. Give a larger max_iter=; "
-        "and where classes can be told apart without an error, a reg_param= above 0, or coefficients grow without end"
+        f"max_iter={max_iter} iterations were not enough: the gradient is still {gradient_norm:.2g} long. Give a "
+        "larger max_iter=; and where classes can be told apart without an error, a reg_param=, or coefficients grow for ever"
     )
 
 

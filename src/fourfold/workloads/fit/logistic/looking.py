@@ -91,14 +91,15 @@ class Look:
             found[np.searchsorted(classes, known.classes)] = values
             return found
 
-        sums = [placed(left, a) + placed(right, b) for a, b in zip(left[1:4], right[1:4], strict=True)]
+        pairs = zip(left[1:4], right[1:4], strict=True)
+        n_rows, weights, squares = (placed(left, a) + placed(right, b) for a, b in pairs)
         if not self.by_class:
-            return Known(classes, *sums, [merged(left.moments[0], right.moments[0])])
+            return Known(classes, n_rows, weights, squares, [merged(left.moments[0], right.moments[0])])
         both: dict[int, Moments] = {}
         for known in (left, right):
             for at, each in zip(np.searchsorted(classes, known.classes), known.moments, strict=True):
                 both[int(at)] = merged(both[int(at)], each) if int(at) in both else each
-        return Known(classes, *sums, [both[at] for at in range(len(classes))])
+        return Known(classes, n_rows, weights, squares, [both[at] for at in range(len(classes))])
 
     def finish(self, state: Known) -> Known:
         """As it is."""
@@ -184,8 +185,8 @@ def _classes(y: Any) -> Any:
             raise ValueError("Input y contains NaN or infinity: rows without a label cannot be learned from")
         if (y != np.floor(y)).any():
             raise ValueError(
-                "Unknown label type: continuous. Maybe you are trying to fit a classifier, which expects discrete classes on a "
-                "regression target with continuous values."
+                "Unknown label type: continuous. Maybe you are trying to fit a classifier, which expects discrete classes on "
+                "a regression target with continuous values."
             )
     try:
         classes = np.unique(y)
@@ -206,8 +207,8 @@ def _check_weights(rows: Rows) -> None:
         at = int(np.flatnonzero(bad)[0])
         where = f"row {at} of the batch" if rows.first is None else f"row {rows.first + at}"
         raise ValueError(
-            f"Negative values in data passed to `sample_weight`, or NaN: the weight of {where} is {rows.weight[at]}, and weights "
-            "are finite and not below 0"
+            f"Negative values in data passed to `sample_weight`, or NaN: the weight of {where} is {rows.weight[at]}, and "
+            "weights are finite and not below 0"
         )
 
 

@@ -1,7 +1,7 @@
 """Passes over rows in memory, on threads: NumPy and scipy let go of Python while they compute.
 
-A fit asks some twenty times for a pass of some milliseconds. One crew of threads does all of them: a call of `fourfold.map` for
-each would take 4 ms to plan what is known already, an answer of the crew takes a tenth of one.
+A fit asks some twenty times for a pass of some milliseconds. One crew of threads does all of them: a call of `fourfold.map`
+for each would take 4 ms to plan what is known already, an answer of the crew takes a tenth of one.
 """
 
 from collections.abc import Callable
@@ -91,8 +91,9 @@ def _between(X: Any, first: int, end: int) -> Any:
         return X[first:end]
     indptr = X.indptr[first : end + 1]
     inside = slice(indptr[0], indptr[-1])
-    shape = len(indptr) - 1, X.shape[1]
-    return type(X)((X.data[inside], X.indices[inside], indptr - indptr[0]), shape=shape, copy=False)
+    part = type(X)((len(indptr) - 1, X.shape[1]), dtype=X.dtype)  # scipy would copy what is less than half of an array
+    part.data, part.indices, part.indptr = X.data[inside], X.indices[inside], indptr - indptr[0]
+    return part
 
 
 def threads_of(n_jobs: int | None) -> int:
@@ -106,5 +107,3 @@ def threads_of(n_jobs: int | None) -> int:
     if n_jobs is None:
         return 1
     return n_jobs if n_jobs > 0 else max(1, cores().n_cores + 1 + n_jobs)
-
-

@@ -1,10 +1,10 @@
 """The loss of logistic regression over some rows and its gradient, and the penalty.
 
-Rows are scaled by the deviation of each column, and centred by its mean, without being changed: the coefficients are. So sparse
-rows stay sparse. Below, `slopes` are the coefficients of rows as they are: one row of them for two classes, else one per class.
+Rows are scaled by the deviation of each column, and centred by its mean, without being changed: the coefficients are. So
+sparse rows stay sparse. Below, `slopes` are the coefficients of rows as they are: one line for two classes, else one each.
 
-Source: Apache Spark, `BinaryLogisticBlockAggregator.scala` and `MultinomialLogisticBlockAggregator.scala`; but log(sum(exp)) is
-never the logarithm of a probability, which may be 0.
+Source: Apache Spark, `BinaryLogisticBlockAggregator.scala` and `MultinomialLogisticBlockAggregator.scala`; but log(sum(exp))
+is never the logarithm of a probability, which may be 0.
 """
 
 from typing import Any, NamedTuple

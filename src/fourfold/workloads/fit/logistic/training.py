@@ -6,7 +6,14 @@ from typing import Any, NamedTuple
 from fourfold.workloads.fit.contract import Fit, Pass, Seen
 from fourfold.workloads.fit.logistic.looking import Known, Look, Moments, merged
 from fourfold.workloads.fit.logistic.objective import FAR, Coded, Loss, Penalty, Scale, penalty_of
-from fourfold.workloads.fit.logistic.optimiser import Found, Point, by_gradient, minimise
+from fourfold.workloads.fit.logistic.optimiser import (
+    LEAST_AT_CORNERS,
+    LEAST_GRADIENT,
+    Found,
+    Point,
+    by_gradient,
+    minimise,
+)
 
 
 class Problem(NamedTuple):
@@ -21,6 +28,7 @@ class Problem(NamedTuple):
         tol: See `minimise`.
         is_flat: Given how rows are scaled, when a point is good enough.
         keeps_constants: Without intercept a constant column has a coefficient, as in scikit-learn; Spark leaves it out.
+            Columns are then scaled by how far they are from 0.
         keeps_weightless: A class of which all rows have weight 0 is one all the same, as in scikit-learn.
         warm: Coefficients and intercepts to start at; None for Spark's start.
     """
@@ -55,9 +63,9 @@ class Optimum(NamedTuple):
     weight: float
 
 
-def spark_stop(tol: float) -> Callable[[Scale], Callable[[Point, float], bool]]:
+def spark_stop(tol: float, has_corners: bool) -> Callable[[Scale], Callable[[Point, float], bool]]:
     """Spark's rule, which looks at the gradient by scaled coefficients."""
-    return lambda scale: by_gradient(tol)
+    return lambda scale: by_gradient(tol, LEAST_AT_CORNERS if has_corners else LEAST_GRADIENT)
 
 
 def train(problem: Problem, seen: Sequence[Seen], names: Sequence[str] | None) -> Fit:
@@ -75,13 +83,15 @@ def train(problem: Problem, seen: Sequence[Seen], names: Sequence[str] | None) -
     if len(known.classes) < 2:
         raise ValueError(_one_class(known.classes))
     weights = class_weights(problem.class_weight, known)
-    scale, histogram = _scale(problem, known, weights)
+    l2, l1 = problem.strength(float((known.weights if weights is None else known.weights * weights).sum()))
+    scale, histogram = _scale(problem, known, weights, is_penalised=problem.on_scaled and bool(l2 or l1))
     coded = (*seen, Coded(known.classes, weights))
     n_lines = 1 if len(known.classes) == 2 else len(known.classes)
     shape = n_lines, len(scale.mean) + problem.fit_intercept
-    l2, l1 = problem.strength(scale.weight)
     penalty = penalty_of(shape, scale, l2, l1, problem.on_scaled)
-    search = minimise(_start(problem, scale, histogram, shape), penalty.l1, problem.max_iter, problem.tol, problem.is_flat(scale))
+    search = minimise(
+        _start(problem, scale, histogram, shape), penalty.l1, problem.max_iter, problem.tol, problem.is_flat(scale)
+    )
     found = yield from _passes(search, penalty, scale, problem.fit_intercept, coded)
     coef, intercept = _of_rows_as_they_are(found.x, scale, problem.fit_intercept)
     if n_lines > 1:  # of those that say the same, Spark's and scikit-learn's choice
@@ -119,7 +129,8 @@ def _with_weight(known: Known) -> Known:
 
     there = np.flatnonzero(known.weights > 0)
     moments = known.moments if len(known.moments) < len(known.classes) else [known.moments[at] for at in there]
-    return Known(*(each[there] for each in known[:4]), moments)
+    classes, n_rows, weights, squares = (each[there] for each in known[:4])
+    return Known(classes, n_rows, weights, squares, moments)
 
 
 def _one_class(classes: Any) -> str:
@@ -131,8 +142,12 @@ def _one_class(classes: Any) -> str:
     )
 
 
-def _scale(problem: Problem, known: Known, weights: Any) -> tuple[Scale, Any]:
-    """How columns are scaled, and what each class weighs."""
+def _scale(problem: Problem, known: Known, weights: Any, is_penalised: bool) -> tuple[Scale, Any]:
+    """How columns are scaled, and what each class weighs.
+
+    Where scaled coefficients have no penalty, the scale does not matter for what is found, only for the way there: then it is
+    the one that rows have which are repeated as often as they weigh, so that both ways end at the same place.
+    """
     import numpy as np
 
     histogram, squares = known.weights, known.squares
@@ -146,13 +161,13 @@ def _scale(problem: Problem, known: Known, weights: Any) -> tuple[Scale, Any]:
     total = float(histogram.sum())
     if not total > 0:
         raise ValueError(_one_class(known.classes[:0]))
-    degrees = total - float(squares.sum()) / total
+    degrees = total - (float(squares.sum()) / total if is_penalised or total <= 1 else 1.0)
     variance = whole.squares / degrees if degrees > 0 else np.zeros_like(whole.mean)
     deviation = np.sqrt(np.maximum(variance, 0.0))
     far = bool(np.any(np.abs(whole.mean) > FAR * deviation, where=deviation > 0))
     mean = whole.mean if problem.fit_intercept else np.zeros_like(whole.mean)
-    if problem.keeps_constants and not problem.fit_intercept:
-        deviation = np.where(deviation > 0, deviation, np.abs(whole.mean))
+    if problem.keeps_constants and not problem.fit_intercept:  # from 0 on: what is not centred deviates from that
+        deviation = np.sqrt(whole.squares / total + whole.mean * whole.mean)
     return Scale(mean, deviation, far and problem.fit_intercept, total), histogram
 
 
@@ -162,6 +177,10 @@ def _start(problem: Problem, scale: Scale, histogram: Any, shape: tuple[int, int
     theta, n_columns = np.zeros(shape), len(scale.mean)
     if problem.warm is not None:
         coef, intercept = problem.warm
+        if coef.shape != (shape[0], n_columns):
+            raise ValueError(
+                f"the coef_ is of shape {coef.shape}, expected {(shape[0], n_columns)}: warm_start= wants the same rows"
+            )
         theta[:, :n_columns] = coef * scale.deviation
         if problem.fit_intercept:
             theta[:, n_columns] = intercept + coef @ scale.mean
