@@ -16,6 +16,7 @@ OF_SKLEARN = {
     "GaussianNB": "bayes.gaussian_nb",
     "HashingVectorizer": "texts.hashing_vectorizer",
     "LinearRegression": "least_squares.linear_regression",
+    "LogisticRegression": "logistic.logistic_regression",
     "MaxAbsScaler": "scaling.max_abs_scaler",
     "MinMaxScaler": "scaling.min_max_scaler",
     "MultinomialNB": "bayes.multinomial_nb",
