@@ -124,8 +124,11 @@ def fit_carriers(train: Dataset, held_out: pd.DataFrame, folder: Path, options: 
     from fourfold.cli.demo_flights import FEATURES, TARGET
 
     (theirs, n_rows), theirs_s = timed(lambda: _loop_over_carriers(train))
-    of_groups = {"by": "carrier", "target": TARGET, "features": FEATURES, "folder": str(folder)}
-    ours, ours_s = timed(lambda: train.fit_groups(model_of_carrier(), **of_groups, **options))
+
+    def fit_groups() -> GroupModels:
+        return train.fit_groups(model_of_carrier(), "carrier", TARGET, FEATURES, folder=str(folder), **options)
+
+    ours, ours_s = timed(fit_groups)
     new = {carrier: rows[list(FEATURES)] for carrier, rows in held_out.groupby("carrier") if carrier in theirs}
     difference = differ([(ours[carrier], theirs[carrier], rows) for carrier, rows in new.items()])
     return Trained(n_rows, theirs_s, ours_s, difference, ours, theirs)
