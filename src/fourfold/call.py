@@ -96,7 +96,8 @@ class Call:
             if self._is_all_recorded(items):
                 self._lane = self._lanes.loop()
             total = None if total is None or settings.cost is not None else max(0, total - recording.n_recorded)
-        if not self._lane.engine.info.inline:
+        self._may_be_done = not self._lane.engine.info.inline and self._may_be_recorded(items)
+        if not self._lane.engine.info.inline and not self._may_be_done:
             self._lanes.connect()  # not before: what the record has against this call is said at once
         self.failures = Failures(self._name, settings.on_error, settings.retry_on if settings.retries else (), unpickled)
         self._stops_at_failure = settings.on_error == "raise"
@@ -145,6 +146,21 @@ class Call:
         if self._settings.cost is not None:  # all were read, for their costs
             return recording.n_recorded + recording.n_failed > 0 and not self._source.total
         return isinstance(items, Sequence) and len(items) > 0 and recording.has_first(len(items))
+
+    def _may_be_recorded(self, items: Iterable[Any]) -> bool:
+        """Whether only taking items can tell that nothing is left to run: they come one by one, and some are recorded."""
+        recording = self._recording
+        if recording is None or self._settings.cost is not None or isinstance(items, Sequence):
+            return False
+        return recording.n_recorded + recording.n_failed > 0
+
+    def _leave_out_recorded(self) -> None:
+        """Go past the items that are recorded; when none is behind them, no worker need start."""
+        if self._source.is_at_end():
+            self._lane = self._lanes.loop()
+            self._driver.change_over(self._lane)
+        else:
+            self._lanes.connect()
 
     def _open_recording(self) -> "Recording | None":
         if self._settings.run is None:
@@ -222,6 +238,8 @@ class Call:
             stack.callback(self._source.close)
             stack.callback(self._progress.close)
             stack.callback(self._lanes.let_go)
+            if self._may_be_done:
+                self._leave_out_recorded()
             self._set_process_state(stack)
             if self._chooser is not None:
                 self._chooser.begin()
