@@ -8,7 +8,7 @@ The steps know nothing of each other; here each is handed what it needs. What on
 import itertools
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -51,6 +51,8 @@ class Call:
         into: None, or the list that gets all values in input order: the loop may append to it, and such a segment has it
             for its values.
         name: What runs, for messages; "" for the function's own name.
+        parts_of_init: None, or what `init` is made of, by the names that a message has for what has changed since a run
+            was recorded.
 
     Raises:
         OptionError: Something cannot be used, before anything starts.
@@ -67,6 +69,7 @@ class Call:
         tree: TreeReduction | None = None,
         into: list[Any] | None = None,
         name: str = "",
+        parts_of_init: Mapping[str, Any] | None = None,
     ) -> None:
         _check_function(fn, settings)
         self._fn, self._settings, self._tree = fn, settings, tree
@@ -76,7 +79,7 @@ class Call:
         into = into if settings.cost is None and settings.run is None else None
         self._lanes = Lanes(fn, settings, self._name, tree, into, bounded, self._index_of)
         self._lane = self._lanes.first()
-        self._recording = self._open_recording()
+        self._recording = self._open_recording(parts_of_init)
         self._recorded: Recorded | None = None
         self._has_begun = False
         self._order = InOrder()
@@ -162,12 +165,12 @@ class Call:
         else:
             self._lanes.connect()
 
-    def _open_recording(self) -> "Recording | None":
+    def _open_recording(self, parts_of_init: Mapping[str, Any] | None) -> "Recording | None":
         if self._settings.run is None:
             return None
         from fourfold.recorded import open_recording
 
-        return open_recording(self._fn, self._settings, self._name, self._tree)
+        return open_recording(self._fn, self._settings, self._name, self._tree, parts_of_init)
 
     def _index_of(self, ticket: int, offset: int) -> int | None:
         return self._driver.index_of(ticket, offset)
