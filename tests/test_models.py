@@ -15,6 +15,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from sklearn.base import BaseEstimator
 from sklearn.compose import ColumnTransformer
@@ -312,7 +313,8 @@ def test_another_model_in_a_file_that_only_workers_see_is_another_run(tmp_path: 
     with pytest.raises(ValueError, match="not yet"):
         write(LinearRegression())
     mended.touch()
-    with pytest.raises(RunChanged, match="init changed"):
+    told = rf"something else: the model in {path} \(step 2\) is another one than the run was recorded with\. To keep"
+    with pytest.raises(RunChanged, match=told):
         write(LinearRegression(positive=True))
     written = write(LinearRegression())
     assert (written.n_rows, written.report.n_recorded) == (len(TABLE), 2)
@@ -434,8 +436,35 @@ def test_another_model_in_the_same_file_is_another_run(tmp_path: Path) -> None:
 
     write(LinearRegression())
     assert "nothing was left to do" in write(LinearRegression()).report.verdict
-    with pytest.raises(RunChanged):
+    path, run = tmp_path / "m.joblib", tmp_path / "run"
+    with pytest.raises(RunChanged) as caught:
         write(LinearRegression(positive=True))
+    assert str(caught.value) == (
+        f"the run {run} was recorded by something else: the model in {path} (step 1) is another one than the run was recorded "
+        f"with. To keep what it has and go on with what you have now, type: fourfold resume {run} --accept-changes. To begin "
+        "again, use another folder"
+    )
+
+
+def test_another_estimator_is_another_run_and_so_is_what_is_done_before_it(tmp_path: Path) -> None:
+    def write(model: Any, n_rows: int = 5, on_error: str = "raise") -> Any:
+        rows = ff.scan(TABLE).filter(pc.field("id") < n_rows).predict(model.fit(X, TABLE["id"]), keep=["id"])
+        return rows.write(tmp_path / "out", engine="serial", run=tmp_path / "run", overwrite=True, on_error=on_error)
+
+    def differences(*arguments: Any, **options: Any) -> list[str]:
+        with pytest.raises(RunChanged) as caught:
+            write(*arguments, **options)
+        return list(caught.value.differences)
+
+    write(LinearRegression())
+    assert "nothing was left to do" in write(LinearRegression()).report.verdict
+    other = "the model LinearRegression (step 2) is another one than the run was recorded with"
+    assert differences(LinearRegression(positive=True)) == [other]
+    assert differences(LinearRegression(), n_rows=6) == ["step 1 (filter) changed"]
+    assert differences(LinearRegression(), n_rows=6, on_error="skip") == [
+        "step 1 (filter) changed",
+        "on_error=, retries= or retry_on= changed",
+    ]
 
 
 @pytest.mark.parametrize("on_error", ["raise", "skip"])

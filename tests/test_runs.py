@@ -131,6 +131,66 @@ def test_an_item_that_is_left_of_a_shorter_list_starts_its_cluster_too(tmp_path,
     assert fn.ran() == []
 
 
+def one_by_one(items):
+    """Nobody knows how many they are."""
+    return (item for item in items)
+
+
+def open_file(items):
+    """What has neither a length nor a generator's `close`."""
+    return map(int, map(str, items))
+
+
+@NAMES
+@pytest.mark.parametrize("lazily", [one_by_one, open_file])
+def test_a_finished_run_of_items_that_come_one_by_one_starts_no_cluster_either(engine, lazily, tmp_path, run, no_cluster):
+    fn = FailsAt(tmp_path, 7)
+    expected = ff.map(fn, range(20), run=run, engine="serial", on_error="collect")
+    fn.ran()
+    again = ff.map(fn, lazily(range(20)), run=run, engine=engine, on_error="collect")
+    assert (again[:7], again[8:], fn.ran()) == (expected[:7], expected[8:], [])
+    assert again.failures[0].index == 7
+    assert again.report.verdict == "all 20 items were recorded before: nothing was left to do"
+    with pytest.raises(EngineError, match="was started"):
+        ff.map(fn, lazily(range(21)), run=run, engine=engine, on_error="collect")
+    with pytest.raises(EngineError, match="was started"):  # item 7 runs again
+        ff.map(fn, lazily(range(20)), run=run, engine=engine)
+    assert ff.reduce(max, range(5), fn, run=f"{run}-max", engine="serial") == 16
+    assert ff.reduce(max, lazily(range(5)), fn, run=f"{run}-max", engine=engine) == 16
+
+
+def test_items_that_come_one_by_one_are_looked_at_up_to_the_first_that_is_left(tmp_path, run, no_cluster):
+    fn, taken = Count(tmp_path), []
+    ff.map(fn, range(4), run=run, engine="serial")
+    with pytest.raises(EngineError, match="was started"):
+        ff.map(fn, (taken.append(item) or item for item in range(20)), run=run, engine="dask")
+    assert taken == [*range(5)]
+
+
+def test_an_item_that_was_looked_at_runs_in_its_turn(tmp_path, run):
+    fn = Count(tmp_path)
+    ff.map(fn, range(4), run=run, engine="serial")
+    fn.ran()
+    stream = ff.imap(fn, one_by_one(range(50)), run=run, engine="threads", workers=2)
+    assert [*stream] == [each * each for each in range(50)]
+    assert sorted(fn.ran()) == [*range(4, 50)]
+    assert ff.map(fn, range(50), run=run, engine="serial").report.n_recorded == 50
+
+
+def test_items_that_raise_while_they_are_looked_at_raise_in_their_turn(tmp_path, run):
+    def items():
+        yield from range(4)
+        raise OSError("the disk is gone")
+
+    fn, seen = Count(tmp_path), []
+    ff.map(fn, range(4), run=run, engine="serial")
+    with pytest.raises(OSError, match="the disk is gone"):
+        seen.extend(ff.imap(fn, items(), run=run, engine="threads", workers=2))
+    assert story_of(Path(run)).state == "failed"
+    with pytest.raises(RunChanged, match="item 3 is not the item"):
+        ff.map(fn, one_by_one([0, 1, 2, 5]), run=run, engine="threads", workers=2)
+
+
 @NAMES
 def test_a_finished_run_of_other_items_is_refused_before_a_cluster_is_looked_for(engine, tmp_path, run, no_cluster):
     fn = Count(tmp_path)

@@ -345,7 +345,7 @@ def test_rows_of_json_have_all_columns_that_some_row_has(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("n_rows", "batch_size", "n_pieces"), [(100_000, 65536, 16), (100_000, 8, 128), (1_000_000, 65536, 50)]
+    ("n_rows", "batch_size", "n_pieces"), [(100_000, 65536, 16), (100_000, 8, 128), (1_000_000, 65536, 32)]
 )
 def test_a_small_table_has_few_pieces_unless_calls_of_few_rows_are_wanted(n_rows: int, batch_size: int, n_pieces: int) -> None:
     found = ff.scan(pa.table({"a": range(n_rows)})).map_batches(lambda batch: batch, batch_size=batch_size)
@@ -358,10 +358,11 @@ def test_a_small_table_has_few_pieces_unless_calls_of_few_rows_are_wanted(n_rows
     ("groups", "sizes"),
     [
         ([5_000] * 5 + [2_004], [27_004]),  # and not a large piece and a small one
-        ([5_000] * 12, [20_000] * 3),
-        ([5_000] * 9, [25_000, 20_000]),
-        ([50_000], [16_666, 16_667, 16_667]),
-        ([5_000, 50_000, 5_000], [5_000, 16_666, 16_667, 16_667, 5_000]),
+        ([5_000] * 18, [30_000] * 3),
+        ([5_000] * 15, [40_000, 35_000]),
+        ([50_000] * 3, [50_000] * 3),  # a part of one would have it decoded whole
+        ([70_000], [23_333, 23_333, 23_334]),
+        ([5_000, 70_000, 5_000], [5_000, 23_333, 23_333, 23_334, 5_000]),
     ],
 )
 def test_row_groups_are_put_together_to_pieces_of_like_size(tmp_path: Path, groups: list[int], sizes: list[int]) -> None:
@@ -372,7 +373,7 @@ def test_row_groups_are_put_together_to_pieces_of_like_size(tmp_path: Path, grou
                 writer.write_table(table.slice(0, n_rows))
         return path
 
-    many = write("many.parquet", [400_000])  # so that a piece has as many rows as fill it
+    many = write("many.parquet", [600_000])  # so that a piece has as many rows as fill it
     found = ff.scan([write("in.parquet", groups), many])._plan.pieces()
     assert [piece.part[4] - piece.part[3] for piece in found if piece.path != many] == sizes
 

@@ -8,7 +8,7 @@ The steps know nothing of each other; here each is handed what it needs. What on
 import itertools
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -51,6 +51,8 @@ class Call:
         into: None, or the list that gets all values in input order: the loop may append to it, and such a segment has it
             for its values.
         name: What runs, for messages; "" for the function's own name.
+        parts_of_init: None, or what `init` is made of, by the names that a message has for what has changed since a run
+            was recorded.
 
     Raises:
         OptionError: Something cannot be used, before anything starts.
@@ -67,6 +69,7 @@ class Call:
         tree: TreeReduction | None = None,
         into: list[Any] | None = None,
         name: str = "",
+        parts_of_init: Mapping[str, Any] | None = None,
     ) -> None:
         _check_function(fn, settings)
         self._fn, self._settings, self._tree = fn, settings, tree
@@ -76,7 +79,7 @@ class Call:
         into = into if settings.cost is None and settings.run is None else None
         self._lanes = Lanes(fn, settings, self._name, tree, into, bounded, self._index_of)
         self._lane = self._lanes.first()
-        self._recording = self._open_recording()
+        self._recording = self._open_recording(parts_of_init)
         self._recorded: Recorded | None = None
         self._has_begun = False
         self._order = InOrder()
@@ -96,7 +99,8 @@ class Call:
             if self._is_all_recorded(items):
                 self._lane = self._lanes.loop()
             total = None if total is None or settings.cost is not None else max(0, total - recording.n_recorded)
-        if not self._lane.engine.info.inline:
+        self._may_be_done = not self._lane.engine.info.inline and self._may_be_recorded(items)
+        if not self._lane.engine.info.inline and not self._may_be_done:
             self._lanes.connect()  # not before: what the record has against this call is said at once
         self.failures = Failures(self._name, settings.on_error, settings.retry_on if settings.retries else (), unpickled)
         self._stops_at_failure = settings.on_error == "raise"
@@ -146,12 +150,27 @@ class Call:
             return recording.n_recorded + recording.n_failed > 0 and not self._source.total
         return isinstance(items, Sequence) and len(items) > 0 and recording.has_first(len(items))
 
-    def _open_recording(self) -> "Recording | None":
+    def _may_be_recorded(self, items: Iterable[Any]) -> bool:
+        """Whether only taking items can tell that nothing is left to run: they come one by one, and some are recorded."""
+        recording = self._recording
+        if recording is None or self._settings.cost is not None or isinstance(items, Sequence):
+            return False
+        return recording.n_recorded + recording.n_failed > 0
+
+    def _leave_out_recorded(self) -> None:
+        """Go past the items that are recorded; when none is behind them, no worker need start."""
+        if self._source.is_at_end():
+            self._lane = self._lanes.loop()
+            self._driver.change_over(self._lane)
+        else:
+            self._lanes.connect()
+
+    def _open_recording(self, parts_of_init: Mapping[str, Any] | None) -> "Recording | None":
         if self._settings.run is None:
             return None
         from fourfold.recorded import open_recording
 
-        return open_recording(self._fn, self._settings, self._name, self._tree)
+        return open_recording(self._fn, self._settings, self._name, self._tree, parts_of_init)
 
     def _index_of(self, ticket: int, offset: int) -> int | None:
         return self._driver.index_of(ticket, offset)
@@ -222,6 +241,8 @@ class Call:
             stack.callback(self._source.close)
             stack.callback(self._progress.close)
             stack.callback(self._lanes.let_go)
+            if self._may_be_done:
+                self._leave_out_recorded()
             self._set_process_state(stack)
             if self._chooser is not None:
                 self._chooser.begin()

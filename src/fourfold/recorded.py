@@ -6,7 +6,7 @@ settled segments ──> the call      what earlier calls finished comes back fr
 
 import logging
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,8 +27,16 @@ from fourfold.runs.recording import Carriage, Recording, Subject
 from fourfold.runs.tables import Done
 
 
-def open_recording(fn: Callable[..., Any], settings: Settings, name: str, tree: TreeReduction | None) -> Recording | None:
+def open_recording(
+    fn: Callable[..., Any],
+    settings: Settings,
+    name: str,
+    tree: TreeReduction | None,
+    parts_of_init: Mapping[str, Any] | None = None,
+) -> Recording | None:
     """Open the folder of `run=`; None when the call is inside an item, or inside `using(run=…)` that is.
+
+    `parts_of_init` are the parts of `init=` by their names, where it is not of the user: each is compared for itself.
 
     Raises:
         RunError: The folder cannot be used, or was recorded by something else.
@@ -42,10 +50,14 @@ def open_recording(fn: Callable[..., Any], settings: Settings, name: str, tree: 
     parts |= {"init": settings.init} if settings.init else {}
     parts |= {"seed": settings.seed} if settings.seed is not None else {}
     parts |= {"combine": tree.function} if tree is not None else {}
+    compared = parts
+    if parts_of_init is not None:
+        compared = {each: part for each, part in parts.items() if each != "init"} | {**parts_of_init}
     subject = Subject(
         name=name,
         kind="map" if tree is None else "reduce",
         parts=parts,
+        compared=compared,
         options={each: without_secrets(repr(getattr(settings, each))) for each in sorted(settings.asked() - {"init"})},
         repeatable=settings.idempotent,
         failures_stand=settings.on_error != "raise",

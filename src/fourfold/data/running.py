@@ -17,6 +17,7 @@ from fourfold.addresses import without_secrets
 from fourfold.aggregate.failures import NOTE
 from fourfold.call import Call
 from fourfold.data.files import lives_here
+from fourfold.data.identity import parts_of_run
 from fourfold.data.pieces import Piece
 from fourfold.data.plan import Plan
 from fourfold.data.steps import Loadable, is_of_plan
@@ -171,15 +172,18 @@ class Run:
                 yield from segment.values
 
     def _call(self, pieces: list[Piece], gather: Gather, policy: Policy, run: str | None, plan: Plan | None = None) -> Call:
+        init = plan or self._plan, gather, policy
         changed = {
-            "init": (plan or self._plan, gather, policy),
+            "init": init,
             "on_error": "raise" if policy.first_only else "collect",
             "max_failures": None,
             "retries": 0,
             "run": run,
             "progress": self._settings.progress if run == self._settings.run and plan is None else False,
         }
-        return Call(RunPiece, pieces, Settings(**{**self._settings.__dict__, **changed}), bounded=True, name=self._name)
+        settings = Settings(**{**self._settings.__dict__, **changed})
+        parts = parts_of_run(*init) if run is not None else None
+        return Call(RunPiece, pieces, settings, bounded=True, name=self._name, parts_of_init=parts)
 
     def call(self, fn: type, init: tuple[Any, ...], items: list[Any], name: str, run: str | None = None) -> list[Any]:
         """What another class makes of items, built with `init` in the workers of this run; recorded in `run`, if anywhere.

@@ -285,6 +285,11 @@ class Driver:
             info = self.lane.engine.info
             self.inbox.events.append(Slots(slots, prefetch, self.lane.target_s, info.dispatch_s, info.kills == "bundle"))
 
+    def change_over(self, lane: Lane) -> None:
+        """Run on this lane from now on; nothing may be under way on the one before."""
+        self.lane = self.inbox.lane = lane
+        self._slots = 0
+
     def _note_done(self, chunk: Chunk, result: ChunkResult) -> None:
         self._since_choice = (chunk, result)
         self.n_looped += result.done
@@ -305,9 +310,8 @@ class Driver:
                         raise EngineError(outcome.reason)
                 if self._next_lane.is_loaded() and self._next_lane.engine.slots() and not self.inbox.flying:
                     self.lane.close()
-                    self.lane = self.inbox.lane = self._next_lane
+                    self.change_over(self._next_lane)
                     self._next_lane = self._choose = self.inbox.on_done = None
-                    self._slots = 0
         except (EngineError, NotPicklable) as error:
             assert self._lane_failed is not None
             self._lane_failed(error)

@@ -44,6 +44,8 @@ class Source:
         self._sequence: Sequence[Any] | None = None
         self._ended = False
         self._error: Exception | None = None
+        self._ahead: list[Any] = []
+        """Items that were taken to see whether there are any, and not handed out yet."""
         if cost is not None:
             read = list(_iterator_of(items))
             indices = [index for index, item in enumerate(read) if seen is None or not seen(index, item)]
@@ -125,7 +127,7 @@ class Source:
 
     def _pull_unseen(self, count: int, seen: Callable[[int, Any], bool]) -> list[Any]:
         """Iterate, and leave out what was seen before."""
-        items: list[Any] = []
+        items, self._ahead = self._ahead, []
         while len(items) < count:
             try:
                 read = self._pull(count - len(items))
@@ -144,6 +146,21 @@ class Source:
                     self._gaps.append((position, index - position))
                 items.append(item)
         return items
+
+    def is_at_end(self) -> bool:
+        """Whether all items that are left of an iterator were seen before. It is read up to the first one that was not.
+
+        Raises:
+            Exception: What `seen` raises. What the iterator raises is left to `take`.
+        """
+        assert self._seen is not None
+        try:
+            self._ahead = self._pull_unseen(1, self._seen)
+        except Exception as error:
+            if error is not self._error:
+                raise
+            return False
+        return not self._ahead
 
     def close(self) -> None:
         """Close a generator, so that its `finally` runs now."""

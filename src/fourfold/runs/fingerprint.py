@@ -25,6 +25,9 @@ from fourfold.runs.digest import PLAIN, apart, digest_of, hash_of, name_of
 CONSTANT_CHARS = 60
 """Characters of a constant that a message can show. Not measured."""
 
+MODEL = "the model "
+"""How the name of a part begins that is a model: it is not changed, but another one."""
+
 _DIGEST = "digest "
 """How a part begins that nobody can read."""
 
@@ -60,6 +63,8 @@ def differences(recorded: Parts, now: Parts) -> list[str]:
             found.append(f"{name} {_code_difference(old, new)}")
         elif isinstance(old, str) and isinstance(new, str) and not (old + new).count(_DIGEST):
             found.append(f"{name} was {old} and is {new}")
+        elif name.startswith(MODEL):
+            found.append(f"{name} is another one than the run was recorded with")
         else:
             found.append(f"{name} changed")
     return found

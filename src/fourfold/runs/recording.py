@@ -58,7 +58,8 @@ class Subject:
     Attributes:
         name: Of the function, for messages.
         kind: "map" or "reduce".
-        parts: What the values depend on, by name: the function, `init`, `seed`.
+        parts: What is kept for a replay, by name: the function, `init`, `seed`.
+        compared: What the values depend on, by the names that messages have for it.
         options: What the user asked for, to be shown.
         repeatable: False: an item that may have had effects must not run again.
         failures_stand: A recorded failure is the item's outcome; False: the item runs again.
@@ -67,6 +68,7 @@ class Subject:
     name: str
     kind: str
     parts: Mapping[str, Any]
+    compared: Mapping[str, Any]
     options: Mapping[str, str]
     repeatable: bool
     failures_stand: bool
@@ -102,7 +104,7 @@ class Recording:
                 self._lock = Lock(self.folder)
             self._journal = journal = Journal(self.folder, key)
             self._identity = Identity(journal, path)
-            self._keeps_program = self._identity.meet(subject.kind, subject.parts)
+            self._keeps_program = self._identity.meet(subject.kind, subject.compared)
             self._failed = {failed.item: failed for failed in journal.failures()}
             self._started = set(journal.started())
             self.n_recorded = journal.count("done")
