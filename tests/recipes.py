@@ -104,7 +104,7 @@ CASES = [
     Case("SelectKBest by chi2", SelectKBest(chi2, k=1), ["same", "count", "weight"], "kind"),
     Case("SelectPercentile", SelectPercentile(f_classif, percentile=50), ["x", "count", "value"], "kind"),
     Case("PCA", PCA(), ["x", "count", "value"]),
-    Case("PCA of one hundred million", PCA(svd_solver="full"), WHOLE),
+    Case("PCA of one hundred million", PCA(3, svd_solver="full"), WHOLE),
     Case("PCA of two", PCA(2, svd_solver="full", whiten=True), ["x", "count", "value"]),
     Case("PCA of a share", PCA(0.9), ["x", "count", "value"]),
     Case("PCA by likelihood", PCA("mle"), ["x", "count", "value"]),
