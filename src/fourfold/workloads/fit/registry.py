@@ -17,6 +17,7 @@ OF_SKLEARN = {
     "Ridge": "least_squares.ridge",
     "SelectKBest": "selection.select_by_score",
     "SelectPercentile": "selection.select_by_score",
+    "SimpleImputer": "imputing.simple_imputer",
     "StandardScaler": "scaling.standard_scaler",
     "VarianceThreshold": "selection.variance_threshold",
 }

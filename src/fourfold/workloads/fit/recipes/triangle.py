@@ -4,6 +4,8 @@ rows ──centred, times the root of the weight──> block under triangle ─
 triangle, triangle ──one under the other, and the row that joins two means──QR──> triangle
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from fourfold.machine import limited_threads
@@ -20,6 +22,15 @@ quickest for 50 columns (benchmarks/constants.py triangle)."""
 
 REFLECTIONS = 16
 """Columns that LAPACK reflects at once. Not measured beyond this one."""
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Numerical libraries use one thread, for a while: how many there are would be seen in the last bits of sums."""
+    import scipy.linalg  # noqa: F401 — a library that comes later would not be limited
+
+    with limited_threads(1):
+        yield
 
 
 class Factored(NamedTuple):
@@ -67,7 +78,7 @@ class Factor:
         weights = weights_of(rows, self.has_weight)
         y = numbers_of(rows.y)[:, None] if self.has_target else None
         state: Factored | None = None
-        with limited_threads(1):
+        with one_thread():
             for begin in range(0, rows.n_rows, BLOCK_ROWS):
                 block = rows.X[begin : begin + BLOCK_ROWS]
                 block = block.toarray() if hasattr(block, "tocsr") else block
@@ -97,7 +108,7 @@ class Factor:
         """Of both."""
         import numpy as np
 
-        with limited_threads(1):
+        with one_thread():
             triangle = _with_rows(left.triangle, right.triangle, is_triangle=True)
             if not self.is_centred:
                 weight, mean, rest = left.weight + right.weight, left.mean, left.rest
@@ -112,7 +123,7 @@ class Factor:
 
 
 def _with_rows(triangle: Any, rows: Any, is_triangle: bool = False) -> Any:
-    """The triangle of a triangle and of rows under it. One thread: how many there are would be seen in the last bits."""
+    """The triangle of a triangle and of rows under it."""
     import numpy as np
     from scipy.linalg.lapack import dtpqrt
 
