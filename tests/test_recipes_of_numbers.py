@@ -27,7 +27,7 @@ from fourfold.workloads.fit.contract import Rows
 from fourfold.workloads.fit.recipes.moments import ColumnMoments
 from fourfold.workloads.fit.recipes.triangle import Factor
 
-ENDS = range(0, N_ROWS, 64)
+ENDS = range(0, N_ROWS, 61)
 
 
 def rows_of(X: Any, target: str | None = None, weight: str | None = None) -> Rows:
@@ -157,11 +157,11 @@ def test_moments_are_those_of_rows_that_are_there_as_often_as_they_weigh(
         assert np.isnan(found.mean).all()
         return
     np.testing.assert_allclose(found.variance, often.var(axis=0), 1e-12, 1e-12)
-    np.testing.assert_allclose(found.mean, often.mean(axis=0) + offset, 1e-15)
+    np.testing.assert_allclose(found.mean, often.mean(axis=0) + offset, 1e-14, 1e-12)
 
 
 def test_a_triangle_has_the_same_bits_for_any_number_of_threads() -> None:
-    X = np.random.default_rng(0).normal(size=(9_000, 200))
+    X = np.random.default_rng(0).normal(size=(2_000, 300))  # of fewer columns the bits are the same anyway
 
     def bits(n_threads: int) -> bytes:
         with threadpoolctl.threadpool_limits(n_threads):
