@@ -136,6 +136,10 @@ def test_a_column_that_is_constant_far_from_zero_is_known_to_be() -> None:
     with pytest.warns(UserWarning, match=r"Features \[0 2\] are constant"):
         scores = fitted_to_parts(SelectKBest(f_classif, k=1), cut(rows_of(X, "kind"), ENDS)).scores_
     assert np.isnan(scores[[0, 2]]).all()
+    scores = fitted_to_parts(SelectKBest(f_regression, k=1), cut(rows_of(X, "value"), ENDS)).scores_
+    assert scores[[0, 2]].tolist() == [0.0, 0.0]
+    triangle = Factor().fold(Rows(X.to_numpy())).triangle
+    assert not triangle[:, [0, 2]].any()
 
 
 @settings(max_examples=40, deadline=None)
