@@ -5,7 +5,7 @@ from typing import Any
 from fourfold.errors import OptionError
 from fourfold.workloads.fit.contract import About, Fit, Pass
 from fourfold.workloads.fit.recipes.checks import check_no_weights, check_target, dtype_of
-from fourfold.workloads.fit.recipes.triangle import Factor, Factored
+from fourfold.workloads.fit.recipes.triangle import Factor, Factored, one_thread
 from fourfold.workloads.fit.seen import Numbers
 
 MOST_SPARSE_COLUMNS = 5_000
@@ -25,13 +25,14 @@ def linear_regression(estimator: Any, about: About) -> Fit:
     triangle, target = factored.triangle[:, :-1], factored.triangle[:, -1]
     for name in ("rank_", "singular_"):
         vars(estimator).pop(name, None)
-    if estimator.positive:
-        estimator.coef_ = optimize.nnls(triangle, target)[0]
-    else:
-        estimator.coef_, _, rank, singular = linalg.lstsq(triangle, target, cond=estimator.tol)
-        if not about.is_sparse:
-            estimator.rank_, estimator.singular_ = rank, singular[: factored.n_rows].astype(dtype_of(about))
-    _set_intercept(estimator, factored, np.asarray(estimator.coef_, dtype_of(about)))
+    with one_thread():
+        if estimator.positive:
+            coef = optimize.nnls(triangle, target)[0]
+        else:
+            coef, _, rank, singular = linalg.lstsq(triangle, target, cond=estimator.tol)
+    if not estimator.positive and not about.is_sparse:
+        estimator.rank_, estimator.singular_ = rank, singular[: factored.n_rows].astype(dtype_of(about))
+    _set_intercept(estimator, factored, np.asarray(coef, dtype_of(about)))
     return estimator
 
 
@@ -52,18 +53,19 @@ def ridge(estimator: Any, about: About) -> Fit:
             "coefficients, and exactly"
         )
     factored = yield Pass(Factor(estimator.fit_intercept, about.has_weight, True), (Numbers(takes_nan=False),))
-    coef, estimator.n_iter_, estimator.solver_ = _ridge_regression(
-        factored.triangle[:, :-1],
-        factored.triangle[:, -1],
-        alpha=estimator.alpha,
-        max_iter=estimator.max_iter,
-        tol=estimator.tol,
-        solver=estimator.solver,
-        positive=estimator.positive,
-        return_n_iter=True,
-        return_solver=True,
-        check_input=False,
-    )
+    with one_thread():
+        coef, estimator.n_iter_, estimator.solver_ = _ridge_regression(
+            factored.triangle[:, :-1],
+            factored.triangle[:, -1],
+            alpha=estimator.alpha,
+            max_iter=estimator.max_iter,
+            tol=estimator.tol,
+            solver=estimator.solver,
+            positive=estimator.positive,
+            return_n_iter=True,
+            return_solver=True,
+            check_input=False,
+        )
     _set_intercept(estimator, factored, np.asarray(coef, dtype_of(about)))
     return estimator
 
@@ -106,7 +108,8 @@ def pca(estimator: Any, about: About) -> Fit:
     factored = yield Pass(Factor(), (Numbers(takes_nan=False),))
     shape = factored.n_rows, int(about.n_features or factored.triangle.shape[1])
     wanted = _wanted_components(estimator, shape)
-    _, singular, components = linalg.svd(factored.triangle, full_matrices=False)
+    with one_thread():
+        _, singular, components = linalg.svd(factored.triangle, full_matrices=False)
     singular, components = singular[: min(shape)], components[: min(shape)]
     _, components = svd_flip(None, components, u_based_decision=False)
     estimator.mean_ = factored.mean.astype(dtype_of(about))

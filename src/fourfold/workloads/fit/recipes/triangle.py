@@ -1,17 +1,36 @@
 """All rows as one triangle, which is to least squares and principal components what the rows are.
 
-rows ──centred, times the root of the weight──> block ──QR──> R        R above R above the row that joins two means ──QR──> R
+rows ──centred, times the root of the weight──> block under triangle ──QR──> triangle
+triangle, triangle ──one under the other, and the row that joins two means──QR──> triangle
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from fourfold.machine import limited_threads
 from fourfold.workloads.fit.contract import Rows
 from fourfold.workloads.fit.recipes.checks import numbers_of, weights_of
 from fourfold.workloads.fit.recipes.moments import centred, joined
 
 BLOCK_ROWS = 8192
-"""Rows that are made triangular at once, or four times the columns if that is more. Fewer: more time goes into joining them.
-More: they leave the cache, and a sparse matrix becomes dense in larger parts. Not measured."""
+"""Rows that are centred at once. Fewer: more rows that join means. More: a sparse matrix becomes dense in larger parts."""
+
+SLICE_ROWS = 512
+"""Rows that are put under the triangle at once. Fewer: more calls. More: they leave the cache. Of 128 to 8192 this is the
+quickest for 50 columns (benchmarks/constants.py triangle)."""
+
+REFLECTIONS = 16
+"""Columns that LAPACK reflects at once. Not measured beyond this one."""
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Numerical libraries use one thread, for a while: how many there are would be seen in the last bits of sums."""
+    import scipy.linalg  # noqa: F401 — a library that comes later would not be limited
+
+    with limited_threads(1):
+        yield
 
 
 class Factored(NamedTuple):
@@ -43,7 +62,7 @@ class Factor:
         has_weight: The rows have weights.
         has_target: The target is a last column.
 
-    Cost: a state has at most as many rows as columns. Joining two takes time by the third power of the columns.
+    Cost: a state has as many rows as columns. Joining two takes time by the third power of the columns.
 
     Source: J. Demmel, L. Grigori, M. Hoemmen, J. Langou, "Communication-optimal parallel and sequential QR and LU
     factorizations", SIAM J. Sci. Comput. 34.1 (2012), section 3: TSQR. The row that joins two means is Chan's.
@@ -58,15 +77,15 @@ class Factor:
 
         weights = weights_of(rows, self.has_weight)
         y = numbers_of(rows.y)[:, None] if self.has_target else None
-        size = max(BLOCK_ROWS, 4 * rows.X.shape[1])
         state: Factored | None = None
-        for begin in range(0, rows.n_rows, size):
-            block = rows.X[begin : begin + size]
-            block = block.toarray() if hasattr(block, "tocsr") else block
-            if y is not None:
-                block = np.hstack([block, y[begin : begin + size]])
-            found = self._of_block(block, weights[begin : begin + size])
-            state = found if state is None else self.combine(state, found)
+        with one_thread():
+            for begin in range(0, rows.n_rows, BLOCK_ROWS):
+                block = rows.X[begin : begin + BLOCK_ROWS]
+                block = block.toarray() if hasattr(block, "tocsr") else block
+                if y is not None:
+                    block = np.hstack([block, y[begin : begin + BLOCK_ROWS]])
+                found = self._of_block(block, weights[begin : begin + BLOCK_ROWS])
+                state = found if state is None else self.combine(state, found)
         assert state is not None
         return state
 
@@ -79,26 +98,37 @@ class Factor:
         else:
             weight, mean, off = weights.sum(), np.zeros(block.shape[1]), block
             rest = mean
-        return Factored(len(block), weight, mean, rest, _triangle(off * np.sqrt(weights)[:, None]))
+        triangle = np.zeros((block.shape[1],) * 2, order="F")
+        off = off * np.sqrt(weights)[:, None]
+        for begin in range(0, len(off), SLICE_ROWS):
+            triangle = _with_rows(triangle, off[begin : begin + SLICE_ROWS])
+        return Factored(len(block), weight, mean, rest, triangle)
 
     def combine(self, left: Factored, right: Factored) -> Factored:
         """Of both."""
         import numpy as np
 
-        triangles = [left.triangle, right.triangle]
-        if not self.is_centred:
-            weight, mean, rest = left.weight + right.weight, left.mean, left.rest
-        else:
-            weight, share, mean, rest, apart = joined(left, right)
-            triangles.append((np.sqrt(left.weight * share) * apart)[None])
-        return Factored(left.n_rows + right.n_rows, weight, mean, rest, _triangle(np.vstack(triangles)))
+        with one_thread():
+            triangle = _with_rows(left.triangle, right.triangle, is_triangle=True)
+            if not self.is_centred:
+                weight, mean, rest = left.weight + right.weight, left.mean, left.rest
+            else:
+                weight, share, mean, rest, apart = joined(left, right)
+                triangle = _with_rows(triangle, (np.sqrt(left.weight * share) * apart)[None])
+        return Factored(left.n_rows + right.n_rows, weight, mean, rest, triangle)
 
     def finish(self, state: Factored) -> Factored:
         """As it is."""
         return state
 
 
-def _triangle(rows: Any) -> Any:
+def _with_rows(triangle: Any, rows: Any, is_triangle: bool = False) -> Any:
+    """The triangle of a triangle and of rows under it."""
     import numpy as np
+    from scipy.linalg.lapack import dtpqrt
 
-    return np.linalg.qr(rows, mode="r")
+    width = len(triangle)
+    below = np.array(rows, order="F")
+    found, _, _, info = dtpqrt(width if is_triangle else 0, min(REFLECTIONS, width), triangle, below, overwrite_b=True)
+    assert info == 0
+    return np.asfortranarray(found)
