@@ -231,7 +231,7 @@ def test_a_worker_that_is_killed_in_iteration_5_changes_no_bit(tmp_path: Path, m
 
     def loss(*given):
         asked.append(None)
-        return Dies(*given, tmp_path / "died") if len(asked) == 5 else Loss(*given)
+        return Dies(*given, tmp_path / "died") if len(asked) == 6 else Loss(*given)  # the first is the start
 
     monkeypatch.setattr(training, "Loss", loss)
     model = data.fit(ff.LogisticRegression(reg_param=0.01), target="y", engine="processes", workers=2)

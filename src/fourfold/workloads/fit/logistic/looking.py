@@ -10,6 +10,10 @@ BLOCK_BYTES = 1 << 20
 took 47 ms with half of it or all of it, 65 ms with twice as much and 107 with sixteen times; with a quarter the calls of
 NumPy show, 54 ms."""
 
+FEW = 1000
+"""Whole numbers that are so near to each other are counted: a million of them took 50 ms to be told apart otherwise, as long
+as a pass takes for all else. Larger: counts of as many numbers for each batch."""
+
 
 def blocks(n_rows: int, n_columns: int) -> Iterator[slice]:
     """The rows of an array in parts that fit into the cache."""
@@ -188,6 +192,9 @@ def _classes(y: Any) -> Any:
                 "Unknown label type: continuous. Maybe you are trying to fit a classifier, which expects discrete classes on "
                 "a regression target with continuous values."
             )
+    if y.dtype.kind in "biuf" and len(y) and float(y.max()) - float(y.min()) < FEW:
+        least = y.min()
+        return np.flatnonzero(np.bincount(np.subtract(y, least, dtype=np.float64).astype(np.intp))).astype(y.dtype) + least
     try:
         classes = np.unique(y)
     except TypeError as error:
