@@ -394,8 +394,20 @@ def test_a_nan_is_refused_with_its_row_and_its_column() -> None:
         ff.LogisticRegression().fit(pd.DataFrame(X, columns=NAMES), y)
     with pytest.raises(ValueError, match="NaN or infinity: column number 2 is nan in row 77777"):
         ff.LogisticRegression().fit(csr_matrix(X), y)
-    with pytest.raises(ValueError, match="column 'c' is nan in row 5 of the batch"):
-        ff.scan(table(X[77_772:77_800], y[:28])).fit(ff.LogisticRegression(), target="y", engine="serial")
+
+
+@pytest.mark.parametrize("engine", ["serial", "threads"])
+def test_a_nan_in_a_file_is_refused_with_its_row_there_and_its_column(tmp_path: Path, engine: str) -> None:
+    X, y, _ = rows(90)
+    X[77, 2] = np.nan
+    data = parted(3, tmp_path, table(X, y))
+    with pytest.raises(ValueError, match="column 'c' is nan in row 17 of the batch") as caught:
+        data.fit(ff.LogisticRegression(), target="y", engine=engine)
+    assert f"fourfold: row 0 of that batch is row 0 of {tmp_path / '002.parquet'}" in caught.value.__notes__
+    changed = data.map_batches(lambda batch: batch, schema=data.schema)
+    with pytest.raises(ValueError, match="column 'c' is nan in row 17 of the batch") as caught:
+        changed.fit(ff.LogisticRegression(), target="y", engine=engine)
+    assert any("of what the steps make of" in each for each in caught.value.__notes__)
 
 
 @pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf])

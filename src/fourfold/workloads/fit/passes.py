@@ -8,7 +8,7 @@ Rows that a recipe wants again are kept where they were made; the next pass asks
 
 import operator
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fourfold.aggregate.tree import EMPTY, TreeReduction
@@ -18,6 +18,8 @@ from fourfold.data.running import Run
 from fourfold.workloads.fit.contract import Pass, Rows, Seen
 from fourfold.workloads.fit.kept import Kept
 from fourfold.workloads.fit.seen import Features
+
+Place = Callable[[Piece, int], tuple[str, int]]
 
 
 class Part(NamedTuple):
@@ -46,10 +48,17 @@ class Wanted(NamedTuple):
 
 
 class Gather:
-    """Makes a Part of the tables of a piece: see `fourfold.data.work.Gather`."""
+    """Makes a Part of the tables of a piece: see `fourfold.data.work.Gather`.
 
-    def __init__(self, features: Features, wanted: Wanted, kept: Kept) -> None:
-        self._features, self._wanted, self._kept = features, wanted, kept
+    Args:
+        features: What rows the tables are.
+        wanted: The passes.
+        kept: Where rows are kept.
+        place: The file and number of a row of a piece; None where steps may have changed which rows there are.
+    """
+
+    def __init__(self, features: Features, wanted: Wanted, kept: Kept, place: Place | None) -> None:
+        self._features, self._wanted, self._kept, self._place = features, wanted, kept, place
 
     def open(self) -> None:
         """It needs nothing."""
@@ -61,16 +70,27 @@ class Gather:
         n_batches = 0
         for table in tables:
             rows = self._features(table)._replace(first=None if first is None else first + n_rows)
+            try:
+                self._look(rows, piece.number, n_batches, states)
+            except ValueError as error:
+                path, row = (f"what the steps make of {piece.path or 'the table'}", n_rows)
+                if self._place is not None:
+                    path, row = self._place(piece, n_rows)
+                error.add_note(f"fourfold: row 0 of that batch is row {row} of {path}")
+                raise
             n_rows += rows.n_rows
-            for at, seen in enumerate(_all_seen(rows, self._wanted.passes)):
-                view = self._wanted.views[at]
-                if view is not None:
-                    self._kept.keep(piece.number, view, n_batches, seen)
-                states[at] = _folded(self._wanted.passes[at], states[at], seen)
             n_batches += 1
         for view in {each for each in self._wanted.views if each is not None}:
             self._kept.kept(piece.number, view, n_batches)
         return Part(n_rows, states)
+
+    def _look(self, rows: Rows, piece: int, batch: int, states: list[Any]) -> None:
+        """Keep rows and fold them, for each pass."""
+        for at, seen in enumerate(_all_seen(rows, self._wanted.passes)):
+            view = self._wanted.views[at]
+            if view is not None:
+                self._kept.keep(piece, view, batch, seen)
+            states[at] = _folded(self._wanted.passes[at], states[at], seen)
 
 
 class FoldKept:
@@ -178,7 +198,9 @@ class Passes:
         return parts
 
     def _new_run(self, wanted: Wanted, pieces: Sequence[Piece]) -> Run:
-        return Run(self._plan, Gather(self._features, wanted, self._kept), self._options, "fit", pieces=pieces)
+        place = None if self._plan.steps else self._plan.source.place
+        gather = Gather(self._features, wanted, self._kept, place)
+        return Run(self._plan, gather, self._options, "fit", pieces=pieces)
 
     def _count(self, parts: Mapping[int, Part]) -> None:
         firsts = {}
