@@ -176,6 +176,25 @@ def test_arrays_frames_tables_and_sparse_matrices_give_the_same_model(classes: i
     assert model.score(frame, y) == want.score(X, y)
 
 
+def test_what_a_sparse_matrix_stores_twice_is_one_number() -> None:
+    X, y, _ = rows()
+    half = csr_matrix(
+        (np.repeat(X.ravel() / 2, 2), np.tile(np.repeat(np.arange(4), 2), 400), np.arange(0, 3201, 8)), shape=(400, 4)
+    )
+    model, want = (ff.LogisticRegression(reg_param=0.01, tol=1e-9).fit(each, y) for each in (half, X))
+    np.testing.assert_allclose(numbers_of(model), numbers_of(want), rtol=1e-9)
+    assert half.nnz == 3200
+
+
+def test_numbers_of_half_the_bytes_are_computed_with_as_others() -> None:
+    X, y, _ = rows()
+    small = X.astype(np.float32)
+    for given in (small, csr_matrix(small)):
+        model, want = (ff.LogisticRegression(reg_param=0.01).fit(each, y) for each in (given, given.astype(np.float64)))
+        np.testing.assert_allclose(numbers_of(model), numbers_of(want), rtol=1e-9)
+        assert model.coef_.dtype == np.float64
+
+
 def test_a_sparse_matrix_is_never_made_dense() -> None:
     rng = np.random.default_rng(0)
     n_rows, n_columns = 500, 2_000_000  # 8 GB as an array

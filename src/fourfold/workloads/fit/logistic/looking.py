@@ -71,8 +71,11 @@ class Look:
         classes = _classes(rows.y)
         codes = codes_of(classes, rows.y)
         weight = np.ones(rows.n_rows) if rows.weight is None else rows.weight
-        chosen = [np.flatnonzero(codes == each) for each in range(len(classes))] if self.by_class else [slice(None)]
-        moments = [_moments(rows.X[each], None if rows.weight is None else weight[each]) for each in chosen]
+        if self.by_class:
+            chosen = [np.flatnonzero(codes == each) for each in range(len(classes))]
+            moments = [_moments(rows.X[each], None if rows.weight is None else weight[each]) for each in chosen]
+        else:
+            moments = [_moments(rows.X, rows.weight)]
         if not all(np.isfinite(each.mean).all() for each in moments):
             _check_values(rows, self.names)
 
@@ -160,11 +163,15 @@ def _sparse_moments(X: Any, weight: Any) -> Moments:
     import numpy as np
 
     n_rows, n_columns = X.shape
-    ones = np.ones(n_rows) if weight is None else weight
-    total = float(ones.sum())
-    each = np.repeat(ones, np.diff(X.indptr))
-    stored = np.bincount(X.indices, each, n_columns)
-    stored[np.bincount(X.indices, minlength=n_columns) == n_rows] = total  # exactly, so that a constant column is one
+    counts = np.bincount(X.indices, minlength=n_columns)
+    each: Any
+    stored: Any
+    if weight is None:
+        total, each, stored = float(n_rows), 1.0, counts.astype(np.float64)
+    else:
+        total, each = float(weight.sum()), np.repeat(weight, np.diff(X.indptr))
+        stored = np.bincount(X.indices, each, n_columns)
+        stored[counts == n_rows] = total  # exactly, so that a constant column is one
     first = np.zeros(n_columns)
     first[X.indices[::-1]] = X.data[::-1]
     share = stored / total if total else stored
@@ -172,7 +179,7 @@ def _sparse_moments(X: Any, weight: Any) -> Moments:
         shift = np.bincount(X.indices, each * (X.data - first[X.indices]), n_columns) / (total or 1.0)
         mean = first * share + shift
         around = X.data - mean[X.indices]
-        squares = np.bincount(X.indices, each * around * around, n_columns) + (total - stored) * mean * mean
+        squares = np.bincount(X.indices, np.square(around, out=around) * each, n_columns) + (total - stored) * mean * mean
     return Moments(total, mean, squares)
 
 
