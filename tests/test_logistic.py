@@ -176,6 +176,25 @@ def test_arrays_frames_tables_and_sparse_matrices_give_the_same_model(classes: i
     assert model.score(frame, y) == want.score(X, y)
 
 
+def test_what_a_sparse_matrix_stores_twice_is_one_number() -> None:
+    X, y, _ = rows()
+    half = csr_matrix(
+        (np.repeat(X.ravel() / 2, 2), np.tile(np.repeat(np.arange(4), 2), 400), np.arange(0, 3201, 8)), shape=(400, 4)
+    )
+    model, want = (ff.LogisticRegression(reg_param=0.01, tol=1e-9).fit(each, y) for each in (half, X))
+    np.testing.assert_allclose(numbers_of(model), numbers_of(want), rtol=1e-9)
+    assert half.nnz == 3200
+
+
+def test_numbers_of_half_the_bytes_are_computed_with_as_others() -> None:
+    X, y, _ = rows()
+    small = X.astype(np.float32)
+    for given in (small, csr_matrix(small)):
+        model, want = (ff.LogisticRegression(reg_param=0.01).fit(each, y) for each in (given, given.astype(np.float64)))
+        np.testing.assert_allclose(numbers_of(model), numbers_of(want), rtol=1e-9)
+        assert model.coef_.dtype == np.float64
+
+
 def test_a_sparse_matrix_is_never_made_dense() -> None:
     rng = np.random.default_rng(0)
     n_rows, n_columns = 500, 2_000_000  # 8 GB as an array
@@ -231,7 +250,7 @@ def test_a_worker_that_is_killed_in_iteration_5_changes_no_bit(tmp_path: Path, m
 
     def loss(*given):
         asked.append(None)
-        return Dies(*given, tmp_path / "died") if len(asked) == 5 else Loss(*given)
+        return Dies(*given, tmp_path / "died") if len(asked) == 6 else Loss(*given)  # the first is the start
 
     monkeypatch.setattr(training, "Loss", loss)
     model = data.fit(ff.LogisticRegression(reg_param=0.01), target="y", engine="processes", workers=2)
@@ -394,8 +413,20 @@ def test_a_nan_is_refused_with_its_row_and_its_column() -> None:
         ff.LogisticRegression().fit(pd.DataFrame(X, columns=NAMES), y)
     with pytest.raises(ValueError, match="NaN or infinity: column number 2 is nan in row 77777"):
         ff.LogisticRegression().fit(csr_matrix(X), y)
-    with pytest.raises(ValueError, match="column 'c' is nan in row 5 of the batch"):
-        ff.scan(table(X[77_772:77_800], y[:28])).fit(ff.LogisticRegression(), target="y", engine="serial")
+
+
+@pytest.mark.parametrize("engine", ["serial", "threads"])
+def test_a_nan_in_a_file_is_refused_with_its_row_there_and_its_column(tmp_path: Path, engine: str) -> None:
+    X, y, _ = rows(90)
+    X[77, 2] = np.nan
+    data = parted(3, tmp_path, table(X, y))
+    with pytest.raises(ValueError, match="column 'c' is nan in row 17 of the batch") as caught:
+        data.fit(ff.LogisticRegression(), target="y", engine=engine)
+    assert f"fourfold: row 0 of that batch is row 0 of {tmp_path / '002.parquet'}" in caught.value.__notes__
+    changed = data.map_batches(lambda batch: batch, schema=data.schema)
+    with pytest.raises(ValueError, match="column 'c' is nan in row 17 of the batch") as caught:
+        changed.fit(ff.LogisticRegression(), target="y", engine=engine)
+    assert any("of what the steps make of" in each for each in caught.value.__notes__)
 
 
 @pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf])

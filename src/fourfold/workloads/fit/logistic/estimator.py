@@ -107,6 +107,9 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         X, y = validate_data(
             self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], order=None, ensure_all_finite=False
         )
+        if hasattr(X, "tocsr") and not X.has_canonical_format:
+            X = X.copy()  # the caller's own stays as it is
+            X.sum_duplicates()
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
         with Memory(X, np.asarray(y), sample_weight, n_threads) as rows:

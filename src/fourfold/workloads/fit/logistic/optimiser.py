@@ -30,8 +30,8 @@ ROUNDING = 1e-6
 
 ARMIJO, CURVATURE = 1e-4, 0.9
 DIGITS = 1e-15
-"""A share of a value that is rounding. Near the end values differ by no more, while slopes still tell where it is lower: without
-it, coefficients of some thousandths were off by 2e-5 of themselves."""
+"""A share of a value that is rounding. Near the end values differ by no more, while slopes still tell where it is lower:
+without it, coefficients of some thousandths were off by 2e-5 of themselves."""
 
 SEARCHES, ZOOMS, BACKTRACKS = 10, 10, 20
 
