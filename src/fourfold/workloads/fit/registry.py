@@ -10,6 +10,7 @@ from fourfold.workloads.fit.contract import About, Fit, Recipe, Trained
 OF_SKLEARN = {
     "CountVectorizer": "texts.count_vectorizer",
     "HashingVectorizer": "texts.hashing_vectorizer",
+    "KBinsDiscretizer": "bins.k_bins_discretizer",
     "KMeans": "kmeans.kmeans",
     "MinMaxScaler": "scaling.min_max_scaler",
     "OneHotEncoder": "categories.encoder",
