@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from parts import Parts
+from parts import Numbered
 from scipy.sparse import csr_matrix
 from sklearn.base import clone
 from sklearn.cluster import KMeans
@@ -17,24 +17,13 @@ from test_recipes_categories import Cut, same_fitted
 
 import fourfold as ff
 from fourfold.errors import OptionError
-from fourfold.workloads.fit.contract import About, Pass
+from fourfold.workloads.fit.contract import About
 from fourfold.workloads.fit.registry import fit_with
 
 __all__ = ["small_pieces"]
 N_ROWS = 192
 LEFT_OUT = ("labels_",)
 START = np.array([[1e3, 0.0, 0.0], [1e3, 1.0, 1.0], [1e3 + 5, 3.0, 3.0]])
-
-
-class Numbered(Parts):
-    """Rows that have been counted, as they are from the second pass on."""
-
-    def run(self, passes: list[Pass]) -> list[Any]:
-        found, first = super().run(passes), 0
-        for at, rows in enumerate(self.rows):
-            self.rows[at] = rows._replace(first=first)
-            first += rows.n_rows
-        return found
 
 
 def table() -> pa.Table:

@@ -34,8 +34,9 @@ def fitted(
     of = Features(chosen, target, weight, is_text=_takes_texts(estimator, chosen))
     narrowed = plan.narrowed([*dict.fromkeys([*chosen, *filter(None, (target, weight))])])
     passes = Passes(narrowed, of, options)
+    is_alone = not any(hasattr(estimator, name) for name in ("steps", "transformers", "transformer_list"))
     try:
-        ended = drive(fit_with(estimator, of.about(schema)), passes.run)
+        ended = drive(fit_with(estimator, of.about(schema)._replace(is_alone=is_alone)), passes.run)
     finally:
         passes.close()
     return ended.estimator if isinstance(ended, Trained) else ended

@@ -16,6 +16,7 @@ OF_SKLEARN = {
     "OneHotEncoder": "categories.encoder",
     "OrdinalEncoder": "categories.encoder",
     "RobustScaler": "robust.robust_scaler",
+    "TargetEncoder": "target_encoding.target_encoder",
     "TfidfVectorizer": "texts.tfidf_vectorizer",
 }
 """Classes of scikit-learn by name, and where the recipe is in `recipes/`: neither is imported before it is needed."""
