@@ -80,8 +80,10 @@ def same(left: Any, right: Any) -> None:
         if left.dtype == object:
             for each in zip(left.ravel(), right.ravel(), strict=True):
                 same(*each)
-        else:
+        elif left.dtype.kind == "f":
             np.testing.assert_allclose(left, right, rtol=1e-10, atol=0)
+        else:
+            np.testing.assert_array_equal(left, right)
     elif isinstance(left, list | tuple):
         assert len(left) == len(right)
         for each in zip(left, right, strict=True):
