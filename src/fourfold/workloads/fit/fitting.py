@@ -1,11 +1,12 @@
 """`Dataset.fit`: an estimator is fitted to all rows, by its recipe, and is the one that its own `fit` would have made."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from fourfold.data.plan import Plan
 from fourfold.data.sparse import sparse_columns
 from fourfold.data.steps import Filter, Select, check_columns
+from fourfold.data.work import FailedRow
 from fourfold.errors import OptionError, OptionTypeError
 from fourfold.workloads.fit.checking import CheckTarget
 from fourfold.workloads.fit.contract import Trained, drive
@@ -19,6 +20,20 @@ FIRST_ROWS = 20
 """Rows that are looked at, here, for the columns that transformers make. Fewer: nothing is won. More: the fit begins later."""
 
 
+class Fitted(NamedTuple):
+    """What came of a fit.
+
+    Attributes:
+        estimator: The fitted one.
+        n_rows: How many rows it was fitted to.
+        failures: Rows that were left out.
+    """
+
+    estimator: Any
+    n_rows: int
+    failures: list[FailedRow]
+
+
 def fitted(
     plan: Plan,
     estimator: Any,
@@ -26,8 +41,8 @@ def fitted(
     features: Sequence[str] | None,
     weight: str | None,
     options: Mapping[str, Any],
-) -> Any:
-    """The estimator, fitted: see `Dataset.fit`."""
+) -> Fitted:
+    """The estimator, fitted, and to what: see `Dataset.fit`."""
     recipe_of(estimator)
     schema = _schema_of(plan)
     chosen = _features(schema, target, features, weight)
@@ -42,7 +57,7 @@ def fitted(
         ended = drive(fit_with(estimator, of.about(schema)), passes.run)
     finally:
         passes.close()
-    return ended.estimator if isinstance(ended, Trained) else ended
+    return Fitted(ended.estimator if isinstance(ended, Trained) else ended, passes.n_rows, passes.failures)
 
 
 def _schema_of(plan: Plan) -> Any:

@@ -15,7 +15,7 @@ from fourfold.aggregate.tree import EMPTY, TreeReduction
 from fourfold.data.pieces import Piece
 from fourfold.data.plan import Plan
 from fourfold.data.running import Run
-from fourfold.data.work import Count
+from fourfold.data.work import Count, FailedRow
 from fourfold.execute import current
 from fourfold.options import RunOfBlock, Settings, resolve
 from fourfold.workloads.fit.checking import CheckSeen
@@ -132,6 +132,10 @@ def _folded(wanted: Pass, state: Any, rows: Rows) -> Any:
 class Passes:
     """Looks at all rows, as often as a recipe wants.
 
+    Attributes:
+        n_rows: How many there are, after the first pass.
+        failures: Those that were left out, likewise.
+
     Args:
         plan: The dataset.
         features: What rows its tables are.
@@ -149,6 +153,7 @@ class Passes:
         self._firsts: dict[int, int] | None = None
         self._n_done = 0
         self.n_rows = 0
+        self.failures: list[FailedRow] = []
 
     def run(self, passes: list[Pass]) -> list[Any]:
         """Do these at once. Gives what each finished with.
@@ -206,6 +211,7 @@ class Passes:
             raise
         if not self._n_done:
             run.warn_of_failures()  # the later ones leave out the same rows
+            self.failures = run.failures
         return parts
 
     def _blame_a_row(self, wanted: Wanted, error: Exception) -> None:
