@@ -45,12 +45,9 @@ def fitted(
     """The estimator, fitted, and to what: see `Dataset.fit`."""
     recipe_of(estimator)
     schema = _schema_of(plan)
-    chosen = _features(schema, target, features, weight)
-    check_fits(estimator, target is not None, weight is not None)
-    beside = [name for name in (target, weight) if name is not None]
-    of = Features(chosen, target, weight, is_text=_takes_texts(estimator, chosen))
-    narrowed = plan.narrowed([*dict.fromkeys([*chosen, *beside])])._replace(takes_sparse=True)
-    if beside:
+    of = features_for(estimator, schema, target, features, weight)
+    narrowed = plan.narrowed(of.columns)._replace(takes_sparse=True)
+    if of.beside:
         narrowed = narrowed.with_step(CheckTarget(target, weight))
     passes = Passes(narrowed, of, options)
     try:
@@ -58,6 +55,20 @@ def fitted(
     finally:
         passes.close()
     return Fitted(ended.estimator if isinstance(ended, Trained) else ended, passes.n_rows, passes.failures)
+
+
+def features_for(
+    estimator: Any, schema: Any, target: str | None, features: Sequence[str] | None, weight: str | None
+) -> Features:
+    """What an estimator is given of tables with this schema.
+
+    Raises:
+        OptionError: It cannot be fitted to them.
+    """
+    recipe_of(estimator)
+    chosen = _features(schema, target, features, weight)
+    check_fits(estimator, target is not None, weight is not None)
+    return Features(chosen, target, weight, is_text=_takes_texts(estimator, chosen))
 
 
 def _schema_of(plan: Plan) -> Any:

@@ -175,7 +175,7 @@ class Passes:
             self._count(parts)
         if not self.n_rows:
             raise ValueError("there are no rows to fit")
-        return [self._finished(each, at, parts) for at, each in enumerate(passes)]
+        return finished(passes, [parts[piece.number] for piece in self._pieces])
 
     def close(self) -> None:
         """Forget what was kept."""
@@ -237,13 +237,17 @@ class Passes:
             self.n_rows += parts[piece.number].n_rows
         self._firsts = firsts
 
-    def _finished(self, wanted: Pass, at: int, parts: Mapping[int, Part]) -> Any:
-        """What all rows together say, by a tree over the places of pieces."""
-        tree = TreeReduction(wanted.aggregator.combine)
+
+def finished(passes: Sequence[Pass], parts: Sequence[Part]) -> list[Any]:
+    """What all rows together say, for each pass: the parts of pieces, in their order, by a tree over their places."""
+    found = []
+    for at, each in enumerate(passes):
+        tree = TreeReduction(each.aggregator.combine)
         state = tree.identity()
-        for place, piece in enumerate(self._pieces):
-            state = tree.combine(state, [((0, place), parts[piece.number].states[at])])
-        return wanted.aggregator.finish(tree.finish(state, len(self._pieces)))
+        for place, part in enumerate(parts):
+            state = tree.combine(state, [((0, place), part.states[at])])
+        found.append(each.aggregator.finish(tree.finish(state, len(parts))))
+    return found
 
 
 def _folder_of(settings: Settings) -> str | None:
