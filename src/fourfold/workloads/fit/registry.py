@@ -12,8 +12,18 @@ OF_SKLEARN = {
     "ColumnTransformer": "composed.column_transformer",
     "FeatureUnion": "composed.feature_union",
     "FunctionTransformer": "composed.function_transformer",
+    "GaussianNB": "bayes.gaussian_nb",
+    "LinearRegression": "least_squares.linear_regression",
+    "MaxAbsScaler": "scaling.max_abs_scaler",
     "MinMaxScaler": "scaling.min_max_scaler",
+    "MultinomialNB": "bayes.multinomial_nb",
+    "PCA": "least_squares.pca",
     "Pipeline": "composed.pipeline",
+    "Ridge": "least_squares.ridge",
+    "SelectKBest": "selection.select_by_score",
+    "SelectPercentile": "selection.select_by_score",
+    "StandardScaler": "scaling.standard_scaler",
+    "VarianceThreshold": "selection.variance_threshold",
 }
 """Classes of scikit-learn by name, and where the recipe is in `recipes/`: neither is imported before it is needed."""
 
