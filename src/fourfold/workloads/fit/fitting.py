@@ -95,7 +95,10 @@ def _schema_of(plan: Plan) -> Any:
 
 
 def _takes_texts(estimator: Any, chosen: Sequence[str]) -> bool:
-    """Whether it takes an array of texts, and no table."""
+    """Whether it takes an array of texts, and no table; of several steps or parts, whether the first one does."""
+    within = getattr(estimator, "steps", None) or getattr(estimator, "transformer_list", None)
+    if within:
+        return _takes_texts(within[0][1], chosen)
     if not hasattr(estimator, "__sklearn_tags__"):
         return False
     tags = estimator.__sklearn_tags__().input_tags

@@ -10,19 +10,26 @@ from fourfold.workloads.fit.contract import About, Fit, Recipe, Trained
 
 OF_SKLEARN = {
     "ColumnTransformer": "composed.column_transformer",
+    "CountVectorizer": "texts.count_vectorizer",
     "FeatureUnion": "composed.feature_union",
     "FunctionTransformer": "composed.function_transformer",
     "GaussianNB": "bayes.gaussian_nb",
+    "HashingVectorizer": "texts.hashing_vectorizer",
+    "KMeans": "kmeans.kmeans",
     "LinearRegression": "least_squares.linear_regression",
     "MaxAbsScaler": "scaling.max_abs_scaler",
     "MinMaxScaler": "scaling.min_max_scaler",
     "MultinomialNB": "bayes.multinomial_nb",
+    "OneHotEncoder": "categories.encoder",
+    "OrdinalEncoder": "categories.encoder",
     "PCA": "least_squares.pca",
     "Pipeline": "composed.pipeline",
     "Ridge": "least_squares.ridge",
+    "RobustScaler": "robust.robust_scaler",
     "SelectKBest": "selection.select_by_score",
     "SelectPercentile": "selection.select_by_score",
     "StandardScaler": "scaling.standard_scaler",
+    "TfidfVectorizer": "texts.tfidf_vectorizer",
     "VarianceThreshold": "selection.variance_threshold",
 }
 """Classes of scikit-learn by name, and where the recipe is in `recipes/`: neither is imported before it is needed."""
