@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,10 +103,26 @@ def test_a_frame_is_fitted_to_where_it_lives(cluster: Cluster) -> None:
         pids = frame.fit(MinMaxScaler(), features=["y"])
         assert pids.n_samples_seen_ == 400
         assert os.getpid() not in (pids.data_min_[0], pids.data_max_[0])
-        one, other = (ff.scan(before).fit(Power(), features=["x", "id"]) for _ in range(2))
-    expected = np.concatenate([(table[["x", "id"]].to_numpy() ** power).sum(axis=0) for power in range(1, 5)])
+
+
+def test_rows_of_a_frame_that_are_wanted_again_are_kept_where_they_were_made(cluster: Cluster, tmp_path: Path) -> None:
+    def note(batch: Any) -> Any:
+        with open(tmp_path / "calls", "a") as file:
+            file.write(".")
+        return batch
+
+    before = native(cluster)
+    with at_work(cluster):
+        frame = ff.scan(before, columns=["x", "id"]).map_batches(note, schema={"x": "float64", "id": "int64"})
+        frame.fit(MinMaxScaler())
+        once = (tmp_path / "calls").stat().st_size
+        one = frame.fit(Power())
+        assert (tmp_path / "calls").stat().st_size == 2 * once, "four passes, of which the first one alone runs the steps"
+        other = ff.scan(before).fit(Power(), features=["x", "id"])
+    expected = np.concatenate([(TABLE[["x", "id"]].to_numpy() ** power).sum(axis=0) for power in range(1, 5)])
     np.testing.assert_allclose(one.sums_, expected, rtol=1e-10)
     assert one.sums_.tobytes() == other.sums_.tobytes()
+    assert not [name for name in os.listdir(tempfile.gettempdir()) if name.startswith("fourfold-fit-")]
 
 
 def test_a_row_of_a_frame_that_is_refused_is_shown(cluster: Cluster) -> None:

@@ -51,8 +51,20 @@ class OnSpark:
         return frame  # the user caches it, where that pays
 
     def gather(self, frame: Any, fold: FrameFold) -> list[bytes]:
-        found = _without_dots(frame).mapInArrow(_folding(fold), "number int, part binary").toArrow()
-        return [each["part"] for each in sorted(found.to_pylist(), key=operator.itemgetter("number"))]
+        found = _without_dots(frame).mapInArrow(_folding(fold), PARTS).toArrow()
+        return _parts_of(found)
+
+    def known(self, frame: Any, fold: FrameFold, n_partitions: int) -> list[bytes]:
+        numbers = frame.sparkSession.range(0, n_partitions, 1, n_partitions)
+        return _parts_of(numbers.mapInArrow(_knowing(fold), PARTS).toArrow())
+
+
+PARTS = "number int, part binary"
+"""The columns in which values of partitions come back from Spark."""
+
+
+def _parts_of(found: Any) -> list[bytes]:
+    return [each["part"] for each in sorted(found.to_pylist(), key=operator.itemgetter("number"))]
 
 
 def _without_dots(frame: Any) -> Any:
@@ -70,10 +82,24 @@ def _folding(fold: FrameFold) -> Any:
         context = TaskContext.get()
         number = 0 if context is None else context.partitionId()
         tables = (pa.Table.from_batches([batch]).rename_columns(fold.run.before.names) for batch in batches)
-        numbers, parts = pa.array([number], pa.int32()), pa.array([fold(number, tables)], pa.binary())
-        yield pa.RecordBatch.from_arrays([numbers, parts], ["number", "part"])
+        yield _as_parts([number], [fold(number, tables)])
 
     return run
+
+
+def _knowing(fold: FrameFold) -> Any:
+    def run(batches: Iterator[Any]) -> Iterator[Any]:
+        for batch in batches:
+            numbers = batch.column(0).to_pylist()
+            yield _as_parts(numbers, [fold.known(number) for number in numbers])
+
+    return run
+
+
+def _as_parts(numbers: Sequence[int], parts: Sequence[bytes]) -> Any:
+    import pyarrow as pa
+
+    return pa.RecordBatch.from_arrays([pa.array(numbers, pa.int32()), pa.array(parts, pa.binary())], ["number", "part"])
 
 
 def _arrow_of(fields: Any) -> Any:
@@ -186,6 +212,9 @@ class OnDask:
         parts = [call(folding, number, part) for number, part in enumerate(frame.to_delayed())]
         return list(compute(*parts))  # type: ignore[no-untyped-call]
 
+    def known(self, frame: Any, fold: FrameFold, n_partitions: int) -> list[bytes]:
+        return []
+
 
 def _fold_part(fold: FrameFold, number: int, part: Any) -> bytes:
     return fold(number, iter([part]))
@@ -264,6 +293,9 @@ class OnRay:
         run, folding = ray.remote(_fold_block), ray.put(fold)
         found: list[bytes] = ray.get([run.remote(folding, number, block) for number, block in enumerate(blocks)])
         return found
+
+    def known(self, frame: Any, fold: FrameFold, n_partitions: int) -> list[bytes]:
+        return []
 
 
 def _fold_block(fold: FrameFold, number: int, block: Any) -> bytes:

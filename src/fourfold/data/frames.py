@@ -205,15 +205,27 @@ class FrameFold:
     Args:
         run: The steps.
         gather: Makes the value: see `fourfold.data.work.Gather`.
+        known: None, or gives the value of the partition with a number without its rows; None where this machine cannot.
     """
 
-    def __init__(self, run: FramePass, gather: Gather) -> None:
-        self.run, self._gather = run, gather
+    def __init__(self, run: FramePass, gather: Gather, known: Callable[[int], Any] | None = None) -> None:
+        self.run, self._gather, self._known = run, gather, known
+
+    def known(self, number: int) -> bytes:
+        """The value of the partition with this number, where this machine has it without the rows; nothing elsewhere."""
+        import cloudpickle
+
+        value = None if self._known is None else self._known(number)
+        return b"" if value is None else bytes(cloudpickle.dumps(value, protocol=5))
 
     def __call__(self, number: int, batches: Iterator[Any]) -> bytes:
         """The value of the partition with this number."""
         import cloudpickle
 
+        if known := self.known(number):
+            for _ in batches:  # Spark wants them to be taken
+                pass
+            return known
         tables = (table for batch in batches for table in self.run.tables(batch) if table.num_rows)
         return bytes(cloudpickle.dumps(self._gather.fold(Piece(number, "", ()), tables), protocol=5))
 
@@ -244,3 +256,6 @@ class FrameKind(Protocol):
 
     def gather(self, frame: Any, fold: FrameFold) -> list[bytes]:
         """What `fold` makes of each partition, in the order of partitions: this runs a job."""
+
+    def known(self, frame: Any, fold: FrameFold, n_partitions: int) -> list[bytes]:
+        """What machines of the cluster know of partitions without their rows, b"" of others; none where rows cost no job."""

@@ -14,8 +14,8 @@ from fourfold.data.steps import Step
 from fourfold.workloads.fit.checking import CheckTarget
 from fourfold.workloads.fit.contract import Pass, Trained, drive
 from fourfold.workloads.fit.fitting import features_for
-from fourfold.workloads.fit.kept import Kept
-from fourfold.workloads.fit.passes import Gather, Part, Wanted, finished
+from fourfold.workloads.fit.kept import Kept, name_in
+from fourfold.workloads.fit.passes import FoldKept, Gather, Part, Views, Wanted, finished
 from fourfold.workloads.fit.registry import fit_with
 from fourfold.workloads.fit.seen import Features
 
@@ -32,7 +32,9 @@ class FramePasses:
 
     def __init__(self, kind: FrameKind, frame: Any, run: FramePass, features: Features) -> None:
         self._kind, self._frame, self._run, self._features = kind, frame, run, features
+        self._kept, self._views = Kept(name_in(None)), Views()
         self._counts: list[int] | None = None
+        self._asks = True
 
     def run(self, passes: list[Pass]) -> list[Any]:
         """Do these at once. Gives what each finished with.
@@ -41,9 +43,7 @@ class FramePasses:
             ValueError: There are no rows, or other ones than in the job before; or an aggregator refuses them.
             Exception: What the cluster makes of an error of a row.
         """
-        firsts = None if self._counts is None else dict(enumerate(accumulate(self._counts, initial=0)))
-        gather = Gather(self._features, Wanted(passes, [None] * len(passes), firsts), Kept(""))
-        parts: list[Part] = [pickle.loads(each) for each in self._kind.gather(self._frame, FrameFold(self._run, gather))]
+        parts = self._parts(passes)
         counts = [part.n_rows for part in parts]
         if self._counts not in (None, counts):
             raise ValueError(
@@ -54,6 +54,24 @@ class FramePasses:
         if not sum(counts):
             raise ValueError("there are no rows to fit")
         return finished(passes, parts)
+
+    def close(self) -> None:
+        """Forget what was kept."""
+        self._kept.forget()
+
+    def _parts(self, passes: list[Pass]) -> list[Part]:
+        if any(each.keep for each in passes):
+            self._kept.open()
+        firsts = None if self._counts is None else dict(enumerate(accumulate(self._counts, initial=0)))
+        is_kept = firsts is not None and self._views.are_kept(passes)
+        wanted = Wanted(passes, self._views.of(passes), firsts)
+        known = FoldKept(wanted.of_seen(), self._kept) if is_kept else None
+        fold = FrameFold(self._run, Gather(self._features, wanted, self._kept), known)
+        found = self._kind.known(self._frame, fold, len(self._counts or ())) if is_kept and self._asks else []
+        if not found or not all(found):
+            self._asks = sum(map(bool, found)) * 2 > len(found)  # tasks come to other machines than those that have the rows
+            found = self._kind.gather(self._frame, fold)
+        return [pickle.loads(each) for each in found]
 
 
 def fitted_to_frame(
@@ -71,5 +89,8 @@ def fitted_to_frame(
     of = features_for(estimator, schema, target, features, weight)
     checked = (*steps, CheckTarget(target, weight)) if of.beside else tuple(steps)
     passes = FramePasses(kind, kind.settled(frame), FramePass(Steps.here(checked), before, schema), of)
-    ended = drive(fit_with(estimator, of.about(schema)), passes.run)
+    try:
+        ended = drive(fit_with(estimator, of.about(schema)), passes.run)
+    finally:
+        passes.close()
     return ended.estimator if isinstance(ended, Trained) else ended

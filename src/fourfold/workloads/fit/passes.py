@@ -48,6 +48,38 @@ class Wanted(NamedTuple):
         """The number of the first row of a piece."""
         return None if self.firsts is None else self.firsts.get(piece)
 
+    def of_seen(self) -> "Wanted":
+        """The same of rows that have been seen already."""
+        return self._replace(passes=[each._replace(seen=()) for each in self.passes])
+
+
+class Views:
+    """What rows look like that are kept: each view has a number."""
+
+    def __init__(self) -> None:
+        self._views: list[tuple[Seen, ...]] = []
+
+    def are_kept(self, passes: Sequence[Pass]) -> bool:
+        """Whether passes before have kept the rows of all of these."""
+        return all(each.keep and self._number(each) is not None for each in passes)
+
+    def of(self, passes: Sequence[Pass]) -> list[int | None]:
+        """The number of each; None of those that are not to be kept."""
+        return [self._numbered(each) if each.keep else None for each in passes]
+
+    def _numbered(self, wanted: Pass) -> int:
+        number = self._number(wanted)
+        if number is None:
+            self._views.append(wanted.seen)
+            number = len(self._views) - 1
+        return number
+
+    def _number(self, wanted: Pass) -> int | None:
+        for number, view in enumerate(self._views):
+            if len(view) == len(wanted.seen) and all(map(operator.is_, view, wanted.seen)):
+                return number
+        return None
+
 
 class Gather:
     """Makes a Part of the tables of a piece: see `fourfold.data.work.Gather`."""
@@ -149,7 +181,7 @@ class Passes:
         self._plan, self._features, self._options = plan, features, dict(options)
         self._pieces = list(plan.pieces())
         self._kept = Kept(name_in(self._folder))
-        self._views: list[tuple[Seen, ...]] = []
+        self._views = Views()
         self._firsts: dict[int, int] | None = None
         self._n_done = 0
         self.n_rows = 0
@@ -166,8 +198,8 @@ class Passes:
             self._plan = self._plan.with_step(CheckSeen(self._features, [each.seen for each in passes]))
         if any(each.keep for each in passes):
             self._kept.open()
-        is_kept = self._firsts is not None and all(each.keep and self._view_of(each) is not None for each in passes)
-        wanted = Wanted(passes, [self._view_of(each, add=True) if each.keep else None for each in passes], self._firsts)
+        is_kept = self._firsts is not None and self._views.are_kept(passes)
+        wanted = Wanted(passes, self._views.of(passes), self._firsts)
         parts = self._parts_kept(wanted) if is_kept else {}
         parts |= self._parts_read(wanted, [piece for piece in self._pieces if piece.number not in parts])
         self._n_done += 1
@@ -181,18 +213,9 @@ class Passes:
         """Forget what was kept."""
         self._kept.forget()
 
-    def _view_of(self, wanted: Pass, add: bool = False) -> int | None:
-        """The number of what the rows of a pass look like; None when no pass before it has kept them."""
-        for number, view in enumerate(self._views):
-            if len(view) == len(wanted.seen) and all(map(operator.is_, view, wanted.seen)):
-                return number
-        if add:
-            self._views.append(wanted.seen)
-        return len(self._views) - 1 if add else None
-
     def _parts_kept(self, wanted: Wanted) -> dict[int, Part]:
         """By the numbers of pieces, of those that the machine has kept whose worker was asked."""
-        there = wanted._replace(passes=[each._replace(seen=()) for each in wanted.passes])  # they were seen already
+        there = wanted.of_seen()
         run = Run(self._plan, Gather(self._features, there, self._kept), self._options_of(""), "fit", pieces=())
         numbers = [piece.number for piece in self._pieces]
         found = run.call(FoldKept, (there, self._kept), numbers, "fit", self._options_of("-kept").get("run"))
