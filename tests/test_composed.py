@@ -337,6 +337,50 @@ def test_every_engine_gives_the_same_bits_of_all_parts(engine: str, small_pieces
     assert there[-1].sum_.tobytes() == here[-1].sum_.tobytes()
 
 
+# ---- with other recipes ------------------------------------------------------------------------------------------------
+
+
+def real() -> dict[str, Any]:
+    """What people build, of the names that they have."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+    numbers = make_pipeline(StandardScaler(), MinMaxScaler())
+    encoder = OneHotEncoder(min_frequency=10, handle_unknown="infrequent_if_exist")
+    prep = columns(("num", numbers, ["a", "c"]), ("cat", encoder, ["word"]))
+    texts = columns(("text", TfidfVectorizer(), "word"), ("num", StandardScaler(), ["a"]))
+    return {
+        "numbers and categories": prep,
+        "dense, for a model": make_pipeline(columns(*clone(prep).transformers, sparse_threshold=0), Ridge()),
+        "texts beside numbers": texts,
+        "columns by their types": columns(
+            ("num", numbers, make_column_selector(dtype_include="number")),
+            ("cat", encoder, make_column_selector(dtype_exclude="number")),
+        ),
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["numbers and categories", "dense, for a model", "texts beside numbers", "columns by their types"]
+)
+@pytest.mark.parametrize("rows", [1200, 19])
+def test_scalers_encoders_and_models_are_fitted_together(name: str, rows: int, small_pieces: Any) -> None:
+    small_pieces(rows, 1 << 20)
+    table = TABLE[["a", "c", "d", "word"]]
+    found = ff.scan(table.assign(y=Y)).fit(real()[name], target="y", engine="serial")
+    expected = real()[name].fit(table, Y)
+    same(found, expected)
+    if hasattr(expected, "transform"):
+        assert found.sparse_output_ == expected.sparse_output_
+        assert found.get_feature_names_out().tolist() == expected.get_feature_names_out().tolist()
+        assert issparse(found.transform(table)) == issparse(expected.transform(table))
+        there = ff.scan(table.assign(y=Y)).transform(found, dense=True).to_pandas()
+        names = list(expected.get_feature_names_out())
+        np.testing.assert_allclose(there[names].to_numpy(np.float64), dense(expected.transform(table)), rtol=1e-10, atol=1e-15)
+
+
 # ---- a transformer first, and then a fit -------------------------------------------------------------------------------
 
 

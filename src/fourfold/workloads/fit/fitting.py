@@ -1,11 +1,12 @@
 """`Dataset.fit`: an estimator is fitted to all rows, by its recipe, and is the one that its own `fit` would have made."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from fourfold.data.plan import Plan
 from fourfold.data.sparse import sparse_columns
 from fourfold.data.steps import Filter, Select, check_columns
+from fourfold.data.work import FailedRow
 from fourfold.errors import OptionError, OptionTypeError
 from fourfold.workloads.fit.checking import CheckTarget
 from fourfold.workloads.fit.contract import Trained, drive
@@ -19,6 +20,20 @@ FIRST_ROWS = 20
 """Rows that are looked at, here, for the columns that transformers make. Fewer: nothing is won. More: the fit begins later."""
 
 
+class Fitted(NamedTuple):
+    """What came of a fit.
+
+    Attributes:
+        estimator: The fitted one.
+        n_rows: How many rows it was fitted to.
+        failures: Rows that were left out.
+    """
+
+    estimator: Any
+    n_rows: int
+    failures: list[FailedRow]
+
+
 def fitted(
     plan: Plan,
     estimator: Any,
@@ -26,16 +41,13 @@ def fitted(
     features: Sequence[str] | None,
     weight: str | None,
     options: Mapping[str, Any],
-) -> Any:
-    """The estimator, fitted: see `Dataset.fit`."""
+) -> Fitted:
+    """The estimator, fitted, and to what: see `Dataset.fit`."""
     recipe_of(estimator)
     schema = _schema_of(plan)
-    chosen = _features(schema, target, features, weight)
-    check_fits(estimator, target is not None, weight is not None)
-    beside = [name for name in (target, weight) if name is not None]
-    of = Features(chosen, target, weight, is_text=_takes_texts(estimator, chosen))
-    narrowed = plan.narrowed([*dict.fromkeys([*chosen, *beside])])._replace(takes_sparse=True)
-    if beside:
+    of = features_for(estimator, schema, target, features, weight)
+    narrowed = plan.narrowed(of.columns)._replace(takes_sparse=True)
+    if of.beside:
         narrowed = narrowed.with_step(CheckTarget(target, weight))
     passes = Passes(narrowed, of, options)
     is_alone = not any(hasattr(estimator, name) for name in ("steps", "transformers", "transformer_list"))
@@ -43,7 +55,21 @@ def fitted(
         ended = drive(fit_with(estimator, of.about(schema)._replace(is_alone=is_alone)), passes.run)
     finally:
         passes.close()
-    return ended.estimator if isinstance(ended, Trained) else ended
+    return Fitted(ended.estimator if isinstance(ended, Trained) else ended, passes.n_rows, passes.failures)
+
+
+def features_for(
+    estimator: Any, schema: Any, target: str | None, features: Sequence[str] | None, weight: str | None
+) -> Features:
+    """What an estimator is given of tables with this schema.
+
+    Raises:
+        OptionError: It cannot be fitted to them.
+    """
+    recipe_of(estimator)
+    chosen = _features(schema, target, features, weight)
+    check_fits(estimator, target is not None, weight is not None)
+    return Features(chosen, target, weight, is_text=_takes_texts(estimator, chosen))
 
 
 def _schema_of(plan: Plan) -> Any:

@@ -15,7 +15,7 @@ from fourfold.aggregate.tree import EMPTY, TreeReduction
 from fourfold.data.pieces import Piece
 from fourfold.data.plan import Plan
 from fourfold.data.running import Run
-from fourfold.data.work import Count
+from fourfold.data.work import Count, FailedRow
 from fourfold.execute import current
 from fourfold.options import RunOfBlock, Settings, resolve
 from fourfold.workloads.fit.checking import CheckSeen
@@ -47,6 +47,38 @@ class Wanted(NamedTuple):
     def first_of(self, piece: int) -> int | None:
         """The number of the first row of a piece."""
         return None if self.firsts is None else self.firsts.get(piece)
+
+    def of_seen(self) -> "Wanted":
+        """The same of rows that have been seen already."""
+        return self._replace(passes=[each._replace(seen=()) for each in self.passes])
+
+
+class Views:
+    """What rows look like that are kept: each view has a number."""
+
+    def __init__(self) -> None:
+        self._views: list[tuple[Seen, ...]] = []
+
+    def are_kept(self, passes: Sequence[Pass]) -> bool:
+        """Whether passes before have kept the rows of all of these."""
+        return all(each.keep and self._number(each) is not None for each in passes)
+
+    def of(self, passes: Sequence[Pass]) -> list[int | None]:
+        """The number of each; None of those that are not to be kept."""
+        return [self._numbered(each) if each.keep else None for each in passes]
+
+    def _numbered(self, wanted: Pass) -> int:
+        number = self._number(wanted)
+        if number is None:
+            self._views.append(wanted.seen)
+            number = len(self._views) - 1
+        return number
+
+    def _number(self, wanted: Pass) -> int | None:
+        for number, view in enumerate(self._views):
+            if len(view) == len(wanted.seen) and all(map(operator.is_, view, wanted.seen)):
+                return number
+        return None
 
 
 class Gather:
@@ -132,6 +164,10 @@ def _folded(wanted: Pass, state: Any, rows: Rows) -> Any:
 class Passes:
     """Looks at all rows, as often as a recipe wants.
 
+    Attributes:
+        n_rows: How many there are, after the first pass.
+        failures: Those that were left out, likewise.
+
     Args:
         plan: The dataset.
         features: What rows its tables are.
@@ -145,10 +181,11 @@ class Passes:
         self._plan, self._features, self._options = plan, features, dict(options)
         self._pieces = list(plan.pieces())
         self._kept = Kept(name_in(self._folder))
-        self._views: list[tuple[Seen, ...]] = []
+        self._views = Views()
         self._firsts: dict[int, int] | None = None
         self._n_done = 0
         self.n_rows = 0
+        self.failures: list[FailedRow] = []
 
     def run(self, passes: list[Pass]) -> list[Any]:
         """Do these at once. Gives what each finished with.
@@ -161,8 +198,8 @@ class Passes:
             self._plan = self._plan.with_step(CheckSeen(self._features, [each.seen for each in passes]))
         if any(each.keep for each in passes):
             self._kept.open()
-        is_kept = self._firsts is not None and all(each.keep and self._view_of(each) is not None for each in passes)
-        wanted = Wanted(passes, [self._view_of(each, add=True) if each.keep else None for each in passes], self._firsts)
+        is_kept = self._firsts is not None and self._views.are_kept(passes)
+        wanted = Wanted(passes, self._views.of(passes), self._firsts)
         parts = self._parts_kept(wanted) if is_kept else {}
         parts |= self._parts_read(wanted, [piece for piece in self._pieces if piece.number not in parts])
         self._n_done += 1
@@ -170,24 +207,15 @@ class Passes:
             self._count(parts)
         if not self.n_rows:
             raise ValueError("there are no rows to fit")
-        return [self._finished(each, at, parts) for at, each in enumerate(passes)]
+        return finished(passes, [parts[piece.number] for piece in self._pieces])
 
     def close(self) -> None:
         """Forget what was kept."""
         self._kept.forget()
 
-    def _view_of(self, wanted: Pass, add: bool = False) -> int | None:
-        """The number of what the rows of a pass look like; None when no pass before it has kept them."""
-        for number, view in enumerate(self._views):
-            if len(view) == len(wanted.seen) and all(map(operator.is_, view, wanted.seen)):
-                return number
-        if add:
-            self._views.append(wanted.seen)
-        return len(self._views) - 1 if add else None
-
     def _parts_kept(self, wanted: Wanted) -> dict[int, Part]:
         """By the numbers of pieces, of those that the machine has kept whose worker was asked."""
-        there = wanted._replace(passes=[each._replace(seen=()) for each in wanted.passes])  # they were seen already
+        there = wanted.of_seen()
         run = Run(self._plan, Gather(self._features, there, self._kept), self._options_of(""), "fit", pieces=())
         numbers = [piece.number for piece in self._pieces]
         found = run.call(FoldKept, (there, self._kept), numbers, "fit", self._options_of("-kept").get("run"))
@@ -206,6 +234,7 @@ class Passes:
             raise
         if not self._n_done:
             run.warn_of_failures()  # the later ones leave out the same rows
+            self.failures = run.failures
         return parts
 
     def _blame_a_row(self, wanted: Wanted, error: Exception) -> None:
@@ -231,13 +260,17 @@ class Passes:
             self.n_rows += parts[piece.number].n_rows
         self._firsts = firsts
 
-    def _finished(self, wanted: Pass, at: int, parts: Mapping[int, Part]) -> Any:
-        """What all rows together say, by a tree over the places of pieces."""
-        tree = TreeReduction(wanted.aggregator.combine)
+
+def finished(passes: Sequence[Pass], parts: Sequence[Part]) -> list[Any]:
+    """What all rows together say, for each pass: the parts of pieces, in their order, by a tree over their places."""
+    found = []
+    for at, each in enumerate(passes):
+        tree = TreeReduction(each.aggregator.combine)
         state = tree.identity()
-        for place, piece in enumerate(self._pieces):
-            state = tree.combine(state, [((0, place), parts[piece.number].states[at])])
-        return wanted.aggregator.finish(tree.finish(state, len(self._pieces)))
+        for place, part in enumerate(parts):
+            state = tree.combine(state, [((0, place), part.states[at])])
+        found.append(each.aggregator.finish(tree.finish(state, len(parts))))
+    return found
 
 
 def _folder_of(settings: Settings) -> str | None:

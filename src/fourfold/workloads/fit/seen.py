@@ -20,6 +20,16 @@ class Features:
     def __init__(self, features: Sequence[str], target: str | None, weight: str | None, is_text: bool = False) -> None:
         self.features, self.target, self.weight, self.is_text = list(features), target, weight, is_text
 
+    @property
+    def beside(self) -> list[str]:
+        """Target and weight, as far as there are any."""
+        return [name for name in (self.target, self.weight) if name is not None]
+
+    @property
+    def columns(self) -> list[str]:
+        """All that is looked at, each once."""
+        return [*dict.fromkeys([*self.features, *self.beside])]
+
     def __call__(self, table: Any) -> Rows:
         """The rows of an Arrow table."""
         import numpy as np
