@@ -176,7 +176,7 @@ class _Launch:
                 raise error_of(failure, self._size, restarts)
             restarts += 1
             logging.getLogger("fourfold").warning(
-                "rank %d failed, and the gang starts again (%d of at most %d times): %s",
+                "rank %d failed, and the gang starts again (%d of at most %d): %s",
                 failure.rank,
                 restarts,
                 self._max_restarts,
