@@ -33,7 +33,7 @@ bench: .venv-bench/.ready
 	.venv-bench/bin/python benchmarks/run.py
 
 clean:
-	rm -rf .venv .venv-3.1? .venv-bench .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-3.1? .venv-torch .venv-bench .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # A stamp in each environment says which extra is installed there, as of which pyproject.toml and constraints.txt.
@@ -46,6 +46,11 @@ clean:
 %/.test-ready: $(INSTALLED_FROM)
 	@scripts/make_venv.sh $* "$(PYTHON)" $(if $(CLUSTERS_OF_$*),,--no-compile) -e '.[test$(CLUSTERS_OF_$*)]'
 	@touch $*/.demo-ready $@
+
+# What its tests need, and no more: torch itself takes 900 MB. scripts/run_tests.py says which one, and when.
+.venv-torch/.test-ready: $(INSTALLED_FROM)
+	@scripts/make_venv.sh .venv-torch "$(PYTHON)" --no-compile $(TORCH) -e . hypothesis pytest pytest-timeout
+	@touch $@
 
 # The peers have their own requirements, pinned there; constraints.txt holds for what both name.
 .venv-bench/.ready: $(INSTALLED_FROM) benchmarks/requirements.txt

@@ -3,14 +3,15 @@
 python scripts/run_tests.py               all of them
 python scripts/run_tests.py ray 3.12      only these parts, each in a lane of its own; those of Spark share one
 
-Parts are "here", versions of Python and kinds of cluster. A kind may have words behind a colon, `spark:gpu,machine`: then only
-the tests with one of these words in their name. What must be alone is `pytest -m alone`.
+Parts are "here", "torch", versions of Python and kinds of cluster. A kind may have words behind a colon, `spark:gpu,machine`:
+then only the tests with one of these words in their name. What must be alone is `pytest -m alone`.
 
 What a part needs is installed before it in its lane, where it is missing: an environment of another Python, and Java. With
 "prepare", which any Python of 3.11 or newer can run, all of that is installed beside `make check`, and nothing is tested.
 """
 
 import itertools
+import json
 import os
 import shutil
 import subprocess
@@ -31,6 +32,12 @@ HALVES = {
 """The tests of this Python cost as much as those of three kinds of clusters. So they are two parts of about the same length,
 by the letters that their files begin with; what the package itself has is in the second one. None of these words is a path:
 what was late is added to them to run again, and all in that path would, too."""
+
+TORCH = "torch"
+TORCH_VERSION = "torch==2.13.0"
+TORCH_NAME = "FOURFOLD_TEST_TORCH"
+"""Set to 1, torch is installed wherever it comes from. Else only where pip finds a file of it on this machine: what comes from
+elsewhere may be a build for GPUs, of several GB."""
 
 PREPARE = "prepare"
 VERSIONS = ("3.11", "3.12", "3.13")
@@ -58,7 +65,7 @@ ALIKE = (
         "timeouts",
     ),
     *("batch_size", "bundles", "csv", "describe", "orders_of_files", "partitions", "pushdown", "s3", "schema", "sparse"),
-    *("storage_cli", "stores", "table_runs"),
+    *("storage_cli", "stores", "table_runs", "torch"),
 )
 """Test files about this machine, its processes and its disk, about decisions without either, about the source as text, or
 about what other libraries make of tables, for which `dataset`, `scan`, `predict`, `models` and `write` stand: one Python is
@@ -113,8 +120,13 @@ def all_lanes() -> list[list[str]]:
     """
     ray, dask = OTHER_CLUSTERS
     spark, connect, *of_several = SPARKS
+<<<<<<< HEAD
     shortest, short, middle = [dask, *of_several], [spark], [ray, connect]
     for lane, version in zip((shortest, short, middle), reversed(other_versions()), strict=False):
+=======
+    lanes = [[spark], [ray, connect, TORCH], [dask, *of_several], *([half] for half in HALVES)]
+    for lane, version in zip(reversed(lanes), other_versions(), strict=False):
+>>>>>>> launch
         lane.append(version)
     return [short, middle, shortest, *([half] for half in HALVES)]
 
@@ -143,7 +155,9 @@ def is_spark(name: str) -> bool:
 
 def parts_of(name: str) -> Iterator[Part]:
     """The part with this name. Another Python gets its environment first; it is named and left out when it is not here."""
-    if name in HALVES:
+    if name == TORCH:
+        yield from parts_with_torch()
+    elif name in HALVES:
         yield pytest_of(name, ".venv", "-m", "not alone", *HALVES[name])
     elif name in VERSIONS:
         found = [*environment_of(name)]
@@ -158,6 +172,7 @@ def parts_of(name: str) -> Iterator[Part]:
         yield pytest_of(kind, ".venv", "tests_on_clusters", f"--cluster={kind}", f"--timeout={PATIENCE_S}", *which)
 
 
+<<<<<<< HEAD
 def tests_of(version: str) -> list[str]:
     """The words for pytest by which another Python gets its tests. All those of a file are `--ignore`: see HALVES."""
     cases = f"--one-case-but-of={','.join(DIFFERENT)}"
@@ -177,6 +192,30 @@ def other_files(names: Sequence[str]) -> list[str]:
     return sorted(
         f"tests/{path.name}" for path in Path("tests").glob("test_*.py") if path.stem.removeprefix("test_") not in names
     )
+=======
+def parts_with_torch() -> Iterator[Part]:
+    """The tests that need the real torch, in an environment with it; a word about it where it is not at hand."""
+    if not is_torch_at_hand():
+        print(f"{TORCH}: SKIPPED, pip finds no file of {TORCH_VERSION} on this machine ({TORCH_NAME}=1 downloads it)")
+        return
+    stamp = ready(TORCH)
+    make = ["make", "--no-print-directory", str(stamp), f"PYTHON={sys.executable}", f"TORCH={TORCH_VERSION}"]
+    yield Part("environment with torch", make)
+    if stamp.exists():  # else that part has failed
+        yield pytest_of(TORCH, str(stamp.parent), "tests/test_torch.py", "-m", TORCH)
+
+
+def is_torch_at_hand() -> bool:
+    """Whether torch can be installed without a large download: it is asked for where pip asks no index."""
+    if os.environ.get(TORCH_NAME) == "1" or ready(TORCH).exists():
+        return True
+    options = ["--dry-run", "--no-deps", "--no-index", "--ignore-installed", "--disable-pip-version-check", "--report", "-"]
+    command = [sys.executable, "-m", "pip", "install", "-qq", *options, TORCH_VERSION]
+    found = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
+    if found.returncode:
+        return False
+    return all(each["download_info"]["url"].startswith("file:") for each in json.loads(found.stdout)["install"])
+>>>>>>> launch
 
 
 def environment_of(version: str) -> Iterator[Part]:

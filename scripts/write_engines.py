@@ -19,7 +19,8 @@ from fourfold.options import NAMES
 PAGE = Path(__file__).parents[1] / "docs" / "engines.md"
 BEGIN, END = "<!-- table -->\n", "<!-- end of table -->\n"
 
-INFOS = [engine.info for engine in (ThisThread, Threads, Processes, Spark, Ray, Dask)]
+ENGINES = (ThisThread, Threads, Processes, Spark, Ray, Dask)
+INFOS = [engine.info for engine in ENGINES]
 KILLS = {"ticket": "its chunk", "bundle": "its Spark job", "no": "no"}
 
 
@@ -33,6 +34,7 @@ def table() -> str:
         ("what is stopped ends after the item that it is on", *(_yes(info.stops_items) for info in INFOS)),
         ("an item that never ends is killed, with", *(KILLS[info.kills] for info in INFOS)),
         ("runs chunks again by itself after a machine is lost", *(_yes(info.engine_reruns) for info in INFOS)),
+        ("starts gangs: `ff.launch`", *(_yes(engine is Processes or hasattr(engine, "run_gang")) for engine in ENGINES)),
         ("a chunk starts after", *(_milliseconds(info) for info in INFOS)),
     ]
     header, *body = ["| " + " | ".join(row) + " |" for row in rows]

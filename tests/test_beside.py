@@ -186,7 +186,7 @@ def test_all_parts_are_in_some_lane_once_and_those_of_spark_that_are_asked_for_i
     lanes = run_tests.all_lanes()
     names = [name for lane in lanes for name in lane]
     assert sorted(names) == sorted(
-        [*run_tests.HALVES, *run_tests.other_versions(), *run_tests.SPARKS, *run_tests.OTHER_CLUSTERS]
+        [run_tests.TORCH, *run_tests.HALVES, *run_tests.other_versions(), *run_tests.SPARKS, *run_tests.OTHER_CLUSTERS]
     )
     assert run_tests.lanes_of(["3.12", "spark", "ray", "spark-connect"]) == [["spark", "spark-connect"], ["3.12"], ["ray"]]
 
@@ -484,6 +484,7 @@ def test_an_interrupt_lets_parts_end_in_good_order_and_then_ends_all(
     assert "never" not in "".join(said) + ended.stdout
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize("grace_s", [60.0, 0.0])
 def test_a_part_that_is_about_to_start_when_all_is_stopped_is_stopped_too(
     grace_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -512,3 +513,31 @@ def test_a_part_that_is_about_to_start_when_all_is_stopped_is_stopped_too(
     with pytest.raises(KeyboardInterrupt):
         tests.run()
     assert f"==== one ended with code {7 if grace_s else -9} " in out.getvalue()
+=======
+@pytest.mark.parametrize(
+    ("report", "is_at_hand"),
+    [
+        ('{"install": [{"download_info": {"url": "file:///wheels/torch.whl"}}]}', True),
+        ('{"install": [{"download_info": {"url": "https://elsewhere/torch.whl"}}]}', False),
+        (None, False),
+    ],
+)
+def test_torch_is_installed_where_pip_has_a_file_of_it_and_else_named_and_left_out(
+    report, is_at_hand, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.delenv(run_tests.TORCH_NAME, raising=False)
+    monkeypatch.chdir(tmp_path)
+    code = 0 if report else 1
+    monkeypatch.setattr(run_tests.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], code, report or ""))
+    parts = run_tests.lane(["torch"])
+    first = next(parts, None)
+    assert (first is not None and first.name == "environment with torch") == is_at_hand
+    assert ("torch: SKIPPED" in capsys.readouterr().out) != is_at_hand
+    if is_at_hand:
+        (tmp_path / ".venv-torch").mkdir()
+        (tmp_path / ".venv-torch" / ".test-ready").touch()
+        (tests,) = parts
+        assert (tests.name, "tests/test_torch.py" in tests.command) == ("torch", True)
+    monkeypatch.setenv(run_tests.TORCH_NAME, "1")
+    assert run_tests.is_torch_at_hand()
+>>>>>>> launch

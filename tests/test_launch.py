@@ -355,7 +355,7 @@ def test_a_gang_starts_again_as_often_as_it_may_and_not_once_more(tmp_path, capl
         ff.launch(fn, 1, max_restarts=2)
     assert (tmp_path / "starts").read_text() == "012"
     assert "fourfold: rank 0 of 1 raised this. The gang was started again 2 times." in caught.value.__notes__
-    assert "rank 0 failed, and the gang starts again (2 of at most 2 times): ValueError: always" in caplog.text
+    assert "rank 0 failed, and the gang starts again (2 of at most 2): ValueError: always" in caplog.text
 
 
 def test_a_rank_that_is_killed_while_it_keeps_a_checkpoint_leaves_the_one_before(tmp_path):
@@ -638,7 +638,7 @@ def test_the_command_starts_again_as_often_as_it_may(tmp_path):
     code, out, err = command(tmp_path, "launch", "train.py", "fail", "--world-size", "1", "--max-restarts", "1")
     assert code == 0
     assert out == ["[rank 0] arguments ['fail'] rank 0"] * 2
-    assert err == ["rank 0 failed, and the gang starts again (1 of at most 1 times): ValueError: as asked"]
+    assert err == ["rank 0 failed, and the gang starts again (1 of at most 1): ValueError: as asked"]
 
 
 def test_the_command_fails_when_a_script_leaves_with_another_code_than_0(tmp_path):

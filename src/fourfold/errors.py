@@ -11,6 +11,7 @@ FourfoldError                      catch this to catch them all
 │   ├── WorkersKeepDying               workers die again and again and nothing gets done
 │   └── WorkerStartFailed              no worker could be started
 ├── GangFailed (RuntimeError)      a rank of `ff.launch` ended without a value; the message names it
+│   ├── GangLost                       a cluster has lost a machine, or given the gang up
 │   └── GangTimeout (TimeoutError)     the gang ran longer than `timeout=`, and was stopped
 ├── InitFailed (RuntimeError)      a class function could not be built in a worker
 ├── NotPicklable (TypeError)       something cannot travel to or from a worker; names the path inside it
@@ -91,6 +92,10 @@ class GangFailed(FourfoldError, RuntimeError):
     """A rank ended without a value, and with no exception to raise: killed, by `os._exit`, … `.rank` is its number."""
 
     rank: int | None = None
+
+
+class GangLost(GangFailed):
+    """A cluster has lost a machine that a rank was on, or has given the gang up."""
 
 
 class GangTimeout(GangFailed, TimeoutError):

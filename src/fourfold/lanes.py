@@ -121,7 +121,7 @@ class Lanes:
 
             engine = Threads(self.workers, _describe, self._watch('on engine="processes", timeout= stops what takes too long'))
         if isinstance(engine, str):
-            engine = _named(engine, self._settings).for_another_call()
+            engine = engine_named(engine, self._settings.workers).for_another_call()
         elif hasattr(engine, "for_another_call"):  # calls may overlap, and an engine is for one at a time
             engine = engine.for_another_call(engine.most)
         if engine.info.takes_objects:
@@ -143,7 +143,7 @@ class Lanes:
         """
         engine = self._settings.engine
         if isinstance(engine, str) and cluster_of(engine) in CLUSTER_ENGINES:
-            _named(engine, self._settings).open()  # may take a minute, in which calls on other clusters go on
+            engine_named(engine, self._settings.workers).open()  # may take a minute, in which calls on other clusters go on
 
     def chooser(self, total: int | None) -> Chooser:
         """What decides, while the call is the loop of `engine="auto"`, whether it goes on with processes."""
@@ -285,14 +285,19 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_clusters)
 
 
-def _named(name: str, settings: Settings) -> Any:
-    """The engine that has the connection to the cluster of this name or address, and is not asked to connect yet."""
+def engine_named(name: str, slots: int | None) -> Any:
+    """The engine that has the connection to the cluster of this name or address, and is not asked to connect yet.
+
+    Args:
+        name: "spark", "ray", "dask", or an address.
+        slots: Of a cluster that is started here.
+    """
     import fourfold.engines as engines
 
     kinds: dict[str, Any] = {"ray": engines.Ray, "dask": engines.Dask, "spark": engines.Spark}
     with _clusters_lock:
         if name not in _clusters:
-            _clusters[name] = kinds[cluster_of(name)](None if name in kinds else name, slots=settings.workers)
+            _clusters[name] = kinds[cluster_of(name)](None if name in kinds else name, slots=slots)
         return _clusters[name]
 
 

@@ -1,6 +1,6 @@
 """The contract of everything that runs workers."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from fourfold.fixed import Fixed
@@ -113,6 +113,33 @@ class MeasuringEngine(Engine, Protocol):
 
     def memory(self, live: bool) -> MemoryUse:
         """What workers take, as they last said; `live`: as it is now, which takes longer."""
+
+
+class GangEngine(Engine, Protocol):
+    """An engine that can start processes which talk to each other: all of them, or none."""
+
+    def check_gang(self, size: int) -> None:
+        """Refuse a gang that can never start.
+
+        Raises:
+            UnsupportedOption: As this cluster is set up, it starts no gangs.
+            EngineError: It has not so many slots.
+        """
+
+    def run_gang(self, member: str, arguments: Mapping[str, Any], size: int, deadline: float | None) -> list[tuple[Any, ...]]:
+        """Run a gang to its end; returns what `end` of each member says, in the order of ranks.
+
+        Args:
+            member: "module:class", which is imported in each task and made with `rank` and the arguments.
+            arguments: For it.
+            size: How many there are.
+            deadline: None, or when it must have ended, by `time.monotonic`.
+
+        Raises:
+            GangTimeout: It has not.
+            GangLost: The cluster has lost one of them.
+            WorkerStartFailed: There was no room for all of them.
+        """
 
 
 class LoadingEngine(Engine, Protocol):

@@ -110,7 +110,7 @@ class Crew:
     # ---- starting ----------------------------------------------------------------------------------------------------
 
     def start(self, deadline: float | None = None) -> None:
-        """Start all ranks; when one cannot start, none runs.
+        """Start all ranks, which wait for `go`; when one cannot start, none runs.
 
         Raises:
             WorkerStartFailed: One could not.
@@ -135,6 +135,9 @@ class Crew:
             self._guard.stdin.write(pids.encode())
             self._guard.stdin.flush()
         self._await_all(deadline)
+
+    def go(self) -> None:
+        """All are there: let their functions run."""
         for rank in self.ranks:
             assert rank.channel is not None
             with contextlib.suppress(OSError):  # it has died meanwhile: who watches sees that

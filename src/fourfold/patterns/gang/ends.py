@@ -60,7 +60,8 @@ def first_failure(ends: Sequence[End]) -> End | None:
 def error_of(end: End, world_size: int, n_restarts: int) -> BaseException:
     """The error to raise for a failure: the exception of the rank itself, with a note that says which rank it was."""
     rank = f"rank {end.rank} of {world_size}{f' on {end.where}' if end.where else ''}"
-    again = f" The gang was started again {n_restarts} times." if n_restarts else ""
+    times = "once" if n_restarts == 1 else f"{n_restarts} times"
+    again = f" The gang was started again {times}." if n_restarts else ""
     if end.kind == "died":
         last = f"; the last that it left: {end.words.splitlines()[-1].strip()}" if end.words else ""
         error: BaseException = GangFailed(f"{rank} {end.how}{last}.{again}", rank=end.rank)

@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import fourfold.engines as engines
 from fourfold.addresses import without_secrets
-from fourfold.errors import GangTimeout, NotPicklable, OptionError, OptionTypeError, UnsupportedOption
+from fourfold.errors import GangLost, GangTimeout, NotPicklable, OptionError, OptionTypeError, UnsupportedOption
+from fourfold.lanes import engine_named
 from fourfold.machine import cores, user_name_of
-from fourfold.options import resolve, seconds, whole_number
+from fourfold.options import cluster_of, resolve, seconds, whole_number
 from fourfold.patterns.gang import places
 from fourfold.patterns.gang.crew import Crew
 from fourfold.patterns.gang.ends import HOPELESS, End, error_of, first_failure, values_of
@@ -21,6 +23,9 @@ from fourfold.patterns.gang.logs import Log
 MOST_PER_CORE = 64
 """Ranks of this machine for each of its cores. More would only wait for each other, and each takes some 20 MB before it has
 loaded anything. Fewer: somebody who tries what many ranks do is refused."""
+
+MEMBER = "fourfold.patterns.gang.away:Away"
+"""What is a rank in a task of a cluster: engines import it there."""
 
 PORTS_TRIED = 3
 """Starts with another port when somebody came to the first one before rank 0 did."""
@@ -147,7 +152,9 @@ class _Launch:
         self._timeout = seconds("timeout", timeout)
         self._engine = _checked(engine)
         self._shows = progress
-        if self._engine == "processes" and self._size > (most := MOST_PER_CORE * cores().n_cores):
+        if self._engine is not None:
+            self._engine.check_gang(self._size)
+        elif self._size > (most := MOST_PER_CORE * cores().n_cores):
             raise OptionError(
                 f"world_size={self._size} is more than {most}, which is {MOST_PER_CORE} for each of the {cores().n_cores} "
                 "cores that this process may use: each rank is a process of its own"
@@ -166,6 +173,12 @@ class _Launch:
             except GangTimeout as late:
                 late.args = (f"timeout={self._timeout:g}: {late}",)
                 raise
+            except GangLost as lost:
+                if restarts >= self._max_restarts:
+                    raise
+                restarts += 1
+                _tell(f"the gang was lost, and starts again ({restarts} of at most {self._max_restarts}): {lost}")
+                continue
             failure = first_failure(ends)
             if failure is None:
                 return values_of(ends)
@@ -175,18 +188,13 @@ class _Launch:
             if failure.kind in HOPELESS or restarts >= self._max_restarts:
                 raise error_of(failure, self._size, restarts)
             restarts += 1
-            logging.getLogger("fourfold").warning(
-                "rank %d failed, and the gang starts again (%d of at most %d times): %s",
-                failure.rank,
-                restarts,
-                self._max_restarts,
-                failure.how or f"{failure.data[1]}: {failure.data[2]}".splitlines()[0],
-            )
+            why = failure.how or f"{failure.data[1]}: {failure.data[2]}".splitlines()[0]
+            _tell(f"rank {failure.rank} failed, and the gang starts again ({restarts} of at most {self._max_restarts}): {why}")
 
     def _once(self, restarts: int, deadline: float | None) -> tuple[list[End], bool]:
         """Start the gang once; returns how its ranks ended, and whether somebody else has taken the port of rank 0."""
         logs = {rank: self._log(rank, restarts) for rank in range(self._size)}
-        if self._engine != "processes":
+        if self._engine is not None:
             return self._elsewhere(logs, restarts, deadline), False
         port = places.free_port()
         while not places.is_free(port):
@@ -206,15 +214,29 @@ class _Launch:
         ]
         with Crew(self._program, environments, logs) as crew:
             crew.start(deadline)
+            crew.go()
             ends = crew.await_end(deadline)
         return ends, any(end.failed and _speaks_of_a_taken_port(end) for end in ends) and not places.is_free(port)
 
     def _elsewhere(self, logs: dict[int, Log], restarts: int, deadline: float | None) -> list[End]:
-        raise NotImplementedError
+        """Start it once on a cluster. What ranks have printed there is shown when they have ended."""
+        arguments = {"program": self._program, "world_size": self._size, "restarts": restarts, "checkpoint": self._checkpoint}
+        ends = [End(*told) for told in self._engine.run_gang(MEMBER, arguments, self._size, deadline)]
+        for end in ends:
+            logs[end.rank].take("stdout", end.kept)
+            if end.failed and end.kind != "died":
+                logs[end.rank].note(str(end.data[3]))
+        for log in logs.values():
+            log.close()
+        return [end._replace(kept=b"") for end in ends]
 
     def _log(self, rank: int, restarts: int) -> Log:
         path = self._log_dir / f"rank-{rank}.log" if self._log_dir is not None else None
         return Log(rank, path, restarts, self._shows)
+
+
+def _tell(what: str) -> None:
+    logging.getLogger("fourfold").warning("%s", what)
 
 
 def _speaks_of_a_taken_port(end: End) -> bool:
@@ -223,15 +245,26 @@ def _speaks_of_a_taken_port(end: End) -> bool:
 
 
 def _checked(engine: Any) -> Any:
-    """The engine, if it starts gangs."""
+    """What starts the gang: None for this machine, or an engine that is open.
+
+    Raises:
+        UnsupportedOption: It starts no gangs.
+        EngineError: There is no such cluster.
+    """
     engine = resolve({"engine": engine}).engine
     if engine == "processes":
-        return engine
+        return None
     name = engine if isinstance(engine, str) else engine.info.name
-    raise UnsupportedOption(
-        f"engine={without_secrets(name)!r} starts no gangs: its tasks start when there is room, and not all at once. Use "
-        'engine="processes" for this machine'
-    )
+    kinds = {"spark": engines.Spark, "ray": engines.Ray}
+    starts_gangs = hasattr(kinds.get(cluster_of(engine)) if isinstance(engine, str) else engine, "run_gang")
+    if not starts_gangs:
+        raise UnsupportedOption(
+            f"engine={without_secrets(name)!r} starts no gangs: its tasks start when there is room, and not all at once. Use "
+            'engine="processes" for this machine, engine="spark" or engine="ray"'
+        )
+    found = engine_named(engine, None).for_another_call() if isinstance(engine, str) else engine.for_another_call(engine.most)
+    found.open()
+    return found
 
 
 def _folder(name: str, path: str | os.PathLike[str] | None) -> Path | None:

@@ -37,15 +37,16 @@ def is_free(port: int, address: str = LOOPBACK) -> bool:
 
 
 def of_this_machine(n_ranks: int) -> dict[str, str]:
-    """What all ranks of a machine get: the environment of this process, and a share of the cores for each.
-
-    Libraries that exchange data listen at the loopback address only, unless the environment says where.
-    """
+    """What all ranks of this machine get: the environment of this process, and a share of the cores for each."""
     threads = str(max(1, cores().n_cores // n_ranks))
-    variables = environment.for_workers() | dict.fromkeys(free_thread_variables(), threads)
-    if "GLOO_SOCKET_IFNAME" not in variables and os.path.isdir("/sys/class/net/lo"):
-        variables["GLOO_SOCKET_IFNAME"] = "lo"
-    return variables
+    return on_loopback(environment.for_workers() | dict.fromkeys(free_thread_variables(), threads))
+
+
+def on_loopback(variables: dict[str, str]) -> dict[str, str]:
+    """The variables with which gloo listens at the loopback address only, unless they say where it shall."""
+    if not os.path.isdir("/sys/class/net/lo"):
+        return variables
+    return {"GLOO_SOCKET_IFNAME": "lo"} | variables
 
 
 def of_a_rank(

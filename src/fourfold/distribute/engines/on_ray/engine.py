@@ -7,7 +7,7 @@ from typing import Any
 
 from fourfold.distribute.connection import OnConnection, first_line
 from fourfold.distribute.engine import NO_NEED, EngineInfo
-from fourfold.distribute.engines.on_ray import library
+from fourfold.distribute.engines.on_ray import gang, library
 from fourfold.distribute.engines.on_ray.cluster import Cluster
 from fourfold.distribute.engines.on_ray.head import LOOK_S
 from fourfold.distribute.orders import Stored, parts_of
@@ -63,6 +63,16 @@ class Ray(OnConnection):
         self._room, self._room_at = 0, 0.0
         self._need = NO_NEED
         self._generation = 0
+
+    # ---- gangs -------------------------------------------------------------------------------------------------------
+
+    def check_gang(self, size: int) -> None:
+        """Refuse a gang that the machines of the cluster have no room for, whoever uses them now."""
+        gang.check(self.connection.head.machines(), self._wants(), size)
+
+    def run_gang(self, member: str, arguments: Mapping[str, Any], size: int, deadline: float | None) -> list[tuple[Any, ...]]:
+        """Run a gang in a placement group."""
+        return gang.run(self.connection, self._wants(), member, arguments, size, deadline)
 
     # ---- tickets -----------------------------------------------------------------------------------------------------
 

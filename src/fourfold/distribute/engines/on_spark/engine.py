@@ -6,12 +6,13 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from fourfold.distribute.bundles import Bundles
 from fourfold.distribute.connection import OnConnection, first_line
 from fourfold.distribute.engine import NO_NEED, EngineInfo
+from fourfold.distribute.engines.on_spark import gang
 from fourfold.distribute.engines.on_spark.causes import cause_of
 from fourfold.distribute.engines.on_spark.pulse import LOOK_S, Pulse
 from fourfold.distribute.engines.on_spark.session import Session
@@ -122,6 +123,16 @@ class Spark(OnConnection):
         program = self._programs.pop(key, None)
         if program is not None:
             self.connection.free(program.place)
+
+    # ---- gangs -------------------------------------------------------------------------------------------------------
+
+    def check_gang(self, size: int) -> None:
+        """Refuse a gang that can never start: too few slots, or executors that come and go."""
+        gang.check(self.connection, size)
+
+    def run_gang(self, member: str, arguments: Mapping[str, Any], size: int, deadline: float | None) -> list[tuple[Any, ...]]:
+        """Run a gang as one barrier job."""
+        return gang.run(self.connection, member, arguments, size, deadline)
 
     # ---- tickets -----------------------------------------------------------------------------------------------------
 

@@ -385,10 +385,32 @@ class Session(Connection):
             table = frame.mapInArrow(self._task(work, self.cargo_name, self.cargo), SCHEMA, profile=profile).toArrow()
         finally:
             remove(tag)
-        pieces: dict[int, list[Any]] = {}
-        for i, data in zip(table.column("i").to_pylist(), table.column("data"), strict=True):
-            pieces.setdefault(i, []).append(data.as_buffer())
-        return [pickle.loads(pieces[i][0] if len(pieces[i]) == 1 else b"".join(pieces[i])) for i in range(len(work))]
+        return _answers_of(table, len(work))
+
+    def run_barrier_job(self, tag: str, task: Any, size: int) -> list[Any]:
+        """Run one job whose tasks start all at once, or not at all; returns their answers."""
+        tags = self.spark if self._is_remote else self.spark.sparkContext
+        add, remove = (tags.addTag, tags.removeTag) if self._is_remote else (tags.addJobTag, tags.removeJobTag)
+        add(tag)
+        try:
+            table = self.spark.range(0, size, 1, numPartitions=size).mapInArrow(task, SCHEMA, barrier=True).toArrow()
+        finally:
+            remove(tag)
+        return _answers_of(table, size)
+
+    def begins_again(self, tag: str) -> bool:
+        """Whether Spark runs a stage of this job for another time. On Connect nobody knows."""
+        if self._is_remote:
+            return False
+        tracker = self.spark.sparkContext._jsc.sc().statusTracker()
+        with contextlib.suppress(Exception):  # it has forgotten the job, which has ended
+            stages = [each for job in tracker.getJobIdsForTag(tag) for each in tracker.getJobInfo(job).get().stageIds()]
+            return any(tracker.getStageInfo(stage).get().currentAttemptId() > 0 for stage in stages)
+        return False
+
+    def adapts(self) -> bool:
+        """Whether executors come and go: Spark starts no barrier jobs then."""
+        return self._setting("spark.dynamicAllocation.enabled", "false").lower() == "true"
 
     def interrupt(self, tag: str) -> None:
         """End a job. A tag of a Classic session is known in the thread that made it only; one of its context everywhere."""
@@ -413,3 +435,11 @@ class Session(Connection):
             return bool(self.spark.sparkContext._jsc.sc().isStopped())
         except Exception:
             return True
+
+
+def _answers_of(table: Any, count: int) -> list[Any]:
+    """What the tasks of a job have answered, whose pieces are the rows of this table."""
+    pieces: dict[int, list[Any]] = {}
+    for i, data in zip(table.column("i").to_pylist(), table.column("data"), strict=True):
+        pieces.setdefault(i, []).append(data.as_buffer())
+    return [pickle.loads(pieces[i][0] if len(pieces[i]) == 1 else b"".join(pieces[i])) for i in range(count)]
