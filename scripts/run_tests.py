@@ -120,13 +120,8 @@ def all_lanes() -> list[list[str]]:
     """
     ray, dask = OTHER_CLUSTERS
     spark, connect, *of_several = SPARKS
-<<<<<<< HEAD
-    shortest, short, middle = [dask, *of_several], [spark], [ray, connect]
+    shortest, short, middle = [dask, *of_several], [spark], [ray, connect, TORCH]
     for lane, version in zip((shortest, short, middle), reversed(other_versions()), strict=False):
-=======
-    lanes = [[spark], [ray, connect, TORCH], [dask, *of_several], *([half] for half in HALVES)]
-    for lane, version in zip(reversed(lanes), other_versions(), strict=False):
->>>>>>> launch
         lane.append(version)
     return [short, middle, shortest, *([half] for half in HALVES)]
 
@@ -172,7 +167,6 @@ def parts_of(name: str) -> Iterator[Part]:
         yield pytest_of(kind, ".venv", "tests_on_clusters", f"--cluster={kind}", f"--timeout={PATIENCE_S}", *which)
 
 
-<<<<<<< HEAD
 def tests_of(version: str) -> list[str]:
     """The words for pytest by which another Python gets its tests. All those of a file are `--ignore`: see HALVES."""
     cases = f"--one-case-but-of={','.join(DIFFERENT)}"
@@ -192,7 +186,8 @@ def other_files(names: Sequence[str]) -> list[str]:
     return sorted(
         f"tests/{path.name}" for path in Path("tests").glob("test_*.py") if path.stem.removeprefix("test_") not in names
     )
-=======
+
+
 def parts_with_torch() -> Iterator[Part]:
     """The tests that need the real torch, in an environment with it; a word about it where it is not at hand."""
     if not is_torch_at_hand():
@@ -215,7 +210,6 @@ def is_torch_at_hand() -> bool:
     if found.returncode:
         return False
     return all(each["download_info"]["url"].startswith("file:") for each in json.loads(found.stdout)["install"])
->>>>>>> launch
 
 
 def environment_of(version: str) -> Iterator[Part]:

@@ -484,7 +484,6 @@ def test_an_interrupt_lets_parts_end_in_good_order_and_then_ends_all(
     assert "never" not in "".join(said) + ended.stdout
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("grace_s", [60.0, 0.0])
 def test_a_part_that_is_about_to_start_when_all_is_stopped_is_stopped_too(
     grace_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -513,7 +512,8 @@ def test_a_part_that_is_about_to_start_when_all_is_stopped_is_stopped_too(
     with pytest.raises(KeyboardInterrupt):
         tests.run()
     assert f"==== one ended with code {7 if grace_s else -9} " in out.getvalue()
-=======
+
+
 @pytest.mark.parametrize(
     ("report", "is_at_hand"),
     [
@@ -540,4 +540,3 @@ def test_torch_is_installed_where_pip_has_a_file_of_it_and_else_named_and_left_o
         assert (tests.name, "tests/test_torch.py" in tests.command) == ("torch", True)
     monkeypatch.setenv(run_tests.TORCH_NAME, "1")
     assert run_tests.is_torch_at_hand()
->>>>>>> launch
