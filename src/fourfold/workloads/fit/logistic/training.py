@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from fourfold.workloads.fit.contract import Fit, Pass, Seen
 from fourfold.workloads.fit.logistic.looking import Known, Look, Moments, merged
+from fourfold.workloads.fit.logistic.newton import MOST_COLUMNS, descend
 from fourfold.workloads.fit.logistic.objective import FAR, Coded, Loss, Penalty, Scale, penalty_of
 from fourfold.workloads.fit.logistic.optimiser import (
     LEAST_AT_CORNERS,
@@ -31,6 +32,7 @@ class Problem(NamedTuple):
             Columns are then scaled by how far they are from 0.
         keeps_weightless: A class of which all rows have weight 0 is one all the same, as in scikit-learn.
         warm: Coefficients and intercepts to start at; None for Spark's start.
+        by_curvature: Newton's method may be used: the optimum is what matters, not the way there.
     """
 
     strength: Callable[[float], tuple[float, float]]
@@ -43,6 +45,7 @@ class Problem(NamedTuple):
     keeps_constants: bool = False
     keeps_weightless: bool = False
     warm: tuple[Any, Any] | None = None
+    by_curvature: bool = False
 
 
 class Optimum(NamedTuple):
@@ -89,10 +92,12 @@ def train(problem: Problem, seen: Sequence[Seen], names: Sequence[str] | None) -
     n_lines = 1 if len(known.classes) == 2 else len(known.classes)
     shape = n_lines, len(scale.mean) + problem.fit_intercept
     penalty = penalty_of(shape, scale, l2, l1, problem.on_scaled)
-    search = minimise(
-        _start(problem, scale, histogram, shape), penalty.l1, problem.max_iter, problem.tol, problem.is_flat(scale)
-    )
-    found = yield from _passes(search, penalty, scale, problem.fit_intercept, coded)
+    start, is_flat = _start(problem, scale, histogram, shape), problem.is_flat(scale)
+    if problem.by_curvature and n_lines == 1 and not l1 and shape[1] <= MOST_COLUMNS:
+        found = yield from descend(start, penalty, scale, problem.fit_intercept, coded, problem.max_iter, is_flat)
+    else:
+        search = minimise(start, penalty.l1, problem.max_iter, problem.tol, is_flat)
+        found = yield from _passes(search, penalty, scale, problem.fit_intercept, coded)
     coef, intercept = _of_rows_as_they_are(found.x, scale, problem.fit_intercept)
     if n_lines > 1:  # of those that say the same, Spark's and scikit-learn's choice
         coef = coef - coef.mean(axis=0) if not (l2 or l1) else coef

@@ -43,6 +43,7 @@ def logistic_regression(estimator: Any, about: About) -> Fit:
         keeps_constants=True,
         keeps_weightless=True,
         warm=_warm(estimator),
+        by_curvature=True,
     )
     optimum: Optimum = yield from train(problem, (Numbers(takes_nan=False),), about.names)
     estimator.classes_, estimator.coef_, estimator.intercept_ = optimum.classes, optimum.coef, optimum.intercept
@@ -52,8 +53,8 @@ def logistic_regression(estimator: Any, about: About) -> Fit:
         from sklearn.exceptions import ConvergenceWarning
 
         warnings.warn(
-            f"lbfgs failed to converge after {estimator.n_iter_[0]} iteration(s): the gradient is {found.gradient_norm:.2g}. "
-            "Increase the number of iterations (max_iter), or scale the data",
+            f"LogisticRegression did not converge in {estimator.n_iter_[0]} iteration(s): the gradient is "
+            f"{found.gradient_norm:.2g}. Increase the number of iterations (max_iter), or scale the data",
             ConvergenceWarning,
             stacklevel=2,
         )
