@@ -102,12 +102,13 @@ def _write(file: Any, rows: Rows) -> None:
     for name, array in arrays.items():
         is_fortran = array.flags.f_contiguous and not array.flags.c_contiguous
         if array.dtype.hasobject:  # such as texts of a target
-            blob, dtype = pickle.dumps(array, protocol=5), None
+            dtype = None
+            blobs.append(pickle.dumps(array, protocol=5))
         else:
-            blob, dtype = np.ascontiguousarray(array.T if is_fortran else array), array.dtype.str
+            dtype = array.dtype.str
+            blobs.append(np.ascontiguousarray(array.T if is_fortran else array))
         told.append([name, dtype, array.shape, "F" if is_fortran else "C", begin])
-        blobs.append(blob)
-        begin = _aligned(begin + memoryview(blob).nbytes)
+        begin = _aligned(begin + memoryview(blobs[-1]).nbytes)
     head = json.dumps({"sparse": sparse, "arrays": told}).encode()
     file.write(len(head).to_bytes(8, "little") + head)
     for blob, (*_, begin) in zip(blobs, told, strict=True):
