@@ -188,7 +188,9 @@ def _value_of(data: Any, about: Any) -> Any:
         from scipy import sparse
 
         parts = tuple(_array_of(data, *part) for part in about["parts"])
-        return getattr(sparse, about["form"])(parts, shape=tuple(about["shape"]), copy=False)
+        matrix = getattr(sparse, about["form"])(tuple(about["shape"]), dtype=parts[0].dtype)
+        matrix.data, matrix.indices, matrix.indptr = parts  # handed over at once, all of them would be checked
+        return matrix
     return None if about is None else _array_of(data, *about)
 
 

@@ -45,7 +45,7 @@ class Scale(NamedTuple):
     Attributes:
         mean: Of each column; 0 without intercept.
         deviation: Of each column; 0: it has no coefficient.
-        is_far: Rows are to be centred before they are multiplied.
+        is_far: Rows are to be centred before they are multiplied, unless they are sparse.
         weight: Of all rows together.
     """
 
@@ -88,19 +88,24 @@ class Loss:
         import numpy as np
 
         X = rows.X
+        is_sparse = hasattr(X, "tocsr")
         one = _binomial if len(self.slopes) == 1 else _multinomial
-        parts = [slice(0, rows.n_rows)] if hasattr(X, "tocsr") else blocks(*X.shape)
+        parts = [slice(0, rows.n_rows)] if is_sparse else blocks(*X.shape)
+        # Sparse rows cannot be centred and stay sparse: theirs is the virtual way, whatever the digits.
+        offset = self.offset - self.slopes @ self.scale.mean if is_sparse and self.scale.is_far else self.offset
         loss, sums, products = 0.0, np.zeros(len(self.slopes)), np.zeros(self.slopes.shape)
         with np.errstate(invalid="ignore", over="ignore", under="ignore"):
             for part in parts:
-                block = X if hasattr(X, "tocsr") else X[part]
-                if self.scale.is_far:
+                block = X if is_sparse else X[part]
+                if self.scale.is_far and not is_sparse:
                     block = block - self.scale.mean
                 weight = None if rows.weight is None else rows.weight[part]
-                of_block, residuals = one(block, rows.y[part], weight, self.slopes, self.offset)
+                of_block, residuals = one(block, rows.y[part], weight, self.slopes, offset)
                 loss += of_block
                 sums += residuals.sum(axis=1)
                 products += residuals @ block
+        if is_sparse and self.scale.is_far:
+            products -= np.outer(sums, self.scale.mean)
         return np.concatenate([[loss], sums, products.ravel()])
 
     def combine(self, left: Any, right: Any) -> Any:
