@@ -118,8 +118,9 @@ class Factor:
         return Factored(left.n_rows + right.n_rows, weight, mean, rest, triangle)
 
     def finish(self, state: Factored) -> Factored:
-        """As it is."""
-        return state
+        """The means are the nearest floats."""
+        mean = state.mean + state.rest
+        return state._replace(mean=mean, rest=state.rest - (mean - state.mean))
 
 
 def _with_rows(triangle: Any, rows: Any, is_triangle: bool = False) -> Any:
