@@ -84,7 +84,7 @@ class Factor:
                 block = block.toarray() if hasattr(block, "tocsr") else block
                 if y is not None:
                     block = np.hstack([block, y[begin : begin + BLOCK_ROWS]])
-                found = self._of_block(block, weights[begin : begin + BLOCK_ROWS])
+                found = self._of_block(block, None if weights is None else weights[begin : begin + BLOCK_ROWS])
                 state = found if state is None else self.combine(state, found)
         assert state is not None
         return state
@@ -96,10 +96,10 @@ class Factor:
             weight, mean, rest, off = centred(block, weights)
             off -= rest
         else:
-            weight, mean, off = weights.sum(), np.zeros(block.shape[1]), block
+            weight, mean, off = len(block) if weights is None else weights.sum(), np.zeros(block.shape[1]), block
             rest = mean
         triangle = np.zeros((block.shape[1],) * 2, order="F")
-        off = off * np.sqrt(weights)[:, None]
+        off = off if weights is None else off * np.sqrt(weights)[:, None]
         for begin in range(0, len(off), SLICE_ROWS):
             triangle = _with_rows(triangle, off[begin : begin + SLICE_ROWS])
         return Factored(len(block), weight, mean, rest, triangle)
