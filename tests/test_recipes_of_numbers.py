@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recipes import N_ROWS, NUMBERS, assert_same, cut, fitted_to_parts
 from scipy import sparse, stats
+from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.feature_selection import SelectKBest, VarianceThreshold, chi2, f_classif, f_regression, mutual_info_classif
 from sklearn.impute import SimpleImputer
@@ -173,6 +174,15 @@ def test_a_triangle_has_the_same_bits_for_any_number_of_threads() -> None:
             return bytes(Factor().combine(state, state).triangle.tobytes())
 
     assert bits(1) == bits(2)
+
+
+@pytest.mark.parametrize("estimator", [LinearRegression(), LinearRegression(fit_intercept=False)])
+def test_a_triangle_is_made_block_by_block(estimator: LinearRegression, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fourfold.workloads.fit.recipes.triangle.SLICE_ROWS", 37)
+    monkeypatch.setattr("fourfold.workloads.fit.recipes.triangle.BLOCK_NUMBERS", 100 * 3)
+    rows = rows_of(NUMBERS[["x", "count"]], "value", "weight")
+    expected = clone(estimator).fit(rows.X, rows.y, rows.weight)
+    assert_same(fitted_to_parts(estimator, cut(rows, [350])), expected)
 
 
 def small() -> pd.DataFrame:
