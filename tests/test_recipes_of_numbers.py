@@ -229,7 +229,7 @@ X_OF_VALUE = {"target": "value", "features": ["x"]}
         (SimpleImputer(strategy="constant", fill_value="a"), {"features": ["x"]}, ValueError, "cannot be cast"),
         (
             StandardScaler(),
-            {"features": ["x"], "weight": "x"},
+            {"features": ["count"], "weight": "x"},
             ValueError,
             "Negative values in data passed to `sample_weight`",
         ),
@@ -239,7 +239,7 @@ X_OF_VALUE = {"target": "value", "features": ["x"]}
         (PCA(), {"features": ["x"], "weight": "weight"}, OptionError, "PCA takes no weights"),
         (PCA(svd_solver="randomized"), {"features": ["x"]}, OptionError, "computes exactly here"),
         (PCA(3), {"features": ["x"]}, ValueError, "n_components=3 must be between 0 and"),
-        (Ridge(), {"features": ["x"]}, ValueError, "requires y to be passed"),
+        (Ridge(), {"features": ["x"]}, ValueError, "name its column with target="),
         (Ridge(solver="saga"), X_OF_VALUE, OptionError, '"auto" gives the same'),
         (Ridge(solver="lbfgs"), X_OF_VALUE, ValueError, "only when positive=True"),
         (Ridge(alpha=[1.0, 2.0]), X_OF_VALUE, ValueError, "Number of targets and number of penalties"),
