@@ -76,11 +76,23 @@ def test_what_a_recipe_has_fitted_works_on_new_rows(case: Case) -> None:
         assert one.tolist() == other.tolist()
 
 
-@pytest.mark.parametrize("name", ["StandardScaler with weights", "PCA", "GaussianNB", "SelectKBest by f_regression"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "StandardScaler with weights",
+        "PCA",
+        "Ridge",
+        "GaussianNB",
+        "SelectKBest by f_regression",
+        "SimpleImputer by median",
+        "SimpleImputer by most frequent text, kept",
+    ],
+)
 def test_two_workers_give_the_bits_of_one_and_of_the_loop(name: str, small_pieces: Cut) -> None:
     case = next(each for each in CASES if each.name == name)
     small_pieces(rows_per_piece(7), 1 << 30)
     bits = state_of(fit(case, engine="serial"))
+    assert state_of(fit(case, engine="threads", workers=2)) == bits
     assert state_of(fit(case, engine="processes", workers=1)) == bits
     assert state_of(fit(case, engine="processes", workers=2)) == bits
 

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recipes import N_ROWS, NUMBERS, assert_same, cut, fitted_to_parts
 from scipy import sparse, stats
+from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.feature_selection import SelectKBest, VarianceThreshold, chi2, f_classif, f_regression, mutual_info_classif
 from sklearn.impute import SimpleImputer
@@ -175,6 +176,15 @@ def test_a_triangle_has_the_same_bits_for_any_number_of_threads() -> None:
     assert bits(1) == bits(2)
 
 
+@pytest.mark.parametrize("estimator", [LinearRegression(), LinearRegression(fit_intercept=False)])
+def test_a_triangle_is_made_block_by_block(estimator: LinearRegression, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fourfold.workloads.fit.recipes.triangle.SLICE_ROWS", 37)
+    monkeypatch.setattr("fourfold.workloads.fit.recipes.triangle.BLOCK_NUMBERS", 100 * 3)
+    rows = rows_of(NUMBERS[["x", "count"]], "value", "weight")
+    expected = clone(estimator).fit(rows.X, rows.y, rows.weight)
+    assert_same(fitted_to_parts(estimator, cut(rows, [350])), expected)
+
+
 def small() -> pd.DataFrame:
     return NUMBERS[["x", "count", "value"]].astype("float32")
 
@@ -219,7 +229,7 @@ X_OF_VALUE = {"target": "value", "features": ["x"]}
         (SimpleImputer(strategy="constant", fill_value="a"), {"features": ["x"]}, ValueError, "cannot be cast"),
         (
             StandardScaler(),
-            {"features": ["x"], "weight": "x"},
+            {"features": ["count"], "weight": "x"},
             ValueError,
             "Negative values in data passed to `sample_weight`",
         ),
@@ -229,7 +239,7 @@ X_OF_VALUE = {"target": "value", "features": ["x"]}
         (PCA(), {"features": ["x"], "weight": "weight"}, OptionError, "PCA takes no weights"),
         (PCA(svd_solver="randomized"), {"features": ["x"]}, OptionError, "computes exactly here"),
         (PCA(3), {"features": ["x"]}, ValueError, "n_components=3 must be between 0 and"),
-        (Ridge(), {"features": ["x"]}, ValueError, "requires y to be passed"),
+        (Ridge(), {"features": ["x"]}, ValueError, "name its column with target="),
         (Ridge(solver="saga"), X_OF_VALUE, OptionError, '"auto" gives the same'),
         (Ridge(solver="lbfgs"), X_OF_VALUE, ValueError, "only when positive=True"),
         (Ridge(alpha=[1.0, 2.0]), X_OF_VALUE, ValueError, "Number of targets and number of penalties"),

@@ -8,8 +8,8 @@ from fourfold.workloads.fit.recipes.checks import check_no_weights, check_target
 from fourfold.workloads.fit.recipes.triangle import Factor, Factored, one_thread
 from fourfold.workloads.fit.seen import Numbers
 
-MOST_SPARSE_COLUMNS = 5_000
-"""Columns of a sparse matrix for which there is a triangle, which is dense: 200 MB per state. Not measured."""
+MOST_SPARSE_COLUMNS = 2_000
+"""Columns of a sparse matrix for which there is a triangle, which is dense: 32 MB per state."""
 
 
 def linear_regression(estimator: Any, about: About) -> Fit:
