@@ -18,7 +18,7 @@ from fourfold.workloads.fit.registry import fit_with
 
 __all__ = ["small_pieces"]
 N_ROWS = 448
-NAMES = ["texts", "holes", "whole", "maybe", "flags", "floats"]
+NAMES = ["texts", "holes", "whole", "maybe", "flags", "floats", "kinds"]
 GIVEN = [["blue", "green", "red", "violet"], ["a", "b", "c", np.nan], list(range(9)), [0.0, 1.0, 2.0, 3.0, np.nan]]
 
 
@@ -34,6 +34,7 @@ def table() -> pa.Table:
             "maybe": pa.array([None if 64 <= row < 80 else row % 4 for row in range(N_ROWS)]),
             "flags": pa.array([None if 64 <= row < 80 else row % 3 == 0 for row in range(N_ROWS)]),
             "floats": pa.array(rng.choice([0.5, -1.0, 1e8, np.nan], N_ROWS)),
+            "kinds": pa.array([f"kind {row // 100}" if row % 7 else None for row in range(N_ROWS)]).dictionary_encode(),
             "rare": pa.array(["often"] * (N_ROWS - 1) + ["once"]),
             "numbers": rng.normal(size=N_ROWS) + 1e8,
             "gaps": np.where(rng.random(N_ROWS) < 0.2, np.nan, rng.normal(size=N_ROWS)),

@@ -34,7 +34,7 @@ class Categories:
         from sklearn.preprocessing import OneHotEncoder
         from sklearn.utils._encode import _unique
 
-        columns, n_rows, _ = OneHotEncoder()._check_X(rows.X, ensure_all_finite="allow-nan")
+        columns, n_rows, _ = OneHotEncoder()._check_X(rows.X, "allow-nan")
         if self.counted:
             return [Column(*_unique(each, return_counts=True)) for each in columns], n_rows
         return [Column(_unique(each), None) for each in columns], n_rows
@@ -86,7 +86,7 @@ def told(estimator: Any, columns: Sequence[Column], n_rows: int) -> Iterator[Non
         type(estimator)._fit_infrequent_category_mapping(estimator, n_rows, known, missing)
 
     looking = {
-        "_check_X": lambda X, ensure_all_finite=True: ([each.values for each in columns], n_rows, len(columns)),
+        "_check_X": lambda X, *finite, **named: ([each.values for each in columns], n_rows, len(columns)),
         "_fit_infrequent_category_mapping": infrequent,
     }
     vars(estimator).update(looking)
