@@ -110,7 +110,7 @@ def same_fitted(left: Any, right: Any, without: tuple[str, ...] = ()) -> None:
 Cut = Callable[[int, int], None]
 
 
-@pytest.mark.parametrize("n_pieces", [1, 7, 64])
+@pytest.mark.parametrize("n_pieces", [1, 7])
 @pytest.mark.parametrize(("estimator", "features"), CASES, ids=NAMES_OF_CASES)
 def test_it_is_what_its_own_fit_makes_of_all_rows(
     estimator: Any, features: list[str], n_pieces: int, small_pieces: Cut
@@ -123,6 +123,11 @@ def test_it_is_what_its_own_fit_makes_of_all_rows(
     same(fitted.get_feature_names_out(), alone.get_feature_names_out())
 
 
+@pytest.mark.parametrize(("estimator", "features"), [CASES[3], CASES[9], CASES[14]], ids=["one-hot", "ordinal", "robust"])
+def test_64_pieces_make_the_same(estimator: Any, features: list[str], small_pieces: Cut) -> None:
+    test_it_is_what_its_own_fit_makes_of_all_rows(estimator, features, 64, small_pieces)
+
+
 @pytest.mark.parametrize(("estimator", "features"), CASES[:1] + CASES[3:4] + CASES[9:10], ids=str)
 def test_pieces_without_rows_change_nothing(estimator: Any, features: list[str], small_pieces: Cut) -> None:
     small_pieces(64, 1 << 20)
@@ -131,14 +136,6 @@ def test_pieces_without_rows_change_nothing(estimator: Any, features: list[str],
     fitted = kept.fit(clone(estimator), features=features, engine="serial")
     left = rows.take([*range(50), *range(401, N_ROWS)]).to_pandas()
     same_fitted(fitted, clone(estimator).fit(left[features]))
-
-
-@pytest.mark.parametrize("engine", ["threads", pytest.param("processes", marks=pytest.mark.slow)])
-def test_workers_give_what_one_thread_gives(engine: str, small_pieces: Cut) -> None:
-    small_pieces(64, 1 << 20)
-    for estimator, features in (CASES[3], CASES[14]):
-        alone = ff.scan(table()).fit(clone(estimator), features=features, engine="serial")
-        same_fitted(ff.scan(table()).fit(clone(estimator), features=features, engine=engine, workers=2), alone)
 
 
 BAD: list[tuple[Any, list[str]]] = [
