@@ -58,7 +58,9 @@ class Centred:
         self.mean = mean
 
     def __call__(self, rows: Rows) -> Rows:
-        return rows if hasattr(rows.X, "tocsr") else rows._replace(X=rows.X - self.mean)
+        import numpy as np
+
+        return rows if hasattr(rows.X, "tocsr") else rows._replace(X=np.subtract(rows.X, self.mean, order="C"))
 
 
 class Nearest(NamedTuple):

@@ -78,7 +78,7 @@ class Encoded:
         from sklearn.utils._encode import _encode
         from sklearn.utils.validation import _check_y
 
-        X, _ = self.encoder._transform(rows.X, handle_unknown="ignore", ensure_all_finite="allow-nan")
+        X, _ = self.encoder._transform(rows.X, "ignore", "allow-nan")
         if self.classes is None:
             return rows._replace(X=X, y=_check_y(rows.y, y_numeric=True, estimator=self.encoder))
         return rows._replace(X=X, y=_encode(rows.y, uniques=self.classes))
@@ -188,7 +188,7 @@ class CrossFitted:
         import numpy as np
         from sklearn.utils._set_output import _wrap_data_with_container
 
-        X, known = self.encoder._transform(rows.X, handle_unknown="ignore", ensure_all_finite="allow-nan")
+        X, known = self.encoder._transform(rows.X, "ignore", "allow-nan")
         folds = folds_of(self.folds, rows)
         out = np.empty((rows.n_rows, len(self.encoder.encodings_)))
         for fold, (encodings, mean) in enumerate(self.encodings):
@@ -205,7 +205,7 @@ def target_encoder(estimator: Any, about: About) -> Fit:
         wanted.append(Pass(Labels()))
     (columns, n_rows), *labels = yield wanted
     with told(estimator, columns, n_rows):
-        estimator._fit(no_rows(about), handle_unknown="ignore", ensure_all_finite="allow-nan")
+        estimator._fit(no_rows(about), "ignore", "allow-nan")
     _set_target(estimator, *labels)
     n_outputs = len(estimator.classes_) if estimator.target_type_ == "multiclass" else 0
     view: tuple[Seen, ...] = (Encoded(estimator, estimator.classes_),)
