@@ -24,6 +24,7 @@ _WHERE = {
     "Dataset": "workloads.dataset",
     "Failure": "records",
     "FourfoldError": "errors",
+    "LogisticRegression": "workloads.fit.logistic.estimator",
     "Options": "options",
     "Report": "records",
     "Results": "aggregate.results",
@@ -43,6 +44,7 @@ __all__ = [
     "Dataset",
     "Failure",
     "FourfoldError",
+    "LogisticRegression",
     "Options",
     "Report",
     "Results",
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
     from fourfold.options import Options, using
     from fourfold.records import Failure, Report
     from fourfold.workloads.dataset import Dataset
+    from fourfold.workloads.fit.logistic.estimator import LogisticRegression
     from fourfold.workloads.fit.registry import recipe
     from fourfold.workloads.scan import scan
 

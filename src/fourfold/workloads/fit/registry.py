@@ -17,6 +17,7 @@ OF_SKLEARN = {
     "HashingVectorizer": "texts.hashing_vectorizer",
     "KMeans": "kmeans.kmeans",
     "LinearRegression": "least_squares.linear_regression",
+    "LogisticRegression": "logistic.logistic_regression",
     "MaxAbsScaler": "scaling.max_abs_scaler",
     "MinMaxScaler": "scaling.min_max_scaler",
     "MultinomialNB": "bayes.multinomial_nb",
