@@ -432,8 +432,9 @@ def test_a_weight_that_is_none_is_refused_with_its_row(bad: float) -> None:
     X, y, weight = rows(20)
     weight[13] = bad
     data = ff.scan(table(X, y, w=weight))
-    with pytest.raises(ValueError, match="row 13 of the batch is"):
+    with pytest.raises(ValueError, match=f"the weight 'w' is {bad}") as caught:
         data.fit(ff.LogisticRegression(), target="y", weight="w", engine="serial")
+    assert any("fourfold: row 13 of the table" in note for note in caught.value.__notes__)
 
 
 @pytest.mark.parametrize(
@@ -452,7 +453,7 @@ def test_labels_that_are_none_are_refused(y: np.ndarray, said: str) -> None:
 
 def test_a_target_is_wanted() -> None:
     X, y, _ = rows(20)
-    with pytest.raises(ValueError, match="name the column of labels with target="):
+    with pytest.raises(ValueError, match="name its column with target="):
         ff.scan(table(X, y)).fit(ff.LogisticRegression(), engine="serial")
 
 
