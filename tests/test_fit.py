@@ -293,6 +293,16 @@ class Remove:
                     path.unlink()
 
 
+def test_rows_that_are_kept_are_not_read_again(small_pieces: Cut) -> None:
+    small_pieces(100, 1 << 20)
+    calls = []
+    rows = columns().map_batches(lambda batch: calls.append(len(batch)) or batch, schema=columns().schema)
+    rows.fit(Power(), engine="serial")
+    assert sum(calls) == N_ROWS
+    rows.fit(Power(keep=False), engine="serial")
+    assert sum(calls) == 5 * N_ROWS
+
+
 def test_rows_that_a_machine_has_lost_are_read_again(small_pieces: Cut) -> None:
     small_pieces(100, 1 << 20)
     expected = bits(columns().fit(Power(), engine="serial"))
