@@ -303,6 +303,19 @@ def test_rows_that_are_kept_are_not_read_again(small_pieces: Cut) -> None:
     assert sum(calls) == 5 * N_ROWS
 
 
+def test_tables_are_not_kept() -> None:
+    class Tables:
+        def fit(self, X: Any) -> None: ...
+
+    @ff.recipe(Tables)
+    def fit_tables(estimator: Tables, about: About) -> Fit:
+        yield Pass(Sum(1, None), keep=True)
+        return estimator
+
+    with pytest.raises(TypeError, match="keeps arrays and csr matrices, and its rows are a DataFrame"):
+        columns().fit(Tables(), engine="serial")
+
+
 def test_rows_that_a_machine_has_lost_are_read_again(small_pieces: Cut) -> None:
     small_pieces(100, 1 << 20)
     expected = bits(columns().fit(Power(), engine="serial"))
