@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from running import run_script
+from running import run_script, started
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
@@ -293,6 +293,29 @@ class Remove:
                     path.unlink()
 
 
+def test_rows_that_are_kept_are_not_read_again(small_pieces: Cut) -> None:
+    small_pieces(100, 1 << 20)
+    calls = []
+    rows = columns().map_batches(lambda batch: calls.append(len(batch)) or batch, schema=columns().schema)
+    rows.fit(Power(), engine="serial")
+    assert sum(calls) == N_ROWS
+    rows.fit(Power(keep=False), engine="serial")
+    assert sum(calls) == 5 * N_ROWS
+
+
+def test_tables_are_not_kept() -> None:
+    class Tables:
+        def fit(self, X: Any) -> None: ...
+
+    @ff.recipe(Tables)
+    def fit_tables(estimator: Tables, about: About) -> Fit:
+        yield Pass(Sum(1, None), keep=True)
+        return estimator
+
+    with pytest.raises(TypeError, match="keeps arrays and csr matrices, and its rows are a DataFrame"):
+        columns().fit(Tables(), engine="serial")
+
+
 def test_rows_that_a_machine_has_lost_are_read_again(small_pieces: Cut) -> None:
     small_pieces(100, 1 << 20)
     expected = bits(columns().fit(Power(), engine="serial"))
@@ -311,15 +334,16 @@ RECORDED = """
     import fourfold.data.sources.parquet as parquet
     import fourfold.data.plan as plan
 
-    run, engine, kill_at = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    run, engine = sys.argv[1:]
     parquet.MIN_ROWS = parquet.MAX_ROWS = plan.MIN_ROWS = 100
-    DRIVER = os.getpid()
 
     class Sum:
         def __init__(self, power): self.power = power
         def fold(self, rows):
             with open("calls.txt", "a") as file:
                 file.write(f"{self.power} {rows.first}\\n")
+            if self.power == 4 and rows.first == 1500 and os.path.exists("driver"):
+                os.kill(int(open("driver").read()), signal.SIGKILL)
             return (rows.X ** self.power).sum(axis=0)
         def combine(self, left, right): return left + right
         def finish(self, state): return state
@@ -331,12 +355,13 @@ RECORDED = """
     def fit_power(estimator, about):
         numbers, estimator.sums = Numbers(takes_nan=True), []
         for power in range(1, 6):
-            if power == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
             estimator.sums.append((yield Pass(Sum(power), (numbers,), keep=True)))
         return estimator
 
     if __name__ == "__main__":
+        if os.path.exists("driver"):
+            with open("driver", "w") as file:
+                file.write(str(os.getpid()))
         fitted = ff.scan("in.parquet").fit(Power(), run=run, engine=engine, workers=2)
         print(np.concatenate(fitted.sums).tobytes().hex())
 """
@@ -348,15 +373,17 @@ def test_a_fit_whose_driver_was_killed_goes_on_and_no_finished_pass_runs_again(t
     TABLE[list("abc")].to_parquet(tmp_path / "in.parquet", row_group_size=100)
     tmp = tmp_path / "tmp"
     tmp.mkdir()
-    whole = run_script(RECORDED, "whole", engine, "0", folder=tmp_path, TMPDIR=str(tmp))
+    whole = run_script(RECORDED, "whole", engine, folder=tmp_path, TMPDIR=str(tmp))
     assert whole.code == 0, whole.stderr
     (tmp_path / "calls.txt").unlink()
-    killed = run_script(RECORDED, "run", engine, "4", folder=tmp_path, TMPDIR=str(tmp))
+    (tmp_path / "driver").touch()
+    killed = run_script(RECORDED, "run", engine, folder=tmp_path, TMPDIR=str(tmp))
     assert killed.code == -signal.SIGKILL
     before = (tmp_path / "calls.txt").read_text().split("\n")[:-1]
-    assert [line.split()[0] for line in before].count("3") == len(before) / 3 == 30
+    assert [line.split()[0] for line in before].count("3") == 30
     assert len([*tmp.glob("fourfold-fit-*")]) == 1, "a killed driver leaves what it kept"
-    again = run_script(RECORDED, "run", engine, "0", folder=tmp_path, TMPDIR=str(tmp))
+    (tmp_path / "driver").unlink()
+    again = run_script(RECORDED, "run", engine, folder=tmp_path, TMPDIR=str(tmp))
     assert again.code == 0, again.stderr
     assert again.stdout == whole.stdout
     after = (tmp_path / "calls.txt").read_text().split("\n")[:-1]
@@ -475,6 +502,50 @@ def test_a_full_disk_is_one_clear_error() -> None:
     finally:
         seams.set_faults("")
     assert not folders()
+
+
+INTERRUPTED = """
+    import time
+    import pandas as pd
+    import fourfold as ff
+    from fourfold.workloads.fit.contract import Pass
+    from fourfold.workloads.fit.seen import Numbers
+
+    class Wait:
+        def __init__(self, how_long): self.how_long = how_long
+        def fold(self, rows):
+            time.sleep(self.how_long)
+            return rows.n_rows
+        def combine(self, left, right): return left + right
+        def finish(self, state): return state
+
+    class Waits:
+        def fit(self, X): ...
+
+    @ff.recipe(Waits)
+    def fit_waits(estimator, about):
+        numbers = Numbers(takes_nan=True)
+        yield Pass(Wait(0), (numbers,), keep=True)
+        print("ready", flush=True)
+        yield Pass(Wait(60), (numbers,), keep=True)
+        return estimator
+
+    if __name__ == "__main__":
+        ff.scan(pd.DataFrame({"x": range(1000)})).fit(Waits(), engine="processes", workers=2)
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_workers_fold_leaves_no_rows_and_no_workers(tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    with started(INTERRUPTED, folder=tmp_path, TMPDIR=str(tmp_path / "tmp")) as script:
+        assert script.read_line() == "ready"
+        assert [*(tmp_path / "tmp").glob("fourfold-fit-*/0-0")]
+        script.interrupt()
+        ended = script.end()
+    assert ended.code == -signal.SIGINT, ended.stderr
+    assert ended.survivors == []
+    assert not [*(tmp_path / "tmp").glob("fourfold-fit-*")]
 
 
 class Interrupt:

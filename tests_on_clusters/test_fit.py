@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,9 @@ from sklearn.preprocessing import MinMaxScaler
 from test_frames import TABLE, native
 
 import fourfold as ff
+from fourfold.workloads.fit import on_frames
 from fourfold.workloads.fit.contract import About, Fit, Pass, Rows
+from fourfold.workloads.fit.kept import Kept
 from fourfold.workloads.fit.seen import Numbers
 
 N_ROWS = 3000
@@ -105,7 +106,12 @@ def test_a_frame_is_fitted_to_where_it_lives(cluster: Cluster) -> None:
         assert os.getpid() not in (pids.data_min_[0], pids.data_max_[0])
 
 
-def test_rows_of_a_frame_that_are_wanted_again_are_kept_where_they_were_made(cluster: Cluster, tmp_path: Path) -> None:
+def test_rows_of_a_frame_that_are_wanted_again_are_kept_where_they_were_made(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = os.urandom(16).hex()
+    monkeypatch.setattr(on_frames, "name_in", lambda run: name)
+
     def note(batch: Any) -> Any:
         with open(tmp_path / "calls", "a") as file:
             file.write(".")
@@ -122,7 +128,7 @@ def test_rows_of_a_frame_that_are_wanted_again_are_kept_where_they_were_made(clu
     expected = np.concatenate([(TABLE[["x", "id"]].to_numpy() ** power).sum(axis=0) for power in range(1, 5)])
     np.testing.assert_allclose(one.sums_, expected, rtol=1e-10)
     assert one.sums_.tobytes() == other.sums_.tobytes()
-    assert not [name for name in os.listdir(tempfile.gettempdir()) if name.startswith("fourfold-fit-")]
+    assert not os.path.exists(Kept(name).folder)
 
 
 def test_a_row_of_a_frame_that_is_refused_is_shown(cluster: Cluster) -> None:

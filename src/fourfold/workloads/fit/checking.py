@@ -40,7 +40,9 @@ class CheckTarget(_Check):
 
     def _apply(self, batch: Batch) -> Batch:
         if self.target is not None and _is_missing(batch.table.column(self.target)).any():
-            raise ValueError(f"the target {self.target!r} is missing or NaN: leave such rows out with filter()")
+            raise ValueError(
+                f"Input y contains NaN: the target {self.target!r} is missing or NaN. Leave such rows out with filter()"
+            )
         if self.weight is not None:
             self._check_weight(batch.table.column(self.weight))
         return batch
@@ -51,7 +53,12 @@ class CheckTarget(_Check):
         values = np.asarray(column.to_pandas().to_numpy(np.float64, na_value=np.nan))
         bad = values[~np.isfinite(values) | (values < 0)]
         if len(bad):
-            raise ValueError(f"the weight {self.weight!r} is {bad[0]}, and it must be a number from 0 on")
+            said = (
+                "Negative values in data passed to `sample_weight`"
+                if bad[0] < 0
+                else "Input sample_weight contains NaN or infinity"
+            )
+            raise ValueError(f"{said}: the weight {self.weight!r} is {bad[0]}, and it must be a number from 0 on")
 
 
 def _is_missing(column: Any) -> Any:

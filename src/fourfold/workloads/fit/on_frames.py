@@ -67,9 +67,11 @@ class FramePasses:
         wanted = Wanted(passes, self._views.of(passes), firsts)
         known = FoldKept(wanted.of_seen(), self._kept) if is_kept else None
         fold = FrameFold(self._run, Gather(self._features, wanted, self._kept), known)
-        found = self._kind.known(self._frame, fold, len(self._counts or ())) if is_kept and self._asks else []
+        found: list[bytes] = []
+        if is_kept and self._asks:
+            found = self._kind.known(self._frame, fold, len(self._counts or ()))
+            self._asks = sum(map(bool, found)) * 2 > len(found)  # else tasks come to other machines than those with the rows
         if not found or not all(found):
-            self._asks = sum(map(bool, found)) * 2 > len(found)  # tasks come to other machines than those that have the rows
             found = self._kind.gather(self._frame, fold)
         return [pickle.loads(each) for each in found]
 

@@ -129,4 +129,5 @@ def _complaint(X: Any, bad: Any, names: Any) -> str:
         value = X[row, at]
     column = repr(names[at]) if names is not None else f"number {at}"
     where = f" in row {row} of the batch" if X.shape[0] > 1 else ""  # of one alone, who asks knows which it is
-    return f"column {column} is {value}{where}, and this estimator takes finite numbers"
+    said = "Input X contains NaN" if np.isnan(value) else "Input X contains infinity"
+    return f"{said}: column {column} is {value}{where}, and this estimator takes finite numbers"
