@@ -142,7 +142,9 @@ class GroupModels(Mapping[Any, Any]):
         Raises:
             KeyError: There is no such group, or it has no model; the message says why.
         """
-        at = self._groups.places.get(canonical(key, self.by))
+        whole = canonical(key, self.by)
+        key = whole[0] if len(whole) == 1 else whole
+        at = self._groups.places.get(whole)
         if at is None:
             raise KeyError(f"there was no group {key!r}")
         if not self._groups.has_model(at):

@@ -58,7 +58,7 @@ class FitGroup:
     """Called with each group."""
 
     def __init__(self, recipe: Recipe, rows: GroupRows) -> None:
-        self._recipe, self._rows = recipe, rows
+        self._recipe, self._rows = recipe, rows.of_one_worker()
         self._seeds = unseeded(recipe.estimator)
         self._limits = _too_many_jobs(recipe.estimator)
         self._score = _scorer(recipe.score)
