@@ -113,6 +113,7 @@ def test_a_group_that_is_much_larger_than_a_bucket_is_put_together_by_who_fits_i
 ) -> None:
     small_pieces(300, 1 << 30)
     monkeypatch.setattr(shuffle, "HUGE_ROWS", 500)
+    monkeypatch.setattr(shuffle, "HEAVY_ROWS", 16)
     rows = rows_of(40, 3000)
     rows.loc[rows.index % 2 == 0, "shop"] = 7
     rows.loc[rows.index % 2 == 0, "town"] = "town 7"
@@ -367,7 +368,7 @@ def test_a_fit_in_a_worker_starts_no_more_jobs_and_its_model_keeps_what_was_aske
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"by": "shopp"}, "there is no column 'shopp'; did you mean 'shop'?"),
+        ({"by": "shopp"}, "there is no column 'shopp' (did you mean 'shop'?)"),
         ({"by": []}, "must name the columns"),
         ({"by": ["shop", "shop"]}, "each once"),
         ({"target": "a", "features": ["a"]}, "'a' is the target: leave it out of features="),
@@ -412,16 +413,15 @@ SCRIPT = """
 
     if __name__ == "__main__":
         os.environ["DRIVER"] = str(os.getpid())
-        rows = pd.DataFrame({"shop": np.arange(400) % 40, "a": 1.0 * (np.arange(400) % 40), "y": 1.0 * np.arange(400)})
+        rows = pd.DataFrame({"shop": np.arange(80) % 16, "a": 1.0 * (np.arange(80) % 16), "y": 1.0 * np.arange(80)})
         models = ff.scan(rows).fit_groups(
-            Counted("notes", int(os.environ.get("KILL_AT", "25"))), by="shop", target="y", engine="processes", workers=1, chunk=1, run="run"
+            Counted("notes", int(os.environ.get("KILL_AT", "10"))), by="shop", target="y", engine="processes", workers=1, chunk=1, run="run"
         )
         print(len(models), models.report.n_recorded, os.environ["DRIVER"] and len(os.listdir(".")))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.fault("F9")
 def test_a_run_whose_driver_was_killed_fits_no_group_again_that_had_finished(tmp_path: Path) -> None:
     here = str(Path(__file__).parent)
     with started(SCRIPT, here, folder=tmp_path, DRIVER="") as script:
@@ -433,9 +433,9 @@ def test_a_run_whose_driver_was_killed_fits_no_group_again_that_had_finished(tmp
     assert ended.code == 0, ended.stderr
     n_models, n_recorded, _ = ended.stdout.split()
     notes = (tmp_path / "notes").read_text().split()
-    assert int(n_models) == 40
-    assert int(n_recorded) >= 20
-    assert len(notes) <= 40 + 25 - int(n_recorded)
+    assert int(n_models) == 16
+    assert int(n_recorded) >= 8  # of the ten that began, the last one did not end
+    assert len(notes) == 10 + 16 - int(n_recorded)
     assert not waiting_rows(tmp_path)
 
 
@@ -450,7 +450,7 @@ def test_a_run_that_ended_fits_nothing_again_and_changed_rows_are_told(tmp_path:
 
     first = fit(rows)
     again = fit(rows)
-    assert notes.read_text().split() == ["0", "1", "2", "3", "4"]
+    assert sorted(notes.read_text().split()) == ["0", "1", "2", "3", "4"]
     assert again.report.n_recorded == 5
     assert again.predict(rows).tobytes() == first.predict(rows).tobytes()
     with pytest.raises(ff.errors.RunChanged):
@@ -515,17 +515,13 @@ def test_a_group_of_half_of_all_rows_is_not_in_the_memory_of_the_driver(tmp_path
     columns = {name: np.arange(n_rows, dtype=float) for name in "abcdefgh"}
     pa.parquet.write_table(pa.table({"shop": shop, **columns, "y": np.ones(n_rows)}), tmp_path / "rows.parquet")
     ds = ff.scan(tmp_path / "rows.parquet")
-    ds.select(["shop", "y"]).fit_groups(Size(), by="shop", target="y", features=["y"], engine="processes", workers=1)
+    ds.select(["shop", "a", "y"]).fit_groups(Size(), by="shop", target="y", engine="processes", workers=1)
     me = psutil.Process()
-    before, peak = me.memory_info().rss, 0
-
-    def progress(group: Any) -> float:
-        return 1.0
-
+    before = me.memory_info().rss
     models = ds.fit_groups(Size(), by="shop", target="y", engine="processes", workers=1)
-    peak = me.memory_info().rss
+    grown = me.memory_info().rss - before
     assert models[0].n_ == n_rows // 2 + n_rows // 100
-    assert peak - before < 30e6, f"the driver grew by {(peak - before) / 1e6:.0f} MB, and the group has 40"
+    assert grown < 20e6, f"the driver grew by {grown / 1e6:.0f} MB, and the group has 40"
 
 
 class Size(Mean):

@@ -234,14 +234,15 @@ class GroupModels(Mapping[Any, Any]):
         keys = keys_of([column.take(firsts) for column in columns], len(firsts))
         rows_of: dict[Place | None, list[Any]] = {}
         ends = np.bincount(codes, minlength=len(firsts)).cumsum()
-        for key, rows in zip(keys, np.split(np.argsort(codes, kind="stable"), ends[:-1]), strict=True):
+        parts = np.split(np.argsort(codes, kind="stable"), ends[:-1]) if keys else []
+        for key, rows in zip(keys, parts, strict=True):
             rows_of.setdefault(self._place(key, unknown), []).append(rows)
         X = frame_of(table, self.features, ())
-        parts = []
+        said = []
         for place, found in rows_of.items():
             chosen = found[0] if len(found) == 1 else np.sort(np.concatenate(found))
-            parts.append((chosen, None if place is None else np.asarray(self._model(place).predict(X.take(chosen)))))
-        return _joined(parts, table.num_rows)
+            said.append((chosen, None if place is None else np.asarray(self._model(place).predict(X.take(chosen)))))
+        return _joined(said, table.num_rows)
 
     def _place(self, key: Key, unknown: str) -> Place | None:
         """The model for rows with this key; None when there is none."""
