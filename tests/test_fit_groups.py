@@ -520,7 +520,7 @@ def test_a_group_of_half_of_all_rows_is_not_in_the_memory_of_the_driver(tmp_path
     before = me.memory_info().rss
     models = ds.fit_groups(Size(), by="shop", target="y", engine="processes", workers=1)
     grown = me.memory_info().rss - before
-    assert models[0].n_ == n_rows // 2 + n_rows // 100
+    assert models[0].n_ == n_rows // 2 + n_rows // 50
     assert grown < 20e6, f"the driver grew by {grown / 1e6:.0f} MB, and the group has 40"
 
 

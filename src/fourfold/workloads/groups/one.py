@@ -45,6 +45,7 @@ class Recipe(NamedTuple):
         score: None, the name of a metric of scikit-learn, or a function of a fitted estimator, X and y.
         seed: Root of random numbers, beside the key.
         seeds_globals: The states of `random` and `numpy.random` are this worker's own, and are seeded too.
+        rows: In a recorded run, a digest of where rows come from: a group of other rows is not what was recorded.
     """
 
     estimator: Any
@@ -52,6 +53,7 @@ class Recipe(NamedTuple):
     score: Any = None
     seed: int | None = None
     seeds_globals: bool = False
+    rows: str = ""
 
 
 class FitGroup:
