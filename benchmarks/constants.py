@@ -1,6 +1,6 @@
 """Measures what the constants in the source stand on. Run it on a quiet machine; figures are medians.
 
-python benchmarks/constants.py [messages|start|imports|transport|blocks|looks|keeping]
+python benchmarks/constants.py [messages|start|imports|transport|blocks|looks|keeping|triangle]
 """
 
 import os
@@ -209,8 +209,29 @@ def keeping() -> None:
     print(f"keeping    copy of one byte into new memory            {1e9 * (time.perf_counter() - began) / len(array):8.2f} ns")
 
 
+def triangle() -> None:
+    """SLICE_ROWS of triangle.py: 40,000 rows made one triangle, by rows that are put under it at once."""
+    import numpy as np
+
+    import fourfold.workloads.fit.recipes.triangle as triangle
+    from fourfold.workloads.fit.contract import Rows
+
+    draw = np.random.default_rng(0)
+    for n_columns in (10, 50, 200):
+        rows = Rows(draw.normal(size=(40_000, n_columns)))
+        for n_rows in (128, 256, 512, 1024, 2048, 8192):
+            triangle.SLICE_ROWS = n_rows
+
+            def once(rows: Rows = rows) -> float:
+                began = time.process_time()
+                triangle.Factor().fold(rows)
+                return time.process_time() - began
+
+            print(f"triangle   {n_columns:3} columns, {n_rows:4} rows at once: {1e3 * median_of(once):8.1f} ms")
+
+
 if __name__ == "__main__":
-    measures = [messages, start, imports, transport, blocks, looks, keeping]
+    measures = [messages, start, imports, transport, blocks, looks, keeping, triangle]
     chosen = sys.argv[1:] or [measure.__name__ for measure in measures]
     for measure in measures:
         if measure.__name__ in chosen:

@@ -33,6 +33,7 @@ PROMISES = {
     "P7": "p7_items_without_work",
     "P8": "p8_import",
     "P9": "p9_driver_memory",
+    "P10": "p10_logistic",
     "P11": "p11_prediction",
     "P13": "p13_journal",
     "P15": "p15_scale",

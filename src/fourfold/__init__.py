@@ -25,6 +25,7 @@ _WHERE = {
     "Failure": "records",
     "FourfoldError": "errors",
     "GroupModels": "workloads.groups.models",
+    "LogisticRegression": "workloads.fit.logistic.estimator",
     "Options": "options",
     "Report": "records",
     "Results": "aggregate.results",
@@ -45,6 +46,7 @@ __all__ = [
     "Failure",
     "FourfoldError",
     "GroupModels",
+    "LogisticRegression",
     "Options",
     "Report",
     "Results",
@@ -71,6 +73,7 @@ if TYPE_CHECKING:
     from fourfold.options import Options, using
     from fourfold.records import Failure, Report
     from fourfold.workloads.dataset import Dataset
+    from fourfold.workloads.fit.logistic.estimator import LogisticRegression
     from fourfold.workloads.fit.registry import recipe
     from fourfold.workloads.groups.models import GroupModels
     from fourfold.workloads.scan import scan

@@ -2,6 +2,7 @@
 
     map.py         fourfold map MODULE:FUNCTION INPUT… -o OUT
     head.py        fourfold head, describe INPUT…   predict.py  fourfold predict MODEL INPUT… -o OUT
+    fit.py         fourfold fit MODULE:ESTIMATOR INPUT… -o MODEL
     runs.py        fourfold runs [FOLDER]        show.py    fourfold show RUN
     resume.py      fourfold resume RUN, fourfold rerun RUN --failed
     replay.py      fourfold replay RUN --item N  clean.py   fourfold clean [FOLDER]
@@ -35,6 +36,7 @@ from fourfold.cli.clean import clean_command
 from fourfold.cli.demo import demo_command
 from fourfold.cli.doctor import doctor_command
 from fourfold.cli.exits import Terminated, code_of
+from fourfold.cli.fit import fit_command
 from fourfold.cli.head import describe_command, head_command
 from fourfold.cli.map import map_command
 from fourfold.cli.predict import predict_command
@@ -63,6 +65,7 @@ app = typer.Typer(
 app.command("map")(map_command)
 app.command("head")(head_command)
 app.command("describe")(describe_command)
+app.command("fit")(fit_command)
 app.command("predict")(predict_command)
 app.command("runs")(runs_command)
 app.command("show")(show_command)

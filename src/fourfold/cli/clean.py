@@ -24,7 +24,8 @@ def clean_command(
 
     An output that a run was about to replace when it was killed is put back, where it is gone. Where somebody has made
     another one meanwhile, both stay and are named: you have to decide, and the exit code is 1.
-    And, from the folder for temporary files, code that calls on a cluster have unpacked on this machine and no worker uses.
+    And, from the folder for temporary files, code that calls on a cluster have unpacked on this machine and no worker uses,
+    and rows that fits have kept there which were killed.
     What is in use is locked and stays, and so does everything that is recorded. Workers and shared memory need no
     cleaning: they end with their driver. What cannot be read is named, with its reason, and the exit code is 1 too.
 
@@ -40,6 +41,7 @@ def clean_command(
         from fourfold.distribute.cargo import remove_unused
         from fourfold.errors import OptionError
         from fourfold.runs.upkeep import sweep
+        from fourfold.workloads.fit import kept
 
         if not Path(folder).is_dir():
             raise OptionError(f"{folder} is no folder")
@@ -55,12 +57,15 @@ def clean_command(
                 say_left_out(swept.path, swept.error)
                 n_left += 1
         homes = remove_unused(0.0)
-        for home in homes:
-            print(home)
+        fits = kept.sweep()
+        for path in (*homes, *fits):
+            print(path)
         left = f"; {n_left} stay as they are, for the reasons above" if n_left else ""
         say(f"{n_removed} files removed{left}" if n_removed or n_back else f"nothing to clean in {folder}{left}")
         if homes:
             say(f"{len(homes)} folders of unpacked code removed in {Path(homes[0]).parent}")
+        if fits:
+            say(f"{len(fits)} folders of rows removed in {Path(fits[0]).parent}")
         if n_left:
             raise SystemExit(ERROR)
 

@@ -25,6 +25,20 @@ def load_function(target: str) -> Callable[..., Any]:
         OptionError: it is not of that form, or names what is not there or cannot be called.
         FourfoldError: the module is there and fails while it is imported.
     """
+    found = load_object(target)
+    if not callable(found):
+        raise OptionError(f"{target} is a {type(found).__name__}, not a function")
+    function: Callable[..., Any] = found
+    return function
+
+
+def load_object(target: str) -> Any:
+    """Import what `target` names: see `load_function`.
+
+    Raises:
+        OptionError: It is not of that form, or names what is not there.
+        FourfoldError: The module is there and fails while it is imported.
+    """
     module_name, colon, attribute = target.partition(":")
     if not (module_name and colon and attribute):
         raise OptionError(f"{target!r} is not MODULE:FUNCTION, e.g. features:length{_file_hint(target)}")
@@ -33,10 +47,7 @@ def load_function(target: str) -> Callable[..., Any]:
     found: Any = _import(module_name)
     for name in attribute.split("."):
         found = _attribute(found, name, module_name)
-    if not callable(found):
-        raise OptionError(f"{target} is a {type(found).__name__}, not a function")
-    function: Callable[..., Any] = found
-    return function
+    return found
 
 
 def _import(module_name: str) -> ModuleType:

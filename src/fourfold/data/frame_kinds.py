@@ -1,9 +1,10 @@
 """The three kinds of frames that clusters have: how they tell their columns, and how a pass goes over their batches."""
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fourfold.data.frames import SAMPLE_ROWS, FrameKind, FramePass
+from fourfold.data.frames import SAMPLE_ROWS, FrameFold, FrameKind, FramePass
 from fourfold.data.kinds import as_kind, as_table
 from fourfold.errors import OptionError
 
@@ -44,9 +45,61 @@ class OnSpark:
 
     def map(self, frame: Any, run: FramePass) -> Any:
         fields = _fields_of_spark(run.schema)
-        if any("." in name for name in frame.columns):  # mapInArrow asks for its columns by name, and takes dots for fields
-            frame = frame.toDF(*(f"column_{number}" for number in range(len(frame.columns))))
-        return frame.mapInArrow(run.giving(_arrow_of(fields)).batches, fields)
+        return _without_dots(frame).mapInArrow(run.giving(_arrow_of(fields)).batches, fields)
+
+    def settled(self, frame: Any) -> Any:
+        return frame  # the user caches it, where that pays
+
+    def gather(self, frame: Any, fold: FrameFold) -> list[bytes]:
+        found = _without_dots(frame).mapInArrow(_folding(fold), PARTS).toArrow()
+        return _parts_of(found)
+
+    def known(self, frame: Any, fold: FrameFold, n_partitions: int) -> list[bytes]:
+        numbers = frame.sparkSession.range(0, n_partitions, 1, n_partitions)
+        return _parts_of(numbers.mapInArrow(_knowing(fold), PARTS).toArrow())
+
+
+PARTS = "number int, part binary"
+"""The columns in which values of partitions come back from Spark."""
+
+
+def _parts_of(found: Any) -> list[bytes]:
+    return [each["part"] for each in sorted(found.to_pylist(), key=operator.itemgetter("number"))]
+
+
+def _without_dots(frame: Any) -> Any:
+    """The frame with other names where one has a dot: mapInArrow asks for columns by name, and takes dots for fields."""
+    if any("." in name for name in frame.columns):
+        return frame.toDF(*(f"column_{number}" for number in range(len(frame.columns))))
+    return frame
+
+
+def _folding(fold: FrameFold) -> Any:
+    def run(batches: Iterator[Any]) -> Iterator[Any]:
+        import pyarrow as pa
+        from pyspark import TaskContext
+
+        context = TaskContext.get()
+        number = 0 if context is None else context.partitionId()
+        tables = (pa.Table.from_batches([batch]).rename_columns(fold.run.before.names) for batch in batches)
+        yield _as_parts([number], [fold(number, tables)])
+
+    return run
+
+
+def _knowing(fold: FrameFold) -> Any:
+    def run(batches: Iterator[Any]) -> Iterator[Any]:
+        for batch in batches:
+            numbers = batch.column(0).to_pylist()
+            yield _as_parts(numbers, [fold.known(number) for number in numbers])
+
+    return run
+
+
+def _as_parts(numbers: Sequence[int], parts: Sequence[bytes]) -> Any:
+    import pyarrow as pa
+
+    return pa.RecordBatch.from_arrays([pa.array(numbers, pa.int32()), pa.array(parts, pa.binary())], ["number", "part"])
 
 
 def _arrow_of(fields: Any) -> Any:
@@ -147,6 +200,25 @@ class OnDask:
         # The index numbers the rows of each part from 0 on, whatever it was: what Dask knew of it holds no more.
         return frame.map_partitions(_run_part, run, dtypes, meta=meta, clear_divisions=True)
 
+    def settled(self, frame: Any) -> Any:
+        return frame  # the user persists it, where that pays
+
+    def gather(self, frame: Any, fold: FrameFold) -> list[bytes]:
+        from dask.base import compute
+        from dask.delayed import delayed
+
+        call = delayed(_fold_part, pure=False)
+        folding = delayed(fold, pure=False, traverse=False)  # it travels once
+        parts = [call(folding, number, part) for number, part in enumerate(frame.to_delayed())]
+        return list(compute(*parts))  # type: ignore[no-untyped-call]
+
+    def known(self, frame: Any, fold: FrameFold, n_partitions: int) -> list[bytes]:
+        return []
+
+
+def _fold_part(fold: FrameFold, number: int, part: Any) -> bytes:
+    return fold(number, iter([part]))
+
 
 def _run_part(part: Any, run: FramePass, dtypes: Mapping[str, Any]) -> Any:
     return _as_frame(run(part), dtypes)
@@ -205,6 +277,29 @@ class OnRay:
 
     def map(self, frame: Any, run: FramePass) -> Any:
         return frame.map_batches(run, batch_format="pyarrow", zero_copy_batch=True)
+
+    def settled(self, frame: Any) -> Any:
+        options = frame.context.execution_options
+        was, options.preserve_order = options.preserve_order, True
+        try:
+            return frame.materialize()
+        finally:
+            options.preserve_order = was
+
+    def gather(self, frame: Any, fold: FrameFold) -> list[bytes]:
+        import ray
+
+        blocks = [block for bundle in frame.iter_internal_ref_bundles() for block in bundle.block_refs]
+        run, folding = ray.remote(_fold_block), ray.put(fold)
+        found: list[bytes] = ray.get([run.remote(folding, number, block) for number, block in enumerate(blocks)])
+        return found
+
+    def known(self, frame: Any, fold: FrameFold, n_partitions: int) -> list[bytes]:
+        return []
+
+
+def _fold_block(fold: FrameFold, number: int, block: Any) -> bytes:
+    return fold(number, iter([block]))
 
 
 def _rows_of(frame: Any, n_rows: int) -> Any:

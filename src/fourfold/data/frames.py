@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from fourfold.data.kinds import as_table
+from fourfold.data.pieces import Piece
 from fourfold.data.plan import BATCH_ROWS
 from fourfold.data.poison import BadRow, part_of, run_apart
 from fourfold.data.schema import cast_column, common, fitted
 from fourfold.data.steps import Apply, Batch, Step, concatenated, is_of_plan, parts_of
-from fourfold.data.work import shown
+from fourfold.data.work import Gather, shown
 
 SAMPLE_ROWS = 20
 """Rows on which the steps are run once here, when only that tells the columns that they make. Fewer: more often a type is not
@@ -117,9 +118,13 @@ class FramePass:
             found = self._found(batch.rename_columns(self.before.names))
             yield from _as_one(found, _with_types_seen(self.schema, found, lambda known, _: _is_unknown(known))).to_batches()
 
+    def tables(self, table: Any) -> Iterator[Any]:
+        """What comes out of a batch, one part after the other, with the types that it has there."""
+        for part in parts_of(self._as_before(as_table(table, "the frame")), BATCH_ROWS):
+            yield self._run(Batch(part))
+
     def _found(self, table: Any) -> list[Any]:
-        parts = parts_of(self._as_before(as_table(table, "the frame")), BATCH_ROWS)
-        return [self._run(Batch(part)) for part in parts]
+        return list(self.tables(table))
 
     def _as_before(self, table: Any) -> Any:
         """The batch with the types of the frame, except those that vary."""
@@ -194,6 +199,37 @@ def _arrived(packed: bytes, before: Any, schema: Any) -> FramePass:
     return FramePass(Steps.arrived(packed), before, schema)
 
 
+class FrameFold:
+    """All steps on the rows of one partition, and one value of what comes out, pickled.
+
+    Args:
+        run: The steps.
+        gather: Makes the value: see `fourfold.data.work.Gather`.
+        known: None, or gives the value of the partition with a number without its rows; None where this machine cannot.
+    """
+
+    def __init__(self, run: FramePass, gather: Gather, known: Callable[[int], Any] | None = None) -> None:
+        self.run, self._gather, self._known = run, gather, known
+
+    def known(self, number: int) -> bytes:
+        """The value of the partition with this number, where this machine has it without the rows; nothing elsewhere."""
+        import cloudpickle
+
+        value = None if self._known is None else self._known(number)
+        return b"" if value is None else bytes(cloudpickle.dumps(value, protocol=5))
+
+    def __call__(self, number: int, batches: Iterator[Any]) -> bytes:
+        """The value of the partition with this number."""
+        import cloudpickle
+
+        if known := self.known(number):
+            for _ in batches:  # Spark wants them to be taken
+                pass
+            return known
+        tables = (table for batch in batches for table in self.run.tables(batch) if table.num_rows)
+        return bytes(cloudpickle.dumps(self._gather.fold(Piece(number, "", ()), tables), protocol=5))
+
+
 class FrameKind(Protocol):
     """One kind of frame. It imports its library inside its methods."""
 
@@ -214,3 +250,12 @@ class FrameKind(Protocol):
 
     def map(self, frame: Any, run: FramePass) -> Any:
         """A lazy frame of the same kind, whose batches went through `run`; its schema is known."""
+
+    def settled(self, frame: Any) -> Any:
+        """The frame with partitions that stay as they are, when it is to be gone through more than once."""
+
+    def gather(self, frame: Any, fold: FrameFold) -> list[bytes]:
+        """What `fold` makes of each partition, in the order of partitions: this runs a job."""
+
+    def known(self, frame: Any, fold: FrameFold, n_partitions: int) -> list[bytes]:
+        """What machines of the cluster know of partitions without their rows, b"" of others; none where rows cost no job."""

@@ -29,12 +29,14 @@ class Plan(NamedTuple):
 
     Attributes:
         batch_rows: The most rows that are taken through the steps at once.
+        takes_sparse: What comes out may have sparse columns: who wants it knows them.
     """
 
     source: TableSource
     columns: tuple[str, ...]
     steps: tuple[Step, ...] = ()
     batch_rows: int = BATCH_ROWS
+    takes_sparse: bool = False
 
     def with_step(self, step: Step) -> "Plan":
         """The plan with one more step at its end.
@@ -151,7 +153,8 @@ class Prepared:
             if not batch.table.num_rows:
                 return None
             batch = apply(batch)
-        check_dense(batch.table.schema, "columns")
+        if not self.plan.takes_sparse:
+            check_dense(batch.table.schema, "columns")
         return batch.table if batch.table.num_rows or not self._applies else None
 
     def of_no_rows(self) -> Any:

@@ -181,13 +181,13 @@ class Run:
         }
         return Call(RunPiece, pieces, Settings(**{**self._settings.__dict__, **changed}), bounded=True, name=self._name)
 
-    def call(self, fn: type, init: tuple[Any, ...], items: list[Any], name: str) -> list[Any]:
-        """What another class makes of items, built with `init` in the workers of this run. It is not recorded.
+    def call(self, fn: type, init: tuple[Any, ...], items: list[Any], name: str, run: str | None = None) -> list[Any]:
+        """What another class makes of items, built with `init` in the workers of this run; recorded in `run`, if anywhere.
 
         Raises:
             Exception: What the first item that fails raised.
         """
-        changed = {"init": init, "on_error": "raise", "max_failures": None, "retries": 0, "run": None, "timeout": None}
+        changed = {"init": init, "on_error": "raise", "max_failures": None, "retries": 0, "run": run, "timeout": None}
         call = Call(fn, items, Settings(**{**self._settings.__dict__, **changed}), bounded=True, name=name)
         values = list(self._outcomes_of(call))
         call.raise_if_stopped()

@@ -239,13 +239,28 @@ def make_entry() -> Callable[..., Any]:
 
 def remove_unused(unused_s: float = UNUSED_S) -> list[str]:
     """Remove the homes of this machine that no process holds, and that nobody has come to for so long; returns them."""
+    return remove_unheld(rf"fourfold-{os.getuid()}-[0-9a-f]{{32}}(-.+)?", unused_s)
+
+
+def remove_unheld(pattern: str, unused_s: float, spare: str = "") -> list[str]:
+    """Remove the folders for temporary files whose names fit a pattern, which no process holds by a shared lock.
+
+    Args:
+        pattern: Of whole names.
+        unused_s: Those that were used in the last seconds stay.
+        spare: The path of one that stays.
+
+    Returns:
+        The paths of those that were removed.
+    """
     folder = tempfile.gettempdir()
     removed = []
     for name in os.listdir(folder):
-        if re.fullmatch(rf"fourfold-{os.getuid()}-[0-9a-f]{{32}}(-.+)?", name):
+        path = os.path.join(folder, name)
+        if re.fullmatch(pattern, name) and path != spare:
             with contextlib.suppress(OSError):  # somebody was faster, or it is somebody else's
-                if _remove(os.path.join(folder, name), unused_s):
-                    removed.append(os.path.join(folder, name))
+                if _remove(path, unused_s):
+                    removed.append(path)
     return removed
 
 

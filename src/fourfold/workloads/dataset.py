@@ -259,7 +259,7 @@ class Dataset:
             >>> ff.scan([{"x": 1.0}, {"x": 5.0}, {"x": 3.0}]).fit(MinMaxScaler()).data_max_.tolist()
             [5.0]
         """
-        return fitted_to(self._plan, estimator, target, features, weight, options)
+        return fitted_to(self._plan, estimator, target, features, weight, options).estimator
 
     def fit_groups(
         self,

@@ -1,12 +1,17 @@
 """Steps on a frame that lives in a cluster already: lazy, and a frame of the same kind comes back."""
 
+import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fourfold.data.frames import SAMPLE_ROWS, FrameKind, FramePass, Steps
+from fourfold.data.frames import SAMPLE_ROWS, FrameFold, FrameKind, FramePass, Steps
+from fourfold.data.kinds import as_kind, check_kind
 from fourfold.data.sparse import check_dense
 from fourfold.data.steps import Select, Step
 from fourfold.errors import OptionError
+from fourfold.workloads.describe import Describe, described
+from fourfold.workloads.fit.fitting import features_for
+from fourfold.workloads.fit.on_frames import fitted_to_frame
 from fourfold.workloads.steps import drawn, filtered, mapped, predicted, selected, transformed
 
 
@@ -113,3 +118,38 @@ class Frame:
             )
         train, held = drawn(test, seed, by)
         return self._with(train.behind(self._steps)), self._with(held.behind(self._steps))
+
+    # ---- results: these run jobs --------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        estimator: Any,
+        target: str | None = None,
+        features: Sequence[str] | None = None,
+        weight: str | None = None,
+    ) -> Any:
+        """As `Dataset.fit`: each pass over the rows is a job of the cluster, and only figures come here.
+
+        Raises:
+            OptionError: There is no recipe for its class, or a column is not there; before anything runs.
+            ValueError: The rows cannot be fitted to; or the partitions of the frame are others in each job.
+
+        Guarantees: the same bits for the same partitions.
+        """
+        chosen = self._for_fit(estimator, target, features, weight)
+        return fitted_to_frame(
+            self._kind, chosen._frame, chosen._before, chosen._steps, chosen.schema, estimator, target, features, weight
+        )
+
+    def _for_fit(self, estimator: Any, target: str | None, features: Sequence[str] | None, weight: str | None) -> "Frame":
+        """The same rows without columns that nobody looks at, where the cluster can leave them out."""
+        select = Select(features_for(estimator, self.schema, target, features, weight).columns)
+        return self if self._reads_only(select) is None else self._narrowed(select, select.schema(self.schema))
+
+    def describe(self, batch_format: str = "pandas") -> Any:
+        """As `Dataset.describe`, by one job of the cluster."""
+        kind = check_kind("batch_format", batch_format)
+        check_dense(self.schema, "describe")
+        run = FramePass(Steps.here(self._steps), self._before, self.schema)
+        found = self._kind.gather(self._kind.settled(self._frame), FrameFold(run, Describe()))
+        return as_kind(described([pickle.loads(part) for part in found], self.columns), kind)

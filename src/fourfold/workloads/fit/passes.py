@@ -7,7 +7,7 @@ Rows that a recipe wants again are kept where they were made; the next pass asks
 """
 
 import operator
-import secrets
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,9 +15,13 @@ from fourfold.aggregate.tree import EMPTY, TreeReduction
 from fourfold.data.pieces import Piece
 from fourfold.data.plan import Plan
 from fourfold.data.running import Run
+from fourfold.data.work import Count, FailedRow
+from fourfold.execute import current
+from fourfold.options import RunOfBlock, Settings, resolve
+from fourfold.workloads.fit.checking import CheckSeen
 from fourfold.workloads.fit.contract import Pass, Rows, Seen
-from fourfold.workloads.fit.kept import Kept
-from fourfold.workloads.fit.seen import Features
+from fourfold.workloads.fit.kept import Keeping, Kept, name_in
+from fourfold.workloads.fit.seen import Features, all_seen
 
 
 class Part(NamedTuple):
@@ -44,6 +48,38 @@ class Wanted(NamedTuple):
         """The number of the first row of a piece."""
         return None if self.firsts is None else self.firsts.get(piece)
 
+    def of_seen(self) -> "Wanted":
+        """The same of rows that have been seen already."""
+        return self._replace(passes=[each._replace(seen=()) for each in self.passes])
+
+
+class Views:
+    """What rows look like that are kept: each view has a number."""
+
+    def __init__(self) -> None:
+        self._views: list[tuple[Seen, ...]] = []
+
+    def are_kept(self, passes: Sequence[Pass]) -> bool:
+        """Whether passes before have kept the rows of all of these."""
+        return all(each.keep and self._number(each) is not None for each in passes)
+
+    def of(self, passes: Sequence[Pass]) -> list[int | None]:
+        """The number of each; None of those that are not to be kept."""
+        return [self._numbered(each) if each.keep else None for each in passes]
+
+    def _numbered(self, wanted: Pass) -> int:
+        number = self._number(wanted)
+        if number is None:
+            self._views.append(wanted.seen)
+            number = len(self._views) - 1
+        return number
+
+    def _number(self, wanted: Pass) -> int | None:
+        for number, view in enumerate(self._views):
+            if len(view) == len(wanted.seen) and all(map(operator.is_, view, wanted.seen)):
+                return number
+        return None
+
 
 class Gather:
     """Makes a Part of the tables of a piece: see `fourfold.data.work.Gather`."""
@@ -56,21 +92,45 @@ class Gather:
 
     def fold(self, piece: Piece, tables: Iterator[Any]) -> Part:
         """Go through all tables."""
+        views = {view for view in self._wanted.views if view is not None}
+        keeping = {view: new for view in views if (new := self._kept.new(piece.number, view)) is not None}
+        try:
+            part = self._folded(piece, tables, keeping)
+            for each in keeping.values():
+                each.finish()
+        except BaseException:
+            for each in keeping.values():
+                each.discard()
+            raise
+        return part
+
+    def _folded(self, piece: Piece, tables: Iterator[Any], keeping: Mapping[int, Keeping]) -> Part:
         first, n_rows = self._wanted.first_of(piece.number), 0
         states: list[Any] = [EMPTY] * len(self._wanted.passes)
-        n_batches = 0
         for table in tables:
+            if not table.num_rows:  # many transformers cannot take that
+                continue
             rows = self._features(table)._replace(first=None if first is None else first + n_rows)
             n_rows += rows.n_rows
-            for at, seen in enumerate(_all_seen(rows, self._wanted.passes)):
+            added = set()
+            for at, seen in enumerate(all_seen(rows, [each.seen for each in self._wanted.passes])):
                 view = self._wanted.views[at]
                 if view is not None:
-                    self._kept.keep(piece.number, view, n_batches, seen)
+                    seen = _in_one_block(seen)
+                    if view in keeping and view not in added:
+                        keeping[view].add(seen)
+                        added.add(view)
                 states[at] = _folded(self._wanted.passes[at], states[at], seen)
-            n_batches += 1
-        for view in {each for each in self._wanted.views if each is not None}:
-            self._kept.kept(piece.number, view, n_batches)
         return Part(n_rows, states)
+
+
+def _in_one_block(rows: Rows) -> Rows:
+    """The rows as they will come out of a file: the order of sums may depend on how an array lies in memory."""
+    import numpy as np
+
+    if hasattr(rows.X, "tocsr") or rows.X.flags.c_contiguous or rows.X.flags.f_contiguous:
+        return rows
+    return rows._replace(X=np.ascontiguousarray(rows.X))
 
 
 class FoldKept:
@@ -101,35 +161,31 @@ def _folded(wanted: Pass, state: Any, rows: Rows) -> Any:
     return found if state is EMPTY else wanted.aggregator.combine(state, found)
 
 
-def _all_seen(rows: Rows, passes: Sequence[Pass]) -> Iterator[Rows]:
-    """The rows as each pass sees them; what several begin with is done once."""
-    done: dict[tuple[int, ...], Rows] = {(): rows}
-    for each in passes:
-        key: tuple[int, ...] = ()
-        for step in each.seen:
-            behind = (*key, id(step))
-            if behind not in done:
-                done[behind] = step(done[key])
-            key = behind
-        yield done[key]
-
-
 class Passes:
     """Looks at all rows, as often as a recipe wants.
+
+    Attributes:
+        n_rows: How many there are, after the first pass.
+        failures: Those that were left out, likewise.
 
     Args:
         plan: The dataset.
         features: What rows its tables are.
-        options: See `fourfold.Options`.
+        options: See `fourfold.Options`. Of a recorded run, each pass has a folder of its own in `run=`.
     """
 
     def __init__(self, plan: Plan, features: Features, options: Mapping[str, Any]) -> None:
+        settings = resolve(options)
+        self._folder = _folder_of(settings)
+        self._leaves_out = settings.on_error != "raise"
         self._plan, self._features, self._options = plan, features, dict(options)
         self._pieces = list(plan.pieces())
-        self._kept = Kept(secrets.token_hex(8))
-        self._views: list[tuple[Seen, ...]] = []
+        self._kept = Kept(name_in(self._folder))
+        self._views = Views()
         self._firsts: dict[int, int] | None = None
+        self._n_done = 0
         self.n_rows = 0
+        self.failures: list[FailedRow] = []
 
     def run(self, passes: list[Pass]) -> list[Any]:
         """Do these at once. Gives what each finished with.
@@ -138,47 +194,64 @@ class Passes:
             ValueError: There are no rows, or an aggregator refuses them.
             Exception: See `fourfold.map`.
         """
-        is_kept = self._firsts is not None and all(each.keep and self._view_of(each) is not None for each in passes)
-        wanted = Wanted(passes, [self._view_of(each, add=True) if each.keep else None for each in passes], self._firsts)
+        if self._leaves_out and not self._n_done:  # what the first pass cannot take, no later one sees
+            self._plan = self._plan.with_step(CheckSeen(self._features, [each.seen for each in passes]))
+        if any(each.keep for each in passes):
+            self._kept.open()
+        is_kept = self._firsts is not None and self._views.are_kept(passes)
+        wanted = Wanted(passes, self._views.of(passes), self._firsts)
         parts = self._parts_kept(wanted) if is_kept else {}
         parts |= self._parts_read(wanted, [piece for piece in self._pieces if piece.number not in parts])
+        self._n_done += 1
         if self._firsts is None:
             self._count(parts)
         if not self.n_rows:
             raise ValueError("there are no rows to fit")
-        return [self._finished(each, at, parts) for at, each in enumerate(passes)]
+        return finished(passes, [parts[piece.number] for piece in self._pieces])
 
     def close(self) -> None:
         """Forget what was kept."""
         self._kept.forget()
 
-    def _view_of(self, wanted: Pass, add: bool = False) -> int | None:
-        """The number of what the rows of a pass look like; None when no pass before it has kept them."""
-        for number, view in enumerate(self._views):
-            if len(view) == len(wanted.seen) and all(map(operator.is_, view, wanted.seen)):
-                return number
-        if add:
-            self._views.append(wanted.seen)
-        return len(self._views) - 1 if add else None
-
     def _parts_kept(self, wanted: Wanted) -> dict[int, Part]:
         """By the numbers of pieces, of those that the machine has kept whose worker was asked."""
-        run = self._new_run(wanted, ())
+        there = wanted.of_seen()
+        run = Run(self._plan, Gather(self._features, there, self._kept), self._options_of(""), "fit", pieces=())
         numbers = [piece.number for piece in self._pieces]
-        found = run.call(FoldKept, (wanted, self._kept), numbers, "fit")
+        found = run.call(FoldKept, (there, self._kept), numbers, "fit", self._options_of("-kept").get("run"))
         return {number: part for number, part in zip(numbers, found, strict=True) if part is not None}
 
     def _parts_read(self, wanted: Wanted, pieces: Sequence[Piece]) -> dict[int, Part]:
         if not pieces:
             return {}
-        run = self._new_run(wanted, pieces)
-        with run.pieces_done() as done:
-            parts = {piece.number: each.value or Part(0, [EMPTY] * len(wanted.passes)) for piece, each in done}
-        run.warn_of_failures()
+        gather = Gather(self._features, wanted, self._kept)
+        run = Run(self._plan, gather, self._options_of(""), "fit", pieces=pieces)
+        try:
+            with run.pieces_done() as done:
+                parts = {piece.number: each.value or Part(0, [EMPTY] * len(wanted.passes)) for piece, each in done}
+        except (ValueError, TypeError) as error:
+            self._blame_a_row(wanted, error)
+            raise
+        if not self._n_done:
+            run.warn_of_failures()  # the later ones leave out the same rows
+            self.failures = run.failures
         return parts
 
-    def _new_run(self, wanted: Wanted, pieces: Sequence[Piece]) -> Run:
-        return Run(self._plan, Gather(self._features, wanted, self._kept), self._options, "fit", pieces=pieces)
+    def _blame_a_row(self, wanted: Wanted, error: Exception) -> None:
+        """Raise what a row raises alone, with its file and number, when it is the rows that the estimator cannot take."""
+        if any(note.startswith("fourfold: row ") for note in getattr(error, "__notes__", [])):
+            return
+        plan = self._plan.with_step(CheckSeen(self._features, [each.seen for each in wanted.passes]))
+        run = Run(plan, Count(), {**self._options, "run": None, "progress": False}, "fit")
+        with run.pieces_done() as done:
+            for _ in done:
+                pass
+
+    def _options_of(self, what: str) -> dict[str, Any]:
+        """The options of the next pass."""
+        if self._folder is None:
+            return {**self._options, "run": None}
+        return {**self._options, "run": os.path.join(self._folder, f"pass-{self._n_done + 1}{what}")}
 
     def _count(self, parts: Mapping[int, Part]) -> None:
         firsts = {}
@@ -187,10 +260,21 @@ class Passes:
             self.n_rows += parts[piece.number].n_rows
         self._firsts = firsts
 
-    def _finished(self, wanted: Pass, at: int, parts: Mapping[int, Part]) -> Any:
-        """What all rows together say, by a tree over the places of pieces."""
-        tree = TreeReduction(wanted.aggregator.combine)
+
+def finished(passes: Sequence[Pass], parts: Sequence[Part]) -> list[Any]:
+    """What all rows together say, for each pass: the parts of pieces, in their order, by a tree over their places."""
+    found = []
+    for at, each in enumerate(passes):
+        tree = TreeReduction(each.aggregator.combine)
         state = tree.identity()
-        for place, piece in enumerate(self._pieces):
-            state = tree.combine(state, [((0, place), parts[piece.number].states[at])])
-        return wanted.aggregator.finish(tree.finish(state, len(self._pieces)))
+        for place, part in enumerate(parts):
+            state = tree.combine(state, [((0, place), part.states[at])])
+        found.append(each.aggregator.finish(tree.finish(state, len(parts))))
+    return found
+
+
+def _folder_of(settings: Settings) -> str | None:
+    """Where all passes are recorded."""
+    if isinstance(settings.run, RunOfBlock):
+        return None if current.inside_item() else settings.run.of_next_call()
+    return settings.run

@@ -1,14 +1,37 @@
 """Which class of estimator has which recipe. A subclass has none of its own accord: its `fit` may do anything."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
+from inspect import signature
 from typing import Any
 
 from fourfold.errors import OptionError, OptionTypeError
 from fourfold.workloads.fit.contract import About, Fit, Recipe, Trained
 
 OF_SKLEARN = {
+    "ColumnTransformer": "composed.column_transformer",
+    "CountVectorizer": "texts.count_vectorizer",
+    "FeatureUnion": "composed.feature_union",
+    "FunctionTransformer": "composed.function_transformer",
+    "GaussianNB": "bayes.gaussian_nb",
+    "HashingVectorizer": "texts.hashing_vectorizer",
+    "KMeans": "kmeans.kmeans",
+    "LinearRegression": "least_squares.linear_regression",
+    "LogisticRegression": "logistic.logistic_regression",
+    "MaxAbsScaler": "scaling.max_abs_scaler",
     "MinMaxScaler": "scaling.min_max_scaler",
+    "MultinomialNB": "bayes.multinomial_nb",
+    "OneHotEncoder": "categories.encoder",
+    "OrdinalEncoder": "categories.encoder",
+    "PCA": "least_squares.pca",
+    "Pipeline": "composed.pipeline",
+    "Ridge": "least_squares.ridge",
+    "RobustScaler": "robust.robust_scaler",
+    "SelectKBest": "selection.select_by_score",
+    "SelectPercentile": "selection.select_by_score",
+    "StandardScaler": "scaling.standard_scaler",
+    "TfidfVectorizer": "texts.tfidf_vectorizer",
+    "VarianceThreshold": "selection.variance_threshold",
 }
 """Classes of scikit-learn by name, and where the recipe is in `recipes/`: neither is imported before it is needed."""
 
@@ -47,7 +70,7 @@ def recipe_of(estimator: Any) -> Recipe:
     if found is not None:
         return found
     name = type(estimator).__name__
-    if type(estimator).__module__.partition(".")[0] == "sklearn" and name in OF_SKLEARN:
+    if is_of_sklearn(estimator, name) and name in OF_SKLEARN:
         module, _, function = OF_SKLEARN[name].partition(".")
         known: Recipe = getattr(import_module(f"fourfold.workloads.fit.recipes.{module}"), function)
         return known
@@ -59,6 +82,44 @@ def recipe_of(estimator: Any) -> Recipe:
     )
 
 
+def check_fits(estimator: Any, has_target: bool, has_weight: bool) -> None:
+    """Check, before anything runs, that an estimator and all within it have recipes and what these need.
+
+    Raises:
+        OptionError: One has no recipe, or needs a target that is not given, or takes no weights.
+        OptionTypeError: One is no estimator.
+    """
+    recipe_of(estimator)
+    name = type(estimator).__name__
+    parts = list(parts_of(estimator))
+    for each, is_last in parts:
+        check_fits(each, has_target, has_weight and is_last)
+    if has_weight and not parts and "sample_weight" not in signature(estimator.fit).parameters:
+        raise OptionError(f"weight= is given, and {name} takes no weights: its fit has no sample_weight")
+    if has_weight and parts and not any(is_last for _, is_last in parts):
+        raise OptionError(f"weight= is given, and {name} takes no weights: they go to the last step of a Pipeline")
+    if not has_target and hasattr(estimator, "__sklearn_tags__") and estimator.__sklearn_tags__().target_tags.required:
+        raise OptionError(f"{name} learns to predict something, and nothing says what: name its column with target=")
+
+
+def parts_of(estimator: Any) -> Iterator[tuple[Any, bool]]:
+    """The estimators within one that is made of others, each with whether it is given the weights of rows."""
+    inside = ("passthrough", "drop", None)
+    for kind, within in (("Pipeline", "steps"), ("ColumnTransformer", "transformers"), ("FeatureUnion", "transformer_list")):
+        if is_of_sklearn(estimator, kind):
+            of = list(getattr(estimator, within))
+            for at, part in enumerate(of):
+                if not isinstance(part[1], str) and part[1] not in inside:
+                    yield part[1], kind == "Pipeline" and at == len(of) - 1
+    if is_of_sklearn(estimator, "ColumnTransformer") and estimator.remainder not in inside:
+        yield estimator.remainder, False
+
+
+def is_of_sklearn(estimator: Any, name: str) -> bool:
+    """Whether this is an instance of the class of scikit-learn with this name, and not of a subclass."""
+    return type(estimator).__name__ == name and type(estimator).__module__.partition(".")[0] == "sklearn"
+
+
 def fit_with(estimator: Any, about: About) -> Fit:
     """The recipe of an estimator, with what all of scikit-learn's have in common: checked parameters, names of features.
 
@@ -67,13 +128,13 @@ def fit_with(estimator: Any, about: About) -> Fit:
     import numpy as np
 
     found = recipe_of(estimator)
-    if hasattr(estimator, "_validate_params"):
+    if hasattr(estimator, "_parameter_constraints"):  # of an estimator of somebody else there need be none
         estimator._validate_params()
     for name in ("feature_names_in_", "n_features_in_"):
         vars(estimator).pop(name, None)
     ended = yield from found(estimator, about)
     fitted = ended.estimator if isinstance(ended, Trained) else ended
-    if about.n_features is not None:
+    if about.n_features is not None and not isinstance(getattr(type(fitted), "n_features_in_", None), property):
         fitted.n_features_in_ = about.n_features
         if about.names is not None:
             fitted.feature_names_in_ = np.asarray(about.names, dtype=object)

@@ -1,10 +1,10 @@
 """Rows as an estimator sees them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fourfold.data.sparse import matrix_of, sparse_columns
-from fourfold.workloads.fit.contract import About, Rows
+from fourfold.workloads.fit.contract import About, Rows, Seen
 
 
 class Features:
@@ -20,19 +20,29 @@ class Features:
     def __init__(self, features: Sequence[str], target: str | None, weight: str | None, is_text: bool = False) -> None:
         self.features, self.target, self.weight, self.is_text = list(features), target, weight, is_text
 
+    @property
+    def beside(self) -> list[str]:
+        """Target and weight, as far as there are any."""
+        return [name for name in (self.target, self.weight) if name is not None]
+
+    @property
+    def columns(self) -> list[str]:
+        """All that is looked at, each once."""
+        return [*dict.fromkeys([*self.features, *self.beside])]
+
     def __call__(self, table: Any) -> Rows:
         """The rows of an Arrow table."""
         import numpy as np
 
         y = None if self.target is None else table.column(self.target).to_pandas().to_numpy()
-        weight = None if self.weight is None else np.asarray(table.column(self.weight).to_numpy(), np.float64)
+        weight = None if self.weight is None else table.column(self.weight).to_pandas().to_numpy(np.float64, na_value=np.nan)
         return Rows(self._features_of(table), y, weight)
 
     def _features_of(self, table: Any) -> Any:
         if self.is_text:
             return table.column(self.features[0]).to_pandas().to_numpy()
         if sparse_columns(table.select(self.features).schema):
-            return matrix_of(table, self.features)
+            return matrix_of(table, self.features).tocsr()
         return table.select(self.features).to_pandas()
 
     def about(self, schema: Any) -> About:
@@ -56,6 +66,19 @@ class ByTransform:
 
     def __call__(self, rows: Rows) -> Rows:
         return rows._replace(X=self.fitted.transform(rows.X))
+
+
+def all_seen(rows: Rows, chains: Sequence[Sequence[Seen]]) -> Iterator[Rows]:
+    """The rows behind each chain of these; what several begin with is done once."""
+    done: dict[tuple[int, ...], Rows] = {(): rows}
+    for chain in chains:
+        key: tuple[int, ...] = ()
+        for step in chain:
+            behind = (*key, id(step))
+            if behind not in done:
+                done[behind] = step(done[key])
+            key = behind
+        yield done[key]
 
 
 class Numbers:
@@ -105,4 +128,6 @@ def _complaint(X: Any, bad: Any, names: Any) -> str:
         row, at = (int(each[0]) for each in np.nonzero(bad))
         value = X[row, at]
     column = repr(names[at]) if names is not None else f"number {at}"
-    return f"column {column} is {value} in row {row} of the batch, and this estimator takes finite numbers"
+    where = f" in row {row} of the batch" if X.shape[0] > 1 else ""  # of one alone, who asks knows which it is
+    said = "Input X contains NaN" if np.isnan(value) else "Input X contains infinity"
+    return f"{said}: column {column} is {value}{where}, and this estimator takes finite numbers"

@@ -1,0 +1,96 @@
+"""Passes over a frame that lives in a cluster: each is one job there, and its partitions take the places of pieces.
+
+partition ──steps──> tables ──Gather──> Part     where the rows are: one row with a pickled Part comes back
+Part, Part, … ──combine, in the order of partitions──> finish                                        here
+"""
+
+import pickle
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+from fourfold.data.frames import FrameFold, FrameKind, FramePass, Steps
+from fourfold.data.steps import Step
+from fourfold.workloads.fit.checking import CheckTarget
+from fourfold.workloads.fit.contract import Pass, Trained, drive
+from fourfold.workloads.fit.fitting import features_for
+from fourfold.workloads.fit.kept import Kept, name_in
+from fourfold.workloads.fit.passes import FoldKept, Gather, Part, Views, Wanted, finished
+from fourfold.workloads.fit.registry import fit_with
+from fourfold.workloads.fit.seen import Features
+
+
+class FramePasses:
+    """Looks at all rows of a frame, as often as a recipe wants.
+
+    Args:
+        kind: Of frame.
+        frame: Its partitions are the same ones in each job, in the same order.
+        run: The steps on it.
+        features: What rows its tables are.
+    """
+
+    def __init__(self, kind: FrameKind, frame: Any, run: FramePass, features: Features) -> None:
+        self._kind, self._frame, self._run, self._features = kind, frame, run, features
+        self._kept, self._views = Kept(name_in(None)), Views()
+        self._counts: list[int] | None = None
+        self._asks = True
+
+    def run(self, passes: list[Pass]) -> list[Any]:
+        """Do these at once. Gives what each finished with.
+
+        Raises:
+            ValueError: There are no rows, or other ones than in the job before; or an aggregator refuses them.
+            Exception: What the cluster makes of an error of a row.
+        """
+        parts = self._parts(passes)
+        counts = [part.n_rows for part in parts]
+        if self._counts not in (None, counts):
+            raise ValueError(
+                f"{self._kind.name} had other partitions in the job before: a fit that goes through the rows several times "
+                "needs the same ones each time. Cache or persist it, or write it into files and scan these"
+            )
+        self._counts = counts
+        if not sum(counts):
+            raise ValueError("there are no rows to fit")
+        return finished(passes, parts)
+
+    def close(self) -> None:
+        """Forget what was kept."""
+        self._kept.forget()
+
+    def _parts(self, passes: list[Pass]) -> list[Part]:
+        if any(each.keep for each in passes):
+            self._kept.open()
+        firsts = None if self._counts is None else dict(enumerate(accumulate(self._counts, initial=0)))
+        is_kept = firsts is not None and self._views.are_kept(passes)
+        wanted = Wanted(passes, self._views.of(passes), firsts)
+        known = FoldKept(wanted.of_seen(), self._kept) if is_kept else None
+        fold = FrameFold(self._run, Gather(self._features, wanted, self._kept), known)
+        found = self._kind.known(self._frame, fold, len(self._counts or ())) if is_kept and self._asks else []
+        if not found or not all(found):
+            self._asks = sum(map(bool, found)) * 2 > len(found)  # tasks come to other machines than those that have the rows
+            found = self._kind.gather(self._frame, fold)
+        return [pickle.loads(each) for each in found]
+
+
+def fitted_to_frame(
+    kind: FrameKind,
+    frame: Any,
+    before: Any,
+    steps: Sequence[Step],
+    schema: Any,
+    estimator: Any,
+    target: str | None,
+    features: Sequence[str] | None,
+    weight: str | None,
+) -> Any:
+    """The estimator, fitted to a frame behind these steps: see `Frame.fit`."""
+    of = features_for(estimator, schema, target, features, weight)
+    checked = (*steps, CheckTarget(target, weight)) if of.beside else tuple(steps)
+    passes = FramePasses(kind, kind.settled(frame), FramePass(Steps.here(checked), before, schema), of)
+    try:
+        ended = drive(fit_with(estimator, of.about(schema)), passes.run)
+    finally:
+        passes.close()
+    return ended.estimator if isinstance(ended, Trained) else ended
