@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 from sklearn.preprocessing import MinMaxScaler
 
+import fourfold as ff
+
 TABLE = pd.DataFrame({"a": np.arange(50.0), "b": np.arange(50.0) % 7, "t": 1.0})
 
 
@@ -88,3 +90,19 @@ def test_what_is_typed_wrong_is_one_line(folder: Path, arguments: tuple[str, ...
     (line,) = ended.stderr.splitlines()
     assert says in line
     assert not [path for path in folder.iterdir() if path.name.startswith("x.")]
+
+
+@pytest.mark.slow
+def test_with_by_there_is_one_model_for_each_group_and_the_code_says_that_one_has_none(folder: Path) -> None:
+    TABLE.to_csv(folder / "in.csv", index=False)
+    command = ("fit", "sklearn.linear_model:Ridge", "in.csv", "--by", "b", "--target", "a", "-o", "models/")
+    ended = fourfold(*command, "--features", "t", "--min-rows", "8", "--fallback", "global", folder=folder)
+    assert ended.returncode == 3, ended.stderr
+    assert ended.stderr.splitlines()[-1] == "fourfold: models/: GroupModels(1 models of 7 groups by b)"
+    models = ff.GroupModels.load(folder / "models")
+    assert models[0].intercept_ == pytest.approx(TABLE.a[TABLE.b == 0].mean())
+    assert models.predict(TABLE)[1] == pytest.approx(TABLE.a.mean())
+    again = fourfold(*command, folder=folder)
+    assert again.returncode == 2
+    assert again.stderr == "fourfold: models/ is there already: choose another name, or --overwrite\n"
+    assert fourfold(*command, "--overwrite", folder=folder).returncode == 0

@@ -21,10 +21,15 @@ def fit_command(
         str, typer.Argument(metavar="MODULE:ESTIMATOR", help="An estimator; or a class or function that gives one.")
     ],
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, globs, folders or URLs.")],
-    output: Annotated[str, typer.Option("-o", "--output", metavar="OUTPUT", help="The file to write: .joblib or .pkl.")],
+    output: Annotated[
+        str, typer.Option("-o", "--output", metavar="OUTPUT", help="The file to write: .joblib or .pkl; with --by a folder.")
+    ],
     target: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column that it learns to predict.")] = None,
     features: Annotated[str | None, typer.Option(help="Columns that it learns from, with commas between; the others.")] = None,
     weight: Annotated[str | None, typer.Option(metavar="COLUMN", help="A column of weights.")] = None,
+    by: Annotated[str | None, typer.Option(help="Columns, with commas between: one model for each of their values.")] = None,
+    min_rows: Annotated[int, typer.Option(metavar="N", help="With --by: a group of fewer rows has no model.")] = 1,
+    fallback: Annotated[str | None, typer.Option(help="With --by: parent or global, for groups without a model.")] = None,
     format: Annotated[str | None, typer.Option(help="Of the input: parquet, csv, jsonl or text; by extension.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="The file may take the place of what is there.")] = False,
     storage_option: StorageOption = None,
@@ -32,7 +37,9 @@ def fit_command(
         str | None, typer.Option(help="auto, serial, threads, processes, spark, ray, dask, or an address.")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="How many workers.")] = None,
-    on_error: Annotated[str, typer.Option(help="raise, or skip: rows that fail are left out.")] = "raise",
+    on_error: Annotated[
+        str | None, typer.Option(help="raise, or skip: rows that fail are left out; with --by, groups, else told by status.")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep finished passes in OUTPUT.run, and go on with what is there already.")
     ] = False,
@@ -44,6 +51,8 @@ def fit_command(
     With --resume the first call begins, and the same command goes on when that was killed, interrupted or failed: passes over
     the rows that have finished are not made again.
 
+    With --by OUTPUT is a folder with one model for each group; a group that cannot be fitted has none, and the exit code is 3.
+
     Example: fourfold fit models:pipe 'in/*.parquet' --target late -o model.joblib
     """
     if resume and run is None:
@@ -53,11 +62,18 @@ def fit_command(
         from fourfold.workloads.fit.fitting import fitted
         from fourfold.workloads.scan import scan
 
-        path = _free(output, overwrite)
+        path = _free(output, overwrite) if by is None else _free_folder(output, overwrite)
         rows = scan(inputs, format=format, storage_options=storage_for(inputs, storage_option))
         given = {"engine": engine, "workers": workers, "run": run}
-        options: dict[str, Any] = {"on_error": on_error, **{key: value for key, value in given.items() if value is not None}}
+        options: dict[str, Any] = {key: value for key, value in {**given, "on_error": on_error}.items() if value is not None}
         chosen = None if features is None else features.split(",")
+        if by is not None:
+            models = rows.fit_groups(
+                _estimator(estimator), by.split(","), target, chosen, weight, min_rows=min_rows, fallback=fallback, **options
+            )
+            models.save(path, overwrite)
+            say(f"{output}: {models!r}")
+            raise SystemExit(SOME_FAILED if models.failures or len(models) < len(models.summary()) else 0)
         found = fitted(rows._plan, _estimator(estimator), target, chosen, weight, options)
         _write(found.estimator, path)
         _tell(found, output)
@@ -79,6 +95,20 @@ def _free(output: str, overwrite: bool) -> Path:
     if not path.parent.is_dir():
         raise OptionError(f"there is no folder {path.parent}: make it first")
     if path.is_dir() or (path.exists() and not overwrite):
+        raise OptionError(f"{output} is there already: choose another name, or overwrite=True")
+    return path
+
+
+def _free_folder(output: str, overwrite: bool) -> Path:
+    """The folder of models of groups, where it can be written: said before anything runs.
+
+    Raises:
+        OptionError: It cannot.
+    """
+    from fourfold.errors import OptionError
+
+    path = Path(output)
+    if path.exists() and not overwrite:
         raise OptionError(f"{output} is there already: choose another name, or overwrite=True")
     return path
 

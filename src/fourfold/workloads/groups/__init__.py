@@ -3,7 +3,8 @@
     keys.py      which group a row is of              place.py    the folder in which rows wait, and its end
     shuffle.py   rows -> buckets -> groups            rows.py     a group's rows as an estimator sees them
     one.py       the fit of one group, in a worker    fitting.py  all of it, from here
-    models.py    what comes of it                     stored.py   ... on disk
+    levels.py    what is kept of them                 models.py   ... as users have it
+    stored.py    ... on disk
 
 A row goes through two files. Pieces are read once, and each writes a file whose rows are sorted by buckets, which are hashes
 of keys; then each bucket is put together from all of these, so that a group is a slice of one file:

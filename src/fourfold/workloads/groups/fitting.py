@@ -18,8 +18,11 @@ from fourfold.errors import OptionError, OptionTypeError
 from fourfold.execute import current
 from fourfold.options import RunOfBlock, Settings, resolve
 from fourfold.records import Failure
+from fourfold.runs.digest import hash_of
+from fourfold.runs.fingerprint import program_parts
 from fourfold.workloads.groups.keys import check_types, key_table, keys_of
-from fourfold.workloads.groups.models import FALLBACKS, GroupModels, Level
+from fourfold.workloads.groups.levels import Level
+from fourfold.workloads.groups.models import FALLBACKS, GroupModels
 from fourfold.workloads.groups.one import STATUS_OF, TOO_FEW_ROWS, FitGroup, Fitted, Recipe, weight_name_of
 from fourfold.workloads.groups.place import rows_folder
 from fourfold.workloads.groups.rows import APART, Columns, Group, GroupRows
@@ -130,7 +133,12 @@ def fit_groups(
         groups = _groups(run, buckets, dict(sorted(spilled.items())), _key_schema(narrowed, asked.by))
         columns = asked.columns._replace(nullable=frozenset().union(*(each.nullable for each in spilled.values())))
         recipe = Recipe(
-            estimator, weight_name_of(estimator), score, settings.seed, settings.seed is not None and _is_alone(settings)
+            estimator,
+            weight_name_of(estimator),
+            score,
+            settings.seed,
+            settings.seed is not None and _is_alone(settings),
+            "" if settings.run is None else _digest_of(narrowed),
         )
         return _fitted(groups, (recipe, GroupRows(buckets, sorted(spilled), columns)), asked, settings)
 
@@ -160,6 +168,15 @@ def _is_alone(settings: Settings) -> bool:
     """Whether each worker has a state of random numbers of its own."""
     engine = settings.engine
     return engine != "threads" if isinstance(engine, str) else not engine.info.shares_globals
+
+
+def _digest_of(plan: Plan) -> str:
+    """What changes when a dataset does: its files, its rows in memory, its steps."""
+    for model in (step.model for step in plan.steps if step.model is not None):
+        if not model.is_hidden:
+            model.digest = model.look()
+    parts = program_parts({"plan": plan, "pieces": list(plan.pieces())})
+    return hash_of(repr(sorted(parts.items())).encode()).hex()
 
 
 def _key_schema(plan: Plan, by: Sequence[str]) -> Any:

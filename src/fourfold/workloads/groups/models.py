@@ -11,64 +11,24 @@ import logging
 import os
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 from fourfold.data.kinds import as_table
 from fourfold.data.steps import check_columns
 from fourfold.errors import OptionError
 from fourfold.records import Failure, Report
 from fourfold.workloads.groups.keys import Key, canonical, key_columns, keys_of, numbered
-from fourfold.workloads.groups.one import OK, Fitted
-from fourfold.workloads.groups.rows import Group, frame_of
+from fourfold.workloads.groups.levels import Level
+from fourfold.workloads.groups.one import OK
+from fourfold.workloads.groups.rows import frame_of
 from fourfold.workloads.groups.shuffle import without_dictionaries
+from fourfold.workloads.groups.stored import load, save
 
 FALLBACKS = ("parent", "global", None)
 UNKNOWN = ("fallback", "null", "raise")
 
 KEPT_MODELS = 1000
 """Models that stay unpickled, those that were used last. Fewer: they are unpickled again. More: memory. Not measured."""
-
-
-class Pickles(Protocol):
-    """Where the pickled models of a level are."""
-
-    def __getitem__(self, at: int) -> bytes | None:
-        """That of a group; None when it has none."""
-
-
-class Level(NamedTuple):
-    """The groups whose keys have so many columns.
-
-    Attributes:
-        keys: Theirs, as an Arrow table.
-        places: Of each key, its row in this table.
-        facts: Columns of what became of them: rows, status, seconds, score, error.
-        pickles: Their models.
-    """
-
-    keys: Any
-    places: dict[Key, int]
-    facts: dict[str, list[Any]]
-    pickles: Pickles
-
-    @classmethod
-    def of(cls, keys: Any, groups: Sequence[Group], ended: Sequence[Fitted]) -> "Level":
-        """What came of these groups."""
-        facts = {
-            "rows": [each.n_rows for each in groups],
-            **{name: [getattr(each, name) for each in ended] for name in ("status", "seconds", "score", "error")},
-        }
-        places = {group.key: at for at, group in enumerate(groups)}
-        return cls(keys, places, facts, [each.model for each in ended])
-
-    @classmethod
-    def read(cls, keys: Any, facts: dict[str, list[Any]], pickles: Pickles) -> "Level":
-        """What was stored."""
-        return cls(keys, {key: at for at, key in enumerate(keys_of(keys.columns, len(facts["rows"])))}, facts, pickles)
-
-    def has_model(self, at: int) -> bool:
-        """Whether that group has one."""
-        return bool(self.facts["status"][at] == OK)
 
 
 Place = tuple[int, int]
@@ -142,7 +102,9 @@ class GroupModels(Mapping[Any, Any]):
         Raises:
             KeyError: There is no such group, or it has no model; the message says why.
         """
-        at = self._groups.places.get(canonical(key, self.by))
+        whole = canonical(key, self.by)
+        key = whole[0] if len(whole) == 1 else whole
+        at = self._groups.places.get(whole)
         if at is None:
             raise KeyError(f"there was no group {key!r}")
         if not self._groups.has_model(at):
@@ -232,14 +194,15 @@ class GroupModels(Mapping[Any, Any]):
         keys = keys_of([column.take(firsts) for column in columns], len(firsts))
         rows_of: dict[Place | None, list[Any]] = {}
         ends = np.bincount(codes, minlength=len(firsts)).cumsum()
-        for key, rows in zip(keys, np.split(np.argsort(codes, kind="stable"), ends[:-1]), strict=True):
+        parts = np.split(np.argsort(codes, kind="stable"), ends[:-1]) if keys else []
+        for key, rows in zip(keys, parts, strict=True):
             rows_of.setdefault(self._place(key, unknown), []).append(rows)
         X = frame_of(table, self.features, ())
-        parts = []
+        said = []
         for place, found in rows_of.items():
             chosen = found[0] if len(found) == 1 else np.sort(np.concatenate(found))
-            parts.append((chosen, None if place is None else np.asarray(self._model(place).predict(X.take(chosen)))))
-        return _joined(parts, table.num_rows)
+            said.append((chosen, None if place is None else np.asarray(self._model(place).predict(X.take(chosen)))))
+        return _joined(said, table.num_rows)
 
     def _place(self, key: Key, unknown: str) -> Place | None:
         """The model for rows with this key; None when there is none."""
@@ -266,8 +229,6 @@ class GroupModels(Mapping[Any, Any]):
         Raises:
             OptionError: Something is there already.
         """
-        from fourfold.workloads.groups.stored import save
-
         save({"by": self.by, "features": self.features, "fallback": self.fallback}, self._levels, path, overwrite)
 
     @classmethod
@@ -279,8 +240,6 @@ class GroupModels(Mapping[Any, Any]):
         Raises:
             OptionError: It is no such folder, or of a newer fourfold.
         """
-        from fourfold.workloads.groups.stored import load
-
         about, levels = load(path)
         return cls(about["by"], about["features"], about["fallback"], levels)
 

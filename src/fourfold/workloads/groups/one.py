@@ -45,6 +45,7 @@ class Recipe(NamedTuple):
         score: None, the name of a metric of scikit-learn, or a function of a fitted estimator, X and y.
         seed: Root of random numbers, beside the key.
         seeds_globals: The states of `random` and `numpy.random` are this worker's own, and are seeded too.
+        rows: In a recorded run, a digest of where rows come from: a group of other rows is not what was recorded.
     """
 
     estimator: Any
@@ -52,13 +53,14 @@ class Recipe(NamedTuple):
     score: Any = None
     seed: int | None = None
     seeds_globals: bool = False
+    rows: str = ""
 
 
 class FitGroup:
     """Called with each group."""
 
     def __init__(self, recipe: Recipe, rows: GroupRows) -> None:
-        self._recipe, self._rows = recipe, rows
+        self._recipe, self._rows = recipe, rows.of_one_worker()
         self._seeds = unseeded(recipe.estimator)
         self._limits = _too_many_jobs(recipe.estimator)
         self._score = _scorer(recipe.score)

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from fourfold.workloads.groups.keys import Key, key_columns, rows_of
-from fourfold.workloads.groups.shuffle import Buckets, slices
+from fourfold.workloads.groups.shuffle import Buckets, Slices
 
 KEPT_BYTES = 64 << 20
 """Bytes of opened buckets that a worker keeps, besides the one that it is at. Smaller: buckets are opened again for groups of
@@ -96,8 +96,9 @@ class GroupRows:
         self._buckets, self._pieces, self._columns = buckets, tuple(pieces), columns
         self._opened: OrderedDict[tuple[int, int], Examples] = OrderedDict()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_opened": OrderedDict()}
+    def of_one_worker(self) -> "GroupRows":
+        """The same, with opened buckets of its own: threads are workers that are given the same object."""
+        return GroupRows(self._buckets, self._pieces, self._columns)
 
     def of(self, group: Group) -> Examples:
         """The rows of a group, in the order of the dataset."""
@@ -110,7 +111,7 @@ class GroupRows:
 
         by = self._buckets.by[: len(group.key)]
         parts = []
-        for part in slices(self._buckets, self._pieces, len(group.key), group.bucket):
+        for part in Slices(self._buckets, self._pieces).of(len(group.key), group.bucket):
             parts.append(part.filter(rows_of(key_columns(part, by), group.key, part.num_rows)) if by else part)
         return pa.concat_tables(parts)
 

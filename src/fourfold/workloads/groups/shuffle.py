@@ -31,6 +31,11 @@ HUGE_BUCKETS, HUGE_ROWS = 2, 50_000
 groups are searched for in all pieces. Larger: who puts the bucket together needs more memory. Not measured."""
 
 
+OPEN_FILES = 256
+"""Files of pieces that a worker has open. Fewer: each is opened again for each bucket, in 0.1 ms. More: more descriptors, of
+which a process has some thousand."""
+
+
 class Spilled(NamedTuple):
     """What is known of a piece.
 
@@ -216,7 +221,7 @@ class Merge:
     """
 
     def __init__(self, buckets: Buckets, pieces: Sequence[int]) -> None:
-        self._buckets, self._pieces = buckets, pieces
+        self._buckets, self._slices = buckets, Slices(buckets, pieces)
 
     def __call__(self, bucket: Bucket) -> Merged:
         """Put a bucket together."""
@@ -226,7 +231,7 @@ class Merge:
         by = self._buckets.by[: bucket.level]
         counts_without = [0] * len(bucket.without)
         parts = []
-        for part in slices(self._buckets, self._pieces, bucket.level, bucket.number):
+        for part in self._slices.of(bucket.level, bucket.number):
             columns = key_columns(part, by)
             for at, key in enumerate(bucket.without):
                 mask = rows_of(columns, key, part.num_rows)
@@ -247,19 +252,39 @@ class Merge:
         return Merged(keys, np.bincount(codes, minlength=len(firsts)).tolist(), counts_without)
 
 
-def slices(buckets: Buckets, pieces: Sequence[int], level: int, bucket: int) -> Iterator[Any]:
-    """The rows of a bucket in the files of pieces, in the order of the dataset, as Arrow tables that are not copied."""
-    import numpy as np
-    import pyarrow as pa
+class Slices:
+    """Reads buckets from the files of pieces. Files stay open from bucket to bucket, up to OPEN_FILES.
 
-    for piece in pieces:
-        path = buckets.rows_file(level, piece)
-        starts = np.load(path.with_suffix(".npy"))
-        with pa.memory_map(str(path)) as source:
-            reader = pa.ipc.open_file(source)
+    Args:
+        buckets: Where they are.
+        pieces: The numbers of pieces that have rows, in order.
+    """
+
+    def __init__(self, buckets: Buckets, pieces: Sequence[int]) -> None:
+        self._buckets, self._pieces = buckets, tuple(pieces)
+        self._open: dict[Path, tuple[Any, Any]] = {}
+
+    def of(self, level: int, bucket: int) -> Iterator[Any]:
+        """The rows of a bucket in the order of the dataset, as Arrow tables that are not copied."""
+        import numpy as np
+        import pyarrow as pa
+
+        for piece in self._pieces:
+            reader, starts = self._opened(self._buckets.rows_file(level, piece))
             for at in np.flatnonzero(starts[:, bucket + 1] > starts[:, bucket]).tolist():
                 begin, end = starts[at, bucket : bucket + 2].tolist()
                 yield pa.Table.from_batches([reader.get_batch(at).slice(begin, end - begin)])
+
+    def _opened(self, path: Path) -> tuple[Any, Any]:
+        import numpy as np
+        import pyarrow as pa
+
+        found = self._open.get(path)
+        if found is None:
+            if len(self._open) >= OPEN_FILES:
+                self._open.clear()
+            self._open[path] = found = pa.ipc.open_file(pa.memory_map(str(path))), np.load(path.with_suffix(".npy"))
+        return found
 
 
 def _write(path: Path, table: Any) -> None:

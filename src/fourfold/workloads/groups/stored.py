@@ -12,13 +12,11 @@ import secrets
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fourfold.errors import OptionError, UnreadableInput
 from fourfold.version import VERSION
-
-if TYPE_CHECKING:
-    from fourfold.workloads.groups.models import Level
+from fourfold.workloads.groups.levels import Level
 
 INDEX, FORMAT = "groups.json", 1
 
@@ -38,7 +36,7 @@ class Stored:
         self._folder, self._places = folder, places
 
     def __getitem__(self, at: int) -> bytes | None:
-        """See `fourfold.workloads.groups.models.Pickles`."""
+        """See `fourfold.workloads.groups.levels.Pickles`."""
         place = self._places[at]
         if place is None:
             return None
@@ -55,7 +53,7 @@ class Stored:
         return data
 
 
-def save(about: Mapping[str, Any], levels: Mapping[int, "Level"], path: Any, overwrite: bool) -> None:
+def save(about: Mapping[str, Any], levels: Mapping[int, Level], path: Any, overwrite: bool) -> None:
     """See `GroupModels.save`."""
     to = Path(os.path.abspath(os.path.expanduser(path)))
     if os.path.lexists(to) and not overwrite:
@@ -85,7 +83,7 @@ def _versions() -> dict[str, str]:
     return {"fourfold": VERSION, "scikit-learn": sklearn.__version__, "python": platform.python_version()}
 
 
-def _write_level(folder: Path, number: int, level: "Level") -> None:
+def _write_level(folder: Path, number: int, level: Level) -> None:
     """The models of a level, and their index."""
     import pyarrow as pa
 
@@ -135,7 +133,7 @@ def _write(path: Path, parts: Iterable[Any]) -> None:
         os.fsync(file.fileno())
 
 
-def load(path: Any) -> tuple[dict[str, Any], dict[int, "Level"]]:
+def load(path: Any) -> tuple[dict[str, Any], dict[int, Level]]:
     """See `GroupModels.load`."""
     folder = os.path.abspath(os.path.expanduser(path))
     try:
@@ -148,10 +146,8 @@ def load(path: Any) -> tuple[dict[str, Any], dict[int, "Level"]]:
     return about, {level: _read_level(folder, level, about["by"][:level]) for level in about["levels"]}
 
 
-def _read_level(folder: str, number: int, by: Sequence[str]) -> "Level":
+def _read_level(folder: str, number: int, by: Sequence[str]) -> Level:
     import pyarrow as pa
-
-    from fourfold.workloads.groups.models import Level
 
     with pa.memory_map(os.path.join(folder, f"{number}.arrow")) as source:
         table = pa.ipc.open_file(source).read_all()

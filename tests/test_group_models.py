@@ -1,0 +1,204 @@
+"""`GroupModels`: predictions by the right model, and models on disk."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from groups import FEATURES, Mean, TwoClasses, one_thread, rows_of  # noqa: F401
+from sklearn.linear_model import Ridge
+
+import fourfold as ff
+import fourfold.workloads.groups.stored as stored
+from fourfold.errors import OptionError, UnreadableInput
+
+ROWS = rows_of(12, 600)
+GIVEN: dict[str, Any] = {"target": "y", "features": FEATURES, "engine": "serial"}
+
+
+@pytest.fixture(scope="module")
+def models() -> ff.GroupModels:
+    return ff.scan(ROWS).fit_groups(Ridge(), by="shop", **GIVEN)
+
+
+def expected(models: ff.GroupModels, rows: pd.DataFrame) -> Any:
+    values = np.empty(len(rows))
+    for key in rows.shop.unique():
+        of_key = (rows.shop == key).to_numpy()
+        values[of_key] = models[key].predict(rows.loc[of_key, FEATURES])
+    return values
+
+
+@pytest.mark.parametrize("kind", ["pandas", "arrow", "polars", "dict"])
+def test_rows_of_any_table_get_what_the_model_of_their_group_says_in_their_order(models: ff.GroupModels, kind: str) -> None:
+    table = {"pandas": ROWS, "arrow": pa.Table.from_pandas(ROWS), "polars": pl.DataFrame(ROWS), "dict": ROWS.to_dict("list")}
+    assert models.predict(table[kind]).tobytes() == expected(models, ROWS).tobytes()
+
+
+@pytest.mark.parametrize("engine", ["serial", "processes"])
+def test_a_dataset_gets_a_column_more(models: ff.GroupModels, engine: str) -> None:
+    new = rows_of(14, 300, seed=1)
+    found = models.predict(ff.scan(new)).to_pandas(engine=engine)
+    assert found.drop(columns="prediction").equals(new)
+    known = new.shop < 12
+    np.testing.assert_allclose(found.prediction[known], expected(models, new[known]), rtol=1e-12)  # batches have other rows
+    assert found.prediction[~known].isna().all()
+
+
+def test_rows_of_unknown_groups_are_null_or_an_error(models: ff.GroupModels) -> None:
+    new = ROWS.head(3).assign(shop=[1, 99, 2])
+    for word in ("null", "fallback"):
+        assert np.isnan(models.predict(new, unknown=word)).tolist() == [False, True, False]
+    with pytest.raises(KeyError, match="there was no group 99"):
+        models.predict(new, unknown="raise")
+    with pytest.raises(OptionError, match="unknown='mean' is not known"):
+        models.predict(new, unknown="mean")
+    with pytest.raises(OptionError, match="there is no column 'b'"):
+        models.predict(new.drop(columns="b"))
+
+
+def test_parent_is_the_model_of_a_key_without_its_last_column_down_to_all_rows() -> None:
+    keys = ["town", "shop"]
+    lonely = pd.DataFrame({"town": ["town 1", "far"], "shop": [500, 501], "a": 0.0, "b": 0.0, "y": 0.0})
+    rows = pd.concat([ROWS, lonely])
+    models = ff.scan(rows).fit_groups(Mean(), by=keys, fallback="parent", min_rows=2, **GIVEN)
+    new = pd.DataFrame({"town": ["town 1", "town 1", "far", "nowhere", None], "shop": [1, 500, 501, 1, 2], "a": 0.0, "b": 0.0})
+    of_town = rows[rows.town == "town 1"].y
+    said = models.predict(new)
+    assert said[0] == models["town 1", 1].mean_ == np.average(rows[(rows.town == "town 1") & (rows.shop == 1)].y)
+    assert said[1] == np.average(of_town)
+    assert said[2:].tolist() == [np.average(rows.y)] * 3
+    assert models.summary(level=1).town.tolist() == ["far", *sorted(ROWS.town.unique())]
+    assert models.summary(level=1).status.tolist() == ["too_few_rows", *["ok"] * 7]
+    assert models.summary(level=0).rows.tolist() == [602]
+    assert np.isnan(models.predict(new, unknown="null")).tolist() == [False, True, True, True, True]
+    with pytest.raises(KeyError, match="too_few_rows"):
+        models.predict(new[1:2], unknown="raise")
+
+
+def test_global_is_the_model_of_all_rows_in_their_order() -> None:
+    models = ff.scan(ROWS).fit_groups(Mean(), by=["town", "shop"], fallback="global", **GIVEN)
+    new = ROWS.head(2).assign(town="town 1", shop=77)
+    assert models.predict(new).tolist() == [np.average(ROWS.y)] * 2
+    assert models._model((0, 0)).rows_ == ROWS.a.tolist()
+    with pytest.raises(OptionError, match="level=1: there are models of 0, 2 key columns"):
+        models.summary(level=1)
+
+
+def test_what_models_say_may_be_texts_integers_or_rows_of_numbers() -> None:
+    table = pd.DataFrame({"key": [1, 1, 1, 2, 2, 2], "x": 0.0, "y": ["a", "a", "b", "c", "dd", "dd"]})
+    texts = ff.scan(table).fit_groups(TwoClasses(), by="key", target="y", engine="serial")
+    assert texts.predict(table).tolist() == ["a"] * 3 + ["dd"] * 3
+    assert texts.predict(table.assign(key=[1, 3, 2, 2, 2, 2])).tolist() == ["a", None, *["dd"] * 4]
+    counts = ff.scan(table.assign(y=[0, 0, 1, 5, 6, 6])).fit_groups(TwoClasses(), by="key", target="y", engine="serial")
+    assert counts.predict(table).tolist() == [0, 0, 0, 6, 6, 6]
+    assert counts.predict(table).dtype == np.int64
+
+    class Twice(Mean):
+        def predict(self, X: Any) -> Any:
+            return np.full((len(X), 2), self.mean_)
+
+    pairs = ff.scan(ROWS).fit_groups(Twice(), by="shop", **GIVEN)
+    assert pairs.predict(ROWS.head(2).assign(shop=[3, 99]))[0].tolist() == [pairs[3].mean_] * 2
+
+
+def test_it_is_a_mapping_of_the_groups_that_have_a_model() -> None:
+    models = ff.scan(ROWS.head(40)).fit_groups(Mean(), by="shop", min_rows=4, **GIVEN)
+    sizes = ROWS.head(40).groupby("shop").size()
+    assert dict(models.items()).keys() == {*sizes.index[sizes >= 4]}
+    assert len(models) == (sizes >= 4).sum() < len(sizes) == len(models.summary())
+    assert repr(models) == f"GroupModels({len(models)} models of {len(sizes)} groups by shop)"
+    assert models.get("nowhere") is None
+    assert models[int(sizes.idxmax())] is models[sizes.idxmax()]
+
+
+def test_a_column_of_keys_may_have_the_name_of_a_fact() -> None:
+    models = ff.scan(ROWS.rename(columns={"shop": "status"})).fit_groups(Mean(), by="status", **GIVEN)
+    assert models.summary().columns.tolist() == ["status", "rows", "status_of_fit", "seconds", "score", "error"]
+
+
+# ---- on disk -----------------------------------------------------------------------------------------------------------
+
+
+def test_models_come_back_from_few_files_and_are_read_when_they_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = ROWS.assign(town=ROWS.town.where(ROWS.shop != 3))
+    models = ff.scan(rows).fit_groups(Ridge(), by=["town", "shop"], fallback="parent", min_rows=45, **GIVEN)
+    monkeypatch.setattr(stored, "FILE_BYTES", 3000)
+    models.save(tmp_path / "models")
+    files = sorted(os.listdir(tmp_path / "models"))
+    assert 1 < len([name for name in files if name.startswith("2-")]) < len(models)
+    read: list[bytes] = []
+    usual = pickle.loads
+    monkeypatch.setattr(pickle, "loads", lambda data, **given: read.append(data) or usual(data, **given))
+    back = ff.GroupModels.load(tmp_path / "models")
+    assert back.summary().equals(models.summary())
+    assert back.summary(level=1).equals(models.summary(level=1))
+    assert list(back) == list(models)
+    assert not read
+    key = next(iter(models))
+    assert back[key].coef_.tobytes() == models[key].coef_.tobytes()
+    assert len(read) == 2
+    new = rows_of(14, 100, seed=2)
+    assert back.predict(new).tobytes() == models.predict(new).tobytes()
+    assert (back.by, back.features, back.fallback) == (("town", "shop"), ("a", "b"), "parent")
+
+
+def test_keys_of_any_type_come_back(tmp_path: Path) -> None:
+    table = pa.table(
+        {"key": pa.array([1.5, None, -1.0]), "day": pa.array([0, 1, 2], pa.date32()), "x": [0.0] * 3, "y": [1.0, 2.0, 3.0]}
+    )
+    models = ff.scan(table).fit_groups(Mean(), by=["key", "day"], target="y", engine="serial")
+    models.save(tmp_path / "models")
+    assert list(ff.GroupModels.load(tmp_path / "models")) == list(models)
+
+
+def test_a_folder_that_is_there_is_kept_unless_it_may_be_overwritten(models: ff.GroupModels, tmp_path: Path) -> None:
+    models.save(tmp_path / "models")
+    with pytest.raises(OptionError, match="is there already"):
+        models.save(tmp_path / "models")
+    ff.scan(ROWS).fit_groups(Mean(), by="town", **GIVEN).save(tmp_path / "models", overwrite=True)
+    assert ff.GroupModels.load(tmp_path / "models").by == ("town",)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine").touch()
+    with pytest.raises(OptionError, match="holds other things"):
+        models.save(tmp_path / "other", overwrite=True)
+    assert sorted(os.listdir(tmp_path)) == ["models", "other"]
+
+
+def test_a_save_that_fails_leaves_nothing(models: ff.GroupModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        models.save(tmp_path / "models")
+    assert not os.listdir(tmp_path)
+
+
+def test_what_is_no_folder_of_models_is_refused(models: ff.GroupModels, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="is no folder of models of groups"):
+        ff.GroupModels.load(tmp_path)
+    models.save(tmp_path / "models")
+    index = tmp_path / "models" / "groups.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"format": 2}))
+    with pytest.raises(OptionError, match="in a way that this one does not know"):
+        ff.GroupModels.load(tmp_path / "models")
+
+
+def test_a_file_of_models_that_was_cut_off_or_is_gone_is_named(models: ff.GroupModels, tmp_path: Path) -> None:
+    models.save(tmp_path / "models")
+    file = tmp_path / "models" / "1-0.models"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(UnreadableInput, match=r"1-0\.models: ends before the model at \d+ does"):
+        ff.GroupModels.load(tmp_path / "models")[11]
+    file.unlink()
+    with pytest.raises(UnreadableInput, match=r"1-0\.models: cannot be read: No such file"):
+        ff.GroupModels.load(tmp_path / "models")[0]
