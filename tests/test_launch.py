@@ -175,6 +175,30 @@ def test_the_failure_that_was_first_is_raised_also_when_another_rank_failed_of_i
     assert "member.py" not in str(caught.value.__cause__)
 
 
+def test_a_rank_that_the_kernel_is_still_ending_is_the_first_failure_and_not_what_others_say_of_it(tmp_path, monkeypatch):
+    """Its sockets are closed before its parent can see it dead; on a busy machine, long before."""
+    is_dying, reap, asked = crew._is_dying, crew.Crew._reap, []
+
+    def ask(each):
+        asked.append(each.number)
+        return is_dying(each)
+
+    monkeypatch.setattr(crew, "_is_dying", ask)
+    monkeypatch.setattr(crew.Crew, "_reap", lambda self, each: (each.number == 0 or 1 in asked) and reap(self, each))
+
+    def fn():
+        if rank() == 1:
+            (tmp_path / "new").write_text(str(os.getpid()))
+            (tmp_path / "new").rename(tmp_path / "pid")
+            os.kill(os.getpid(), signal.SIGKILL)
+        wait_for(tmp_path / "pid")
+        until(lambda: not is_there(int((tmp_path / "pid").read_text())), "rank 1 dies")
+        raise ConnectionError("peer is gone")
+
+    with pytest.raises(GangFailed, match="rank 1 of 2 was killed by SIGKILL"):
+        ff.launch(fn, 2)
+
+
 def test_a_death_comes_before_what_others_say_of_it_and_an_end_after_the_value_comes_last():
     raised = [End(0, "raised", 7.0), End(1, "raised", 5.0), End(2, "value", 1.0)]
     assert first_failure(raised) == raised[1]
