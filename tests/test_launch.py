@@ -175,6 +175,30 @@ def test_the_failure_that_was_first_is_raised_also_when_another_rank_failed_of_i
     assert "member.py" not in str(caught.value.__cause__)
 
 
+def test_a_rank_that_the_kernel_is_still_ending_is_the_first_failure_and_not_what_others_say_of_it(tmp_path, monkeypatch):
+    """Its sockets are closed before its parent can see it dead; on a busy machine, long before."""
+    is_dying, reap, asked = crew._is_dying, crew.Crew._reap, []
+
+    def ask(each):
+        asked.append(each.number)
+        return is_dying(each)
+
+    monkeypatch.setattr(crew, "_is_dying", ask)
+    monkeypatch.setattr(crew.Crew, "_reap", lambda self, each: (each.number == 0 or 1 in asked) and reap(self, each))
+
+    def fn():
+        if rank() == 1:
+            (tmp_path / "new").write_text(str(os.getpid()))
+            (tmp_path / "new").rename(tmp_path / "pid")
+            os.kill(os.getpid(), signal.SIGKILL)
+        wait_for(tmp_path / "pid")
+        until(lambda: not is_there(int((tmp_path / "pid").read_text())), "rank 1 dies")
+        raise ConnectionError("peer is gone")
+
+    with pytest.raises(GangFailed, match="rank 1 of 2 was killed by SIGKILL"):
+        ff.launch(fn, 2)
+
+
 def test_a_death_comes_before_what_others_say_of_it_and_an_end_after_the_value_comes_last():
     raised = [End(0, "raised", 7.0), End(1, "raised", 5.0), End(2, "value", 1.0)]
     assert first_failure(raised) == raised[1]
@@ -242,6 +266,7 @@ def test_an_exception_that_cannot_travel_keeps_its_type_and_message_as_text():
         ff.launch(fn, 1)
 
 
+@pytest.mark.slow
 def test_a_gang_that_hangs_ends_when_its_time_is_over_and_says_where():
     def waits_for_ever():
         threading.Event().wait()
@@ -283,6 +308,16 @@ def test_what_a_failed_rank_has_started_ends_with_it(end, tmp_path):
     until(lambda: not is_there(int((tmp_path / "pid").read_text())), "its child ends")
 
 
+def test_what_a_rank_has_started_and_left_in_its_group_ends_when_it_has_returned():
+    def fn():
+        import subprocess
+
+        return subprocess.Popen(["sleep", "600"]).pid
+
+    (pid,) = ff.launch(fn, 1)
+    until(lambda: not is_there(pid), "its child ends")
+
+
 def is_there(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
@@ -304,6 +339,7 @@ WAITS = """
 """
 
 
+@pytest.mark.slow
 def test_a_driver_that_is_killed_leaves_nobody_behind(tmp_path):
     with started(WAITS, folder=tmp_path) as script:
         lines = {script.read_line()[:8] for _ in range(2)}
@@ -312,6 +348,7 @@ def test_a_driver_that_is_killed_leaves_nobody_behind(tmp_path):
         assert script.end().survivors == []
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_all_ranks_and_then_the_driver(tmp_path):
     with started(WAITS, folder=tmp_path) as script:
         for _ in range(2):
@@ -326,6 +363,7 @@ def test_ctrl_c_ends_all_ranks_and_then_the_driver(tmp_path):
 # ---- again
 
 
+@pytest.mark.slow
 def test_a_gang_starts_again_from_its_last_checkpoint_and_knows_how_often(tmp_path):
     def fn():
         state = ff.gang.restore({"step": 0})
@@ -345,6 +383,7 @@ def test_a_gang_starts_again_from_its_last_checkpoint_and_knows_how_often(tmp_pa
     assert ff.launch(fn, 1, checkpoint=folder) == [(5, "0")]
 
 
+@pytest.mark.slow
 def test_a_gang_starts_again_as_often_as_it_may_and_not_once_more(tmp_path, caplog):
     def fn():
         with open(tmp_path / "starts", "a") as file:
@@ -422,6 +461,7 @@ def test_a_port_that_is_taken_before_the_start_is_not_used(monkeypatch):
         assert ff.launch(lambda: int(os.environ["MASTER_PORT"]), 1) == [free]
 
 
+@pytest.mark.slow
 def test_a_port_that_somebody_comes_to_before_rank_0_costs_no_restart(tmp_path):
     def fn():
         port = int(os.environ["MASTER_PORT"])
@@ -634,6 +674,7 @@ def test_the_command_fails_with_the_traceback_of_the_script_and_one_line(tmp_pat
     assert err[-1] == "fourfold: ValueError: as asked; fourfold: rank 0 of 1 raised this."
 
 
+@pytest.mark.slow
 def test_the_command_starts_again_as_often_as_it_may(tmp_path):
     code, out, err = command(tmp_path, "launch", "train.py", "fail", "--world-size", "1", "--max-restarts", "1")
     assert code == 0

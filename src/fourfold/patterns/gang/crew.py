@@ -43,6 +43,13 @@ LOOK_S = 0.05
 STACKS_S = 0.5
 """Seconds in which ranks that hang say where. Not measured: a stack takes a millisecond when the process runs at all."""
 
+DYING_S = 5.0
+"""Seconds in which a rank must have ended whose files the kernel is closing. Others see its sockets close before this process
+can see it dead: on a busy machine long before. Shorter: what they say of it counts as the first failure."""
+
+PF_EXITING = 0x4
+"""The kernel's flag of a process that it is ending."""
+
 READ_BYTES = 1 << 16
 
 DRAINS = 64
@@ -216,7 +223,9 @@ class Crew:
     def ends(self) -> list[End]:
         """How the ranks have ended, all that are still there being stopped first."""
         for rank in self.ranks:  # those that have failed too, but have not ended yet
-            self._look(rank)
+            until = time.monotonic() + DYING_S
+            while not self._look(rank) and _is_dying(rank) and time.monotonic() < until:
+                self._turn(0.01)
         self.stop()
         return [rank.end or End(rank.number, "stopped", words=rank.log.words()) for rank in self.ranks]
 
@@ -359,6 +368,15 @@ def _python(module: Any, arguments: str, **options: Any) -> "subprocess.Popen[by
         f"from {module.__name__} import main; del os.environ['FOURFOLD_ROLE']; main({arguments})"
     )
     return subprocess.Popen([sys.executable, "-c", code], start_new_session=True, **options)
+
+
+def _is_dying(rank: Rank) -> bool:
+    """Whether the kernel is ending the process, which counts as alive still."""
+    try:
+        with open(f"/proc/{rank.process.pid if rank.process is not None else 0}/stat", "rb") as file:
+            return bool(int(file.read().rpartition(b")")[2].split()[6]) & PF_EXITING)
+    except (OSError, IndexError, ValueError):
+        return False
 
 
 def _how(status: int) -> str:
