@@ -66,8 +66,9 @@ enough."""
 
 DIFFERENT = ("errors", "exit", "fingerprint", "forward", "imports", "pickling", "processes", "segments", "shield", "threads")
 """Test files about what Python itself does, and does differently from version to version: how it pickles, compiles, imports,
-starts and ends processes, and hears signals. Another Python runs each case of theirs. Of each other test it runs one case: all
-code runs there once, and what one more case would say is not about Python."""
+starts and ends processes, and hears signals. Another Python runs each case of theirs. The oldest and the newest run one case of
+each other test: all code runs there once, and what one more case would say is not about Python. What both of them do, one that
+is between them does, too."""
 
 SCALE_NAME = "FOURFOLD_TIME_SCALE"
 
@@ -148,22 +149,46 @@ def parts_of(name: str) -> Iterator[Part]:
             print(f"python {name}: SKIPPED, it is not here")
         yield from found
         if found and ready(name).exists():  # else that part has failed
-            ignored = [f"--ignore=tests/test_{each}.py" for each in ALIKE]
-            cases = f"--one-case-but-of={','.join(DIFFERENT)}"
-            yield pytest_of(f"python {name}", f".venv-{name}", "-m", "not slow and not alone", cases, *ignored)
+            yield pytest_of(f"python {name}", f".venv-{name}", "-m", "not slow and not alone", *tests_of(name))
     else:
         kind, _, words = name.partition(":")
         which = ["-k", words.replace(",", " or ")] if words else []
         yield pytest_of(kind, ".venv", "tests_on_clusters", f"--cluster={kind}", f"--timeout={PATIENCE_S}", *which)
 
 
+def tests_of(version: str) -> list[str]:
+    """The words for pytest by which another Python gets its tests. All those of a file are `--ignore`: see HALVES."""
+    cases = f"--one-case-but-of={','.join(DIFFERENT)}"
+    if is_between(version):
+        return [cases, "--ignore=src", *(f"--ignore={path}" for path in other_files(DIFFERENT))]
+    return [cases, *(f"--ignore=tests/test_{each}.py" for each in ALIKE)]
+
+
+def is_between(version: str) -> bool:
+    """Whether the tests run on an older Python, and on a newer one."""
+    tested = [each for each in VERSIONS if each == this_version() or found_python(each)]
+    return version not in (tested[0], tested[-1])
+
+
+def other_files(names: Sequence[str]) -> list[str]:
+    """All test files but those with these names."""
+    return sorted(
+        f"tests/{path.name}" for path in Path("tests").glob("test_*.py") if path.stem.removeprefix("test_") not in names
+    )
+
+
 def environment_of(version: str) -> Iterator[Part]:
     """What makes the environment of this Python where there is none; nothing where this Python is not here."""
-    find = ["scripts/find_python.sh", version]
-    found = subprocess.run(find, stdout=subprocess.PIPE, text=True, check=False).stdout.strip()
+    found = found_python(version)
     if found:
         make = ["make", "--no-print-directory", str(ready(version)), f"PYTHON={found}"]
         yield Part(f"environment of Python {version}", make)
+
+
+def found_python(version: str) -> str:
+    """Where this Python is; "" when it is not here."""
+    find = ["scripts/find_python.sh", version]
+    return subprocess.run(find, stdout=subprocess.PIPE, text=True, check=False).stdout.strip()
 
 
 def ready(version: str) -> Path:
@@ -202,7 +227,11 @@ def pytest_of(name: str, venv: str, *arguments: str) -> Part:
 
 def other_versions() -> list[str]:
     """The Pythons that the tests run once more on."""
-    return [version for version in VERSIONS if version != "{}.{}".format(*sys.version_info)]
+    return [version for version in VERSIONS if version != this_version()]
+
+
+def this_version() -> str:
+    return "{}.{}".format(*sys.version_info)
 
 
 if __name__ == "__main__":

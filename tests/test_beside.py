@@ -383,6 +383,24 @@ def test_another_python_runs_one_case_of_each_test_and_all_of_those_about_python
     assert kept == [names[0], names[1], names[2], names[4]]
 
 
+@pytest.mark.parametrize(
+    ("here", "others", "between"),
+    [("3.11", ["3.12", "3.13"], "3.12"), ("3.13", ["3.11", "3.12"], "3.12"), ("3.11", ["3.12"], ""), ("3.12", ["3.13"], "")],
+)
+def test_a_python_between_two_that_are_tested_runs_what_is_about_python_only(
+    here: str, others: list[str], between: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run_tests.ROOT)
+    monkeypatch.setattr(run_tests, "this_version", lambda: here)
+    monkeypatch.setattr(run_tests, "found_python", lambda version: version if version in others else "")
+    all_files = {path.stem.removeprefix("test_") for path in Path("tests").glob("test_*.py")}
+    for version in others:
+        ignored = {word.removeprefix("--ignore=") for word in run_tests.tests_of(version) if word.startswith("--ignore=")}
+        wanted = {*run_tests.DIFFERENT} if version == between else all_files - {*run_tests.ALIKE}
+        assert {name for name in all_files if f"tests/test_{name}.py" not in ignored} == wanted
+        assert ("src" in ignored) == (version == between)
+
+
 def test_the_files_of_another_python_exist() -> None:
     for name in (*run_tests.ALIKE, *run_tests.DIFFERENT):
         assert (Path(__file__).parent / f"test_{name}.py").exists(), name
