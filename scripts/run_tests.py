@@ -66,9 +66,9 @@ enough."""
 
 DIFFERENT = ("errors", "exit", "fingerprint", "forward", "imports", "pickling", "processes", "segments", "shield", "threads")
 """Test files about what Python itself does, and does differently from version to version: how it pickles, compiles, imports,
-starts and ends processes, and hears signals. Another Python runs each case of theirs. The oldest and the newest run one case of
-each other test: all code runs there once, and what one more case would say is not about Python. What both of them do, one that
-is between them does, too."""
+starts and ends processes, and hears signals. Another Python runs each case of theirs. The oldest and the newest run one case
+of each other test: all code runs there once, and what one more case would say is not about Python. What both of them do, one
+that is between them does, too."""
 
 SCALE_NAME = "FOURFOLD_TIME_SCALE"
 
@@ -107,14 +107,16 @@ def preparations() -> list[Iterable[Part]]:
 def all_lanes() -> list[list[str]]:
     """All parts, in lanes of about the same length, and more of them than cores: a part often waits for something.
 
-    What is long comes first in its lane. Clusters of several Java processes are in one lane: they need the most memory.
+    What is long comes first in its lane. Clusters of several Java processes are in one lane: they need the most memory. The
+    halves of this Python take the longest, so other Pythons are in lanes of clusters: the newest, which runs more, in the
+    shortest one.
     """
     ray, dask = OTHER_CLUSTERS
     spark, connect, *of_several = SPARKS
-    lanes = [[spark], [ray, connect], [dask, *of_several], *([half] for half in HALVES)]
-    for lane, version in zip(reversed(lanes), other_versions(), strict=False):
+    shortest, short, middle = [dask, *of_several], [spark], [ray, connect]
+    for lane, version in zip((shortest, short, middle), reversed(other_versions()), strict=False):
         lane.append(version)
-    return lanes
+    return [short, middle, shortest, *([half] for half in HALVES)]
 
 
 def lanes_of(names: Sequence[str]) -> list[list[str]]:
