@@ -21,7 +21,7 @@ import sys, pytest
 from faults import Recorder
 
 recorder = Recorder()
-code = pytest.main([{tests!r}, "-m", "fault", "--collect-only", "-q", "-q", "--no-summary"], plugins=[recorder])
+code = pytest.main([*{files!r}, "-m", "fault", "--collect-only", "-q", "-q", "--no-summary"], plugins=[recorder])
 print(repr([tuple(case) for case in recorder.cases.values() if case.rows]))
 sys.exit(code)
 """
@@ -31,20 +31,23 @@ sys.exit(code)
 def tests_by_row(pytestconfig):
     """The tests that are there now, by the rows that they are marked with."""
     items = pytestconfig.stash[conftest.COLLECTED]
-    has_all = {item.path for item in items} >= {*TESTS.glob("test_*.py")}
-    cases = [(faults.rows_of(item), faults.test_of(item.nodeid)) for item in items] if has_all else collected_anew()
+    is_partial = pytestconfig.getoption("lf", False) or any("::" in each for each in pytestconfig.args)
+    whole = {item.path for item in items} if not is_partial else set()
+    missing = sorted({*TESTS.glob("test_*.py")} - whole)
+    cases = [(faults.rows_of(item), faults.test_of(item.nodeid)) for item in items if item.path in whole]
     found = defaultdict(set)
-    for rows, test in cases:
+    for rows, test in [*cases, *collected_anew(missing)]:
         for row in rows:
             found[row].add(test)
     return found
 
 
-def collected_anew():
-    """The rows and names of all tests, by another pytest: this one has only some of the files."""
-    tests = TESTS
-    command = [sys.executable, "-c", LIST.format(tests=str(tests))]
-    done = subprocess.run(command, cwd=tests, capture_output=True, text=True, check=False)
+def collected_anew(files):
+    """The rows and names of all tests of these files, which this pytest was not given, by another one."""
+    if not files:
+        return []
+    command = [sys.executable, "-c", LIST.format(files=[*map(str, files)])]
+    done = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return [case[:2] for case in ast.literal_eval(done.stdout.splitlines()[-1])]
 
