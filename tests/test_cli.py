@@ -15,6 +15,7 @@ import time
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from prompt import fourfold, served
 
 from fourfold.runs.story import story_of
 
@@ -100,6 +101,12 @@ not_a_function = 3
 '''
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _prompt():
+    with served():
+        yield
+
+
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     """A folder with functions.py and some inputs, which is the current one."""
@@ -112,11 +119,6 @@ def folder(tmp_path, monkeypatch):
     # A worker imports functions.py again: its cache would be a file that no test expects.
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     return tmp_path
-
-
-def fourfold(*arguments, stdin=None, **options):
-    command = [sys.executable, "-m", "fourfold", *arguments]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False, **options)
 
 
 def run(*arguments, stdin=None):
@@ -521,6 +523,29 @@ def test_a_full_disk_is_one_line():
     assert done.returncode == 1
     assert done.stderr == "fourfold: out.jsonl cannot be written: File too large\n"
     assert left_behind() == ["long.txt"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["map", "functions:number", "broken.csv", "-o", "OUT.csv", "--engine", "serial"],
+        ["map", "functions:number", "-", "--format", "jsonl", "-o", "OUT.jsonl", "--engine", "processes", "--run", "OUT.run"],
+        ["map", "functions:none", "texts.txt", "-o", "OUT.csv"],
+        ["runs", "--help"],
+    ],
+    ids=["some fail", "workers", "usage", "help"],
+)
+def test_a_command_does_the_same_whichever_way_it_starts(words):
+    def said(of, **how):
+        done = fourfold(*[word.replace("OUT", of) for word in words], stdin='{"n": 1}\n', **how)
+        text = re.sub(r"[\d.,]+ (m|µ)?s\b", "SOME TIME", done.stdout + done.stderr).replace(of, "OUT")
+        return done.returncode, text.splitlines()[:1], written(of)
+
+    def written(of):
+        files = [path for path in pathlib.Path().rglob(f"{of}*") if path.is_file()]
+        return {path.name.replace(of, "OUT"): path.read_bytes() for path in files}
+
+    assert said("there") == said("here", PYTHONUTF8="1"), "what Python itself reads is not for a fork: it starts by itself"
 
 
 # ---- help, doctor, bench

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 
+import prompt
 import pytest
 
 import fourfold as ff
@@ -40,10 +41,14 @@ SCRIPT = """
 """
 
 
-def fourfold(folder, *arguments, stdin="", **environment):
-    command = [sys.executable, "-m", "fourfold", *arguments]
-    options = {"cwd": folder, "env": {**os.environ, **environment}, "capture_output": True, "text": True}
-    return subprocess.run(command, check=False, input=stdin, **options)
+@pytest.fixture(autouse=True, scope="module")
+def _prompt():
+    with prompt.served():
+        yield
+
+
+def fourfold(folder, *words, stdin="", **environment):
+    return prompt.fourfold(*words, stdin=stdin, cwd=folder, **environment)
 
 
 @pytest.fixture

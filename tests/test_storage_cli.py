@@ -7,13 +7,13 @@ place is an option: without it nothing is found. test_s3.py has a real one.
 import json
 import shlex
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pandas as pd
+import prompt
 import pyarrow.parquet as pq
 import pytest
 from tables import people, write_parquet
@@ -28,9 +28,14 @@ from fourfold.errors import OptionError
 NAME = "--storage-option"
 
 
-def fourfold(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "fourfold", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=100)
+@pytest.fixture(autouse=True, scope="module")
+def _prompt() -> Iterator[None]:
+    with prompt.served():
+        yield
+
+
+def fourfold(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return prompt.fourfold(*words, cwd=folder)
 
 
 def of_store(place: Path, name: str = NAME) -> list[str]:

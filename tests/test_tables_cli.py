@@ -2,11 +2,12 @@
 
 import os
 import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import joblib
 import pandas as pd
+import prompt
 import pyarrow.parquet as pq
 import pytest
 from sklearn.tree import DecisionTreeClassifier
@@ -16,9 +17,14 @@ import fourfold as ff
 from fourfold.cli.head import _n_that_fit
 
 
-def fourfold(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "fourfold", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=100)
+@pytest.fixture(autouse=True, scope="module")
+def _prompt() -> Iterator[None]:
+    with prompt.served():
+        yield
+
+
+def fourfold(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return prompt.fourfold(*words, cwd=folder)
 
 
 @pytest.fixture
