@@ -57,7 +57,19 @@ ALIKE = (
         "tables_cli",
         "timeouts",
     ),
-    *("batch_size", "bundles", "csv", "describe", "orders_of_files", "partitions", "pushdown", "s3", "schema", "sparse"),
+    *(
+        "batch_size",
+        "bundles",
+        "csv",
+        "describe",
+        "models",
+        "orders_of_files",
+        "partitions",
+        "pushdown",
+        "s3",
+        "schema",
+        "sparse",
+    ),
     *("storage_cli", "stores", "table_runs"),
 )
 """Test files about this machine, its processes and its disk, about decisions without either, about the source as text, or
