@@ -64,7 +64,10 @@ ALIKE = (
         "tables_cli",
         "timeouts",
     ),
-    *("batch_size", "bundles", "csv", "describe", "orders_of_files", "partitions", "pushdown", "s3", "schema", "sparse"),
+    *("batch_size", "bundles", "csv", "describe", "models", "orders_of_files", "partitions", "pushdown", "s3", "schema"),
+    *("composed", "fit_groups", "fit_groups_cli", "group_models", "logistic", "recipes", "recipes_bins", "recipes_categories"),
+    *("recipes_kmeans", "recipes_of_numbers", "recipes_on_workers", "recipes_quantiles", "recipes_target_encoding"),
+    *("recipes_texts", "sparse"),
     *("storage_cli", "stores", "table_runs", "torch"),
 )
 """Test files about this machine, its processes and its disk, about decisions without either, about the source as text, or

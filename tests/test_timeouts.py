@@ -43,36 +43,39 @@ def with_timeout(fn, items, timeout=0.3, on_error="collect", slack=2.0, workers=
     return results
 
 
-def sleep_forever():
-    time.sleep(60)
+def ways_to_hang():
+    """Made in a function, so that they travel by value: by name, each worker would import this file and all that tests need."""
+
+    def sleep_forever():
+        time.sleep(60)
+
+    def ignore_sigterm():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(60)
+
+    def hold_the_gil():
+        sum(itertools.repeat(1, 10**12))
+
+    def block_in_c():
+        sleep = ctypes.PyDLL(None).sleep
+        while True:  # a signal wakes it, and an item that has ended has no stack any more
+            sleep(60)
+
+    def freeze():
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def spin():
+        while True:
+            pass
+
+    return {fn.__name__: fn for fn in (sleep_forever, ignore_sigterm, hold_the_gil, block_in_c, freeze, spin)}
 
 
-def ignore_sigterm():
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    time.sleep(60)
-
-
-def hold_the_gil():
-    sum(itertools.repeat(1, 10**12))
-
-
-def block_in_c():
-    sleep = ctypes.PyDLL(None).sleep
-    while True:  # a signal wakes it, and an item that has ended has no stack any more
-        sleep(60)
-
-
-def freeze():
-    os.kill(os.getpid(), signal.SIGSTOP)
-
-
-def spin():
-    while True:
-        pass
+HANG = ways_to_hang()
 
 
 @pytest.mark.parametrize("chunk", [1, 20, "auto"])
-@pytest.mark.parametrize("hang", [sleep_forever, ignore_sigterm, hold_the_gil, block_in_c, freeze, spin])
+@pytest.mark.parametrize("hang", HANG.values(), ids=HANG)
 @pytest.mark.fault("F18")
 def test_only_the_item_that_takes_too_long_fails(hang, chunk, short_grace):
     def fn(item):
@@ -195,7 +198,7 @@ def _runs(pid):
 def test_the_guilty_one_is_found_among_items_that_run_thousands_at_once():
     def fn(item):
         if item == 60_000:
-            sleep_forever()
+            time.sleep(60)
         return -item
 
     results = with_timeout(fn, range(100_000), on_error="skip")
@@ -336,7 +339,7 @@ def test_an_item_that_outlives_a_request_to_end_gets_no_further(chunk):
 
 
 @pytest.mark.fault("F18")
-@pytest.mark.parametrize("hang", [sleep_forever, hold_the_gil, block_in_c, spin])
+@pytest.mark.parametrize("hang", [HANG[name] for name in ("sleep_forever", "hold_the_gil", "block_in_c", "spin")])
 def test_the_failure_says_where_the_item_was(hang, monkeypatch):
     monkeypatch.setattr(expiry, "ASK_S", 5.0)  # a busy machine answers later than in the tenth of a second that it has
 
@@ -356,7 +359,7 @@ def listen_to_nobody():
     time.sleep(60)
 
 
-@pytest.mark.parametrize("hang", [freeze, listen_to_nobody])
+@pytest.mark.parametrize("hang", [HANG["freeze"], listen_to_nobody])
 def test_an_item_that_cannot_say_where_it_was_is_stopped_all_the_same(hang, long_grace):
     (failure,) = with_timeout(lambda item: hang(), [0]).failures  # nobody waits for what is frozen
     assert (failure.kind, failure.traceback.count("most recent call first")) == ("timed out", 0)
