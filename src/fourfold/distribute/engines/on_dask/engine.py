@@ -218,7 +218,7 @@ class Dask(OnConnection):
     def _given_up(self, id: int, flight: Flight, had_company: bool, address: str) -> Outcome:
         """Dask has seen its workers die more often than it allows.
 
-        It gives up all that were on the last one, also what only waited there: so each of these runs alone before it is blamed.
+        It gives up all that were on the last one, also what only waited there: each runs alone before it is blamed.
         """
         was_alone = not self._flying and not had_company
         self._in_company.update(self._flying)

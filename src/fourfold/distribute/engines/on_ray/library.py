@@ -19,7 +19,7 @@ def check_that_ray_listens(address: str) -> None:
     """Ray would try an address for a minute at which nobody is, and then end this process.
 
     Raises:
-        EngineError: Nobody listens there. Of "auto" it is told where the address was found: a file that a Ray leaves that dies.
+        EngineError: Nobody listens there. Of "auto" it is told in which file the address was, which a Ray leaves that dies.
     """
     if address != "auto":
         check_that_somebody_listens(address)
