@@ -42,7 +42,9 @@ def _found_by_itself() -> tuple[str, str]:
         from ray._private import services, utils
 
         found = str(services.get_ray_address_from_environment("auto", None))
-        return found, str(utils.get_ray_address_file(None)) if found == utils.read_ray_address() else ""
+        if found != utils.read_ray_address():
+            return found, ""
+        return found, str(getattr(utils, "get_ray_address_file")(None))  # noqa: B009 (it is imported there)
     return "", ""
 
 
