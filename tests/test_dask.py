@@ -37,6 +37,9 @@ class Task:
         self.status, self._result = status, result
         self._tell(self)
 
+    def exception(self) -> BaseException:
+        return self._error
+
     def result(self, timeout: float | None = None) -> Any:
         return self._result
 
@@ -155,6 +158,53 @@ def test_a_ticket_that_waits_to_run_alone_never_starts_once_cancelled() -> None:
     client.sent[-1].end("finished", DONE)
     assert told(engine) == [(0, Kind.DONE)]
     assert len(client.sent) == 1
+
+
+def given_up(task: Task) -> None:
+    """Dask has seen the workers of this task die more often than it allows."""
+    from distributed.scheduler import KilledWorker
+
+    worker = SimpleNamespace(address="tcp://127.0.0.1:1")
+    task._error = KilledWorker("task", worker, 3)
+    task.end("error")
+
+
+def test_a_task_that_is_given_up_with_its_workers_is_blamed_where_it_was_the_only_one() -> None:
+    client = Client()
+    engine = engine_with(client=client)
+    engine.submit(tickets(0))
+    given_up(client.sent[-1])
+    assert told(engine) == [(0, Kind.LOST)]
+
+
+def test_of_tasks_that_are_given_up_together_none_is_blamed_before_it_was_alone() -> None:
+    client = Client()
+    engine = engine_with(client=client)
+    engine.submit(tickets(0, 1, 2))
+    for task in client.sent[:2]:
+        given_up(task)
+    assert told(engine) == [(0, Kind.COLLATERAL), (1, Kind.COLLATERAL)]
+    engine.submit(tickets(3, 4))
+    assert len(client.sent) == 3, "what was there when they died is still on its way"
+    client.sent[2].end("finished", DONE)
+    assert told(engine) == [(2, Kind.DONE)]
+    assert len(client.sent) == 4, "the other one waits"
+    given_up(client.sent[3])
+    assert told(engine) == [(3, Kind.LOST)]
+    client.sent[4].end("finished", DONE)
+    assert told(engine) == [(4, Kind.DONE)]
+    engine.submit(tickets(5, 6))
+    assert len(client.sent) == 7, "those that come after them go together"
+
+
+def test_a_cluster_on_which_all_tasks_are_given_up_together_is_unusable(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client()
+    engine = engine_with(client=client)
+    monkeypatch.setattr(on_dask_engine, "UNDONE_IN_A_ROW", 3)
+    engine.submit(tickets(*range(4)))
+    for task in client.sent[:4]:
+        given_up(task)
+    assert [kind for _, kind in told(engine)] == [Kind.COLLATERAL] * 3 + [Kind.ENGINE_DOWN]
 
 
 def test_a_task_whose_function_was_lost_before_it_was_sent_has_lost_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:

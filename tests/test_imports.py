@@ -474,7 +474,20 @@ def test_short_work_stays_the_loop_where_workers_import_for_longer_and_the_verdi
     assert chooser_of(Load())(chunk, result) == "workers"
     choose = chooser_of(Load(1.6, 0.0, ("pandas", "sklearn")))
     assert choose(chunk, result) is None
-    assert choose.why.endswith(" with 2 workers, which have to import pandas, sklearn first: 1.6 s")
+    assert " with 2 workers, which have to import pandas, sklearn first: 1.6 s" in choose.why
+
+
+def test_a_gain_that_is_too_small_for_a_start_is_told_as_one():
+    choose = chooser_of(Load(each_s=0.6))
+    assert choose(Chunk(0, [0]), ChunkResult(1, [0], [], 0.05)) is None
+    found = re.search(r"left (\S+) s in the loop but about (\S+) s with .*; the (\S+) ms saved are less", choose.why)
+    assert found, choose.why
+    loop_s, workers_s, saved_ms = map(float, found.groups())
+    assert 0 < saved_ms == pytest.approx(1000 * (loop_s - workers_s), abs=15)
+    assert choose.why.endswith(" are less than the 750 ms that their start takes from items")
+    choose = chooser_of(Load(each_s=4.0))
+    assert choose(Chunk(0, [0]), ChunkResult(1, [0], [], 0.05)) is None
+    assert "saved" not in choose.why
 
 
 def test_a_chunk_that_has_imported_libraries_does_not_tell_how_long_items_take(monkeypatch):

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from running import until
+from running import run_script, until
 
 import fourfold as ff
 import fourfold.site as site
@@ -170,6 +170,38 @@ def test_a_head_that_ended_with_its_keeper_is_told_at_once() -> None:
     for _ in range(2):
         with pytest.raises(EngineError, match=r"^Ray is gone: the Ray that was started here was ended$"):
             head.is_heard()
+
+
+LOOKS_FOR_RAY = """
+    import os, sys
+    from ray._private import services, utils
+    import fourfold as ff
+    from fourfold.engines import Ray
+
+    services.find_gcs_addresses = set  # that somebody else on this machine has a Ray is another matter
+    with open(utils.get_ray_address_file(None), "w") as file:
+        file.write(sys.argv[1])
+    try:
+        ff.map(abs, [1], engine=Ray(*sys.argv[2:]))
+    except ff.errors.EngineError as error:
+        print(error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("address", "variable"), [(["auto"], ""), ([], "auto")], ids=["argument", "variable"])
+def test_the_address_that_a_dead_ray_has_left_is_told_and_not_waited_for(
+    address: list[str], variable: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray")
+    (tmp_path / "ray").mkdir()
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        left = f"127.0.0.1:{closed.getsockname()[1]}"
+        where = {"RAY_TMPDIR": str(tmp_path), "RAY_ADDRESS": variable}
+        ended = run_script(LOOKS_FOR_RAY, left, *address, folder=tmp_path, **where)
+    assert ended.stdout.startswith(f"nobody listens at {left}: "), ended.stderr
+    assert f"{tmp_path / 'ray' / 'ray_current_cluster'}, where a Ray leaves it that is killed. Start one" in ended.stdout
 
 
 # ---- worker processes beside a cluster's own

@@ -68,7 +68,8 @@ def test_a_machine_that_does_not_come_back_costs_no_item(cluster: Cluster, tmp_p
     assert seen == 100
 
 
-def test_an_item_that_takes_its_machine_along_is_the_only_one_that_fails(cluster: Cluster, tmp_path):
+@pytest.mark.parametrize("slots", [1, None], ids=["alone", "others wait behind it"])
+def test_an_item_that_takes_its_machine_along_is_the_only_one_that_fails(cluster: Cluster, slots):
     if cluster.kind != "dask" or not cluster.workers():
         pytest.skip("only Dask runs what was on a machine that is lost again until it gives up (KilledWorker)")
 
@@ -81,13 +82,14 @@ def test_an_item_that_takes_its_machine_along_is_the_only_one_that_fails(cluster
             machine = next(each for each in above if "multiprocessing.spawn" in " ".join(each.cmdline()))
             machine.kill()
             time.sleep(60)
+        time.sleep(0.1)  # so that others wait behind it
         return x * 2
 
     client = cluster.engine().connection._given
     client.run_on_scheduler(allow_failures, 0)
     try:
-        # One task at a time: of two that are on a machine, Dask does not say which of them ran when it died.
-        results = ff.map(fn, range(16), engine=cluster.engine(slots=1), chunk=2, on_error="collect")
+        # Of two tasks that are on a machine, Dask does not say which of them ran when it died.
+        results = ff.map(fn, range(16), engine=cluster.engine(slots=slots), chunk=1, on_error="collect")
     finally:
         client.run_on_scheduler(allow_failures, 3)
         cluster.mend()

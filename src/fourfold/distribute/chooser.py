@@ -195,6 +195,7 @@ class Chooser:
         return (
             f"an item takes {seconds(item_s)}, and the {left} left {seconds(prices.loop_s)} in the loop "
             f"but about {seconds(prices.workers_s)} with {self._workers()} workers{self._load_words()}{self._crowd_words()}"
+            f"{_why_too_little(prices)}"
         )
 
     def _crowd_words(self) -> str:
@@ -211,3 +212,13 @@ class Chooser:
             return ""
         what = f"import {', '.join(load.packages)}" if load.packages else "load the function"
         return f", which have to {what} first: {seconds(load_s)}"
+
+
+def _why_too_little(prices: Prices) -> str:
+    """Why workers do not pay although they would be faster; "" when they would not be."""
+    saved_s = prices.loop_s - prices.workers_s
+    if saved_s <= 0:
+        return ""
+    if saved_s > prices.start_s:
+        return f"; the {seconds(saved_s)} saved are too little to be sure of"
+    return f"; the {seconds(saved_s)} saved are less than the {seconds(prices.start_s)} that their start takes from items"

@@ -210,11 +210,31 @@ class Dask(OnConnection):
             return [Outcome(id, Kind.ENGINE_DOWN, reason="the Dask scheduler is gone")]
         error = future.exception() if future.status == "error" else None
         if isinstance(error, KilledWorker):
-            self._n_alone -= flight.alone
-            return [Outcome(id, Kind.LOST, reason=f"Dask lost {error.last_worker.address} and others with this task")]
+            return [self._given_up(id, flight, had_company, error.last_worker.address)]
         if error is not None and not is_lost_data(error):
             return [Outcome(id, Kind.ENGINE_DOWN, reason=f"a worker of Dask cannot run fourfold: {error!r}")]
         return [self._lost(id, flight, had_company)]
+
+    def _given_up(self, id: int, flight: Flight, had_company: bool, address: str) -> Outcome:
+        """Dask has seen its workers die more often than it allows.
+
+        It gives up all that were on the last one, also what only waited there: each runs alone before it is blamed.
+        """
+        was_alone = not self._flying and not had_company
+        self._in_company.update(self._flying)
+        self._n_alone -= flight.alone
+        if was_alone:
+            return Outcome(id, Kind.LOST, reason=f"Dask lost {address} and others with this task")
+        self._n_alone += 1
+        return self._undone(id)
+
+    def _undone(self, id: int) -> Outcome:
+        """It is to be run again, unless that was so too often."""
+        self._n_undone += 1
+        if self._n_undone > UNDONE_IN_A_ROW:
+            reason = "Dask lost the function or its results again and again: does it fit into the memory of a worker?"
+            return Outcome(id, Kind.ENGINE_DOWN, reason=reason)
+        return Outcome(id, Kind.COLLATERAL)
 
     def _lost(self, id: int, flight: Flight, had_company: bool) -> Outcome:
         """What Dask had for this ticket went with a worker."""
@@ -226,17 +246,14 @@ class Dask(OnConnection):
             return Outcome(id, Kind.COLLATERAL)
         was_alone = not self._flying and not had_company
         self._in_company.update(self._flying)  # what they lost together is heard of one by one, and the last one was not alone
-        self._n_undone += 1
-        if self._n_undone > UNDONE_IN_A_ROW:
-            reason = "Dask lost the function or its results again and again: does it fit into the memory of a worker?"
-            return Outcome(id, Kind.ENGINE_DOWN, reason=reason)
-        if was_alone:
+        undone = self._undone(id)
+        if was_alone and undone.kind is Kind.COLLATERAL:
             # Nobody else can have been too much for the worker. Told of as undone, it would take one worker after the other.
             reason = "Dask lost the worker that ran it: was its result too large for --memory-limit?"
             return Outcome(id, Kind.LOST, reason=reason)
         if flight.is_later and not flight.alone:
             self._n_alone += 1
-        return Outcome(id, Kind.COLLATERAL)
+        return undone
 
     def _store_again(self, flight: Flight) -> None:
         """What was stored on a worker that is gone is gone: Dask does not make it anew.

@@ -11,7 +11,6 @@ from fourfold.distribute.connection import (
     PROBE_S,
     Connection,
     cannot_connect,
-    check_that_somebody_listens,
     unchanged,
 )
 from fourfold.distribute.engines.on_ray import here, library
@@ -86,8 +85,8 @@ class Cluster(Connection):
                     self._has_set_tokens = here.ask_for_tokens(ray)
                     self._keeper = Keeper(here.__name__, self._slots or cores().n_cores)
                     address = self._keeper.address
-                elif address != "auto":
-                    check_that_somebody_listens(address or os.environ["RAY_ADDRESS"])
+                else:
+                    library.check_that_ray_listens(address or os.environ["RAY_ADDRESS"])
                 with here.on_loopback(ray) if self._keeper is not None else contextlib.nullcontext():
                     ray.init(address=address, log_to_driver=False, configure_logging=False)
             except Exception as error:
