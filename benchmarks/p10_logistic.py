@@ -64,7 +64,8 @@ def objective_of(X: np.ndarray, y: np.ndarray, coef: np.ndarray, intercept: floa
     return float(np.logaddexp(0.0, margins).mean() + STRENGTH / 2 * coef @ coef)
 
 
-def _lap(fit: Callable[[], tuple[np.ndarray, float, int]], X: np.ndarray, y: np.ndarray) -> Lap:
+def lap(fit: Callable[[], tuple[np.ndarray, float, int]], X: np.ndarray, y: np.ndarray) -> Lap:
+    """One fit, which gives coefficients, intercept and iterations."""
     began = time.perf_counter()
     coef, intercept, n_iter = fit()
     elapsed_s = time.perf_counter() - began
@@ -88,8 +89,8 @@ def with_sklearn(rounds: int, n_rows: int) -> list[dict[str, Any]]:
 
     name = "scikit-learn lbfgs"
     contestants = [
-        Contestant(name, {"": lambda: _lap(theirs, X, y)}),
-        Contestant(FOURFOLD, {"": lambda: _lap(lambda: _ours(X, y), X, y)}),
+        Contestant(name, {"": lambda: lap(theirs, X, y)}),
+        Contestant(FOURFOLD, {"": lambda: lap(lambda: _ours(X, y), X, y)}),
     ]
     case = f"logistic regression, {n_rows:,} × {N_COLUMNS}, in memory"
     return [asdict(against_the_best_peer("P10", case, race(contestants, rounds), [name], BAR_SKLEARN))]
@@ -99,7 +100,7 @@ def with_spark(rounds: int, n_rows: int) -> list[dict[str, Any]]:
     """Its session is up and its rows are cached, as vectors; ours are in memory."""
     X, y = drawn(n_rows)
     with tempfile.TemporaryDirectory() as folder:
-        session, rows_of_spark = _cached(X, y, Path(folder), usable_cores())
+        session, rows_of_spark, _ = cached(X, y, Path(folder), usable_cores())
         from pyspark.ml.classification import LogisticRegression
 
         trainer = LogisticRegression(regParam=STRENGTH, standardization=False, tol=TOL, maxIter=100)
@@ -110,8 +111,8 @@ def with_spark(rounds: int, n_rows: int) -> list[dict[str, Any]]:
 
         name = f"Spark local[{usable_cores()}]"
         contestants = [
-            Contestant(name, {"": lambda: _lap(theirs, X, y)}),
-            Contestant(FOURFOLD, {"": lambda: _lap(lambda: _ours(X, y), X, y)}),
+            Contestant(name, {"": lambda: lap(theirs, X, y)}),
+            Contestant(FOURFOLD, {"": lambda: lap(lambda: _ours(X, y), X, y)}),
         ]
         result = race(contestants, rounds)
         session.stop()
@@ -119,7 +120,8 @@ def with_spark(rounds: int, n_rows: int) -> list[dict[str, Any]]:
     return [asdict(against_the_best_peer("P10", case, result, [name], BAR_SPARK))]
 
 
-def _cached(X: np.ndarray, y: np.ndarray, folder: Path, workers: int) -> tuple[Any, Any]:
+def cached(X: np.ndarray, y: np.ndarray, folder: Path, workers: int) -> tuple[Any, Any, Any]:
+    """A session of Spark, and the rows in it: as vectors, and as columns."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -134,10 +136,10 @@ def _cached(X: np.ndarray, y: np.ndarray, folder: Path, workers: int) -> tuple[A
     builder = builder.config("spark.driver.bindAddress", "127.0.0.1").config("spark.driver.memory", "4g")
     session = builder.getOrCreate()
     session.sparkContext.setLogLevel("ERROR")
-    read = session.read.parquet(str(folder / "rows.parquet")).repartition(workers)
+    read = session.read.parquet(str(folder / "rows.parquet")).repartition(workers).cache()
     frame = VectorAssembler(inputCols=names, outputCol="features").transform(read).select("features", "label").cache()
-    frame.count()
-    return session, frame
+    read.count(), frame.count()
+    return session, frame, read
 
 
 # ---- what a pass costs -----------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ peers.py    the other libraries, opened and warmed       fourfolds.py  ours
 measure.py  turns, laps, ratios of the same round        rows.py       how a race is judged
 fresh.py    calls in a fresh interpreter (cold figures)  work.py       what the items do
 tables.py   tables and models for P11                   groups.py    one model per group
+fits.py     `Dataset.fit` by more workers, and on Spark
 recovery.py what the death of a worker costs           clusters.py    Spark, Ray, Dask by hand and by fourfold
 report.py   the tables and the JSON                      scale.py      P15, on simulated workers
 """
@@ -37,6 +38,7 @@ PROMISES = {
     "P11": "p11_prediction",
     "P13": "p13_journal",
     "P15": "p15_scale",
+    "FIT": "fits",
     "GROUPS": "groups",
     "RECOVERY": "recovery",
     "CLUSTERS": "clusters",

@@ -151,3 +151,32 @@ def test_figures_of_a_frame_are_those_of_the_same_rows_here(cluster: Cluster) ->
     exact = ["rows", "nulls", "min", "max", "distinct", "50%"]
     pd.testing.assert_frame_equal(found[exact], here[exact], check_exact=True)
     pd.testing.assert_frame_equal(found[["mean", "std"]], here[["mean", "std"]], rtol=1e-12)
+
+
+TWO_ROWS = pd.DataFrame({"a": [0.0, 2.0], "b": [1.1, 1.0], "c": [0.1, -1.0], "label": [1.0, 0.0]})
+COEF, INTERCEPT = [-1.2274184001573272, 24.548368003146543, 2.2316698184678674], -23.544116584836004
+"""The closed form of the optimum of Spark's objective at a penalty of 0.01."""
+
+
+@pytest.mark.parametrize(("max_iter", "tol", "rtol"), [(10, 1e-6, 1e-6), (100, 1e-12, 1e-9)])
+def test_the_example_of_two_rows_has_the_numbers_of_the_formula_there(
+    cluster: Cluster, max_iter: int, tol: float, rtol: float
+) -> None:
+    model = ff.LogisticRegression(reg_param=0.01, max_iter=max_iter, tol=tol)
+    ff.scan(TWO_ROWS).fit(model, target="label", engine=cluster.engine(), workers=2)
+    np.testing.assert_allclose([*model.coef_[0], *model.intercept_], [*COEF, INTERCEPT], rtol=rtol)
+
+
+def test_the_example_of_two_rows_is_what_spark_itself_fits(cluster: Cluster) -> None:
+    if cluster.kind != "spark":
+        pytest.skip("Spark's own trainer is on Spark")
+    from pyspark.ml.classification import LogisticRegression
+    from pyspark.ml.feature import VectorAssembler
+
+    frame = native(cluster, TWO_ROWS)
+    vectors = VectorAssembler(inputCols=["a", "b", "c"], outputCol="features").transform(frame)
+    theirs = LogisticRegression(regParam=0.01, maxIter=10).fit(vectors)
+    ours = ff.scan(frame).fit(ff.LogisticRegression(reg_param=0.01, max_iter=10), target="label")
+    np.testing.assert_allclose(ours.coef_[0], theirs.coefficients.toArray(), rtol=1e-6)
+    np.testing.assert_allclose(ours.intercept_[0], theirs.intercept, rtol=1e-6)
+    assert ours.n_iter_ == theirs.summary.totalIterations == 9

@@ -16,20 +16,20 @@ from fourfold.errors import OptionError
 TABLE = pd.DataFrame({"id": range(400), "x": np.random.default_rng(2).random(400), "word": [f"w{k % 5}" for k in range(400)]})
 
 
-def native(cluster: Cluster) -> Any:
+def native(cluster: Cluster, table: pd.DataFrame = TABLE) -> Any:
     """The table as a frame of the cluster, in several parts."""
     cluster.engine().open()
     if cluster.kind == "dask":
         import dask.dataframe as dd
 
-        return dd.from_pandas(TABLE, npartitions=4)
+        return dd.from_pandas(table, npartitions=4)
     if cluster.kind == "ray":
         import ray
 
-        return ray.data.from_pandas(TABLE).repartition(4)
+        return ray.data.from_pandas(table).repartition(4)
     from pyspark.sql import SparkSession
 
-    return SparkSession.getActiveSession().createDataFrame(TABLE).repartition(4)
+    return SparkSession.getActiveSession().createDataFrame(table).repartition(4)
 
 
 def brought(cluster: Cluster, frame: Any) -> pd.DataFrame:
