@@ -282,6 +282,19 @@ def test_what_is_stored_is_counted_only_where_it_matters(
     assert found.sparse_output_ == clone(prep).fit(TABLE[NUMBERS]).sparse_output_
 
 
+@pytest.mark.parametrize(("threshold", "n_passes"), [(0.3, 1), (0.15, 2)])
+def test_what_an_encoder_stores_at_most_is_known_without_counting(
+    monkeypatch: pytest.MonkeyPatch, threshold: float, n_passes: int
+) -> None:
+    from sklearn.preprocessing import OneHotEncoder
+
+    passing = Passing(monkeypatch)
+    prep = columns(("cat", OneHotEncoder(), ["word"]), sparse_threshold=threshold)
+    found = ff.scan(TABLE[["word"]]).fit(prep, engine="serial")
+    assert len(passing.shared) == n_passes
+    assert found.sparse_output_ == clone(prep).fit(TABLE[["word"]]).sparse_output_
+
+
 def test_weights_go_to_the_last_step_alone() -> None:
     whole = Pipeline([("scale", scaler()), ("in", Pipeline([("two", Twofold()), ("sum", Summing())]))])
     whole[0].set_output(transform="pandas")
