@@ -286,26 +286,38 @@ _unlimited: "threadpoolctl.threadpool_limits | None" = None
 _limits_lock = threading.Lock()
 
 
+_found: "tuple[int, threadpoolctl.ThreadpoolController] | None" = None
+"""How many modules there were when numerical libraries were last looked for, and those that were loaded then."""
+
+
+def _libraries() -> "threadpoolctl.ThreadpoolController":
+    """The numerical libraries that are loaded. Looking for them takes 3 ms, and new ones come with new modules."""
+    import threadpoolctl
+
+    global _found
+    if _found is None or _found[0] != len(sys.modules):
+        _found = len(sys.modules), threadpoolctl.ThreadpoolController()
+    return _found[1]
+
+
 @contextlib.contextmanager
 def limited_threads(count: int) -> Iterator[None]:
     """Let numerical libraries of this process use `count` threads each, for a while.
 
     Where several limits hold at once, the lowest counts; the last one to end puts back what was there before the first.
     """
-    import threadpoolctl
-
     global _unlimited
     _limits.append(count)
     try:
         with _limits_lock:
-            limiter = threadpoolctl.threadpool_limits(limits=min(_limits))
+            limiter = _libraries().limit(limits=min(_limits))
             _unlimited = _unlimited or limiter
         yield
     finally:
         with _limits_lock:
             _limits.remove(count)
             if _limits:
-                threadpoolctl.threadpool_limits(limits=min(_limits))
+                _libraries().limit(limits=min(_limits))
             elif _unlimited is not None:
                 _unlimited.restore_original_limits()
                 _unlimited = None

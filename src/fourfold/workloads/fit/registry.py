@@ -29,6 +29,7 @@ OF_SKLEARN = {
     "RobustScaler": "robust.robust_scaler",
     "SelectKBest": "selection.select_by_score",
     "SelectPercentile": "selection.select_by_score",
+    "SimpleImputer": "imputing.simple_imputer",
     "StandardScaler": "scaling.standard_scaler",
     "TfidfVectorizer": "texts.tfidf_vectorizer",
     "VarianceThreshold": "selection.variance_threshold",

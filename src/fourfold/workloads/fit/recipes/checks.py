@@ -40,7 +40,7 @@ def dtype_of(about: About) -> Any:
 
 
 def weights_of(rows: Rows, has_weight: bool) -> Any:
-    """One weight per row; ones when there are none.
+    """One weight per row; None when there are none, and each row counts once.
 
     Raises:
         ValueError: One is negative, NaN or infinite.
@@ -48,7 +48,7 @@ def weights_of(rows: Rows, has_weight: bool) -> Any:
     import numpy as np
 
     if not has_weight:
-        return np.ones(rows.n_rows)
+        return None
     weight = np.asarray(rows.weight, np.float64)
     if not np.isfinite(weight).all():
         raise ValueError(f"Input sample_weight contains {'NaN' if np.isnan(weight).any() else 'infinity'}.")

@@ -3,14 +3,13 @@
 from typing import Any
 
 from fourfold.errors import OptionError
-from fourfold.machine import limited_threads
 from fourfold.workloads.fit.contract import About, Fit, Pass
 from fourfold.workloads.fit.recipes.checks import check_no_weights, check_target, dtype_of
-from fourfold.workloads.fit.recipes.triangle import Factor, Factored
+from fourfold.workloads.fit.recipes.triangle import Factor, Factored, one_thread
 from fourfold.workloads.fit.seen import Numbers
 
-MOST_SPARSE_COLUMNS = 5_000
-"""Columns of a sparse matrix for which there is a triangle, which is dense: 200 MB per state. Not measured."""
+MOST_SPARSE_COLUMNS = 2_000
+"""Columns of a sparse matrix for which there is a triangle, which is dense: 32 MB per state."""
 
 
 def linear_regression(estimator: Any, about: About) -> Fit:
@@ -26,7 +25,7 @@ def linear_regression(estimator: Any, about: About) -> Fit:
     triangle, target = factored.triangle[:, :-1], factored.triangle[:, -1]
     for name in ("rank_", "singular_"):
         vars(estimator).pop(name, None)
-    with limited_threads(1):
+    with one_thread():
         if estimator.positive:
             coef = optimize.nnls(triangle, target)[0]
         else:
@@ -54,7 +53,7 @@ def ridge(estimator: Any, about: About) -> Fit:
             "coefficients, and exactly"
         )
     factored = yield Pass(Factor(estimator.fit_intercept, about.has_weight, True), (Numbers(takes_nan=False),))
-    with limited_threads(1):
+    with one_thread():
         coef, estimator.n_iter_, estimator.solver_ = _ridge_regression(
             factored.triangle[:, :-1],
             factored.triangle[:, -1],
@@ -109,7 +108,7 @@ def pca(estimator: Any, about: About) -> Fit:
     factored = yield Pass(Factor(), (Numbers(takes_nan=False),))
     shape = factored.n_rows, int(about.n_features or factored.triangle.shape[1])
     wanted = _wanted_components(estimator, shape)
-    with limited_threads(1):
+    with one_thread():
         _, singular, components = linalg.svd(factored.triangle, full_matrices=False)
     singular, components = singular[: min(shape)], components[: min(shape)]
     _, components = svd_flip(None, components, u_based_decision=False)

@@ -57,7 +57,7 @@ class ColumnMoments:
         is_missing = np.isnan(rows.X)
         weight, mean, rest, off = centred(rows.X, weights, is_missing if is_missing.any() else None)
         off *= off
-        return Moments(weight, mean, rest, (off * weights[:, None]).sum(axis=0) - weight * rest * rest)
+        return Moments(weight, mean, rest, _sum(off, weights) - weight * rest * rest)
 
     def combine(self, left: Moments, right: Moments) -> Moments:
         """Of both."""
@@ -68,10 +68,11 @@ class ColumnMoments:
         return Moments(weight, mean, rest, np.maximum(squares, 0.0))
 
     def finish(self, state: Moments) -> Moments:
-        """As they are, with the mean of no values NaN."""
+        """The mean is the nearest float; of no values it is NaN."""
         import numpy as np
 
-        return state._replace(mean=np.where(state.weight > 0, state.mean, np.nan))
+        mean = np.where(state.weight > 0, state.mean + state.rest, np.nan)
+        return state._replace(mean=mean, rest=state.rest - (mean - state.mean))
 
 
 def _of_sparse(X: Any, weights: Any) -> Moments:
@@ -84,28 +85,24 @@ def _of_sparse(X: Any, weights: Any) -> Moments:
 
 
 def centred(X: Any, weights: Any, is_missing: Any = None) -> tuple[Any, Any, Any, Any]:
-    """Of each column the sum of weights, the mean, what the mean lacks; and the distances to the mean, 0 where missing.
-
-    A column whose values are all the same has them as its mean exactly, and distances of zero.
-    """
+    """Of each column the sum of weights, the mean, what the mean lacks; and the distances to the mean, 0 where missing."""
     import numpy as np
 
-    column = weights[:, None]
-    weight = weights.sum() if is_missing is None else (column * ~is_missing).sum(axis=0)
+    weight = len(X) if weights is None else weights.sum()
+    if is_missing is not None:
+        weight = _sum(~is_missing, weights)
     weight = np.broadcast_to(weight, X.shape[1:]).astype(np.float64)
     divisor = np.where(weight > 0, weight, 1.0)
+    mean = _sum(X if is_missing is None else np.where(is_missing, 0.0, X), weights) / divisor
+    distances = X - mean
+    if is_missing is not None:
+        distances[is_missing] = 0.0
+    return weight, mean, _sum(distances, weights) / divisor, distances
 
-    def off(origin: Any) -> Any:
-        distances = X - origin
-        if is_missing is not None:
-            distances[is_missing] = 0.0
-        return distances
 
-    least = np.nan_to_num(np.fmin.reduce(X, axis=0))
-    mean = least + (off(least) * column).sum(axis=0) / divisor
-    mean = np.where(weight > 0, mean, 0.0)
-    distances = off(mean)
-    return weight, mean, np.where(weight > 0, (distances * column).sum(axis=0) / divisor, 0.0), distances
+def _sum(values: Any, weights: Any) -> Any:
+    """Of each column. No numerical library does it: their sums depend on their threads."""
+    return values.sum(axis=0) if weights is None else (values * weights[:, None]).sum(axis=0)
 
 
 def joined(left: Any, right: Any) -> tuple[Any, Any, Any, Any, Any]:
@@ -138,9 +135,10 @@ class Sums:
         import numpy as np
 
         weights = weights_of(rows, self.has_weight)
+        weight = float(rows.n_rows if weights is None else weights.sum())
         if hasattr(rows.X, "tocsr"):
-            return np.asarray(rows.X.T @ weights), float(weights.sum())
-        return (rows.X * weights[:, None]).sum(axis=0), float(weights.sum())
+            return np.asarray(rows.X.T @ (np.ones(rows.n_rows) if weights is None else weights)), weight
+        return _sum(rows.X, weights), weight
 
     def combine(self, left: tuple[Any, float], right: tuple[Any, float]) -> tuple[Any, float]:
         """Of both."""

@@ -4,6 +4,8 @@ rows ──centred, times the root of the weight──> block under triangle ─
 triangle, triangle ──one under the other, and the row that joins two means──QR──> triangle
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from fourfold.machine import limited_threads
@@ -11,15 +13,25 @@ from fourfold.workloads.fit.contract import Rows
 from fourfold.workloads.fit.recipes.checks import numbers_of, weights_of
 from fourfold.workloads.fit.recipes.moments import centred, joined
 
-BLOCK_ROWS = 8192
-"""Rows that are centred at once. Fewer: more rows that join means. More: a sparse matrix becomes dense in larger parts."""
+BLOCK_NUMBERS = 4_000_000
+"""Numbers that are centred at once: 32 MB. Fewer: more rows that join means. More: a sparse matrix becomes dense in larger
+parts. Not measured."""
 
 SLICE_ROWS = 512
 """Rows that are put under the triangle at once. Fewer: more calls. More: they leave the cache. Of 128 to 8192 this is the
-quickest for 50 columns (benchmarks/constants.py triangle)."""
+quickest, by a tenth at most (benchmarks/constants.py triangle)."""
 
 REFLECTIONS = 16
 """Columns that LAPACK reflects at once. Not measured beyond this one."""
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Numerical libraries use one thread, for a while: how many there are would be seen in the last bits of sums."""
+    import scipy.linalg  # noqa: F401 — a library that comes later would not be limited
+
+    with limited_threads(1):
+        yield
 
 
 class Factored(NamedTuple):
@@ -66,14 +78,15 @@ class Factor:
 
         weights = weights_of(rows, self.has_weight)
         y = numbers_of(rows.y)[:, None] if self.has_target else None
+        size = max(SLICE_ROWS, BLOCK_NUMBERS // rows.X.shape[1])
         state: Factored | None = None
-        with limited_threads(1):
-            for begin in range(0, rows.n_rows, BLOCK_ROWS):
-                block = rows.X[begin : begin + BLOCK_ROWS]
+        with one_thread():
+            for begin in range(0, rows.n_rows, size):
+                block = rows.X[begin : begin + size]
                 block = block.toarray() if hasattr(block, "tocsr") else block
                 if y is not None:
-                    block = np.hstack([block, y[begin : begin + BLOCK_ROWS]])
-                found = self._of_block(block, weights[begin : begin + BLOCK_ROWS])
+                    block = np.hstack([block, y[begin : begin + size]])
+                found = self._of_block(block, None if weights is None else weights[begin : begin + size])
                 state = found if state is None else self.combine(state, found)
         assert state is not None
         return state
@@ -85,10 +98,10 @@ class Factor:
             weight, mean, rest, off = centred(block, weights)
             off -= rest
         else:
-            weight, mean, off = weights.sum(), np.zeros(block.shape[1]), block
+            weight, mean, off = len(block) if weights is None else weights.sum(), np.zeros(block.shape[1]), block
             rest = mean
         triangle = np.zeros((block.shape[1],) * 2, order="F")
-        off = off * np.sqrt(weights)[:, None]
+        off = off if weights is None else off * np.sqrt(weights)[:, None]
         for begin in range(0, len(off), SLICE_ROWS):
             triangle = _with_rows(triangle, off[begin : begin + SLICE_ROWS])
         return Factored(len(block), weight, mean, rest, triangle)
@@ -97,7 +110,7 @@ class Factor:
         """Of both."""
         import numpy as np
 
-        with limited_threads(1):
+        with one_thread():
             triangle = _with_rows(left.triangle, right.triangle, is_triangle=True)
             if not self.is_centred:
                 weight, mean, rest = left.weight + right.weight, left.mean, left.rest
@@ -107,12 +120,13 @@ class Factor:
         return Factored(left.n_rows + right.n_rows, weight, mean, rest, triangle)
 
     def finish(self, state: Factored) -> Factored:
-        """As it is."""
-        return state
+        """The means are the nearest floats."""
+        mean = state.mean + state.rest
+        return state._replace(mean=mean, rest=state.rest - (mean - state.mean))
 
 
 def _with_rows(triangle: Any, rows: Any, is_triangle: bool = False) -> Any:
-    """The triangle of a triangle and of rows under it. One thread: how many there are would be seen in the last bits."""
+    """The triangle of a triangle and of rows under it."""
     import numpy as np
     from scipy.linalg.lapack import dtpqrt
 
