@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from parts import Parts
+from parts import Numbered
 from scipy.sparse import csr_matrix
 from sklearn.base import clone
 from sklearn.cluster import KMeans
@@ -17,24 +17,13 @@ from test_recipes_categories import Cut, same_fitted
 
 import fourfold as ff
 from fourfold.errors import OptionError
-from fourfold.workloads.fit.contract import About, Pass
+from fourfold.workloads.fit.contract import About
 from fourfold.workloads.fit.registry import fit_with
 
 __all__ = ["small_pieces"]
 N_ROWS = 192
 LEFT_OUT = ("labels_",)
 START = np.array([[1e3, 0.0, 0.0], [1e3, 1.0, 1.0], [1e3 + 5, 3.0, 3.0]])
-
-
-class Numbered(Parts):
-    """Rows that have been counted, as they are from the second pass on."""
-
-    def run(self, passes: list[Pass]) -> list[Any]:
-        found, first = super().run(passes), 0
-        for at, rows in enumerate(self.rows):
-            self.rows[at] = rows._replace(first=first)
-            first += rows.n_rows
-        return found
 
 
 def table() -> pa.Table:
@@ -132,3 +121,15 @@ def test_a_random_start_needs_as_many_rows_with_a_weight() -> None:
 def test_a_function_that_wants_all_rows_is_refused() -> None:
     with pytest.raises(OptionError, match="init= is a function that wants all rows at once"):
         ff.scan(table()).fit(KMeans(2, init=lambda X, k, random_state: X[:k]), weight="w", engine="serial")
+
+
+def test_centers_that_go_to_far_rows_at_the_last_step_count_as_in_its_own_fit() -> None:
+    rng = np.random.default_rng(8)
+    frame = pd.DataFrame({"x": np.where(rng.random(224) < 0.2, -1e3, np.exp(2 * rng.normal(size=224)))})
+    edges = np.linspace(frame["x"].min(), frame["x"].max(), 5)
+    model = KMeans(4, init=((edges[1:] + edges[:-1]) / 2)[:, None])
+    with pytest.warns(ConvergenceWarning, match=r"Number of distinct clusters \(2\) found"):
+        alone = clone(model).fit(frame)
+    with pytest.warns(ConvergenceWarning, match=r"Number of distinct clusters \(2\) found"):
+        fitted = ff.scan(frame).fit(clone(model), engine="serial")
+    same_fitted(fitted, alone, without=LEFT_OUT)

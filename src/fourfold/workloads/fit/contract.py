@@ -91,6 +91,7 @@ class About(NamedTuple):
         is_sparse: They come as a csr matrix.
         has_target: There is a `y`.
         has_weight: There are weights.
+        is_alone: The estimator is all that is fitted: no later step is trained on what it makes of the rows.
     """
 
     example: Any
@@ -98,6 +99,7 @@ class About(NamedTuple):
     is_sparse: bool = False
     has_target: bool = False
     has_weight: bool = False
+    is_alone: bool = False
 
     @property
     def names(self) -> list[str] | None:

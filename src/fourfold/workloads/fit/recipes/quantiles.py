@@ -152,45 +152,35 @@ def _cells(keys: Any, mass: Any, limit: int) -> Cells:
     """One per different value, or as many as may be."""
     import numpy as np
 
-    if not len(keys):
-        return Cells(0, keys, keys, np.empty(0))
-    order = None if mass is None else np.argsort(keys, kind="stable")
-    keys = np.sort(keys) if order is None else keys[order]
-    starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
-    masses = np.diff(np.append(starts, len(keys))).astype(np.float64) if mass is None else np.add.reduceat(mass[order], starts)
-    return _narrowed(Cells(0, keys[starts], keys[starts], masses), limit)
+    if mass is None:
+        keys = np.sort(keys)
+        return _merged(0, keys, keys, np.ones(len(keys)), limit)
+    order = np.argsort(keys, kind="stable")
+    return _merged(0, keys[order], keys[order], mass[order], limit)
 
 
 def _joined(left: Cells, right: Cells, limit: int) -> Cells:
     import numpy as np
 
-    shift = max(left.shift, right.shift)
     least, most, mass = (np.concatenate(both) for both in zip(left[1:], right[1:], strict=True))
-    if not len(least):
-        return left
     order = np.argsort(least, kind="stable")
-    return _narrowed(_merged(Cells(shift, least[order], most[order], mass[order])), limit)
+    return _merged(max(left.shift, right.shift), least[order], most[order], mass[order], limit)
 
 
-def _narrowed(cells: Cells, limit: int) -> Cells:
-    """No more cells than the limit: wider ones where there are more."""
+def _merged(shift: int, least: Any, most: Any, mass: Any, limit: int) -> Cells:
+    """What is in the same cell is made one; cells are wider where there would be more than the limit."""
     import numpy as np
 
-    if len(cells.least) <= limit:
-        return cells
-    apart = (cells.least[1:] ^ cells.least[:-1]).view(np.uint64)  # neighbours are joined when no bit above the shift differs
-    shift = int(np.partition(apart, len(apart) - limit)[len(apart) - limit]).bit_length()
-    return _merged(cells._replace(shift=shift))
-
-
-def _merged(cells: Cells) -> Cells:
-    """Cells that are the same one are made one."""
-    import numpy as np
-
-    numbers = cells.least >> np.int64(cells.shift)
-    starts = np.flatnonzero(np.append(True, numbers[1:] != numbers[:-1]))
-    most, mass = np.maximum.reduceat(cells.most, starts), np.add.reduceat(cells.mass, starts)
-    return Cells(cells.shift, cells.least[starts], most, mass)
+    if not len(least):
+        return Cells(shift, least, most, mass)
+    apart = (least[1:] ^ least[:-1]).view(np.uint64)  # neighbours are in one cell when no bit above the shift differs
+    if np.count_nonzero(apart >> np.uint64(shift)) >= limit:
+        shift = int(np.partition(apart, len(apart) - limit)[len(apart) - limit]).bit_length()
+    is_new = np.append(True, (apart >> np.uint64(shift)) != 0)
+    starts = np.flatnonzero(is_new)
+    ends = np.append(starts[1:], len(least)) - 1
+    masses = np.bincount(np.cumsum(is_new) - 1, mass)
+    return Cells(shift, least[starts], np.maximum.accumulate(most)[ends], masses)
 
 
 Wanted = Callable[[int, float], Sequence[float]]
