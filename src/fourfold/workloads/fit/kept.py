@@ -187,8 +187,10 @@ def _value_of(data: Any, about: Any) -> Any:
     if isinstance(about, dict):
         from scipy import sparse
 
-        parts = tuple(_array_of(data, *part) for part in about["parts"])
-        return getattr(sparse, about["form"])(parts, shape=tuple(about["shape"]), copy=False)
+        values, indices, indptr = (_array_of(data, *part) for part in about["parts"])
+        matrix = getattr(sparse, about["form"])(tuple(about["shape"]), dtype=values.dtype)
+        matrix.data, matrix.indices, matrix.indptr = values, indices, indptr  # to hand it these is to have all of them checked
+        return matrix
     return None if about is None else _array_of(data, *about)
 
 
