@@ -9,6 +9,7 @@ import pytest
 from scipy.sparse import csr_matrix, issparse
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.compose import ColumnTransformer, make_column_selector
+from sklearn.model_selection import BaseCrossValidator, StratifiedKFold
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.preprocessing import FunctionTransformer, MinMaxScaler
 from sklearn.utils.validation import check_is_fitted
@@ -207,7 +208,7 @@ def same(found: Any, expected: Any, where: str = "") -> None:
             same(found[key], expected[key], f"{where}[{key!r}]")
     elif isinstance(expected, float):
         assert found == pytest.approx(expected, rel=1e-10, nan_ok=True), where
-    elif isinstance(expected, make_column_selector):
+    elif isinstance(expected, make_column_selector | BaseCrossValidator):
         assert vars(found) == vars(expected), where
     else:
         assert found == expected, where
@@ -282,6 +283,19 @@ def test_what_is_stored_is_counted_only_where_it_matters(
     assert found.sparse_output_ == clone(prep).fit(TABLE[NUMBERS]).sparse_output_
 
 
+@pytest.mark.parametrize(("threshold", "n_passes"), [(0.3, 1), (0.15, 2)])
+def test_what_an_encoder_stores_at_most_is_known_without_counting(
+    monkeypatch: pytest.MonkeyPatch, threshold: float, n_passes: int
+) -> None:
+    from sklearn.preprocessing import OneHotEncoder
+
+    passing = Passing(monkeypatch)
+    prep = columns(("cat", OneHotEncoder(), ["word"]), sparse_threshold=threshold)
+    found = ff.scan(TABLE[["word"]]).fit(prep, engine="serial")
+    assert len(passing.shared) == n_passes
+    assert found.sparse_output_ == clone(prep).fit(TABLE[["word"]]).sparse_output_
+
+
 def test_weights_go_to_the_last_step_alone() -> None:
     whole = Pipeline([("scale", scaler()), ("in", Pipeline([("two", Twofold()), ("sum", Summing())]))])
     whole[0].set_output(transform="pandas")
@@ -345,16 +359,18 @@ def real() -> dict[str, Any]:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import Ridge
     from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler, TargetEncoder
 
     numbers = make_pipeline(StandardScaler(), MinMaxScaler())
     encoder = OneHotEncoder(min_frequency=10, handle_unknown="infrequent_if_exist")
     prep = columns(("num", numbers, ["a", "c"]), ("cat", encoder, ["word"]))
+    crossed = columns(("t", TargetEncoder(cv=StratifiedKFold(3)), ["word", "c"]), ("num", StandardScaler(), ["a"]))
     texts = columns(("text", TfidfVectorizer(), "word"), ("num", StandardScaler(), ["a"]))
     return {
         "numbers and categories": prep,
         "dense, for a model": make_pipeline(columns(*clone(prep).transformers, sparse_threshold=0), Ridge()),
         "texts beside numbers": texts,
+        "a cross-fitted encoder before a model": make_pipeline(crossed, Ridge()),
         "columns by their types": columns(
             ("num", numbers, make_column_selector(dtype_include="number")),
             ("cat", encoder, make_column_selector(dtype_exclude="number")),
@@ -362,9 +378,7 @@ def real() -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize(
-    "name", ["numbers and categories", "dense, for a model", "texts beside numbers", "columns by their types"]
-)
+@pytest.mark.parametrize("name", list(real()))
 @pytest.mark.parametrize("rows", [1200, 19])
 def test_scalers_encoders_and_models_are_fitted_together(name: str, rows: int, small_pieces: Any) -> None:
     small_pieces(rows, 1 << 20)

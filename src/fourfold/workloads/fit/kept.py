@@ -187,9 +187,9 @@ def _value_of(data: Any, about: Any) -> Any:
     if isinstance(about, dict):
         from scipy import sparse
 
-        parts = tuple(_array_of(data, *part) for part in about["parts"])
-        matrix = getattr(sparse, about["form"])(tuple(about["shape"]), dtype=parts[0].dtype)
-        matrix.data, matrix.indices, matrix.indptr = parts  # handed over at once, all of them would be checked
+        values, indices, indptr = (_array_of(data, *part) for part in about["parts"])
+        matrix = getattr(sparse, about["form"])(tuple(about["shape"]), dtype=values.dtype)
+        matrix.data, matrix.indices, matrix.indptr = values, indices, indptr  # to hand it these is to have all of them checked
         return matrix
     return None if about is None else _array_of(data, *about)
 
