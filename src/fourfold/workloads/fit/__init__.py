@@ -9,6 +9,7 @@ contract.py    what a recipe and its parts are: Rows, Seen, Aggregator, Pass
 registry.py    which class has which recipe
 together.py    several recipes that share their passes
 seen.py        rows as an estimator sees them: features of a table, what a fitted step makes of them, numbers
+threads.py     how many a numerical library has: one
 fitting.py     `Dataset.fit`
 recipes/       one file per family of estimators
 """

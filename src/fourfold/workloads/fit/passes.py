@@ -22,6 +22,7 @@ from fourfold.workloads.fit.checking import CheckSeen
 from fourfold.workloads.fit.contract import Pass, Rows, Seen
 from fourfold.workloads.fit.kept import Keeping, Kept, name_in
 from fourfold.workloads.fit.seen import Features, all_seen
+from fourfold.workloads.fit.threads import one_thread
 
 
 class Part(NamedTuple):
@@ -95,7 +96,8 @@ class Gather:
         views = {view for view in self._wanted.views if view is not None}
         keeping = {view: new for view in views if (new := self._kept.new(piece.number, view)) is not None}
         try:
-            part = self._folded(piece, tables, keeping)
+            with one_thread():
+                part = self._folded(piece, tables, keeping)
             for each in keeping.values():
                 each.finish()
         except BaseException:
@@ -153,9 +155,10 @@ class FoldKept:
             if found is None:
                 return None
             n_rows = 0
-            for rows in found:
-                states[at] = _folded(wanted, states[at], rows)
-                n_rows += rows.n_rows
+            with one_thread():
+                for rows in found:
+                    states[at] = _folded(wanted, states[at], rows)
+                    n_rows += rows.n_rows
         return Part(n_rows, states)
 
 

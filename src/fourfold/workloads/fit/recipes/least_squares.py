@@ -5,8 +5,9 @@ from typing import Any
 from fourfold.errors import OptionError
 from fourfold.workloads.fit.contract import About, Fit, Pass
 from fourfold.workloads.fit.recipes.checks import check_no_weights, check_target, dtype_of
-from fourfold.workloads.fit.recipes.triangle import Factor, Factored, one_thread
+from fourfold.workloads.fit.recipes.triangle import Factor, Factored
 from fourfold.workloads.fit.seen import Numbers
+from fourfold.workloads.fit.threads import one_thread
 
 MOST_SPARSE_COLUMNS = 2_000
 """Columns of a sparse matrix for which there is a triangle, which is dense: 32 MB per state."""

@@ -4,14 +4,12 @@ rows ──centred, times the root of the weight──> block under triangle ─
 triangle, triangle ──one under the other, and the row that joins two means──QR──> triangle
 """
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from fourfold.machine import limited_threads
 from fourfold.workloads.fit.contract import Rows
 from fourfold.workloads.fit.recipes.checks import numbers_of, weights_of
 from fourfold.workloads.fit.recipes.moments import centred, joined
+from fourfold.workloads.fit.threads import one_thread
 
 BLOCK_NUMBERS = 4_000_000
 """Numbers that are centred at once: 32 MB. Fewer: more rows that join means. More: a sparse matrix becomes dense in larger
@@ -23,15 +21,6 @@ quickest, by a tenth at most (benchmarks/constants.py triangle)."""
 
 REFLECTIONS = 16
 """Columns that LAPACK reflects at once. Not measured beyond this one."""
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Numerical libraries use one thread, for a while: how many there are would be seen in the last bits of sums."""
-    import scipy.linalg  # noqa: F401 — a library that comes later would not be limited
-
-    with limited_threads(1):
-        yield
 
 
 class Factored(NamedTuple):
