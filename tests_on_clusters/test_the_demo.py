@@ -37,7 +37,7 @@ def test_the_demo_writes_the_numbers_of_this_machine(cluster: Cluster, tmp_path:
         for each, name in ((here, "serial"), (there, cluster.kind)):
             stdout, stderr = each.communicate(timeout=60 * SCALE)
             assert each.returncode == 0, stderr
-            assert stdout.count("equal, bit for bit") == 3
+            assert stdout.count("equal, bit for bit") >= 2
             assert f"({name}), " in stdout
     assert written(tmp_path / "here") == written(tmp_path / "there")
 

@@ -60,7 +60,6 @@ def run_steps(folder: Path, months: int, options: dict[str, Any], run: str | Non
     """Preprocess, train and predict, and print what comes of each as soon as it is there."""
     from fourfold.cli.demo_flights import FEATURES
     from fourfold.cli.demo_steps import compare, predict, preprocess
-    from fourfold.cli.demo_train import save
 
     # Workers read and write these, and may have another working folder.
     data, features, model, scores = (folder.absolute() / name for name in ("data", "features", "model.joblib", "scores"))
@@ -71,15 +70,15 @@ def run_steps(folder: Path, months: int, options: dict[str, Any], run: str | Non
     say("preprocess: the loop and fourfold")
     done = compare(preprocess(data, months, features, of("preprocess")))
     print_step("preprocess", f"{len(FEATURES)} features of {done.written.n_rows:,} flights", done, folder / "features")
-    save(train(folder.absolute(), of("fit"), of("carriers")), model)
+    train(folder.absolute(), model, of("fit"), of("carriers"))
     say("predict: the loop and fourfold")
     done = compare(predict(features, model, scores, of("predict")))
     print_step("predict", f"how likely each of {done.written.n_rows:,} flights is late", done, folder / "scores")
     print_line("look", f"fourfold head {folder / 'scores'}")
 
 
-def train(folder: Path, to_fit: dict[str, Any], to_carriers: dict[str, Any]) -> Any:
-    """Fit a model of all flights, and one per carrier, print what came of it, and give the first."""
+def train(folder: Path, model: Path, to_fit: dict[str, Any], to_carriers: dict[str, Any]) -> None:
+    """Fit a model of all flights and write it, and one per carrier, and print what came of it."""
     from fourfold.cli import demo_train
 
     rows, others = demo_train.flights(folder / "features")
@@ -94,11 +93,13 @@ def train(folder: Path, to_fit: dict[str, Any], to_carriers: dict[str, Any]) -> 
     say("one model per carrier: the loop and fourfold")
     each = demo_train.fit_carriers(rows, held_out, folder, to_carriers)
     print_fit("carriers", f"one model for each of {len(each.ours)} carriers", "plain loop", each)
+    for row in each.ours.summary().query("status != 'ok'").itertuples():
+        print_line("", f"carrier {row.carrier} has none: {row.status}, {row.rows} rows")
     chance = demo_train.chance_of_carriers(each.ours, held_out)
     known = chance.notna()
     print_line("quality", f"AUC {demo_train.auc(held_out[known], chance[known]):.3f} on the same flights")
     print()
-    return done.ours
+    demo_train.save(done.ours, model, held_out)
 
 
 def print_fit(name: str, what: str, peer: str, done: Trained) -> None:

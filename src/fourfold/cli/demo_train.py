@@ -141,7 +141,7 @@ def _loop_over_carriers(train: Dataset) -> tuple[dict[str, Any], int]:
     from fourfold.cli.demo_flights import FEATURES, TARGET
 
     rows = train.select([*FEATURES, "carrier", TARGET]).to_pandas(engine="serial")
-    of_carriers = rows.groupby("carrier")
+    of_carriers = [(carrier, each) for carrier, each in rows.groupby("carrier") if each[TARGET].nunique() > 1]
     return {carrier: model_of_carrier().fit(each[list(FEATURES)], each[TARGET]) for carrier, each in of_carriers}, len(rows)
 
 
@@ -187,12 +187,17 @@ def auc(rows: pd.DataFrame, chance: Any) -> float:
     return float(roc_auc_score(rows[TARGET] == LATE, chance))
 
 
-def save(fitted: Any, to: Path) -> None:
-    """Write a model, whole or not at all."""
+def save(fitted: Any, to: Path, rows: pd.DataFrame) -> None:
+    """Write a model, whole or not at all; one that is there stays where it says the same of these rows.
+
+    A recorded run knows its model by the bytes of its file, and the same model has other ones after each fit.
+    """
     import joblib
 
     from fourfold.aggregate.part_file import PartFile
 
+    if to.exists() and says_the_same(to, fitted, rows):
+        return
     file = PartFile(to)
     try:
         joblib.dump(fitted, file.handle)
@@ -200,6 +205,17 @@ def save(fitted: Any, to: Path) -> None:
         file.publish()
     finally:
         file.discard()
+
+
+def says_the_same(path: Path, fitted: Any, rows: pd.DataFrame) -> bool:
+    """Whether the model in a file has the chances of this one, bit for bit."""
+    import joblib
+
+    try:
+        there = joblib.load(path).predict_proba(rows)
+    except Exception:  # another version's, or no model: it is written anew
+        return False
+    return bool(there.tobytes() == fitted.predict_proba(rows).tobytes())
 
 
 def timed(run: Callable[[], Any]) -> tuple[Any, float]:

@@ -13,8 +13,6 @@ What it yields may be a list of passes: then all are done at once, and a list of
 from collections.abc import Callable, Generator
 from typing import Any, NamedTuple, Protocol
 
-from fourfold.workloads.fit.threads import one_thread
-
 
 class Rows(NamedTuple):
     """Some rows as an estimator sees them.
@@ -135,10 +133,9 @@ def drive(fit: Fit, run: Callable[[list[Pass]], list[Any]]) -> Any:
         run: Does some passes at once, and gives what each finished with.
     """
     answer: Any = None
-    with one_thread():
-        while True:
-            try:
-                wanted = fit.send(answer)
-            except StopIteration as end:
-                return end.value
-            answer = run(wanted) if isinstance(wanted, list) else run([wanted])[0]
+    while True:
+        try:
+            wanted = fit.send(answer)
+        except StopIteration as end:
+            return end.value
+        answer = run(wanted) if isinstance(wanted, list) else run([wanted])[0]

@@ -12,6 +12,7 @@ from fourfold.workloads.fit.contract import Fit, Pass, Rows, Seen
 from fourfold.workloads.fit.logistic.looking import blocks
 from fourfold.workloads.fit.logistic.objective import Loss, Penalty, Scale
 from fourfold.workloads.fit.logistic.optimiser import ARMIJO, BACKTRACKS, DIGITS, ROUNDING, Found, Point, Stop
+from fourfold.workloads.fit.threads import one_thread
 
 MOST_COLUMNS = 300
 """With more, L-BFGS is used. More: a state of 1,000 columns has 8 MB, for each piece. Fewer: more passes. By count: the
@@ -109,7 +110,8 @@ def _solved(hessian: Any, gradient: Any) -> Any:
 
     diagonal = np.einsum("ii->i", hessian)
     diagonal[diagonal == 0] = 1.0  # a column that never varies, or rows that are all far from the margin
-    try:
-        return linalg.cho_solve(linalg.cho_factor(hessian), gradient)
-    except linalg.LinAlgError:
-        return np.linalg.lstsq(hessian, gradient, rcond=None)[0]
+    with one_thread():
+        try:
+            return linalg.cho_solve(linalg.cho_factor(hessian), gradient)
+        except linalg.LinAlgError:
+            return np.linalg.lstsq(hessian, gradient, rcond=None)[0]
