@@ -93,7 +93,7 @@ def test_columns_that_say_the_same_without_a_penalty_have_small_coefficients(col
 
 
 def test_columns_far_from_zero_lose_no_digits() -> None:
-    found, near = ours(X + [1e6, 1e6, 1e8, 0, 0], Y), ours(X, Y)
+    found, near = ours(X + np.array([1e6, 1e6, 1e8, 0, 0]), Y), ours(X, Y)
     np.testing.assert_allclose(found.coef_, near.coef_, rtol=1e-6)
 
 
@@ -116,7 +116,7 @@ def test_few_rows_are_enough(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("far", [0.0, 1e3], ids=["near", "far"])
 @pytest.mark.parametrize("fit_intercept", [True, False], ids=["intercept", "no intercept"])
 def test_sparse_rows_have_the_model_of_dense_ones(far: float, fit_intercept: bool) -> None:
-    few = np.where(RNG.random(X.shape) < 0.4, X, 0.0) + [far, 0, 0, 0, 0]
+    few = np.where(RNG.random(X.shape) < 0.4, X, 0.0) + np.array([far, 0, 0, 0, 0])
     dense = ours(few, Y, WEIGHT, fit_intercept=fit_intercept)
     thin = ours(sparse.csr_matrix(few), Y, WEIGHT, fit_intercept=fit_intercept)
     np.testing.assert_allclose(thin.coef_, dense.coef_, rtol=1e-8, atol=1e-10)
