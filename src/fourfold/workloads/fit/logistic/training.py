@@ -86,7 +86,10 @@ def train(problem: Problem, seen: Sequence[Seen], names: Sequence[str] | None) -
     if len(known.classes) < 2:
         raise ValueError(_one_class(known.classes))
     weights = class_weights(problem.class_weight, known)
-    l2, l1 = problem.strength(float((known.weights if weights is None else known.weights * weights).sum()))
+    total = float((known.weights if weights is None else known.weights * weights).sum())
+    if not total > 0:
+        raise ValueError(_one_class(known.classes[:0]))
+    l2, l1 = problem.strength(total)
     scale, histogram = _scale(problem, known, weights, is_penalised=problem.on_scaled and bool(l2 or l1))
     coded = (*seen, Coded(known.classes, weights))
     n_lines = 1 if len(known.classes) == 2 else len(known.classes)
@@ -129,10 +132,13 @@ def _passes(search: Any, penalty: Penalty, scale: Scale, fit_intercept: bool, se
 
 def class_weights(wanted: Any, known: Known) -> Any:
     """The weight of each class; None when they weigh the same."""
+    import numpy as np
+
     if wanted is None:
         return None
     if wanted == "balanced":
-        return known.weights.sum() / (len(known.classes) * known.weights)
+        of_each = len(known.classes) * known.weights
+        return np.divide(known.weights.sum(), of_each, out=np.zeros_like(of_each), where=of_each > 0)
     from sklearn.utils.class_weight import compute_class_weight
 
     return compute_class_weight(wanted, classes=known.classes, y=known.classes)
@@ -174,8 +180,6 @@ def _scale(problem: Problem, known: Known, weights: Any, is_penalised: bool) -> 
     for each in moments[1:]:
         whole = merged(whole, each)
     total = float(histogram.sum())
-    if not total > 0:
-        raise ValueError(_one_class(known.classes[:0]))
     degrees = total - (float(squares.sum()) / total if is_penalised or total <= 1 else 1.0)
     variance = whole.squares / degrees if degrees > 0 else np.zeros_like(whole.mean)
     deviation = np.sqrt(np.maximum(variance, 0.0))
