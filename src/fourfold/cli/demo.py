@@ -60,7 +60,7 @@ def run_steps(folder: Path, months: int, options: dict[str, Any], run: str | Non
     """Preprocess, train and predict, and print what comes of each as soon as it is there."""
     from fourfold.cli.demo_flights import FEATURES
     from fourfold.cli.demo_steps import compare, predict, preprocess
-    from fourfold.cli.demo_train import save
+    from fourfold.cli.fit import write
 
     # Workers read and write these, and may have another working folder.
     data, features, model, scores = (folder.absolute() / name for name in ("data", "features", "model.joblib", "scores"))
@@ -71,7 +71,7 @@ def run_steps(folder: Path, months: int, options: dict[str, Any], run: str | Non
     say("preprocess: the loop and fourfold")
     done = compare(preprocess(data, months, features, of("preprocess")))
     print_step("preprocess", f"{len(FEATURES)} features of {done.written.n_rows:,} flights", done, folder / "features")
-    save(train(folder.absolute(), of("fit"), of("carriers")), model)
+    write(train(folder.absolute(), of("fit"), of("carriers")), model)
     say("predict: the loop and fourfold")
     done = compare(predict(features, model, scores, of("predict")))
     print_step("predict", f"how likely each of {done.written.n_rows:,} flights is late", done, folder / "scores")

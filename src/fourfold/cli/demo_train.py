@@ -187,21 +187,6 @@ def auc(rows: pd.DataFrame, chance: Any) -> float:
     return float(roc_auc_score(rows[TARGET] == LATE, chance))
 
 
-def save(fitted: Any, to: Path) -> None:
-    """Write a model, whole or not at all."""
-    import joblib
-
-    from fourfold.aggregate.part_file import PartFile
-
-    file = PartFile(to)
-    try:
-        joblib.dump(fitted, file.handle)
-        file.finish()
-        file.publish()
-    finally:
-        file.discard()
-
-
 def timed(run: Callable[[], Any]) -> tuple[Any, float]:
     """What a function gives, and the seconds that it took."""
     start = time.perf_counter()
