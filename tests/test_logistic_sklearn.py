@@ -154,7 +154,7 @@ def test_liblinear_without_intercept_is_the_same_objective() -> None:
 
 
 def test_iterations_that_are_not_enough_are_said() -> None:
-    with pytest.warns(ConvergenceWarning, match=r"failed to converge after 1 iteration\(s\)"):
+    with pytest.warns(ConvergenceWarning, match=r"did not converge in 1 iteration\(s\)"):
         ff.scan(rows()).fit(LogisticRegression(max_iter=1), target="y", features=NAMES, engine="serial")
 
 
