@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 import fourfold as ff
@@ -151,14 +152,22 @@ def test_threads_and_workers_change_no_bit() -> None:
     assert (one.intercept_ == two.intercept_).all()
 
 
-def test_where_columns_have_values_of_all_sizes_l_bfgs_goes_on() -> None:
-    """Newton's steps end at nearly twice the value there: the products of columns have no digits left for most rows."""
+def heavy_rows() -> tuple[Any, Any]:
     rng = np.random.default_rng(5)
     heavy = rng.standard_cauchy(size=(500, 3))
-    y = (heavy.sum(axis=1) + rng.logistic(size=500) > 0).astype(int)
-    heavy = heavy**3
+    return heavy**3, (heavy.sum(axis=1) + rng.logistic(size=500) > 0).astype(int)
+
+
+def test_where_columns_have_values_of_all_sizes_l_bfgs_goes_on() -> None:
+    """Newton's steps end at nearly twice the value there: the products of columns have no digits left for most rows."""
+    heavy, y = heavy_rows()
     found, known = ours(heavy, y, tol=1e-8), theirs(heavy, y, tol=1e-8, max_iter=5000)
     assert objective(found, heavy, y, 1.0) == pytest.approx(objective(known, heavy, y, 1.0), rel=1e-6)
+
+
+def test_a_gradient_that_is_short_by_scaled_columns_alone_is_said_to_be_long() -> None:
+    with pytest.warns(ConvergenceWarning, match=r"did not converge in 100 iteration\(s\)"):
+        ours(*heavy_rows(), tol=1e-8, max_iter=100)
 
 
 def test_from_a_start_that_is_far_away_l_bfgs_goes_on() -> None:
