@@ -324,6 +324,9 @@ def test_what_scikit_learn_refuses_is_refused_in_its_words() -> None:
         rows.fit(columns(("one", scaler(), "a")))
     with pytest.raises(ValueError, match=r"Some column names are not columns of the dataframe: \{'z'\}"):
         rows.fit(columns(("one", scaler(), ["z"])))
+    twice = columns(("one", scaler(), ["a"]), ("two", scaler(), ["a"]), verbose_feature_names_out=False)
+    with pytest.raises(ValueError, match=r"Output feature names: \['a'\] are not unique"):
+        rows.fit(twice.set_output(transform="pandas"))
     with pytest.raises(ValueError, match="Names provided are not unique"):
         rows.fit(Pipeline([("one", scaler()), ("one", scaler())]))
     with pytest.raises(TypeError, match="intermediate steps should be transformers"):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from running import run_script, started
 from sklearn.ensemble import RandomForestClassifier
@@ -223,6 +224,30 @@ def test_a_row_that_is_refused_can_be_skipped_and_the_log_says_so(refused: Any, 
     (line,) = [each for each in caplog.messages if "left out" in each]
     assert "fit left out 1 failed rows" in line
     assert f"row {BAD} of " in line
+
+
+@pytest.mark.parametrize("engine", ["serial", "processes"])
+def test_a_row_that_is_refused_behind_a_transformer_ends_the_fit_and_takes_no_piece_with_it(
+    small_pieces: Cut, engine: str
+) -> None:
+    table = TABLE[list("ab")].copy()
+    table.loc[BAD, "a"] = np.nan  # MinMaxScaler takes it, and what comes behind does not
+    small_pieces(700, 1 << 20)
+    with pytest.raises(ValueError, match="Input X contains NaN: column number 0"):
+        ff.scan(table).fit(make_pipeline(MinMaxScaler(), Power()), engine=engine, workers=2, on_error="skip")
+    assert not folders()
+
+
+def test_rows_that_come_and_go_between_passes_are_told() -> None:
+    seen: list[int] = []
+
+    def forgetful(batch: pd.DataFrame) -> pd.DataFrame:
+        seen.append(len(batch))
+        return batch.iloc[int(len(seen) > 1) :]
+
+    rows = ff.scan(TABLE[["a"]].iloc[:100]).map_batches(forgetful, schema=pa.schema({"a": pa.float64()}))
+    with pytest.raises(ValueError, match="there were 100 rows in the first pass, and 99 in pass 2"):
+        rows.fit(Power(keep=False), engine="serial")
 
 
 def test_a_target_that_is_null_is_refused_whatever_its_type(tmp_path: Path) -> None:

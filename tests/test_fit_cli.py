@@ -81,6 +81,9 @@ def test_rows_that_are_left_out_are_told_and_the_code_says_so(folder: Path) -> N
         (("mine:number", "in.parquet", "-o", "x.pkl"), "mine:number is a int, and neither an estimator nor a function"),
         (("mine:needs", "in.parquet", "-o", "x.pkl"), "mine:needs cannot be called without arguments"),
         (("mine:Bare", "in.parquet", "-o", "x.pkl"), "give an estimator, such as StandardScaler()"),
+        (("mine:scaler", "in.parquet", "--min-rows", "5", "-o", "x.pkl"), "--min-rows is for groups: name their columns"),
+        (("mine:scaler", "in.parquet", "--fallback", "global", "-o", "x.pkl"), "--fallback is for groups: name their"),
+        (("mine:scaler", "in.parquet", "--by", "b", "-o", ".", "--overwrite"), ". holds other things than models of groups"),
         (("mine:scaler", "in.parquet", "--target", "tt", "-o", "x.pkl"), "no column 'tt' (did you mean 't'?)"),
     ],
 )

@@ -1,7 +1,6 @@
 """Rows that a fit looks at again: files that workers of a machine share."""
 
 import os
-import stat
 
 import numpy as np
 import pytest
@@ -14,14 +13,14 @@ from fourfold.workloads.fit.kept import Kept
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    found = Kept("0" * 32)
+    found = Kept("one")
     found.open()
     yield found
     found.forget()
 
 
-def keep(kept: Kept, piece: int, *batches: Rows) -> None:
-    new = kept.new(piece, 0)
+def keep(kept: Kept, *batches: Rows) -> None:
+    new = kept.new(3, 0)
     for rows in batches:
         new.add(rows)
     new.finish()
@@ -47,7 +46,7 @@ X = np.arange(12.0).reshape(4, 3)
     ids=lambda rows: f"{type(rows.X).__name__}{rows.X.dtype}{rows.X.shape}",
 )
 def test_what_is_kept_comes_back_as_it_was(kept: Kept, rows: Rows) -> None:
-    keep(kept, 3, rows, rows)
+    keep(kept, rows, rows)
     first, second = kept.find(3, 0, 10)
     assert (first.first, second.first) == (10, 10 + rows.n_rows)
     for found in (first, second):
@@ -61,26 +60,22 @@ def test_what_is_kept_comes_back_as_it_was(kept: Kept, rows: Rows) -> None:
 
 
 def test_a_piece_that_is_not_kept_whole_is_not_there(kept: Kept) -> None:
-    assert kept.find(0, 0, None) is None
-    new = kept.new(0, 0)
+    new = kept.new(3, 0)
     new.add(Rows(X))
-    assert kept.find(0, 0, None) is None
+    assert kept.find(3, 0, None) is None
     new.finish()
-    assert [rows.first for rows in kept.find(0, 0, None)] == [None]
-    assert kept.find(0, 1, None) is None
-
-
-def test_only_the_owner_may_look_and_nothing_is_left(kept: Kept) -> None:
-    keep(kept, 0, Rows(X))
-    assert stat.S_IMODE(os.stat(kept.folder).st_mode) == 0o700
-    kept.forget()
-    kept.forget()
-    assert not os.path.exists(kept.folder)
+    assert [rows.first for rows in kept.find(3, 0, None)] == [None]
+    assert kept.find(3, 1, None) is None
+    discarded = kept.new(4, 0)
+    discarded.add(Rows(X))
+    discarded.discard()
+    assert kept.find(4, 0, None) is None
+    assert os.listdir(kept.folder) == ["3-0"]
 
 
 def test_rows_are_mapped_and_not_to_be_changed(kept: Kept) -> None:
-    keep(kept, 0, Rows(X))
-    (rows,) = kept.find(0, 0, 0)
-    assert not rows.X.flags.writeable
-    assert not rows.X.flags.owndata
-    assert rows.X.ctypes.data % 64 == 0
+    keep(kept, Rows(X, np.ones(4, np.int8)), Rows(X))
+    for rows in kept.find(3, 0, 0):
+        assert not rows.X.flags.writeable
+        assert not rows.X.flags.owndata
+        assert rows.X.ctypes.data % 64 == 0

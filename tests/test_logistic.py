@@ -451,6 +451,24 @@ def test_labels_that_are_none_are_refused(y: np.ndarray, said: str) -> None:
         ff.scan(table(X, y)).fit(ff.LogisticRegression(), target="y", engine="serial")
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.array([2**60, 2**60 + 1]),
+        np.array([2**63 - 1, 2**63], np.uint64),
+        np.array([-128, 127], np.int8),
+        np.array([-3.0, 2.0], np.float32),
+        np.array([False, True]),
+    ],
+    ids=str,
+)
+def test_labels_are_told_apart_whatever_numbers_they_are(labels: np.ndarray) -> None:
+    X, y, _ = rows(50)
+    classes = ff.LogisticRegression(max_iter=1, tol=1.0).fit(X, labels[y]).classes_
+    assert classes.tolist() == labels.tolist()
+    assert classes.dtype == labels.dtype
+
+
 def test_a_target_is_wanted() -> None:
     X, y, _ = rows(20)
     with pytest.raises(ValueError, match="name its column with target="):

@@ -162,3 +162,10 @@ def test_one_class_is_refused() -> None:
     table = rows().assign(y="no")
     with pytest.raises(ValueError, match="only one class: 'no'"):
         ff.scan(table).fit(LogisticRegression(), target="y", features=NAMES, engine="serial")
+
+
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+def test_rows_that_all_have_weight_0_are_refused(class_weight: str | None) -> None:
+    data = ff.scan(rows(n_rows=20).assign(w=0.0))
+    with pytest.raises(ValueError, match="all rows have weight 0: there is nothing to learn from"):
+        data.fit(LogisticRegression(class_weight=class_weight), target="y", features=NAMES, weight="w", engine="serial")

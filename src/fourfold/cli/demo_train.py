@@ -192,19 +192,10 @@ def save(fitted: Any, to: Path, rows: pd.DataFrame) -> None:
 
     A recorded run knows its model by the bytes of its file, and the same model has other ones after each fit.
     """
-    import joblib
+    from fourfold.cli.fit import write
 
-    from fourfold.aggregate.part_file import PartFile
-
-    if to.exists() and says_the_same(to, fitted, rows):
-        return
-    file = PartFile(to)
-    try:
-        joblib.dump(fitted, file.handle)
-        file.finish()
-        file.publish()
-    finally:
-        file.discard()
+    if not (to.exists() and says_the_same(to, fitted, rows)):
+        write(fitted, to)
 
 
 def says_the_same(path: Path, fitted: Any, rows: pd.DataFrame) -> bool:

@@ -59,9 +59,12 @@ def fit_command(
         run = f"{output}.run"
     again = f"what finished is in {run}: the same command goes on" if run else "with --resume the same command would go on"
     with one_line_errors(show_traceback, f"interrupted: {output} was not written; {again}"):
+        from fourfold.errors import OptionError
         from fourfold.workloads.fit.fitting import fitted
         from fourfold.workloads.scan import scan
 
+        if by is None and (min_rows != 1 or fallback is not None):
+            raise OptionError(f"{'--fallback' if fallback else '--min-rows'} is for groups: name their columns with --by")
         path = _free(output, overwrite) if by is None else _free_folder(output, overwrite)
         rows = scan(inputs, format=format, storage_options=storage_for(inputs, storage_option))
         given = {"engine": engine, "workers": workers, "run": run}
@@ -75,7 +78,7 @@ def fit_command(
             say(f"{output}: {models!r}")
             raise SystemExit(SOME_FAILED if models.failures or len(models) < len(models.summary()) else 0)
         found = fitted(rows._plan, _estimator(estimator), target, chosen, weight, options)
-        _write(found.estimator, path)
+        write(found.estimator, path)
         _tell(found, output)
     if found.failures:
         raise SystemExit(SOME_FAILED)
@@ -106,10 +109,12 @@ def _free_folder(output: str, overwrite: bool) -> Path:
         OptionError: It cannot.
     """
     from fourfold.errors import OptionError
+    from fourfold.workloads.groups.stored import check_replaced
 
     path = Path(output)
     if path.exists() and not overwrite:
         raise OptionError(f"{output} is there already: choose another name, or overwrite=True")
+    check_replaced(path)
     return path
 
 
@@ -129,30 +134,24 @@ def _estimator(target: str) -> Any:
         raise OptionError(f"{target} cannot be called without arguments ({error}): name a function that can") from error
 
 
-def _write(estimator: Any, path: Path) -> None:
+def write(estimator: Any, path: Path) -> None:
     """Write a file that is there whole or not at all."""
-    import os
     import pickle
-    import tempfile
 
     import joblib
 
-    handle, private = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    from fourfold.aggregate.part_file import PartFile
+
+    file = PartFile(path)
     try:
-        with os.fdopen(handle, "wb") as file:
-            if path.suffix == ".joblib":
-                joblib.dump(estimator, file)
-            else:
-                pickle.dump(estimator, file, protocol=5)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(private, 0o666 & ~mask)
-        os.replace(private, path)
-    except BaseException:
-        os.unlink(private)
-        raise
+        if path.suffix == ".joblib":
+            joblib.dump(estimator, file.handle)
+        else:
+            pickle.dump(estimator, file.handle, protocol=5)
+        file.finish()
+        file.publish()
+    finally:
+        file.discard()
 
 
 def _tell(found: Fitted, output: str) -> None:

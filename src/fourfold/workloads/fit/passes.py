@@ -9,6 +9,8 @@ Rows that a recipe wants again are kept where they were made; the next pass asks
 import operator
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from fourfold.aggregate.tree import EMPTY, TreeReduction
@@ -98,8 +100,9 @@ class Gather:
         try:
             with one_thread():
                 part = self._folded(piece, tables, keeping)
-            for each in keeping.values():
-                each.finish()
+            with _ending_the_fit():
+                for each in keeping.values():
+                    each.finish()
         except BaseException:
             for each in keeping.values():
                 each.discard()
@@ -112,18 +115,33 @@ class Gather:
         for table in tables:
             if not table.num_rows:  # many transformers cannot take that
                 continue
-            rows = self._features(table)._replace(first=None if first is None else first + n_rows)
-            n_rows += rows.n_rows
-            added = set()
-            for at, seen in enumerate(all_seen(rows, [each.seen for each in self._wanted.passes])):
-                view = self._wanted.views[at]
-                if view is not None:
-                    seen = _in_one_block(seen)
-                    if view in keeping and view not in added:
-                        keeping[view].add(seen)
-                        added.add(view)
-                states[at] = _folded(self._wanted.passes[at], states[at], seen)
+            with _ending_the_fit():
+                rows = self._features(table)._replace(first=None if first is None else first + n_rows)
+                n_rows += rows.n_rows
+                self._fold_each(rows, states, keeping)
         return Part(n_rows, states)
+
+    def _fold_each(self, rows: Rows, states: list[Any], keeping: Mapping[int, Keeping]) -> None:
+        """Fold the rows for each pass, and keep what is wanted again."""
+        added = set()
+        for at, seen in enumerate(all_seen(rows, [each.seen for each in self._wanted.passes])):
+            view = self._wanted.views[at]
+            if view is not None:
+                seen = _in_one_block(seen)
+                if view in keeping and view not in added:
+                    keeping[view].add(seen)
+                    added.add(view)
+            states[at] = _folded(self._wanted.passes[at], states[at], seen)
+
+
+@contextmanager
+def _ending_the_fit() -> Iterator[None]:
+    """What is raised here is no failure of rows that on_error="skip" leaves out: all rows of the piece would go with them."""
+    try:
+        yield
+    except Exception as error:
+        BaseException.__setattr__(error, "is_of_plan", True)
+        raise
 
 
 def _in_one_block(rows: Rows) -> Rows:
@@ -190,6 +208,7 @@ class Passes:
         self._pieces = list(plan.pieces())
         self._kept = Kept(name_in(self._folder))
         self._views = Views()
+        self._counts: list[int] | None = None
         self._firsts: dict[int, int] | None = None
         self._n_done = 0
         self.n_rows = 0
@@ -211,8 +230,7 @@ class Passes:
         parts = self._parts_kept(wanted) if is_kept else {}
         parts |= self._parts_read(wanted, [piece for piece in self._pieces if piece.number not in parts])
         self._n_done += 1
-        if self._firsts is None:
-            self._count(parts)
+        self._count(parts)
         if not self.n_rows:
             raise ValueError("there are no rows to fit")
         return finished(passes, [parts[piece.number] for piece in self._pieces])
@@ -238,7 +256,8 @@ class Passes:
             with run.pieces_done() as done:
                 parts = {piece.number: each.value or Part(0, [EMPTY] * len(wanted.passes)) for piece, each in done}
         except (ValueError, TypeError) as error:
-            self._blame_a_row(wanted, error)
+            if not self._leaves_out:  # else rows that are left out would be blamed
+                self._blame_a_row(wanted, error)
             raise
         if not self._n_done:
             run.warn_of_failures()  # the later ones leave out the same rows
@@ -262,11 +281,15 @@ class Passes:
         return {**self._options, "run": os.path.join(self._folder, f"pass-{self._n_done + 1}{what}")}
 
     def _count(self, parts: Mapping[int, Part]) -> None:
-        firsts = {}
-        for piece in self._pieces:
-            firsts[piece.number] = self.n_rows
-            self.n_rows += parts[piece.number].n_rows
-        self._firsts = firsts
+        counts = [parts[piece.number].n_rows for piece in self._pieces]
+        if self._counts not in (None, counts):
+            raise ValueError(
+                f"there were {self.n_rows:,} rows in the first pass, and {sum(counts):,} in pass {self._n_done}: a fit wants "
+                "the same ones each time. Are files changing, or does a step fail now and then?"
+            )
+        self._counts, self.n_rows = counts, sum(counts)
+        numbers = (piece.number for piece in self._pieces)
+        self._firsts = dict(zip(numbers, accumulate(counts, initial=0), strict=False))
 
 
 def finished(passes: Sequence[Pass], parts: Sequence[Part]) -> list[Any]:

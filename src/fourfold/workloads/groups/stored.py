@@ -58,8 +58,7 @@ def save(about: Mapping[str, Any], levels: Mapping[int, Level], path: Any, overw
     to = Path(os.path.abspath(os.path.expanduser(path)))
     if os.path.lexists(to) and not overwrite:
         raise OptionError(f"{to} is there already: give another name, or overwrite=True")
-    if to.exists() and not (to / INDEX).exists() and (not to.is_dir() or any(to.iterdir())):
-        raise OptionError(f"{to} holds other things than models of groups, and is not overwritten")
+    check_replaced(to)
     to.parent.mkdir(parents=True, exist_ok=True)
     new, old = (to.with_name(f".{to.name}.{secrets.token_hex(4)}.{word}") for word in ("new", "old"))
     new.mkdir()
@@ -73,6 +72,16 @@ def save(about: Mapping[str, Any], levels: Mapping[int, Level], path: Any, overw
     finally:
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def check_replaced(to: Path) -> None:
+    """Refuse to put models in the place of anything but models.
+
+    Raises:
+        OptionError: Something else is there.
+    """
+    if to.exists() and not (to / INDEX).exists() and (not to.is_dir() or any(to.iterdir())):
+        raise OptionError(f"{to} holds other things than models of groups, and is not overwritten")
 
 
 def _versions() -> dict[str, str]:

@@ -201,7 +201,8 @@ def _classes(y: Any) -> Any:
             )
     if y.dtype.kind in "biuf" and len(y) and float(y.max()) - float(y.min()) < FEW:
         least = y.min()
-        return np.flatnonzero(np.bincount(np.subtract(y, least, dtype=np.float64).astype(np.intp))).astype(y.dtype) + least
+        apart = y - least if y.dtype.kind == "f" else y.astype(np.int64) - least.astype(np.int64)  # of the largest too
+        return np.flatnonzero(np.bincount(apart.astype(np.intp))).astype(y.dtype) + least
     try:
         classes = np.unique(y)
     except TypeError as error:

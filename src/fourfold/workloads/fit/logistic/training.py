@@ -86,23 +86,36 @@ def train(problem: Problem, seen: Sequence[Seen], names: Sequence[str] | None) -
     if len(known.classes) < 2:
         raise ValueError(_one_class(known.classes))
     weights = class_weights(problem.class_weight, known)
-    l2, l1 = problem.strength(float((known.weights if weights is None else known.weights * weights).sum()))
+    total = float((known.weights if weights is None else known.weights * weights).sum())
+    if not total > 0:
+        raise ValueError(_one_class(known.classes[:0]))
+    l2, l1 = problem.strength(total)
     scale, histogram = _scale(problem, known, weights, is_penalised=problem.on_scaled and bool(l2 or l1))
     coded = (*seen, Coded(known.classes, weights))
     n_lines = 1 if len(known.classes) == 2 else len(known.classes)
     shape = n_lines, len(scale.mean) + problem.fit_intercept
     penalty = penalty_of(shape, scale, l2, l1, problem.on_scaled)
-    start, is_flat = _start(problem, scale, histogram, shape), problem.is_flat(scale)
-    if problem.by_curvature and n_lines == 1 and not l1 and shape[1] <= MOST_COLUMNS:
-        found = yield from descend(start, penalty, scale, problem.fit_intercept, coded, problem.max_iter, is_flat)
-    else:
-        search = minimise(start, penalty.l1, problem.max_iter, problem.tol, is_flat)
-        found = yield from _passes(search, penalty, scale, problem.fit_intercept, coded)
+    found = yield from _lowest(problem, _start(problem, scale, histogram, shape), penalty, scale, coded)
     coef, intercept = _of_rows_as_they_are(found.x, scale, problem.fit_intercept)
     if n_lines > 1:  # of those that say the same, Spark's and scikit-learn's choice
         coef = coef - coef.mean(axis=0) if not (l2 or l1) else coef
         intercept = intercept - intercept.mean()
     return Optimum(known.classes, np.ascontiguousarray(coef), intercept, found, scale.weight)
+
+
+def _lowest(problem: Problem, start: Any, penalty: Penalty, scale: Scale, seen: tuple[Seen, ...]) -> Fit:
+    """Search the optimum; where the curvature does not lead there, without it. Ends with a Found."""
+    is_flat, by_newton = problem.is_flat(scale), None
+    if problem.by_curvature and len(start) == 1 and not penalty.l1.any() and start.shape[1] <= MOST_COLUMNS:
+        by_newton = yield from descend(start, penalty, scale, problem.fit_intercept, seen, problem.max_iter, is_flat)
+        if by_newton.is_converged or len(by_newton.history) > problem.max_iter:
+            return by_newton
+    before = by_newton.history[:-1] if by_newton else []
+    search = minimise(start, penalty.l1, problem.max_iter - len(before), problem.tol, is_flat)  # there digits may be left
+    found: Found = yield from _passes(search, penalty, scale, problem.fit_intercept, seen)
+    if by_newton and not found.history[-1] < by_newton.history[-1]:
+        found = found._replace(x=by_newton.x, gradient_norm=by_newton.gradient_norm, is_converged=False)
+    return found._replace(history=[*before, *found.history])
 
 
 def _passes(search: Any, penalty: Penalty, scale: Scale, fit_intercept: bool, seen: tuple[Seen, ...]) -> Fit:
@@ -119,10 +132,13 @@ def _passes(search: Any, penalty: Penalty, scale: Scale, fit_intercept: bool, se
 
 def class_weights(wanted: Any, known: Known) -> Any:
     """The weight of each class; None when they weigh the same."""
+    import numpy as np
+
     if wanted is None:
         return None
     if wanted == "balanced":
-        return known.weights.sum() / (len(known.classes) * known.weights)
+        of_each = len(known.classes) * known.weights
+        return np.divide(known.weights.sum(), of_each, out=np.zeros_like(of_each), where=of_each > 0)
     from sklearn.utils.class_weight import compute_class_weight
 
     return compute_class_weight(wanted, classes=known.classes, y=known.classes)
@@ -164,8 +180,6 @@ def _scale(problem: Problem, known: Known, weights: Any, is_penalised: bool) -> 
     for each in moments[1:]:
         whole = merged(whole, each)
     total = float(histogram.sum())
-    if not total > 0:
-        raise ValueError(_one_class(known.classes[:0]))
     degrees = total - (float(squares.sum()) / total if is_penalised or total <= 1 else 1.0)
     variance = whole.squares / degrees if degrees > 0 else np.zeros_like(whole.mean)
     deviation = np.sqrt(np.maximum(variance, 0.0))

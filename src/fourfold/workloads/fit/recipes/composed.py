@@ -209,6 +209,8 @@ def _timed(fit: Fit, kind: str, message: str | None) -> Fit:
 
 def column_transformer(estimator: Any, about: About) -> Fit:
     """Source: scikit-learn, `ColumnTransformer.fit_transform`."""
+    from sklearn.utils._set_output import _wrap_data_with_container
+
     example = _example(about)
     estimator.n_features_in_ = about.n_features
     if about.names is not None:
@@ -234,7 +236,8 @@ def column_transformer(estimator: Any, about: About) -> Fit:
     estimator._update_fitted_transformers([part.estimator for part in done])
     estimator._validate_output(blocks)
     estimator._record_output_indices(blocks)
-    stacked(estimator, blocks, 1)  # it takes down the names of columns, where parts give tables
+    row = stacked(estimator, blocks, 1)  # it takes down the names of columns, where parts give tables
+    _wrap_data_with_container("transform", row, first, estimator)  # and refuses those that are not unique
     return Trained(estimator, Beside(estimator, done)) if _any_trained(ended) else estimator
 
 

@@ -32,6 +32,7 @@ def logistic_regression(estimator: Any, about: About) -> Fit:
     def strength(weight: float) -> tuple[float, float]:
         return (1 - l1_ratio) / (C * weight), l1_ratio / (C * weight)
 
+    length = [math.inf]  # of the gradient where it has looked last
     problem = Problem(
         strength,
         on_scaled=False,
@@ -39,7 +40,7 @@ def logistic_regression(estimator: Any, about: About) -> Fit:
         class_weight=estimator.class_weight,
         max_iter=estimator.max_iter,
         tol=STILL,
-        is_flat=_stop(max(TIGHTER * estimator.tol, LEAST_TOL)),
+        is_flat=_stop(max(TIGHTER * estimator.tol, LEAST_TOL), length),
         keeps_constants=True,
         keeps_weightless=True,
         warm=_warm(estimator),
@@ -49,12 +50,12 @@ def logistic_regression(estimator: Any, about: About) -> Fit:
     estimator.classes_, estimator.coef_, estimator.intercept_ = optimum.classes, optimum.coef, optimum.intercept
     found = optimum.found
     estimator.n_iter_ = np.array([len(found.history) - 1], np.int32)
-    if not found.is_converged and found.gradient_norm > estimator.tol:
+    if not found.is_converged and length[0] > estimator.tol:
         from sklearn.exceptions import ConvergenceWarning
 
         warnings.warn(
             f"LogisticRegression did not converge in {estimator.n_iter_[0]} iteration(s): the gradient is "
-            f"{found.gradient_norm:.2g}. Increase the number of iterations (max_iter), or scale the data",
+            f"{length[0]:.2g}. Increase the number of iterations (max_iter), or scale the data",
             ConvergenceWarning,
             stacklevel=2,
         )
@@ -94,19 +95,23 @@ def _check_solver(estimator: Any, l1_ratio: float, C: float) -> None:
         )
 
 
-def _stop(tol: float) -> Callable[[Scale], Callable[[Point, float], bool]]:
-    """Two gradients are short: by coefficients of scaled columns, and by those as they are, as scikit-learn has it."""
+def _stop(tol: float, length: list[float]) -> Callable[[Scale], Callable[[Point, float], bool]]:
+    """Two gradients are short: by coefficients of scaled columns, and by those as they are, as scikit-learn has it.
+
+    Args:
+        tol: How short.
+        length: Its only place is told the longer one.
+    """
 
     def of(scale: Scale) -> Callable[[Point, float], bool]:
         n_columns = len(scale.mean)
 
         def is_flat(point: Point, norm: float) -> bool:
-            if norm > tol:
-                return False
             own = point.slope[:, :n_columns] * scale.deviation
             if point.slope.shape[1] > n_columns:
                 own = own + point.slope[:, n_columns:] * scale.mean
-            return bool(abs(own).max(initial=0.0) <= tol)
+            length[0] = max(norm, float(abs(own).max(initial=0.0)))
+            return length[0] <= tol
 
         return is_flat
 
