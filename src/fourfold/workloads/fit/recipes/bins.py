@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fourfold.workloads.fit.contract import About, Fit, Pass, Rows, Seen
+from fourfold.workloads.fit.recipes.checks import dtype_of
 from fourfold.workloads.fit.recipes.quantiles import quantiles, weighted_quantiles
 from fourfold.workloads.fit.registry import fit_with
 from fourfold.workloads.fit.seen import Numbers
@@ -61,19 +62,19 @@ def k_bins_discretizer(estimator: Any, about: About) -> Fit:
     _check(estimator, about)
     n_bins = estimator._validate_n_bins(about.n_features)
     view: tuple[Seen, ...] = (Numbers(takes_nan=False),)
-    by_quantile = estimator.strategy == "quantile"
+    dtype, by_quantile = dtype_of(about), estimator.strategy == "quantile"
     ends = _ends(Ends(about.has_weight and not by_quantile), view)
     if by_quantile:
         shares = [np.linspace(0, 100, n + 1) / 100 for n in n_bins]
         (least, most), found = yield from together([ends, _by_quantile(estimator, about, view, shares)])
-        edges = [each.astype(np.float64) for each in found]
+        edges = [each.astype(dtype if about.has_weight else np.float64) for each in found]
     else:
-        least, most = yield from ends
+        least, most = (each.astype(dtype) for each in (yield from ends))
         edges = [np.linspace(low, high, int(n) + 1) for low, high, n in zip(least, most, n_bins, strict=True)]
     changing = [int(at) for at in np.flatnonzero(least != most)]
     if estimator.strategy == "kmeans":
         moved = yield from together([_by_centers(view, column, edges[column], about) for column in changing])
-        edges = [moved[changing.index(at)] if at in changing else each for at, each in enumerate(edges)]
+        edges = [moved[changing.index(at)].astype(dtype) if at in changing else each for at, each in enumerate(edges)]
     estimator.bin_edges_ = np.zeros(len(edges), dtype=object)
     for column, each in enumerate(edges):
         estimator.bin_edges_[column], n_bins[column] = _kept(estimator.strategy, column, each, column in changing)

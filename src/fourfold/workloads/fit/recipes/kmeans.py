@@ -9,6 +9,7 @@ from collections.abc import Generator
 from typing import Any, NamedTuple
 
 from fourfold.workloads.fit.contract import About, Fit, Pass, Rows, Seen
+from fourfold.workloads.fit.recipes.checks import dtype_of
 from fourfold.workloads.fit.recipes.kmeans_starts import starts
 from fourfold.workloads.fit.seen import Numbers
 from fourfold.workloads.fit.together import together
@@ -211,7 +212,7 @@ def kmeans(estimator: Any, about: About) -> Fit:
             ConvergenceWarning,
             stacklevel=2,
         )
-    estimator.cluster_centers_ = best.centers + mean
+    estimator.cluster_centers_ = (best.centers + mean).astype(dtype_of(about))  # its predict takes no mixture of types
     estimator._n_features_out = len(best.centers)
     estimator.inertia_, estimator.n_iter_ = best.inertia, best.n_iter
     return estimator
