@@ -10,6 +10,7 @@ from sklearn.base import clone
 from sklearn.cluster import KMeans
 from sklearn.linear_model import LinearRegression
 from sklearn.naive_bayes import GaussianNB
+from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import KBinsDiscretizer, RobustScaler, StandardScaler
 
 import fourfold as ff
@@ -51,6 +52,15 @@ def test_small_floats_give_the_types_of_its_own_fit(estimator: Any, target: str 
 def test_kmeans_predicts_small_floats() -> None:
     fitted = ff.scan(TABLE[FEATURES]).fit(KMeans(3, random_state=0), engine="serial")
     assert fitted.predict(TABLE[FEATURES]).tolist() == KMeans(3, random_state=0).fit_predict(TABLE[FEATURES]).tolist()
+
+
+def test_a_later_step_of_a_pipeline_is_given_small_floats_too() -> None:
+    for last in (KMeans(3, random_state=0), KBinsDiscretizer(2), RobustScaler()):
+        steps = Pipeline([("scale", StandardScaler()), ("last", last)])
+        found, expected = ff.scan(TABLE[FEATURES]).fit(clone(steps), engine="serial"), clone(steps).fit(TABLE[FEATURES])
+        method = "predict" if hasattr(expected, "predict") else "transform"
+        one, other = (_dense(getattr(each, method)(TABLE[FEATURES])) for each in (found, expected))
+        np.testing.assert_allclose(one, other, rtol=1e-5, strict=True)
 
 
 def _types(value: Any) -> Any:

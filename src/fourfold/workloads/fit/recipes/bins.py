@@ -150,8 +150,8 @@ def _fit_encoder(estimator: Any, about: About) -> None:
     if "onehot" not in estimator.encode:
         vars(estimator).pop("_encoder", None)
         return
-    dtype = np.dtype(np.float64) if about.example is None else about.example.to_numpy().dtype
-    dtype = np.dtype(np.float64) if dtype.kind == "O" else dtype
+    dtype = about.dtype if about.example is None else about.example.to_numpy().dtype
+    dtype = np.dtype(np.float64) if dtype is None or dtype.kind == "O" else dtype
     estimator._encoder = OneHotEncoder(
         categories=[np.arange(n) for n in estimator.n_bins_],
         sparse_output=estimator.encode == "onehot",

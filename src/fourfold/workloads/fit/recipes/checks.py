@@ -33,7 +33,7 @@ def dtype_of(about: About) -> Any:
     """The type of numbers that scikit-learn would compute with: float32 when all columns are, and float64 otherwise."""
     import numpy as np
 
-    types = [] if about.example is None else list(about.example.dtypes)
+    types = [about.dtype] if about.example is None else list(about.example.dtypes)
     if types and all(isinstance(each, np.dtype) and each.kind in "fiub" for each in types):
         return np.dtype(np.float32 if np.result_type(*types) == np.float32 else np.float64)
     return np.dtype(np.float64)
