@@ -150,6 +150,9 @@ def _fit_encoder(estimator: Any, about: About) -> None:
     if "onehot" not in estimator.encode:
         vars(estimator).pop("_encoder", None)
         return
+    for column in np.flatnonzero(estimator.n_bins_ == 0):
+        name = f"number {column}" if about.names is None else repr(about.names[column])
+        raise ValueError(f"column {name} has no bin that is wider than {NARROW}: scale it before, or leave it out")
     dtype = about.dtype if about.example is None else about.example.to_numpy().dtype
     dtype = np.dtype(np.float64) if dtype is None or dtype.kind == "O" else dtype
     estimator._encoder = OneHotEncoder(

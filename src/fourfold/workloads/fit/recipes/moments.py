@@ -154,16 +154,20 @@ class ByClass:
 
     Args:
         inner: The other one.
+        takes_any: Numbers that are no integers are labels, too; otherwise they are refused before there is a class for each.
     """
 
-    def __init__(self, inner: Aggregator) -> None:
-        self.inner = inner
+    def __init__(self, inner: Aggregator, takes_any: bool = False) -> None:
+        self.inner, self.takes_any = inner, takes_any
 
     def fold(self, rows: Rows) -> tuple[Any, list[Any]]:
         """Of rows with a target."""
         import numpy as np
+        from sklearn.utils.multiclass import unique_labels
 
         classes, which = labels_of(rows.y)
+        if not self.takes_any and classes.dtype.kind == "f" and (classes != np.floor(classes)).any():
+            unique_labels(classes)  # refuses those of a regression
         order = np.argsort(which, kind="stable")
         ends = np.searchsorted(which[order], np.arange(len(classes) + 1))
         states = []
