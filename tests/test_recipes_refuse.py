@@ -26,7 +26,7 @@ TABLE = pd.DataFrame(
 
 def own_message(estimator: Any, target: str | None, **weights: Any) -> str:
     y = () if target is None else (TABLE[target],)
-    with pytest.raises(ValueError, match="Unknown label type|non-zero") as raised:
+    with pytest.raises(ValueError, match=r"Unknown label type|non-zero") as raised:
         clone(estimator).fit(TABLE[["a"]], *y, **weights)
     return str(raised.value)
 
