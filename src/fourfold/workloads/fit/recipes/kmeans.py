@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from fourfold.workloads.fit.contract import About, Fit, Pass, Rows, Seen
 from fourfold.workloads.fit.recipes.checks import dtype_of
 from fourfold.workloads.fit.recipes.kmeans_starts import starts
+from fourfold.workloads.fit.recipes.triangle import one_thread
 from fourfold.workloads.fit.seen import Numbers
 from fourfold.workloads.fit.together import together
 
@@ -131,7 +132,8 @@ def _labelled(rows: Rows, centers: Any) -> tuple[Any, Any, Any, float]:
 
     X = rows.X if hasattr(rows.X, "tocsr") else np.ascontiguousarray(rows.X)
     weight = np.ones(rows.n_rows) if rows.weight is None else np.ascontiguousarray(rows.weight)
-    labels, inertia = _labels_inertia(X, weight, centers, n_threads=1)
+    with one_thread():
+        labels, inertia = _labels_inertia(X, weight, centers, n_threads=1)
     return X, weight, labels, float(inertia)
 
 
