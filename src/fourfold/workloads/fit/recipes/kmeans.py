@@ -99,18 +99,20 @@ class NearestTo:
         from hashlib import blake2b
 
         import numpy as np
-        from scipy.sparse import csr_matrix
+        from scipy.sparse import csc_matrix
         from sklearn.cluster._kmeans import _inertia_dense, _inertia_sparse
 
         X, weight, labels, inertia = _labelled(rows, self.centers)
         if self.moved is not None:
             inertia = (_inertia_sparse if hasattr(X, "tocsr") else _inertia_dense)(X, weight, self.moved, labels, 1)
         n_centers = len(self.centers)
-        chosen = csr_matrix((weight, labels, np.arange(len(labels) + 1)), shape=(len(labels), n_centers))
-        sums = chosen.T @ X
+        chosen = csc_matrix((weight, labels, np.arange(len(labels) + 1, dtype=np.int32)), shape=(n_centers, len(labels)))
+        sums = chosen @ X
         sums = sums.toarray() if hasattr(sums, "tocsr") else sums
-        weights = np.bincount(labels, weight, n_centers)
-        return Nearest(sums, weights, np.bincount(labels, minlength=n_centers), inertia, blake2b(labels.tobytes()).digest())
+        counts = np.bincount(labels, minlength=n_centers)
+        weights = counts.astype(np.float64) if rows.weight is None else np.bincount(labels, weight, n_centers)
+        digest = blake2b(labels.astype(np.min_scalar_type(n_centers))).digest()
+        return Nearest(sums, weights, counts, inertia, digest)
 
     def combine(self, left: Nearest, right: Nearest) -> Nearest:
         """Of both."""
