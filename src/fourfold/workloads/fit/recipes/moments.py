@@ -56,15 +56,19 @@ class ColumnMoments:
             return _of_sparse(rows.X, weights)
         is_missing = np.isnan(rows.X)
         weight, mean, rest, off = centred(rows.X, weights, is_missing if is_missing.any() else None)
-        off *= off
-        return Moments(weight, mean, rest, _sum(off, weights) - weight * rest * rest)
+        with np.errstate(over="ignore"):
+            off *= off
+            squares = _sum(off, weights)
+            lacks = np.where(np.isinf(squares), 0.0, weight * rest * rest)  # infinity without infinity would be NaN
+        return Moments(weight, mean, rest, squares - lacks)
 
     def combine(self, left: Moments, right: Moments) -> Moments:
         """Of both."""
         import numpy as np
 
         weight, share, mean, rest, apart = joined(left, right)
-        squares = left.squares + right.squares + apart * apart * left.weight * share
+        with np.errstate(over="ignore"):
+            squares = left.squares + right.squares + apart * apart * left.weight * share
         return Moments(weight, mean, rest, np.maximum(squares, 0.0))
 
     def finish(self, state: Moments) -> Moments:
