@@ -13,6 +13,8 @@ from scipy.sparse import csr_matrix
 from sklearn.base import clone
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.feature_extraction.text import HashingVectorizer
+from sklearn.pipeline import make_pipeline
 from tables import small_pieces
 from test_recipes_categories import Cut, same_fitted
 
@@ -147,3 +149,13 @@ def test_what_starts_are_drawn_by_has_the_same_bits_for_any_number_of_threads() 
             with threadpoolctl.threadpool_limits(n_threads):
                 bits.add(wanted.fold(rows)[0].masses.tobytes())
         assert len(bits) == 1
+
+
+def test_sparse_rows_that_were_kept_come_to_the_same_centers(small_pieces: Cut) -> None:
+    small_pieces(16, 1 << 30)
+    texts = pd.DataFrame({"text": ["rain and fog", "sun", "fog in the sun", "rain", "wind and fog"] * 12})
+    steps = make_pipeline(HashingVectorizer(n_features=16), KMeans(3, random_state=0))
+    found = ff.scan(texts).fit(clone(steps), features=["text"], engine="serial")[-1]
+    expected = clone(steps).fit(texts["text"])[-1]
+    assert found.n_iter_ == expected.n_iter_
+    np.testing.assert_allclose(found.cluster_centers_, expected.cluster_centers_, atol=1e-12)

@@ -132,7 +132,10 @@ def _labelled(rows: Rows, centers: Any) -> tuple[Any, Any, Any, float]:
     import numpy as np
     from sklearn.cluster._kmeans import _labels_inertia
 
-    X = rows.X if hasattr(rows.X, "tocsr") else np.ascontiguousarray(rows.X)
+    if hasattr(rows.X, "tocsr"):  # scikit-learn's loop wants to be able to write there, and kept rows are mapped files
+        X = rows.X if rows.X.data.flags.writeable else rows.X.copy()
+    else:
+        X = np.ascontiguousarray(rows.X)
     weight = np.ones(rows.n_rows) if rows.weight is None else np.ascontiguousarray(rows.weight)
     with one_thread():
         labels, inertia = _labels_inertia(X, weight, centers, n_threads=1)
