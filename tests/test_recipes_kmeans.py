@@ -7,17 +7,21 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import threadpoolctl
 from parts import Numbered
 from scipy.sparse import csr_matrix
 from sklearn.base import clone
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.feature_extraction.text import HashingVectorizer
+from sklearn.pipeline import make_pipeline
 from tables import small_pieces
 from test_recipes_categories import Cut, same_fitted
 
 import fourfold as ff
 from fourfold.errors import OptionError
-from fourfold.workloads.fit.contract import About
+from fourfold.workloads.fit.contract import About, Rows
+from fourfold.workloads.fit.recipes.kmeans_starts import Masses
 from fourfold.workloads.fit.registry import fit_with
 
 __all__ = ["small_pieces"]
@@ -133,3 +137,25 @@ def test_centers_that_go_to_far_rows_at_the_last_step_count_as_in_its_own_fit() 
     with pytest.warns(ConvergenceWarning, match=r"Number of distinct clusters \(2\) found"):
         fitted = ff.scan(frame).fit(clone(model), engine="serial")
     same_fitted(fitted, alone, without=LEFT_OUT)
+
+
+def test_what_starts_are_drawn_by_has_the_same_bits_for_any_number_of_threads() -> None:
+    draw = np.random.default_rng(0)
+    X = draw.normal(size=(20_000, 10))
+    rows = Rows(X, weight=draw.random(len(X)), first=0)
+    for wanted in (Masses(), Masses(X[:8].copy()), Masses(X[:8].copy(), X[:5].copy())):
+        bits = set()
+        for n_threads in (1, 2):
+            with threadpoolctl.threadpool_limits(n_threads):
+                bits.add(wanted.fold(rows)[0].masses.tobytes())
+        assert len(bits) == 1
+
+
+def test_sparse_rows_that_were_kept_come_to_the_same_centers(small_pieces: Cut) -> None:
+    small_pieces(16, 1 << 30)
+    texts = pd.DataFrame({"text": ["rain and fog", "sun", "fog in the sun", "rain", "wind and fog"] * 12})
+    steps = make_pipeline(HashingVectorizer(n_features=16), KMeans(3, random_state=0))
+    found = ff.scan(texts).fit(clone(steps), features=["text"], engine="serial")[-1]
+    expected = clone(steps).fit(texts["text"])[-1]
+    assert found.n_iter_ == expected.n_iter_
+    np.testing.assert_allclose(found.cluster_centers_, expected.cluster_centers_, atol=1e-12)

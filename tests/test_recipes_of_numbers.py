@@ -165,6 +165,17 @@ def test_moments_are_those_of_rows_that_are_there_as_often_as_they_weigh(
     np.testing.assert_allclose(found.mean, often.mean(axis=0) + offset, 1e-14, 1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value|divide by zero) encountered:RuntimeWarning")
+@pytest.mark.parametrize("estimator", [VarianceThreshold(0.5), GaussianNB()])
+def test_numbers_whose_squares_are_too_large_for_a_float_have_an_infinite_variance(estimator: Any) -> None:
+    draw = np.random.default_rng(0)
+    X, y = draw.normal(size=(60, 2)) * [1e300, 1.0], draw.integers(0, 2, 60)
+    expected = clone(estimator).fit(X, y)
+    parts = cut(Rows(X, y if isinstance(estimator, GaussianNB) else None), [7, 30])
+    assert_same(fitted_to_parts(estimator, parts), expected, scale=1e301)
+    assert np.isinf(getattr(expected, "variances_" if isinstance(estimator, VarianceThreshold) else "var_")).any()
+
+
 def test_a_triangle_has_the_same_bits_for_any_number_of_threads() -> None:
     X = np.random.default_rng(0).normal(size=(2_000, 300))  # of fewer columns the bits are the same anyway
 

@@ -92,6 +92,7 @@ class About(NamedTuple):
         has_target: There is a `y`.
         has_weight: There are weights.
         is_alone: The estimator is all that is fitted: no later step is trained on what it makes of the rows.
+        dtype: The type of what comes as an array or a matrix; None where nobody knows.
     """
 
     example: Any
@@ -100,6 +101,7 @@ class About(NamedTuple):
     has_target: bool = False
     has_weight: bool = False
     is_alone: bool = False
+    dtype: Any = None
 
     @property
     def names(self) -> list[str] | None:

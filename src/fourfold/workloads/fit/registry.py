@@ -7,6 +7,7 @@ from typing import Any
 
 from fourfold.errors import OptionError, OptionTypeError
 from fourfold.workloads.fit.contract import About, Fit, Recipe, Trained
+from fourfold.workloads.fit.recipes.checks import with_any_weight
 
 OF_SKLEARN = {
     "ColumnTransformer": "composed.column_transformer",
@@ -135,7 +136,10 @@ def fit_with(estimator: Any, about: About) -> Fit:
         estimator._validate_params()
     for name in ("feature_names_in_", "n_features_in_"):
         vars(estimator).pop(name, None)
-    ended = yield from found(estimator, about)
+    fit = found(estimator, about)
+    if about.has_weight and not list(parts_of(estimator)) and is_of_sklearn(estimator, type(estimator).__name__):
+        fit = with_any_weight(fit)
+    ended = yield from fit
     fitted = ended.estimator if isinstance(ended, Trained) else ended
     if about.n_features is not None and not isinstance(getattr(type(fitted), "n_features_in_", None), property):
         fitted.n_features_in_ = about.n_features

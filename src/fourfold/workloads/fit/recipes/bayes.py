@@ -22,10 +22,11 @@ def gaussian_nb(estimator: Any, about: About) -> Fit:
     seen, dtype = (Numbers(takes_nan=False),), dtype_of(about)
     (classes, moments), whole = yield [Pass(ByClass(ColumnMoments(about.has_weight)), seen), Pass(ColumnMoments(), seen)]
     estimator.classes_ = unique_labels(classes)  # refuses those of a regression
-    estimator.epsilon_ = estimator.var_smoothing * whole.variance.max()
+    estimator.epsilon_ = estimator.var_smoothing * whole.variance.max().astype(dtype)
     estimator.class_count_ = np.array([each.weight[0] for each in moments], dtype)
-    estimator.theta_ = np.nan_to_num(np.array([each.mean for each in moments])).astype(dtype)
-    estimator.var_ = (np.nan_to_num(np.array([each.variance for each in moments])) + estimator.epsilon_).astype(dtype)
+    means, variances = (np.array([getattr(each, name) for each in moments]) for name in ("mean", "variance"))
+    estimator.theta_ = np.where(np.isnan(means), 0.0, means).astype(dtype)
+    estimator.var_ = (np.where(np.isnan(variances), 0.0, variances) + estimator.epsilon_).astype(dtype)
     estimator.class_prior_ = _priors(estimator)
     return estimator
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fourfold.workloads.fit.contract import About, Fit, Pass, Rows, Seen
+from fourfold.workloads.fit.recipes.checks import dtype_of
 from fourfold.workloads.fit.recipes.quantiles import quantiles, weighted_quantiles
 from fourfold.workloads.fit.registry import fit_with
 from fourfold.workloads.fit.seen import Numbers
@@ -61,19 +62,19 @@ def k_bins_discretizer(estimator: Any, about: About) -> Fit:
     _check(estimator, about)
     n_bins = estimator._validate_n_bins(about.n_features)
     view: tuple[Seen, ...] = (Numbers(takes_nan=False),)
-    by_quantile = estimator.strategy == "quantile"
+    dtype, by_quantile = dtype_of(about), estimator.strategy == "quantile"
     ends = _ends(Ends(about.has_weight and not by_quantile), view)
     if by_quantile:
         shares = [np.linspace(0, 100, n + 1) / 100 for n in n_bins]
         (least, most), found = yield from together([ends, _by_quantile(estimator, about, view, shares)])
-        edges = [each.astype(np.float64) for each in found]
+        edges = [each.astype(dtype if about.has_weight else np.float64) for each in found]
     else:
-        least, most = yield from ends
+        least, most = (each.astype(dtype) for each in (yield from ends))
         edges = [np.linspace(low, high, int(n) + 1) for low, high, n in zip(least, most, n_bins, strict=True)]
     changing = [int(at) for at in np.flatnonzero(least != most)]
     if estimator.strategy == "kmeans":
         moved = yield from together([_by_centers(view, column, edges[column], about) for column in changing])
-        edges = [moved[changing.index(at)] if at in changing else each for at, each in enumerate(edges)]
+        edges = [moved[changing.index(at)].astype(dtype) if at in changing else each for at, each in enumerate(edges)]
     estimator.bin_edges_ = np.zeros(len(edges), dtype=object)
     for column, each in enumerate(edges):
         estimator.bin_edges_[column], n_bins[column] = _kept(estimator.strategy, column, each, column in changing)
@@ -149,8 +150,11 @@ def _fit_encoder(estimator: Any, about: About) -> None:
     if "onehot" not in estimator.encode:
         vars(estimator).pop("_encoder", None)
         return
-    dtype = np.dtype(np.float64) if about.example is None else about.example.to_numpy().dtype
-    dtype = np.dtype(np.float64) if dtype.kind == "O" else dtype
+    for column in np.flatnonzero(estimator.n_bins_ == 0):
+        name = f"number {column}" if about.names is None else repr(about.names[column])
+        raise ValueError(f"column {name} has no bin that is wider than {NARROW}: scale it before, or leave it out")
+    dtype = about.dtype if about.example is None else about.example.to_numpy().dtype
+    dtype = np.dtype(np.float64) if dtype is None or dtype.kind == "O" else dtype
     estimator._encoder = OneHotEncoder(
         categories=[np.arange(n) for n in estimator.n_bins_],
         sparse_output=estimator.encode == "onehot",

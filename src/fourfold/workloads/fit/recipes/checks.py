@@ -3,7 +3,8 @@
 from typing import Any
 
 from fourfold.errors import OptionError
-from fourfold.workloads.fit.contract import About, Rows
+from fourfold.workloads.fit.contract import About, Fit, Pass, Rows
+from fourfold.workloads.fit.together import together
 
 
 def check_target(estimator: Any, about: About) -> None:
@@ -29,11 +30,40 @@ def check_no_weights(estimator: Any, about: About) -> None:
         raise OptionError(f"{type(estimator).__name__} takes no weights: leave out weight=")
 
 
+class AnyWeight:
+    """Whether any row has a weight other than 0."""
+
+    def fold(self, rows: Rows) -> bool:
+        """Of some rows."""
+        return bool((rows.weight != 0).any())
+
+    def combine(self, left: bool, right: bool) -> bool:
+        """Of both."""
+        return left or right
+
+    def finish(self, state: bool) -> bool:
+        """Raises ValueError where all rows count for nothing."""
+        if not state:
+            raise ValueError("Sample weights must contain at least one non-zero number.")
+        return state
+
+
+def with_any_weight(fit: Fit) -> Fit:
+    """The recipe, whose first pass refuses weights that are all 0, as scikit-learn does."""
+    ended, _ = yield from together([fit, _any_weight()])
+    return ended
+
+
+def _any_weight() -> Fit:
+    found = yield Pass(AnyWeight())
+    return found
+
+
 def dtype_of(about: About) -> Any:
     """The type of numbers that scikit-learn would compute with: float32 when all columns are, and float64 otherwise."""
     import numpy as np
 
-    types = [] if about.example is None else list(about.example.dtypes)
+    types = [about.dtype] if about.example is None else list(about.example.dtypes)
     if types and all(isinstance(each, np.dtype) and each.kind in "fiub" for each in types):
         return np.dtype(np.float32 if np.result_type(*types) == np.float32 else np.float64)
     return np.dtype(np.float64)

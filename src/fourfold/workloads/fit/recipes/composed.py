@@ -192,7 +192,8 @@ def _about(first: Any, about: About) -> About:
     is_text = first.ndim == 1
     example = first.iloc[:0] if hasattr(first, "iloc") and not is_text else None
     n_features = None if is_text else int(first.shape[1])
-    return about._replace(example=example, n_features=n_features, is_sparse=hasattr(first, "tocsr"))
+    dtype = getattr(first, "dtype", None)
+    return about._replace(example=example, n_features=n_features, is_sparse=hasattr(first, "tocsr"), dtype=dtype)
 
 
 def _timed(fit: Fit, kind: str, message: str | None) -> Fit:

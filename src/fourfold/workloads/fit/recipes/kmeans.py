@@ -9,8 +9,10 @@ from collections.abc import Generator
 from typing import Any, NamedTuple
 
 from fourfold.workloads.fit.contract import About, Fit, Pass, Rows, Seen
+from fourfold.workloads.fit.recipes.checks import dtype_of
 from fourfold.workloads.fit.recipes.kmeans_starts import starts
 from fourfold.workloads.fit.seen import Numbers
+from fourfold.workloads.fit.threads import one_thread
 from fourfold.workloads.fit.together import together
 
 
@@ -97,18 +99,20 @@ class NearestTo:
         from hashlib import blake2b
 
         import numpy as np
-        from scipy.sparse import csr_matrix
+        from scipy.sparse import csc_matrix
         from sklearn.cluster._kmeans import _inertia_dense, _inertia_sparse
 
         X, weight, labels, inertia = _labelled(rows, self.centers)
         if self.moved is not None:
             inertia = (_inertia_sparse if hasattr(X, "tocsr") else _inertia_dense)(X, weight, self.moved, labels, 1)
         n_centers = len(self.centers)
-        chosen = csr_matrix((weight, labels, np.arange(len(labels) + 1)), shape=(len(labels), n_centers))
-        sums = chosen.T @ X
+        chosen = csc_matrix((weight, labels, np.arange(len(labels) + 1, dtype=np.int32)), shape=(n_centers, len(labels)))
+        sums = chosen @ X
         sums = sums.toarray() if hasattr(sums, "tocsr") else sums
-        weights = np.bincount(labels, weight, n_centers)
-        return Nearest(sums, weights, np.bincount(labels, minlength=n_centers), inertia, blake2b(labels.tobytes()).digest())
+        counts = np.bincount(labels, minlength=n_centers)
+        weights = counts.astype(np.float64) if rows.weight is None else np.bincount(labels, weight, n_centers)
+        digest = blake2b(labels.astype(np.min_scalar_type(n_centers))).digest()
+        return Nearest(sums, weights, counts, inertia, digest)
 
     def combine(self, left: Nearest, right: Nearest) -> Nearest:
         """Of both."""
@@ -128,9 +132,13 @@ def _labelled(rows: Rows, centers: Any) -> tuple[Any, Any, Any, float]:
     import numpy as np
     from sklearn.cluster._kmeans import _labels_inertia
 
-    X = rows.X if hasattr(rows.X, "tocsr") else np.ascontiguousarray(rows.X)
+    if hasattr(rows.X, "tocsr"):  # scikit-learn's loop wants to be able to write there, and kept rows are mapped files
+        X = rows.X if rows.X.data.flags.writeable else rows.X.copy()
+    else:
+        X = np.ascontiguousarray(rows.X)
     weight = np.ones(rows.n_rows) if rows.weight is None else np.ascontiguousarray(rows.weight)
-    labels, inertia = _labels_inertia(X, weight, centers, n_threads=1)
+    with one_thread():
+        labels, inertia = _labels_inertia(X, weight, centers, n_threads=1)
     return X, weight, labels, float(inertia)
 
 
@@ -211,7 +219,7 @@ def kmeans(estimator: Any, about: About) -> Fit:
             ConvergenceWarning,
             stacklevel=2,
         )
-    estimator.cluster_centers_ = best.centers + mean
+    estimator.cluster_centers_ = (best.centers + mean).astype(dtype_of(about))  # its predict takes no mixture of types
     estimator._n_features_out = len(best.centers)
     estimator.inertia_, estimator.n_iter_ = best.inertia, best.n_iter
     return estimator

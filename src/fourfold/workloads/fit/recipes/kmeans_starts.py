@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from fourfold.errors import OptionError
 from fourfold.workloads.fit.contract import Fit, Pass, Rows, Seen
+from fourfold.workloads.fit.threads import one_thread
 from fourfold.workloads.fit.together import together
 
 
@@ -40,11 +41,12 @@ class Masses:
         import numpy as np
 
         weight = np.ones(rows.n_rows) if rows.weight is None else rows.weight
-        lengths = _lengths(rows, self.centers)
-        if self.candidates is None:
-            return [Batch(rows.first or 0, np.array([lengths @ weight]))]
-        distances = _distances(self.candidates, rows.X)
-        return [Batch(rows.first or 0, np.minimum(lengths, distances, out=distances) @ weight)]
+        with one_thread():
+            lengths = _lengths(rows, self.centers)
+            if self.candidates is None:
+                return [Batch(rows.first or 0, np.array([lengths @ weight]))]
+            distances = _distances(self.candidates, rows.X)
+            return [Batch(rows.first or 0, np.minimum(lengths, distances, out=distances) @ weight)]
 
     def combine(self, left: list[Batch], right: list[Batch]) -> list[Batch]:
         """Of both."""
@@ -86,7 +88,8 @@ class RowsAt:
         if first not in self.places:
             return {}
         weight = np.ones(rows.n_rows) if rows.weight is None else rows.weight
-        lengths = _lengths(rows, self.centers) * weight
+        with one_thread():
+            lengths = _lengths(rows, self.centers) * weight
         lengths[[number - first for number in self.without if first <= number < first + rows.n_rows]] = 0
         ends = np.cumsum(lengths)
         found = {}

@@ -33,7 +33,8 @@ def linear_regression(estimator: Any, about: About) -> Fit:
             coef, _, rank, singular = linalg.lstsq(triangle, target, cond=estimator.tol)
     if not estimator.positive and not about.is_sparse:
         estimator.rank_, estimator.singular_ = rank, singular[: factored.n_rows].astype(dtype_of(about))
-    _set_intercept(estimator, factored, np.asarray(coef, dtype_of(about)))
+    is_as_solved = estimator.positive and not estimator.fit_intercept
+    _set_intercept(estimator, factored, np.asarray(coef, np.float64 if is_as_solved else dtype_of(about)))
     return estimator
 
 

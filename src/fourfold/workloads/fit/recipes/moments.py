@@ -56,15 +56,19 @@ class ColumnMoments:
             return _of_sparse(rows.X, weights)
         is_missing = np.isnan(rows.X)
         weight, mean, rest, off = centred(rows.X, weights, is_missing if is_missing.any() else None)
-        off *= off
-        return Moments(weight, mean, rest, _sum(off, weights) - weight * rest * rest)
+        with np.errstate(over="ignore"):
+            off *= off
+            squares = _sum(off, weights)
+            lacks = np.where(np.isinf(squares), 0.0, weight * rest * rest)  # infinity without infinity would be NaN
+        return Moments(weight, mean, rest, squares - lacks)
 
     def combine(self, left: Moments, right: Moments) -> Moments:
         """Of both."""
         import numpy as np
 
         weight, share, mean, rest, apart = joined(left, right)
-        squares = left.squares + right.squares + apart * apart * left.weight * share
+        with np.errstate(over="ignore"):
+            squares = left.squares + right.squares + apart * apart * left.weight * share
         return Moments(weight, mean, rest, np.maximum(squares, 0.0))
 
     def finish(self, state: Moments) -> Moments:
@@ -154,16 +158,20 @@ class ByClass:
 
     Args:
         inner: The other one.
+        takes_any: Numbers that are no integers are labels, too; otherwise they are refused before there is a class for each.
     """
 
-    def __init__(self, inner: Aggregator) -> None:
-        self.inner = inner
+    def __init__(self, inner: Aggregator, takes_any: bool = False) -> None:
+        self.inner, self.takes_any = inner, takes_any
 
     def fold(self, rows: Rows) -> tuple[Any, list[Any]]:
         """Of rows with a target."""
         import numpy as np
+        from sklearn.utils.multiclass import unique_labels
 
         classes, which = labels_of(rows.y)
+        if not self.takes_any and classes.dtype.kind == "f" and (classes != np.floor(classes)).any():
+            unique_labels(classes)  # refuses those of a regression
         order = np.argsort(which, kind="stable")
         ends = np.searchsorted(which[order], np.arange(len(classes) + 1))
         states = []

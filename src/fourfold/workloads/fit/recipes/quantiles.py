@@ -154,7 +154,7 @@ def _cells(keys: Any, mass: Any, limit: int) -> Cells:
 
     if mass is None:
         keys = np.sort(keys)
-        return _merged(0, keys, keys, np.ones(len(keys)), limit)
+        return _merged(0, keys, keys, None, limit)
     order = np.argsort(keys, kind="stable")
     return _merged(0, keys[order], keys[order], mass[order], limit)
 
@@ -168,19 +168,25 @@ def _joined(left: Cells, right: Cells, limit: int) -> Cells:
 
 
 def _merged(shift: int, least: Any, most: Any, mass: Any, limit: int) -> Cells:
-    """What is in the same cell is made one; cells are wider where there would be more than the limit."""
+    """What is in the same cell is made one; cells are wider where there would be more than the limit.
+
+    A mass of None is 1 for each, of single values: then nothing has to be added up.
+    """
     import numpy as np
 
     if not len(least):
-        return Cells(shift, least, most, mass)
+        return Cells(shift, least, most, np.empty(0))
     apart = (least[1:] ^ least[:-1]).view(np.uint64)  # neighbours are in one cell when no bit above the shift differs
-    if np.count_nonzero(apart >> np.uint64(shift)) >= limit:
+    is_new = apart > np.uint64((1 << shift) - 1)
+    if len(apart) >= limit and np.count_nonzero(is_new) >= limit:
         shift = int(np.partition(apart, len(apart) - limit)[len(apart) - limit]).bit_length()
-    is_new = np.append(True, (apart >> np.uint64(shift)) != 0)
-    starts = np.flatnonzero(is_new)
-    ends = np.append(starts[1:], len(least)) - 1
-    masses = np.bincount(np.cumsum(is_new) - 1, mass)
-    return Cells(shift, least[starts], np.maximum.accumulate(most)[ends], masses)
+        is_new = apart > np.uint64((1 << shift) - 1)
+    starts = np.append(0, np.flatnonzero(is_new) + 1)
+    ends = np.append(starts[1:], len(least))
+    if mass is None:
+        return Cells(shift, least[starts], most[ends - 1], (ends - starts).astype(np.float64))
+    masses = np.bincount(np.repeat(np.arange(len(starts)), ends - starts), mass)
+    return Cells(shift, least[starts], np.maximum.accumulate(most)[ends - 1], masses)
 
 
 Wanted = Callable[[int, float], Sequence[float]]

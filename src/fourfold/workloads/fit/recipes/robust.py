@@ -3,6 +3,7 @@
 from typing import Any
 
 from fourfold.workloads.fit.contract import About, Fit
+from fourfold.workloads.fit.recipes.checks import dtype_of
 from fourfold.workloads.fit.recipes.quantiles import quantiles
 from fourfold.workloads.fit.seen import Numbers
 
@@ -23,7 +24,7 @@ def robust_scaler(estimator: Any, about: About) -> Fit:
     shares = [low / 100, high / 100, 0.5] if estimator.with_scaling else [0.5]
     found = yield from quantiles((Numbers(takes_nan=True),), [shares] * (about.n_features or 0))
     figures = np.array(found).T
-    estimator.center_ = figures[-1] if estimator.with_centering else None
+    estimator.center_ = figures[-1].astype(dtype_of(about)) if estimator.with_centering else None
     estimator.scale_ = None
     if estimator.with_scaling:
         estimator.scale_ = _handle_zeros_in_scale(figures[1] - figures[0], copy=False)

@@ -98,7 +98,8 @@ def standard_scaler(estimator: Any, about: About) -> Fit:
     moments = yield Pass(ColumnMoments(has_weight), (Numbers(takes_nan=True),))
     estimator.mean_ = moments.mean if keeps_mean else None
     estimator.var_ = moments.variance if with_std else None
-    seen = moments.weight if keeps_mean or about.has_weight else moments.weight.astype(np.int64)
+    has_own_type = about.is_sparse if keeps_mean else about.has_weight
+    seen = moments.weight.astype(dtype_of(about) if has_own_type else np.float64 if keeps_mean else np.int64)
     estimator.n_samples_seen_ = seen[0] if seen.max() == seen.min() else seen
     estimator.scale_ = None
     if with_std:

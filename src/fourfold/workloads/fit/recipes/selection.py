@@ -71,7 +71,7 @@ def _f_classif(seen: Seen) -> Scores:
     from scipy import special
 
     inner = ColumnMoments()
-    _, classes = yield Pass(ByClass(inner), (seen,))
+    _, classes = yield Pass(ByClass(inner, takes_any=True), (seen,))
     whole: Moments = functools.reduce(inner.combine, classes)
     within = sum(each.squares for each in classes)
     between = sum(each.weight * ((each.mean - whole.mean) + (each.rest - whole.rest)) ** 2 for each in classes)

@@ -13,7 +13,14 @@ from fourfold.workloads.fit.recipes.categories import Categories, no_rows, told
 
 
 class Labels:
-    """The different values of the target, sorted. A float that is no integer says enough: the target is continuous then."""
+    """The different values of the target, sorted.
+
+    Args:
+        are_guessed: A float that is no integer says enough: the target is continuous then.
+    """
+
+    def __init__(self, are_guessed: bool) -> None:
+        self.are_guessed = are_guessed
 
     def fold(self, rows: Rows) -> Any:
         """Of some rows."""
@@ -35,6 +42,8 @@ class Labels:
     def _short(self, values: Any) -> Any:
         import numpy as np
 
+        if not self.are_guessed:
+            return values
         between = values[values != np.floor(values)] if values.dtype.kind == "f" else values[:0]
         odd = between[~np.isfinite(between)] if len(between) else between
         return odd[:1] if len(odd) else between[:1] if len(between) else values
@@ -202,7 +211,7 @@ def target_encoder(estimator: Any, about: About) -> Fit:
 
     wanted: list[Pass] = [Pass(Categories(counted=False))]
     if estimator.target_type != "continuous":
-        wanted.append(Pass(Labels()))
+        wanted.append(Pass(Labels(estimator.target_type != "binary")))
     (columns, n_rows), *labels = yield wanted
     with told(estimator, columns, n_rows):
         estimator._fit(no_rows(about), "ignore", "allow-nan")
