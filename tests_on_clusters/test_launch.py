@@ -169,7 +169,7 @@ def test_room_that_others_use_is_waited_for_and_then_given_up(cluster: Cluster, 
 
 def test_a_worker_of_the_cluster_that_dies_takes_its_rank_along_and_is_told(cluster: Cluster, tmp_path):
     if cluster.is_connect:
-        pytest.skip("not applicable: on Connect nobody hears of it, and Spark starts the gang again by itself")
+        pytest.skip("not applicable: on Connect Spark does not tell, and may start the gang again by itself")
 
     def fn():
         if os.environ["RANK"] == "1":
