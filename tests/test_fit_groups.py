@@ -24,6 +24,7 @@ from sklearn.preprocessing import StandardScaler
 from tables import small_pieces  # noqa: F401
 
 import fourfold as ff
+import fourfold.workloads.groups.place as place
 import fourfold.workloads.groups.shuffle as shuffle
 from fourfold.errors import OptionError, OptionTypeError, RunInUse, TooManyFailures
 
@@ -481,6 +482,30 @@ def test_rows_that_a_killed_call_has_left_are_removed_by_the_next_one() -> None:
     (left / "0.0.rows").touch()
     ff.scan(rows_of(3, 30)).fit_groups(Mean(), by="shop", target="y", features=FEATURES, engine="serial")
     assert not left.exists()
+
+
+@pytest.mark.parametrize("call", ["mkdir", "open", "flock"])
+def test_a_folder_that_another_call_sweeps_while_it_is_made_is_made_again(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner, usual = (place.fcntl, place.fcntl.flock) if call == "flock" else (place.os, getattr(os, call))
+    swept = []
+
+    def other_is_faster(*args: Any, **options: Any) -> Any:
+        done = usual(*args, **options) if call != "flock" else None
+        if not swept and any("fourfold-groups-" in str(each) for each in (args[0], *tmp_path.iterdir())):
+            swept.append(call)
+            monkeypatch.setattr(owner, call, usual)
+            place._sweep(tmp_path)
+        return done if call != "flock" else usual(*args, **options)
+
+    monkeypatch.setattr(owner, call, other_is_faster)
+    with place.rows_folder(str(tmp_path), None, False) as folder:
+        assert swept
+        assert [each.name for each in folder.iterdir()] == [place.LOCK]
+        place._sweep(tmp_path)
+        assert folder.is_dir()
+    assert not waiting_rows(tmp_path)
 
 
 def test_rows_wait_where_folder_says(tmp_path: Path) -> None:
