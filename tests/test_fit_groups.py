@@ -180,6 +180,21 @@ def test_keys_of_each_type_and_null_make_groups(kind: str, small_pieces: Cut) ->
     assert models.predict(table).tolist() == [models[key].mean_ for key in keys]
 
 
+@pytest.mark.parametrize("n_rows", [2, 60_000])
+def test_the_two_hours_at_which_clocks_go_back_are_two_groups(
+    n_rows: int,
+    small_pieces: Cut,  # noqa: F811
+) -> None:
+    small_pieces(n_rows // 2, 1 << 30)
+    when = pd.to_datetime(["2020-10-25 00:30", "2020-10-25 01:30"]).tz_localize("UTC").tz_convert("Europe/Berlin")
+    rows = pd.DataFrame({"when": [*when] * (n_rows // 2), "a": 1.0, "y": [1.0, 2.0] * (n_rows // 2)})
+    models = ff.scan(rows).fit_groups(Mean(), by="when", target="y", engine="serial")
+    assert [models[each].mean_ for each in when] == [1.0, 2.0]
+    assert [models[each.to_pydatetime()].mean_ for each in when] == [1.0, 2.0]
+    assert [str(each) for each in models] == ["2020-10-25 02:30:00+02:00", "2020-10-25 02:30:00+01:00"]
+    assert models.predict(rows[:2]).tolist() == [1.0, 2.0]
+
+
 def test_nan_is_null_and_minus_zero_is_zero() -> None:
     table = pa.table({"key": pa.array([0.0, -0.0, float("nan"), None]), "a": [1.0, 2.0, 3.0, 4.0], "y": [0.0] * 4})
     models = ff.scan(table).fit_groups(Mean(), by="key", target="y", engine="serial")
