@@ -390,6 +390,7 @@ def test_a_fit_in_a_worker_starts_no_more_jobs_and_its_model_keeps_what_was_aske
         ({"target": "a", "features": ["a"]}, "'a' is the target: leave it out of features="),
         ({"by": "y"}, "'y' is the target: leave it out of by="),
         ({"features": []}, "there is no column left"),
+        ({"features": ["a", "b", "a"]}, "has 'a' twice: name each column once"),
         ({"min_rows": 0}, "min_rows=0"),
         ({"fallback": "mother"}, "fallback='mother' is not known"),
         ({"on_error": "ignore"}, "on_error='ignore' is not known"),

@@ -115,6 +115,8 @@ def test_it_is_a_mapping_of_the_groups_that_have_a_model() -> None:
     assert len(models) == (sizes >= 4).sum() < len(sizes) == len(models.summary())
     assert repr(models) == f"GroupModels({len(models)} models of {len(sizes)} groups by shop)"
     assert models.get("nowhere") is None
+    assert "nowhere" not in models
+    assert ("nowhere", 1) not in models
     assert models[int(sizes.idxmax())] is models[sizes.idxmax()]
 
 
@@ -202,3 +204,14 @@ def test_a_file_of_models_that_was_cut_off_or_is_gone_is_named(models: ff.GroupM
     file.unlink()
     with pytest.raises(UnreadableInput, match=r"1-0\.models: cannot be read: No such file"):
         ff.GroupModels.load(tmp_path / "models")[0]
+
+
+def test_an_index_that_was_cut_off_or_is_gone_is_named(models: ff.GroupModels, tmp_path: Path) -> None:
+    models.save(tmp_path / "models")
+    file = tmp_path / "models" / "1.arrow"
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(UnreadableInput, match=r"1\.arrow: is no whole index of models"):
+        ff.GroupModels.load(tmp_path / "models")
+    file.unlink()
+    with pytest.raises(UnreadableInput, match=r"1\.arrow: cannot be read: No such file"):
+        ff.GroupModels.load(tmp_path / "models")

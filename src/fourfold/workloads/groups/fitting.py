@@ -100,6 +100,8 @@ def asked_for(
     check_columns([*keys, *chosen, *filter(None, (target, weight))], schema, "fit_groups")
     if not chosen:
         raise OptionError("there is no column left to fit to: name at least one in features=")
+    if twice := sorted({name for name in chosen if chosen.count(name) > 1}):
+        raise OptionError(f"features={features!r} has {', '.join(map(repr, twice))} twice: name each column once")
     if target in chosen or target in keys:
         raise OptionError(f"{target!r} is the target: leave it out of {'features' if target in chosen else 'by'}=")
     check_types(keys, schema)

@@ -93,7 +93,10 @@ class GroupModels(Mapping[Any, Any]):
                 yield key[0] if len(self.by) == 1 else key
 
     def __contains__(self, key: object) -> bool:
-        at = self._groups.places.get(canonical(key, self.by))
+        try:
+            at = self._groups.places.get(canonical(key, self.by))
+        except KeyError:  # of another number of columns
+            return False
         return at is not None and self._groups.has_model(at)
 
     def __getitem__(self, key: Any) -> Any:
@@ -239,6 +242,7 @@ class GroupModels(Mapping[Any, Any]):
 
         Raises:
             OptionError: It is no such folder, or of a newer fourfold.
+            UnreadableInput: The index is damaged, or a part of it is gone.
         """
         about, levels = load(path)
         return cls(about["by"], about["features"], about["fallback"], levels)

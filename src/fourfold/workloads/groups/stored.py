@@ -6,6 +6,7 @@ folder/
   LEVEL-N.models     pickles, one behind the other
 """
 
+import errno
 import json
 import os
 import secrets
@@ -149,8 +150,14 @@ def load(path: Any) -> tuple[dict[str, Any], dict[int, Level]]:
 def _read_level(folder: str, number: int, by: Sequence[str]) -> Level:
     import pyarrow as pa
 
-    with pa.memory_map(os.path.join(folder, f"{number}.arrow")) as source:
-        table = pa.ipc.open_file(source).read_all()
+    path = os.path.join(folder, f"{number}.arrow")
+    try:
+        with pa.memory_map(path) as source:
+            table = pa.ipc.open_file(source).read_all()
+    except OSError as error:
+        raise UnreadableInput(f"{path}: cannot be read: {os.strerror(error.errno or errno.EIO)}") from error
+    except pa.ArrowException as error:
+        raise UnreadableInput(f"{path}: is no whole index of models: was it copied whole? ({error})") from error
     keys = pa.table([table.column(f"key{at}") for at in range(len(by))], names=list(by))
     facts = {name: table.column(name).to_pylist() for name in _facts()}
     files, offsets, sizes = (table.column(name).to_pylist() for name in ("file", "offset", "size"))
