@@ -1,5 +1,6 @@
 """`GroupModels`: predictions by the right model, and models on disk."""
 
+import contextlib
 import json
 import os
 import pickle
@@ -183,6 +184,35 @@ def test_a_save_that_fails_leaves_nothing(models: ff.GroupModels, tmp_path: Path
     with pytest.raises(OSError, match="No space left"):
         models.save(tmp_path / "models")
     assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("in_one_step", [True, False])
+def test_a_save_that_is_cut_off_as_it_takes_the_place_of_another_leaves_one_whole(
+    in_one_step: bool, models: ff.GroupModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not in_one_step:  # as on a file system that cannot
+        monkeypatch.setattr(stored, "in_one_step", lambda one, other: False)
+    models.save(tmp_path / "models")
+    usual = os.rename
+
+    def cut(source: Any, target: Any) -> None:
+        monkeypatch.setattr(os, "rename", usual)
+        usual(source, target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "rename", cut)
+    with contextlib.suppress(KeyboardInterrupt):
+        models.save(tmp_path / "models", overwrite=True)
+    assert [*ff.GroupModels.load(tmp_path / "models")] == [*models]
+    assert os.listdir(tmp_path) == ["models"]
+
+
+def test_models_that_a_link_points_to_are_overwritten_where_they_are(models: ff.GroupModels, tmp_path: Path) -> None:
+    models.save(tmp_path / "models")
+    (tmp_path / "link").symlink_to("models")
+    ff.scan(ROWS).fit_groups(Mean(), by="town", **GIVEN).save(tmp_path / "link", overwrite=True)
+    assert ff.GroupModels.load(tmp_path / "models").by == ("town",)
+    assert sorted(os.listdir(tmp_path)) == ["link", "models"]
 
 
 def test_what_is_no_folder_of_models_is_refused(models: ff.GroupModels, tmp_path: Path) -> None:

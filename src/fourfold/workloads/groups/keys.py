@@ -127,8 +127,9 @@ def keys_of(columns: Sequence[Any], n_rows: int) -> list[Key]:
 
 
 def _values(column: Any) -> list[Any]:
-    """Values of Python. Times with a zone are pandas' Timestamps: datetime counts the hour before clocks go back, and the hour
-    after, as the same.
+    """Values of Python. Times with a zone are pandas' Timestamps.
+
+    For datetime the hour before clocks go back is the same as the hour after.
     """
     import pandas as pd
     import pyarrow as pa

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fourfold.data.commit import in_one_step
 from fourfold.errors import OptionError, UnreadableInput
 from fourfold.version import VERSION
 from fourfold.workloads.groups.levels import Level
@@ -56,7 +57,7 @@ class Stored:
 
 def save(about: Mapping[str, Any], levels: Mapping[int, Level], path: Any, overwrite: bool) -> None:
     """See `GroupModels.save`."""
-    to = Path(os.path.abspath(os.path.expanduser(path)))
+    to = Path(os.path.realpath(os.path.expanduser(path)))
     if os.path.lexists(to) and not overwrite:
         raise OptionError(f"{to} is there already: give another name, or overwrite=True")
     if to.exists() and not (to / INDEX).exists() and (not to.is_dir() or any(to.iterdir())):
@@ -68,10 +69,14 @@ def save(about: Mapping[str, Any], levels: Mapping[int, Level], path: Any, overw
         for level, each in levels.items():
             _write_level(new, level, each)
         _write(new / INDEX, [json.dumps({**about, "levels": [*levels], "format": FORMAT, **_versions()}, indent=1).encode()])
-        if to.exists():
+        if not to.exists():
+            os.rename(new, to)
+        elif not in_one_step(new, to):  # readers see the one before or the new one, where the system can do that
             os.rename(to, old)
-        os.rename(new, to)
+            os.rename(new, to)
     finally:
+        if not os.path.lexists(to) and old.exists():  # it ended between these two
+            os.rename(old, to)
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
