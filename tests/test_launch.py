@@ -22,6 +22,7 @@ from fourfold.errors import (
     OptionError,
     OptionTypeError,
     RemoteError,
+    UnreadableInput,
     UnsupportedOption,
     UntrustedRun,
     WorkerStartFailed,
@@ -109,6 +110,31 @@ def test_a_gang_of_one_is_a_process_of_its_own():
 def test_a_large_value_comes_back_whole():
     (value,) = ff.launch(lambda: bytes(range(256)) * (1 << 16), 1)
     assert value == bytes(range(256)) * (1 << 16)
+
+
+def test_a_value_is_read_once_however_long_its_rank_takes_to_end(tmp_path, monkeypatch):
+    (tmp_path / "end").mkdir()
+    reads = []
+    usual = crew.pickle.loads
+    looks = []
+
+    def look(self, rank):
+        if reads and len(looks) < 5:
+            looks.append(rank)
+        elif looks:
+            (tmp_path / "end" / "now").touch()
+        return usual_look(self, rank)
+
+    def fn():
+        threading.Thread(target=wait_for, args=(tmp_path / "end" / "now",)).start()
+        return "value"
+
+    usual_look = crew.Crew._look
+    monkeypatch.setattr(crew.Crew, "_look", look)
+    monkeypatch.setattr(crew.pickle, "loads", lambda data: reads.append(len(data)) or usual(data))
+    assert ff.launch(fn, 1) == ["value"]
+    assert len(looks) == 5
+    assert len(reads) == 2  # what it has left, and the value in that
 
 
 # ---- all or none
@@ -428,6 +454,15 @@ def test_a_checkpoint_that_others_could_have_written_is_not_unpickled(tmp_path):
     file.write_bytes(pickle.dumps("state"))
     file.chmod(0o666)
     with pytest.raises(UntrustedRun, match=r"others may write it.*chmod 600"):
+        ff.launch(ff.gang.restore, 1, checkpoint=tmp_path)
+
+
+@pytest.mark.parametrize("left", [b"", pickle.dumps(["state"] * 100)[:-9], b"no pickle"])
+def test_a_checkpoint_that_is_cut_off_is_named_with_what_to_do(left, tmp_path):
+    file = tmp_path / "checkpoint.pickle"
+    file.write_bytes(left)
+    file.chmod(0o600)
+    with pytest.raises(UnreadableInput, match=r"checkpoint\.pickle: is (empty|no whole).*move it away"):
         ff.launch(ff.gang.restore, 1, checkpoint=tmp_path)
 
 
