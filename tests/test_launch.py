@@ -137,6 +137,18 @@ def test_a_value_is_read_once_however_long_its_rank_takes_to_end(tmp_path, monke
     assert len(reads) == 2  # what it has left, and the value in that
 
 
+def test_a_fork_that_comes_out_of_the_function_does_not_answer_for_its_rank():
+    def fn():
+        pid = os.fork()
+        if pid == 0:
+            return "of the fork"
+        os.waitpid(pid, 0)
+        os._exit(0)
+
+    with pytest.raises(GangFailed, match="rank 0 of 1 ended with code 0"):
+        ff.launch(fn, 1)
+
+
 # ---- all or none
 
 
