@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 import psutil
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from groups import FEATURES, Counted, Deadly, Mean, TwoClasses, loop, one_thread, rows_of  # noqa: F401
 from running import started
 from sklearn.cluster import KMeans
-from sklearn.ensemble import RandomForestRegressor
+from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
 from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -29,6 +30,14 @@ import fourfold.workloads.groups.shuffle as shuffle
 from fourfold.errors import OptionError, OptionTypeError, RunInUse, TooManyFailures
 
 Cut = Callable[[int, int], None]
+
+
+class Dtypes(Mean):
+    """What columns it was given."""
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "Dtypes":
+        self.dtypes_ = [*X.dtypes]
+        return self
 
 
 def waiting_rows(folder: str | Path) -> list[str]:
@@ -101,11 +110,31 @@ def test_dtypes_do_not_depend_on_which_groups_lie_together(small_pieces: Cut) ->
             "y": [0.0, 1.0, 2.0, 3.0],
         }
     )
-    of_all = table.drop_columns(["kind"]).to_pandas()[["number", "flag"]].dtypes.astype(str).tolist()
+    of_all = table.to_pandas()[["number", "flag", "kind"]].dtypes.astype(str).tolist()
     for cut in (1, 4):
         small_pieces(cut, 1 << 30)
         models = ff.scan(table).fit_groups(Dtypes(), by="key", target="y", engine="serial")
-        assert [model.dtypes_ for model in models.values()] == [[*of_all, "str"]] * 2
+        assert [model.dtypes_ for model in models.values()] == [of_all] * 2
+
+
+@pytest.mark.parametrize("n_files", [1, 2])
+def test_columns_of_categories_have_all_of_them_in_each_group(n_files: int, tmp_path: Path, small_pieces: Cut) -> None:  # noqa: F811
+    small_pieces(50, 1 << 30)
+    rows = rows_of(4, 400).assign(kind=lambda t: pd.Categorical(t.town, [f"town {each}" for each in (6, 3, 1, 0, 2, 4, 5)]))
+    names = ["kind", "a"]
+    for number in range(n_files):
+        pq.write_table(pa.Table.from_pandas(rows[number::n_files]), tmp_path / f"{number}.parquet")
+    rows = pd.concat([rows[number::n_files] for number in range(n_files)])
+    model = HistGradientBoostingRegressor(max_iter=3, min_samples_leaf=2, random_state=0)
+    expected = loop(model, rows, "shop", names)
+    models = ff.scan(tmp_path / "*.parquet").fit_groups(model, by="shop", target="y", features=names, engine="processes")
+    assert [*models.summary().status] == ["ok"] * 4
+    said = models.predict(rows)
+    for key, each in expected.items():
+        of_key = (rows.shop == key).to_numpy()
+        assert said[of_key].tolist() == each.predict(rows[names][of_key]).tolist()
+    seen = ff.scan(rows).fit_groups(Dtypes(), by="shop", target="y", features=names, engine="serial")
+    assert [seen[key].dtypes_ for key in seen] == [[*rows[names].dtypes]] * 4
 
 
 def test_a_group_that_is_much_larger_than_a_bucket_is_put_together_by_who_fits_it(

@@ -30,11 +30,13 @@ from fourfold.workloads.groups.shuffle import (
     MOST_BUCKETS,
     Bucket,
     Buckets,
+    Categories,
     Merge,
     Merged,
     Spill,
     Spilled,
     huge_groups,
+    together,
     without_dictionaries,
 )
 from fourfold.workloads.steps import names_of
@@ -133,7 +135,10 @@ def fit_groups(
         with run.pieces_done() as done:
             spilled = {piece.number: each.value for piece, each in done if each.value is not None and each.value.n_rows}
         groups = _groups(run, buckets, dict(sorted(spilled.items())), _key_schema(narrowed, asked.by))
-        columns = asked.columns._replace(nullable=frozenset().union(*(each.nullable for each in spilled.values())))
+        columns = asked.columns._replace(
+            nullable=frozenset().union(*(each.nullable for each in spilled.values())),
+            categories=_categories(asked.columns.features, [spilled[number] for number in sorted(spilled)]),
+        )
         recipe = Recipe(
             estimator,
             weight_name_of(estimator),
@@ -164,6 +169,11 @@ def _for_rows(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options with which rows are read. A row that cannot be read ends the call: a group is fitted to all rows, or not."""
     of_fits = {"on_error": "raise", "max_failures": None, "timeout": None, "run": None, "chunk": "auto"}
     return {**options, **of_fits}
+
+
+def _categories(features: Sequence[str], spilled: Sequence[Spilled]) -> tuple[tuple[str, Categories], ...]:
+    """Those of features, as a DataFrame of all rows has them."""
+    return tuple((name, each) for name, each in together([part.categories for part in spilled]).items() if name in features)
 
 
 def _is_alone(settings: Settings) -> bool:

@@ -186,13 +186,13 @@ class GroupModels(Mapping[Any, Any]):
             raise OptionError(f"unknown={unknown!r} is not known: it is {', '.join(UNKNOWN)}")
         if hasattr(new, "map_batches"):
             return new.map_batches(PredictGroups, init=(self, unknown), batch_format="arrow")
-        return self._predicted(without_dictionaries(as_table(new, "predict")), unknown)
+        return self._predicted(as_table(new, "predict"), unknown)
 
     def _predicted(self, table: Any, unknown: str) -> Any:
         import numpy as np
 
         check_columns([*self.by, *self.features], table.schema, "predict")
-        columns = key_columns(table, self.by)
+        columns = key_columns(without_dictionaries(table.select(list(self.by))), self.by)
         codes, firsts = numbered(columns, table.num_rows)
         keys = keys_of([column.take(firsts) for column in columns], len(firsts))
         rows_of: dict[Place | None, list[Any]] = {}
