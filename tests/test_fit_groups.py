@@ -27,7 +27,7 @@ from tables import small_pieces  # noqa: F401
 import fourfold as ff
 import fourfold.workloads.groups.place as place
 import fourfold.workloads.groups.shuffle as shuffle
-from fourfold.errors import OptionError, OptionTypeError, RunInUse, TooManyFailures
+from fourfold.errors import OptionError, OptionTypeError, RunInUse, TooManyFailures, UnreadableInput
 
 Cut = Callable[[int, int], None]
 
@@ -527,6 +527,29 @@ def test_rows_that_a_killed_call_has_left_are_removed_by_the_next_one() -> None:
     (left / "0.0.rows").touch()
     ff.scan(rows_of(3, 30)).fit_groups(Mean(), by="shop", target="y", features=FEATURES, engine="serial")
     assert not left.exists()
+
+
+@pytest.mark.parametrize("on_error", ["collect", "skip"])
+def test_rows_that_somebody_removes_during_the_fits_end_the_call(
+    on_error: Any,
+    tmp_path: Path,
+    small_pieces: Cut,  # noqa: F811
+) -> None:
+    small_pieces(500, 1 << 30)
+
+    class Removes(Mean):
+        def fit(self, X: Any, y: Any) -> "Removes":  # type: ignore[override]
+            (folder,) = tmp_path.iterdir()
+            for file in folder.glob("*.groups"):
+                file.unlink()
+            return self
+
+    rows = ff.scan(rows_of(40, 2000))
+    with pytest.raises(UnreadableInput, match="rows that wait there for their fit are gone"):
+        rows.fit_groups(
+            Removes(), by="shop", target="y", features=FEATURES, engine="serial", folder=str(tmp_path), on_error=on_error
+        )
+    assert not waiting_rows(tmp_path)
 
 
 @pytest.mark.parametrize("call", ["mkdir", "open", "flock"])

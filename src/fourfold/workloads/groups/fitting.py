@@ -14,7 +14,7 @@ from fourfold.data.plan import Plan
 from fourfold.data.running import Run
 from fourfold.data.steps import check_columns
 from fourfold.data.work import Tables
-from fourfold.errors import OptionError, OptionTypeError
+from fourfold.errors import OptionError, OptionTypeError, UnreadableInput
 from fourfold.execute import current
 from fourfold.options import RunOfBlock, Settings, resolve
 from fourfold.records import Failure
@@ -251,8 +251,15 @@ def _fitted(groups: Mapping[int, Groups], init: tuple[Recipe, GroupRows], asked:
         "on_error": "raise" if asked.on_error == "raise" else "collect",
     }
     call = Call(FitGroup, items, Settings(**{**settings.__dict__, **changed}), name="fit_groups")
+    ended: list[Any] = []
+    n_failed = 0
     with closing(call.in_order()) as segments:
-        ended = [value for segment in segments for value in segment.values]
+        for segment in segments:
+            ended += segment.values
+            for failure in call.failures.all[n_failed:]:
+                if isinstance(failure.error, UnreadableInput) and hasattr(failure.error, "of_rows"):
+                    raise failure.error  # it is not the group's failure, and others would have it, too
+            n_failed = len(call.failures.all)
     call.raise_if_stopped()
     report = call.conclude()
     of_group = dict(zip(((len(each.key), each.key) for each in items), ended, strict=True))

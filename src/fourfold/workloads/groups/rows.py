@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
+from fourfold.errors import UnreadableInput
 from fourfold.workloads.groups.keys import Key, key_columns, rows_of
 from fourfold.workloads.groups.shuffle import Buckets, Categories, Slices
 
@@ -107,7 +108,21 @@ class GroupRows:
         return GroupRows(self._buckets, self._pieces, self._columns)
 
     def of(self, group: Group) -> Examples:
-        """The rows of a group, in the order of the dataset."""
+        """The rows of a group, in the order of the dataset.
+
+        Raises:
+            UnreadableInput: Somebody has removed them; `.of_rows` is true.
+        """
+        try:
+            return self._of(group)
+        except FileNotFoundError as error:
+            raise UnreadableInput(
+                f"{self._buckets.folder}: rows that wait there for their fit are gone: has somebody removed temporary files? "
+                "Make the call again (with run=, in another folder), or name a folder for rows, folder=…",
+                of_rows=True,
+            ) from error
+
+    def _of(self, group: Group) -> Examples:
         if group.first == APART:
             return self._columns.examples(self._put_together(group))
         return self._bucket(len(group.key), group.bucket).part(group.first, group.first + group.n_rows)
