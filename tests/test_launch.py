@@ -5,6 +5,7 @@ import pickle
 import re
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -27,7 +28,7 @@ from fourfold.errors import (
     UntrustedRun,
     WorkerStartFailed,
 )
-from fourfold.patterns.gang import crew, launching, places
+from fourfold.patterns.gang import crew, guard, launching, places
 from fourfold.patterns.gang.ends import End, died, first_failure
 from fourfold.patterns.gang.logs import Log
 
@@ -384,6 +385,19 @@ def test_a_driver_that_is_killed_leaves_nobody_behind(tmp_path):
         assert lines == {"[rank 0]", "[rank 1]"}
         script.process.kill()
         assert script.end().survivors == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a mark is a limit that only Linux tells of others")
+def test_the_guard_leaves_alone_who_has_the_number_of_a_rank_that_ended_long_ago():
+    code = "import os, sys; print(flush=True); sys.stdin.read()"
+    other = [sys.executable, "-c", code]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(other, start_new_session=True, **pipes) as innocent:
+        assert innocent.stdout.readline() == b"\n"
+        with crew._python(guard, f"{os.getpid()}, {crew.family.new_mark()}", stdin=subprocess.PIPE) as watcher:
+            watcher.communicate(f"{innocent.pid}\n".encode(), timeout=PATIENCE_S)  # its end is that of the driver
+        innocent.communicate(timeout=PATIENCE_S)
+    assert innocent.returncode == 0
 
 
 @pytest.mark.slow
