@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,22 @@ def test_it_is_a_mapping_of_the_groups_that_have_a_model() -> None:
     assert "nowhere" not in models
     assert ("nowhere", 1) not in models
     assert models[int(sizes.idxmax())] is models[sizes.idxmax()]
+
+
+def test_a_model_that_another_thread_drops_meanwhile_is_had_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = ff.scan(ROWS).fit_groups(Mean(), by="shop", **GIVEN)
+    one, other = [*models][:2]
+    name = "fourfold.workloads.groups.models.KEPT_MODELS"
+
+    class Overtaken(int):
+        def __lt__(self, n_loaded: int) -> bool:
+            monkeypatch.setattr(name, 1)
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(lambda: models[other]).result()
+            return n_loaded > 1
+
+    monkeypatch.setattr(name, Overtaken(1))
+    assert models[one].mean_ == ROWS[ROWS.shop == one].y.mean()
 
 
 def test_a_column_of_keys_may_have_the_name_of_a_fact() -> None:

@@ -7,6 +7,7 @@ A group without a model falls back on one of more rows:
 """
 
 import collections
+import contextlib
 import logging
 import os
 import pickle
@@ -116,14 +117,16 @@ class GroupModels(Mapping[Any, Any]):
         return self._model((len(self.by), at))
 
     def _model(self, place: Place) -> Any:
-        if place not in self._loaded:
+        model = self._loaded.pop(place, None)  # in one step: other threads load models too
+        if model is None:
             data = self._levels[place[0]].pickles[place[1]]
             assert data is not None
-            self._loaded[place] = pickle.loads(data)
-            if len(self._loaded) > KEPT_MODELS:
+            model = pickle.loads(data)
+        self._loaded[place] = model
+        if len(self._loaded) > KEPT_MODELS:
+            with contextlib.suppress(KeyError):  # another thread was faster
                 self._loaded.popitem(last=False)
-        self._loaded.move_to_end(place)
-        return self._loaded[place]
+        return model
 
     def summary(self, level: int | None = None) -> Any:
         """What became of each group, as a DataFrame: its key, rows, status, seconds, score, error.
