@@ -13,21 +13,31 @@ import numpy as np
 import pandas as pd
 import psutil
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from groups import FEATURES, Counted, Deadly, Mean, TwoClasses, loop, one_thread, rows_of  # noqa: F401
 from running import started
 from sklearn.cluster import KMeans
-from sklearn.ensemble import RandomForestRegressor
+from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tables import small_pieces  # noqa: F401
 
 import fourfold as ff
+import fourfold.workloads.groups.place as place
 import fourfold.workloads.groups.shuffle as shuffle
-from fourfold.errors import OptionError, OptionTypeError, RunInUse, TooManyFailures
+from fourfold.errors import OptionError, OptionTypeError, RunInUse, TooManyFailures, UnreadableInput
 
 Cut = Callable[[int, int], None]
+
+
+class Dtypes(Mean):
+    """What columns it was given."""
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "Dtypes":
+        self.dtypes_ = [*X.dtypes]
+        return self
 
 
 def waiting_rows(folder: str | Path) -> list[str]:
@@ -100,11 +110,31 @@ def test_dtypes_do_not_depend_on_which_groups_lie_together(small_pieces: Cut) ->
             "y": [0.0, 1.0, 2.0, 3.0],
         }
     )
-    of_all = table.drop_columns(["kind"]).to_pandas()[["number", "flag"]].dtypes.astype(str).tolist()
+    of_all = table.to_pandas()[["number", "flag", "kind"]].dtypes.astype(str).tolist()
     for cut in (1, 4):
         small_pieces(cut, 1 << 30)
         models = ff.scan(table).fit_groups(Dtypes(), by="key", target="y", engine="serial")
-        assert [model.dtypes_ for model in models.values()] == [[*of_all, "str"]] * 2
+        assert [model.dtypes_ for model in models.values()] == [of_all] * 2
+
+
+@pytest.mark.parametrize("n_files", [1, 2])
+def test_columns_of_categories_have_all_of_them_in_each_group(n_files: int, tmp_path: Path, small_pieces: Cut) -> None:  # noqa: F811
+    small_pieces(50, 1 << 30)
+    rows = rows_of(4, 400).assign(kind=lambda t: pd.Categorical(t.town, [f"town {each}" for each in (6, 3, 1, 0, 2, 4, 5)]))
+    names = ["kind", "a"]
+    for number in range(n_files):
+        pq.write_table(pa.Table.from_pandas(rows[number::n_files]), tmp_path / f"{number}.parquet")
+    rows = pd.concat([rows[number::n_files] for number in range(n_files)])
+    model = HistGradientBoostingRegressor(max_iter=3, min_samples_leaf=2, random_state=0)
+    expected = loop(model, rows, "shop", names)
+    models = ff.scan(tmp_path / "*.parquet").fit_groups(model, by="shop", target="y", features=names, engine="processes")
+    assert [*models.summary().status] == ["ok"] * 4
+    said = models.predict(rows)
+    for key, each in expected.items():
+        of_key = (rows.shop == key).to_numpy()
+        assert said[of_key].tolist() == each.predict(rows[names][of_key]).tolist()
+    seen = ff.scan(rows).fit_groups(Dtypes(), by="shop", target="y", features=names, engine="serial")
+    assert [seen[key].dtypes_ for key in seen] == [[*rows[names].dtypes]] * 4
 
 
 def test_a_group_that_is_much_larger_than_a_bucket_is_put_together_by_who_fits_it(
@@ -177,6 +207,21 @@ def test_keys_of_each_type_and_null_make_groups(kind: str, small_pieces: Cut) ->
         assert models[key].rows_ == [float(row) for row in range(at, len(keys), len(values) + 1)]
     assert pd.isna(models.summary()["key"].iloc[-1])
     assert models.predict(table).tolist() == [models[key].mean_ for key in keys]
+
+
+@pytest.mark.parametrize("n_rows", [2, 60_000])
+def test_the_two_hours_at_which_clocks_go_back_are_two_groups(
+    n_rows: int,
+    small_pieces: Cut,  # noqa: F811
+) -> None:
+    small_pieces(n_rows // 2, 1 << 30)
+    when = pd.to_datetime(["2020-10-25 00:30", "2020-10-25 01:30"]).tz_localize("UTC").tz_convert("Europe/Berlin")
+    rows = pd.DataFrame({"when": [*when] * (n_rows // 2), "a": 1.0, "y": [1.0, 2.0] * (n_rows // 2)})
+    models = ff.scan(rows).fit_groups(Mean(), by="when", target="y", engine="serial")
+    assert [models[each].mean_ for each in when] == [1.0, 2.0]
+    assert [models[each.to_pydatetime()].mean_ for each in when] == [1.0, 2.0]
+    assert [str(each) for each in models] == ["2020-10-25 02:30:00+02:00", "2020-10-25 02:30:00+01:00"]
+    assert models.predict(rows[:2]).tolist() == [1.0, 2.0]
 
 
 def test_nan_is_null_and_minus_zero_is_zero() -> None:
@@ -374,6 +419,7 @@ def test_a_fit_in_a_worker_starts_no_more_jobs_and_its_model_keeps_what_was_aske
         ({"target": "a", "features": ["a"]}, "'a' is the target: leave it out of features="),
         ({"by": "y"}, "'y' is the target: leave it out of by="),
         ({"features": []}, "there is no column left"),
+        ({"features": ["a", "b", "a"]}, "has 'a' twice: name each column once"),
         ({"min_rows": 0}, "min_rows=0"),
         ({"fallback": "mother"}, "fallback='mother' is not known"),
         ({"on_error": "ignore"}, "on_error='ignore' is not known"),
@@ -481,6 +527,53 @@ def test_rows_that_a_killed_call_has_left_are_removed_by_the_next_one() -> None:
     (left / "0.0.rows").touch()
     ff.scan(rows_of(3, 30)).fit_groups(Mean(), by="shop", target="y", features=FEATURES, engine="serial")
     assert not left.exists()
+
+
+@pytest.mark.parametrize("on_error", ["collect", "skip"])
+def test_rows_that_somebody_removes_during_the_fits_end_the_call(
+    on_error: Any,
+    tmp_path: Path,
+    small_pieces: Cut,  # noqa: F811
+) -> None:
+    small_pieces(500, 1 << 30)
+
+    class Removes(Mean):
+        def fit(self, X: Any, y: Any) -> "Removes":  # type: ignore[override]
+            (folder,) = tmp_path.iterdir()
+            for file in folder.glob("*.groups"):
+                file.unlink()
+            return self
+
+    rows = ff.scan(rows_of(40, 2000))
+    with pytest.raises(UnreadableInput, match="rows that wait there for their fit are gone"):
+        rows.fit_groups(
+            Removes(), by="shop", target="y", features=FEATURES, engine="serial", folder=str(tmp_path), on_error=on_error
+        )
+    assert not waiting_rows(tmp_path)
+
+
+@pytest.mark.parametrize("call", ["mkdir", "open", "flock"])
+def test_a_folder_that_another_call_sweeps_while_it_is_made_is_made_again(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner, usual = (place.fcntl, place.fcntl.flock) if call == "flock" else (place.os, getattr(os, call))
+    swept = []
+
+    def other_is_faster(*args: Any, **options: Any) -> Any:
+        done = usual(*args, **options) if call != "flock" else None
+        if not swept and any("fourfold-groups-" in str(each) for each in (args[0], *tmp_path.iterdir())):
+            swept.append(call)
+            monkeypatch.setattr(owner, call, usual)
+            place._sweep(tmp_path)
+        return done if call != "flock" else usual(*args, **options)
+
+    monkeypatch.setattr(owner, call, other_is_faster)
+    with place.rows_folder(str(tmp_path), None, False) as folder:
+        assert swept
+        assert [each.name for each in folder.iterdir()] == [place.LOCK]
+        place._sweep(tmp_path)
+        assert folder.is_dir()
+    assert not waiting_rows(tmp_path)
 
 
 def test_rows_wait_where_folder_says(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """`GroupModels`: predictions by the right model, and models on disk."""
 
+import contextlib
 import json
 import os
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +117,25 @@ def test_it_is_a_mapping_of_the_groups_that_have_a_model() -> None:
     assert len(models) == (sizes >= 4).sum() < len(sizes) == len(models.summary())
     assert repr(models) == f"GroupModels({len(models)} models of {len(sizes)} groups by shop)"
     assert models.get("nowhere") is None
+    assert "nowhere" not in models
+    assert ("nowhere", 1) not in models
     assert models[int(sizes.idxmax())] is models[sizes.idxmax()]
+
+
+def test_a_model_that_another_thread_drops_meanwhile_is_had_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = ff.scan(ROWS).fit_groups(Mean(), by="shop", **GIVEN)
+    one, other = [*models][:2]
+    name = "fourfold.workloads.groups.models.KEPT_MODELS"
+
+    class Overtaken(int):
+        def __lt__(self, n_loaded: int) -> bool:
+            monkeypatch.setattr(name, 1)
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(lambda: models[other]).result()
+            return n_loaded > 1
+
+    monkeypatch.setattr(name, Overtaken(1))
+    assert models[one].mean_ == ROWS[ROWS.shop == one].y.mean()
 
 
 def test_a_column_of_keys_may_have_the_name_of_a_fact() -> None:
@@ -183,6 +203,35 @@ def test_a_save_that_fails_leaves_nothing(models: ff.GroupModels, tmp_path: Path
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.parametrize("in_one_step", [True, False])
+def test_a_save_that_is_cut_off_as_it_takes_the_place_of_another_leaves_one_whole(
+    in_one_step: bool, models: ff.GroupModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not in_one_step:  # as on a file system that cannot
+        monkeypatch.setattr(stored, "in_one_step", lambda one, other: False)
+    models.save(tmp_path / "models")
+    usual = os.rename
+
+    def cut(source: Any, target: Any) -> None:
+        monkeypatch.setattr(os, "rename", usual)
+        usual(source, target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "rename", cut)
+    with contextlib.suppress(KeyboardInterrupt):
+        models.save(tmp_path / "models", overwrite=True)
+    assert [*ff.GroupModels.load(tmp_path / "models")] == [*models]
+    assert os.listdir(tmp_path) == ["models"]
+
+
+def test_models_that_a_link_points_to_are_overwritten_where_they_are(models: ff.GroupModels, tmp_path: Path) -> None:
+    models.save(tmp_path / "models")
+    (tmp_path / "link").symlink_to("models")
+    ff.scan(ROWS).fit_groups(Mean(), by="town", **GIVEN).save(tmp_path / "link", overwrite=True)
+    assert ff.GroupModels.load(tmp_path / "models").by == ("town",)
+    assert sorted(os.listdir(tmp_path)) == ["link", "models"]
+
+
 def test_what_is_no_folder_of_models_is_refused(models: ff.GroupModels, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="is no folder of models of groups"):
         ff.GroupModels.load(tmp_path)
@@ -202,3 +251,14 @@ def test_a_file_of_models_that_was_cut_off_or_is_gone_is_named(models: ff.GroupM
     file.unlink()
     with pytest.raises(UnreadableInput, match=r"1-0\.models: cannot be read: No such file"):
         ff.GroupModels.load(tmp_path / "models")[0]
+
+
+def test_an_index_that_was_cut_off_or_is_gone_is_named(models: ff.GroupModels, tmp_path: Path) -> None:
+    models.save(tmp_path / "models")
+    file = tmp_path / "models" / "1.arrow"
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(UnreadableInput, match=r"1\.arrow: is no whole index of models"):
+        ff.GroupModels.load(tmp_path / "models")
+    file.unlink()
+    with pytest.raises(UnreadableInput, match=r"1\.arrow: cannot be read: No such file"):
+        ff.GroupModels.load(tmp_path / "models")

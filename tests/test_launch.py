@@ -5,6 +5,7 @@ import pickle
 import re
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -22,11 +23,12 @@ from fourfold.errors import (
     OptionError,
     OptionTypeError,
     RemoteError,
+    UnreadableInput,
     UnsupportedOption,
     UntrustedRun,
     WorkerStartFailed,
 )
-from fourfold.patterns.gang import crew, launching, places
+from fourfold.patterns.gang import crew, guard, launching, places
 from fourfold.patterns.gang.ends import End, died, first_failure
 from fourfold.patterns.gang.logs import Log
 
@@ -109,6 +111,43 @@ def test_a_gang_of_one_is_a_process_of_its_own():
 def test_a_large_value_comes_back_whole():
     (value,) = ff.launch(lambda: bytes(range(256)) * (1 << 16), 1)
     assert value == bytes(range(256)) * (1 << 16)
+
+
+def test_a_value_is_read_once_however_long_its_rank_takes_to_end(tmp_path, monkeypatch):
+    (tmp_path / "end").mkdir()
+    reads = []
+    usual = crew.pickle.loads
+    looks = []
+
+    def look(self, rank):
+        if reads and len(looks) < 5:
+            looks.append(rank)
+        elif looks:
+            (tmp_path / "end" / "now").touch()
+        return usual_look(self, rank)
+
+    def fn():
+        threading.Thread(target=wait_for, args=(tmp_path / "end" / "now",)).start()
+        return "value"
+
+    usual_look = crew.Crew._look
+    monkeypatch.setattr(crew.Crew, "_look", look)
+    monkeypatch.setattr(crew.pickle, "loads", lambda data: reads.append(len(data)) or usual(data))
+    assert ff.launch(fn, 1) == ["value"]
+    assert len(looks) == 5
+    assert len(reads) == 2  # what it has left, and the value in that
+
+
+def test_a_fork_that_comes_out_of_the_function_does_not_answer_for_its_rank():
+    def fn():
+        pid = os.fork()
+        if pid == 0:
+            return "of the fork"
+        os.waitpid(pid, 0)
+        os._exit(0)
+
+    with pytest.raises(GangFailed, match="rank 0 of 1 ended with code 0"):
+        ff.launch(fn, 1)
 
 
 # ---- all or none
@@ -348,6 +387,19 @@ def test_a_driver_that_is_killed_leaves_nobody_behind(tmp_path):
         assert script.end().survivors == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a mark is a limit that only Linux tells of others")
+def test_the_guard_leaves_alone_who_has_the_number_of_a_rank_that_ended_long_ago():
+    code = "import os, sys; print(flush=True); sys.stdin.read()"
+    other = [sys.executable, "-c", code]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(other, start_new_session=True, **pipes) as innocent:
+        assert innocent.stdout.readline() == b"\n"
+        with crew._python(guard, f"{os.getpid()}, {crew.family.new_mark()}", stdin=subprocess.PIPE) as watcher:
+            watcher.communicate(f"{innocent.pid}\n".encode(), timeout=PATIENCE_S)  # its end is that of the driver
+        innocent.communicate(timeout=PATIENCE_S)
+    assert innocent.returncode == 0
+
+
 @pytest.mark.slow
 def test_ctrl_c_ends_all_ranks_and_then_the_driver(tmp_path):
     with started(WAITS, folder=tmp_path) as script:
@@ -428,6 +480,15 @@ def test_a_checkpoint_that_others_could_have_written_is_not_unpickled(tmp_path):
     file.write_bytes(pickle.dumps("state"))
     file.chmod(0o666)
     with pytest.raises(UntrustedRun, match=r"others may write it.*chmod 600"):
+        ff.launch(ff.gang.restore, 1, checkpoint=tmp_path)
+
+
+@pytest.mark.parametrize("left", [b"", pickle.dumps(["state"] * 100)[:-9], b"no pickle"])
+def test_a_checkpoint_that_is_cut_off_is_named_with_what_to_do(left, tmp_path):
+    file = tmp_path / "checkpoint.pickle"
+    file.write_bytes(left)
+    file.chmod(0o600)
+    with pytest.raises(UnreadableInput, match=r"checkpoint\.pickle: is (empty|no whole).*move it away"):
         ff.launch(ff.gang.restore, 1, checkpoint=tmp_path)
 
 

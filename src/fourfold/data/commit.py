@@ -209,7 +209,7 @@ class Output:
 
     def _exchange(self) -> None:
         """Let the new output and the old one change places. `fourfold.runs.leftovers` has what is left by a kill in here."""
-        if _in_one_step(self._whole, self.path):
+        if in_one_step(self._whole, self.path):
             return
         with Shield():
             remove(self._old)
@@ -255,7 +255,7 @@ def _is_empty(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink() and not os.listdir(path)
 
 
-def _in_one_step(one: Path, other: Path) -> bool:
+def in_one_step(one: Path, other: Path) -> bool:
     """Let two names change places, where the kernel and the file system can: nobody finds neither. False: they cannot."""
     at_fdcwd, exchange = -100, 2
     with contextlib.suppress(AttributeError, OSError):

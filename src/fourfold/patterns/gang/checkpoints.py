@@ -11,10 +11,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from fourfold.errors import NotPicklable, OptionError, UntrustedRun
+from fourfold.errors import NotPicklable, OptionError, UnreadableInput, UntrustedRun
 from fourfold.patterns.gang.places import CHECKPOINT
 
 FILE = "checkpoint.pickle"
+
+_ASIDE = ". Copy it again if it was copied, or move it away, to begin at the start"
 
 
 def checkpoint(state: object) -> None:
@@ -67,6 +69,7 @@ def restore(default: Any = None) -> Any:
     Raises:
         OptionError: `ff.launch` was not given a folder, or did not start this process.
         UntrustedRun: Somebody else has written the file: it is not unpickled.
+        UnreadableInput: The file is cut off: it was copied, for `checkpoint` leaves no such one.
     """
     path = _folder() / FILE
     if not path.exists():
@@ -78,7 +81,12 @@ def restore(default: Any = None) -> Any:
                 f"{path} belongs to somebody else, or others may write it, and to unpickle it could run their code: chown and "
                 "chmod 600 it if you know where it is from"
             )
-        return pickle.load(file)
+        if not about.st_size:
+            raise UnreadableInput(f"{path}: is empty{_ASIDE}")
+        try:
+            return pickle.load(file)
+        except (EOFError, pickle.UnpicklingError) as error:
+            raise UnreadableInput(f"{path}: is no whole checkpoint ({error}){_ASIDE}") from error
 
 
 def _folder() -> Path:

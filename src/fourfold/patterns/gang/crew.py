@@ -68,9 +68,15 @@ class Rank:
         self.is_ready = False
         self.end: End | None = None
         self.is_dead = False
+        self._answer: tuple[str, float, Any] | None = None
 
     def answered(self) -> tuple[str, float, Any] | None:
-        """What it has left, once that is whole."""
+        """What it has left, once that is whole. It is read once: a rank that has left much may take long to end."""
+        if self._answer is None:
+            self._answer = self._read_answer()
+        return self._answer
+
+    def _read_answer(self) -> tuple[str, float, Any] | None:
         fd = self.answer.fileno()
         head = os.pread(fd, member.SIZE.size, 0)
         if len(head) < member.SIZE.size or head == bytes(member.SIZE.size):

@@ -35,8 +35,9 @@ def main(driver: int, mark: int) -> None:
     with contextlib.suppress(OSError):  # what was said last
         os.set_blocking(0, False)
         ranks += os.read(0, 1 << 20)
-    for pid in ranks.split():
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(int(pid), signal.SIGKILL)
+    for pid in map(int, ranks.split()):
+        if family.may_bear(pid, mark):  # else the rank has ended long ago, and its number is another process's now
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
     family.end({mark})
     os._exit(0)

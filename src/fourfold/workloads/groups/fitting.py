@@ -14,7 +14,7 @@ from fourfold.data.plan import Plan
 from fourfold.data.running import Run
 from fourfold.data.steps import check_columns
 from fourfold.data.work import Tables
-from fourfold.errors import OptionError, OptionTypeError
+from fourfold.errors import OptionError, OptionTypeError, UnreadableInput
 from fourfold.execute import current
 from fourfold.options import RunOfBlock, Settings, resolve
 from fourfold.records import Failure
@@ -30,11 +30,13 @@ from fourfold.workloads.groups.shuffle import (
     MOST_BUCKETS,
     Bucket,
     Buckets,
+    Categories,
     Merge,
     Merged,
     Spill,
     Spilled,
     huge_groups,
+    together,
     without_dictionaries,
 )
 from fourfold.workloads.steps import names_of
@@ -100,6 +102,8 @@ def asked_for(
     check_columns([*keys, *chosen, *filter(None, (target, weight))], schema, "fit_groups")
     if not chosen:
         raise OptionError("there is no column left to fit to: name at least one in features=")
+    if twice := sorted({name for name in chosen if chosen.count(name) > 1}):
+        raise OptionError(f"features={features!r} has {', '.join(map(repr, twice))} twice: name each column once")
     if target in chosen or target in keys:
         raise OptionError(f"{target!r} is the target: leave it out of {'features' if target in chosen else 'by'}=")
     check_types(keys, schema)
@@ -131,7 +135,10 @@ def fit_groups(
         with run.pieces_done() as done:
             spilled = {piece.number: each.value for piece, each in done if each.value is not None and each.value.n_rows}
         groups = _groups(run, buckets, dict(sorted(spilled.items())), _key_schema(narrowed, asked.by))
-        columns = asked.columns._replace(nullable=frozenset().union(*(each.nullable for each in spilled.values())))
+        columns = asked.columns._replace(
+            nullable=frozenset().union(*(each.nullable for each in spilled.values())),
+            categories=_categories(asked.columns.features, [spilled[number] for number in sorted(spilled)]),
+        )
         recipe = Recipe(
             estimator,
             weight_name_of(estimator),
@@ -162,6 +169,11 @@ def _for_rows(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options with which rows are read. A row that cannot be read ends the call: a group is fitted to all rows, or not."""
     of_fits = {"on_error": "raise", "max_failures": None, "timeout": None, "run": None, "chunk": "auto"}
     return {**options, **of_fits}
+
+
+def _categories(features: Sequence[str], spilled: Sequence[Spilled]) -> tuple[tuple[str, Categories], ...]:
+    """Those of features, as a DataFrame of all rows has them."""
+    return tuple((name, each) for name, each in together([part.categories for part in spilled]).items() if name in features)
 
 
 def _is_alone(settings: Settings) -> bool:
@@ -239,8 +251,15 @@ def _fitted(groups: Mapping[int, Groups], init: tuple[Recipe, GroupRows], asked:
         "on_error": "raise" if asked.on_error == "raise" else "collect",
     }
     call = Call(FitGroup, items, Settings(**{**settings.__dict__, **changed}), name="fit_groups")
+    ended: list[Any] = []
+    n_failed = 0
     with closing(call.in_order()) as segments:
-        ended = [value for segment in segments for value in segment.values]
+        for segment in segments:
+            ended += segment.values
+            for failure in call.failures.all[n_failed:]:
+                if isinstance(failure.error, UnreadableInput) and hasattr(failure.error, "of_rows"):
+                    raise failure.error  # it is not the group's failure, and others would have it, too
+            n_failed = len(call.failures.all)
     call.raise_if_stopped()
     report = call.conclude()
     of_group = dict(zip(((len(each.key), each.key) for each in items), ended, strict=True))

@@ -1,5 +1,6 @@
 """Keys: the values of some columns that the rows of a group have in common. NaN is null, and -0.0 is 0.0."""
 
+import datetime
 import hashlib
 from collections.abc import Sequence
 from typing import Any
@@ -122,7 +123,20 @@ def _hashed(values: Any) -> Any:
 
 def keys_of(columns: Sequence[Any], n_rows: int) -> list[Key]:
     """The key of each row."""
-    return list(zip(*(column.to_pylist() for column in columns), strict=True)) if columns else [()] * n_rows
+    return list(zip(*(_values(column) for column in columns), strict=True)) if columns else [()] * n_rows
+
+
+def _values(column: Any) -> list[Any]:
+    """Values of Python. Times with a zone are pandas' Timestamps.
+
+    For datetime the hour before clocks go back is the same as the hour after.
+    """
+    import pandas as pd
+    import pyarrow as pa
+
+    if not pa.types.is_timestamp(column.type) or column.type.tz is None:
+        return column.to_pylist()  # type: ignore[no-any-return]
+    return [None if each is pd.NaT else each for each in column.to_pandas()]
 
 
 def rows_of(columns: Sequence[Any], key: Key, n_rows: int) -> Any:
@@ -155,6 +169,8 @@ def _of_python(value: Any) -> Any:
 
     if value is None or (pd.api.types.is_scalar(value) and pd.isna(value)):
         return None
+    if isinstance(value, datetime.datetime) and value.tzinfo is not None:
+        return pd.Timestamp(value)
     if isinstance(value, np.datetime64 | np.timedelta64):
         return (pd.Timestamp if isinstance(value, np.datetime64) else pd.Timedelta)(value)
     return value.item() if isinstance(value, np.generic) else value

@@ -7,6 +7,7 @@ A group without a model falls back on one of more rows:
 """
 
 import collections
+import contextlib
 import logging
 import os
 import pickle
@@ -93,7 +94,10 @@ class GroupModels(Mapping[Any, Any]):
                 yield key[0] if len(self.by) == 1 else key
 
     def __contains__(self, key: object) -> bool:
-        at = self._groups.places.get(canonical(key, self.by))
+        try:
+            at = self._groups.places.get(canonical(key, self.by))
+        except KeyError:  # of another number of columns
+            return False
         return at is not None and self._groups.has_model(at)
 
     def __getitem__(self, key: Any) -> Any:
@@ -113,14 +117,16 @@ class GroupModels(Mapping[Any, Any]):
         return self._model((len(self.by), at))
 
     def _model(self, place: Place) -> Any:
-        if place not in self._loaded:
+        model = self._loaded.pop(place, None)  # in one step: other threads load models too
+        if model is None:
             data = self._levels[place[0]].pickles[place[1]]
             assert data is not None
-            self._loaded[place] = pickle.loads(data)
-            if len(self._loaded) > KEPT_MODELS:
+            model = pickle.loads(data)
+        self._loaded[place] = model
+        if len(self._loaded) > KEPT_MODELS:
+            with contextlib.suppress(KeyError):  # another thread was faster
                 self._loaded.popitem(last=False)
-        self._loaded.move_to_end(place)
-        return self._loaded[place]
+        return model
 
     def summary(self, level: int | None = None) -> Any:
         """What became of each group, as a DataFrame: its key, rows, status, seconds, score, error.
@@ -183,13 +189,13 @@ class GroupModels(Mapping[Any, Any]):
             raise OptionError(f"unknown={unknown!r} is not known: it is {', '.join(UNKNOWN)}")
         if hasattr(new, "map_batches"):
             return new.map_batches(PredictGroups, init=(self, unknown), batch_format="arrow")
-        return self._predicted(without_dictionaries(as_table(new, "predict")), unknown)
+        return self._predicted(as_table(new, "predict"), unknown)
 
     def _predicted(self, table: Any, unknown: str) -> Any:
         import numpy as np
 
         check_columns([*self.by, *self.features], table.schema, "predict")
-        columns = key_columns(table, self.by)
+        columns = key_columns(without_dictionaries(table.select(list(self.by))), self.by)
         codes, firsts = numbered(columns, table.num_rows)
         keys = keys_of([column.take(firsts) for column in columns], len(firsts))
         rows_of: dict[Place | None, list[Any]] = {}
@@ -239,6 +245,7 @@ class GroupModels(Mapping[Any, Any]):
 
         Raises:
             OptionError: It is no such folder, or of a newer fourfold.
+            UnreadableInput: The index is damaged, or a part of it is gone.
         """
         about, levels = load(path)
         return cls(about["by"], about["features"], about["fallback"], levels)

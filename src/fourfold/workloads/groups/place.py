@@ -49,23 +49,49 @@ def rows_folder(folder: str | None, run: str | None, is_elsewhere: bool) -> Iter
 def _locked(path: Path) -> int:
     """Make the folder, or take it over from a call that was killed; returns what holds the lock."""
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        while (lock := _lock(path)) is None:
+            pass  # a call that sweeps was faster: what is locked is not there any more
     except OSError as error:
         raise OptionError(f"the folder for the rows of groups cannot be made: {path}: {error.strerror}") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise RunInUse(f"another call uses {path}, the rows of this run: wait until it has ended") from None
     for entry in path.iterdir():
         if entry.name != LOCK:
             entry.unlink()
     return lock
 
 
+def _lock(path: Path) -> int | None:
+    """Make the folder and lock it; None when it was removed meanwhile."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except FileNotFoundError:
+        return None
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if _is_at(lock, path / LOCK):
+                raise RunInUse(f"another call uses {path}, the rows of this run: wait until it has ended") from None
+        else:
+            if _is_at(lock, path / LOCK):
+                return lock
+    except BaseException:
+        os.close(lock)
+        raise
+    os.close(lock)
+    return None
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    """Whether this open file still is the one with that name."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
+    except FileNotFoundError:
+        return False
+
+
 def _sweep(parent: Path) -> None:
-    """Remove what calls on this machine have left that were killed."""
+    """Remove what calls on this machine have left that were killed. Who comes to one meanwhile finds that it is gone."""
     for path in parent.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):
             if os.lstat(path).st_uid != os.getuid():
@@ -73,6 +99,9 @@ def _sweep(parent: Path) -> None:
             lock = os.open(path / LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True)
+                if _is_at(lock, path / LOCK):
+                    private = path.with_name(f"{path.name}-{secrets.token_hex(8)}")
+                    os.rename(path, private)
+                    shutil.rmtree(private, ignore_errors=True)
             finally:
                 os.close(lock)

@@ -4,8 +4,9 @@ from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
+from fourfold.errors import UnreadableInput
 from fourfold.workloads.groups.keys import Key, key_columns, rows_of
-from fourfold.workloads.groups.shuffle import Buckets, Slices
+from fourfold.workloads.groups.shuffle import Buckets, Categories, Slices
 
 KEPT_BYTES = 64 << 20
 """Bytes of opened buckets that a worker keeps, besides the one that it is at. Smaller: buckets are opened again for groups of
@@ -56,20 +57,26 @@ class Columns(NamedTuple):
     Attributes:
         features, target, weight: Their names.
         nullable: Those with a null in any row of the dataset: they have the same dtype in all groups, as in one DataFrame.
+        categories: Of features that are columns of categories, which have all of them in each group.
     """
 
     features: tuple[str, ...]
     target: str | None
     weight: str | None
     nullable: frozenset[str] = frozenset()
+    categories: tuple[tuple[str, Categories], ...] = ()
 
     def examples(self, table: Any) -> Examples:
         """The rows of an Arrow table."""
         import numpy as np
+        import pandas as pd
 
         y = None if self.target is None else frame_of(table, (self.target,), self.nullable)[self.target].to_numpy()
         weight = None if self.weight is None else np.asarray(table.column(self.weight).to_numpy(), np.float64)
-        return Examples(frame_of(table, self.features, self.nullable), y, weight)
+        X = frame_of(table, self.features, self.nullable)
+        for name, values in self.categories:
+            X[name] = pd.Categorical(X[name], pd.Index(values))
+        return Examples(X, y, weight)
 
 
 def frame_of(table: Any, columns: Sequence[str], nullable: Collection[str]) -> Any:
@@ -101,7 +108,21 @@ class GroupRows:
         return GroupRows(self._buckets, self._pieces, self._columns)
 
     def of(self, group: Group) -> Examples:
-        """The rows of a group, in the order of the dataset."""
+        """The rows of a group, in the order of the dataset.
+
+        Raises:
+            UnreadableInput: Somebody has removed them; `.of_rows` is true.
+        """
+        try:
+            return self._of(group)
+        except FileNotFoundError as error:
+            raise UnreadableInput(
+                f"{self._buckets.folder}: rows that wait there for their fit are gone: has somebody removed temporary files? "
+                "Make the call again (with run=, in another folder), or name a folder for rows, folder=…",
+                of_rows=True,
+            ) from error
+
+    def _of(self, group: Group) -> Examples:
         if group.first == APART:
             return self._columns.examples(self._put_together(group))
         return self._bucket(len(group.key), group.bucket).part(group.first, group.first + group.n_rows)

@@ -10,7 +10,7 @@ A level is how many columns keys have: groups that others fall back on have fewe
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,11 +43,16 @@ class Spilled(NamedTuple):
         n_rows: It has so many.
         nullable: Columns with nulls in it.
         heavy: For each level, keys of which there are many rows: how many, and in which bucket.
+        categories: Of columns of categories: those.
     """
 
     n_rows: int
     nullable: frozenset[str]
     heavy: "dict[int, Heavy]"
+    categories: "dict[str, Categories]"
+
+
+Categories = tuple[Any, ...]
 
 
 Heavy = dict[Key, tuple[int, int]]
@@ -96,11 +101,12 @@ class Spill:
     def fold(self, piece: Piece, tables: Iterator[Any]) -> Spilled:
         """Go through all tables."""
         writers = {level: _Writer(self._buckets, level, piece.number) for level in self._buckets.levels}
-        n_rows, nullable = 0, set[str]()
+        n_rows, nullable, categories = 0, set[str](), dict[str, Categories]()
         try:
             for table in tables:
                 if not table.num_rows:
                     continue
+                categories = together([categories, categories_of(table)]) if n_rows else categories_of(table)
                 plain = without_dictionaries(table).combine_chunks()
                 n_rows += plain.num_rows
                 nullable |= {name for name in plain.column_names if plain.column(name).null_count}
@@ -111,7 +117,8 @@ class Spill:
         finally:
             for writer in writers.values():
                 writer.close()
-        return Spilled(n_rows, frozenset(nullable), {level: writer.heavy for level, writer in writers.items()})
+        heavy = {level: writer.heavy for level, writer in writers.items()}
+        return Spilled(n_rows, frozenset(nullable), heavy, categories)
 
 
 class _Writer:
@@ -171,6 +178,24 @@ class _Writer:
             self._writer.close()
             os.unlink(self._temporary)
             self._writer = None
+
+
+def categories_of(table: Any) -> dict[str, Categories]:
+    """Those of its columns of categories."""
+    import pyarrow as pa
+
+    found = {}
+    for field in table.schema:
+        if pa.types.is_dictionary(field.type):
+            every = (each for chunk in table.column(field.name).chunks for each in chunk.dictionary.to_pylist())
+            found[field.name] = tuple(each for each in dict.fromkeys(every) if each is not None)
+    return found
+
+
+def together(parts: Sequence[Mapping[str, Categories]]) -> dict[str, Categories]:
+    """All categories of each column, those of the first parts first. A column that has none in one part has none."""
+    names = [name for name in parts[0] if all(name in each for each in parts)] if parts else []
+    return {name: tuple(dict.fromkeys(value for each in parts for value in each[name])) for name in names}
 
 
 def without_dictionaries(table: Any) -> Any:

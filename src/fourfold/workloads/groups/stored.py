@@ -6,6 +6,7 @@ folder/
   LEVEL-N.models     pickles, one behind the other
 """
 
+import errno
 import json
 import os
 import secrets
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fourfold.data.commit import in_one_step
 from fourfold.errors import OptionError, UnreadableInput
 from fourfold.version import VERSION
 from fourfold.workloads.groups.levels import Level
@@ -55,7 +57,7 @@ class Stored:
 
 def save(about: Mapping[str, Any], levels: Mapping[int, Level], path: Any, overwrite: bool) -> None:
     """See `GroupModels.save`."""
-    to = Path(os.path.abspath(os.path.expanduser(path)))
+    to = Path(os.path.realpath(os.path.expanduser(path)))
     if os.path.lexists(to) and not overwrite:
         raise OptionError(f"{to} is there already: give another name, or overwrite=True")
     check_replaced(to)
@@ -66,10 +68,14 @@ def save(about: Mapping[str, Any], levels: Mapping[int, Level], path: Any, overw
         for level, each in levels.items():
             _write_level(new, level, each)
         _write(new / INDEX, [json.dumps({**about, "levels": [*levels], "format": FORMAT, **_versions()}, indent=1).encode()])
-        if to.exists():
+        if not to.exists():
+            os.rename(new, to)
+        elif not in_one_step(new, to):  # readers see the one before or the new one, where the system can do that
             os.rename(to, old)
-        os.rename(new, to)
+            os.rename(new, to)
     finally:
+        if not os.path.lexists(to) and old.exists():  # it ended between these two
+            os.rename(old, to)
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
@@ -158,8 +164,14 @@ def load(path: Any) -> tuple[dict[str, Any], dict[int, Level]]:
 def _read_level(folder: str, number: int, by: Sequence[str]) -> Level:
     import pyarrow as pa
 
-    with pa.memory_map(os.path.join(folder, f"{number}.arrow")) as source:
-        table = pa.ipc.open_file(source).read_all()
+    path = os.path.join(folder, f"{number}.arrow")
+    try:
+        with pa.memory_map(path) as source:
+            table = pa.ipc.open_file(source).read_all()
+    except OSError as error:
+        raise UnreadableInput(f"{path}: cannot be read: {os.strerror(error.errno or errno.EIO)}") from error
+    except pa.ArrowException as error:
+        raise UnreadableInput(f"{path}: is no whole index of models: was it copied whole? ({error})") from error
     keys = pa.table([table.column(f"key{at}") for at in range(len(by))], names=list(by))
     facts = {name: table.column(name).to_pylist() for name in _facts()}
     files, offsets, sizes = (table.column(name).to_pylist() for name in ("file", "offset", "size"))

@@ -40,6 +40,11 @@ def end(marks: set[int]) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
+def may_bear(pid: int, mark: int) -> bool:
+    """Whether a process bears the mark; also true where the system does not say."""
+    return not hasattr(resource, "prlimit") or _mark_of(pid) == mark
+
+
 def _pids() -> list[int]:
     if not hasattr(resource, "prlimit"):
         return []
