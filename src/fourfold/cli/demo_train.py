@@ -142,7 +142,12 @@ def _loop_over_carriers(train: Dataset) -> tuple[dict[str, Any], int]:
 
     rows = train.select([*FEATURES, "carrier", TARGET]).to_pandas(engine="serial")
     of_carriers = rows.groupby("carrier")
-    return {carrier: model_of_carrier().fit(each[list(FEATURES)], each[TARGET]) for carrier, each in of_carriers}, len(rows)
+    models = {
+        carrier: model_of_carrier().fit(each[list(FEATURES)], each[TARGET])
+        for carrier, each in of_carriers
+        if each[TARGET].nunique() > 1  # of a few flights, all may be late: there is nothing to tell apart
+    }
+    return models, len(rows)
 
 
 def differ(pairs: Sequence[tuple[Any, Any, pd.DataFrame]]) -> float:
