@@ -167,5 +167,5 @@ def test_one_class_is_refused() -> None:
 @pytest.mark.parametrize("class_weight", [None, "balanced"])
 def test_rows_that_all_have_weight_0_are_refused(class_weight: str | None) -> None:
     data = ff.scan(rows(n_rows=20).assign(w=0.0))
-    with pytest.raises(ValueError, match="all rows have weight 0: there is nothing to learn from"):
+    with pytest.raises(ValueError, match=r"Sample weights must contain at least one non-zero number\."):
         data.fit(LogisticRegression(class_weight=class_weight), target="y", features=NAMES, weight="w", engine="serial")

@@ -141,8 +141,13 @@ def _loop_over_carriers(train: Dataset) -> tuple[dict[str, Any], int]:
     from fourfold.cli.demo_flights import FEATURES, TARGET
 
     rows = train.select([*FEATURES, "carrier", TARGET]).to_pandas(engine="serial")
-    of_carriers = [(carrier, each) for carrier, each in rows.groupby("carrier") if each[TARGET].nunique() > 1]
-    return {carrier: model_of_carrier().fit(each[list(FEATURES)], each[TARGET]) for carrier, each in of_carriers}, len(rows)
+    of_carriers = rows.groupby("carrier")
+    models = {
+        carrier: model_of_carrier().fit(each[list(FEATURES)], each[TARGET])
+        for carrier, each in of_carriers
+        if each[TARGET].nunique() > 1  # of a few flights, all may be late: there is nothing to tell apart
+    }
+    return models, len(rows)
 
 
 def differ(pairs: Sequence[tuple[Any, Any, pd.DataFrame]]) -> float:
