@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pickle
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ import pyarrow as pa
 import pytest
 from groups import FEATURES, Mean, TwoClasses, one_thread, rows_of  # noqa: F401
 from sklearn.linear_model import Ridge
+from tables import small_pieces  # noqa: F401
 
 import fourfold as ff
 import fourfold.workloads.groups.stored as stored
 from fourfold.errors import OptionError, UnreadableInput
+
+Cut = Callable[[int, int], None]
 
 ROWS = rows_of(12, 600)
 GIVEN: dict[str, Any] = {"target": "y", "features": FEATURES, "engine": "serial"}
@@ -51,6 +55,26 @@ def test_a_dataset_gets_a_column_more(models: ff.GroupModels, engine: str) -> No
     known = new.shop < 12
     np.testing.assert_allclose(found.prediction[known], expected(models, new[known]), rtol=1e-12)  # batches have other rows
     assert found.prediction[~known].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [("yes", ["yes", None, "yes"]), (3, [3.0, None, 3.0]), ([1.0, 2.0], [[1.0, 2.0], None, [1.0, 2.0]])],
+)
+def test_a_batch_of_unknown_groups_alone_goes_together_with_others(
+    said: Any,
+    expected: list[Any],
+    small_pieces: Cut,  # noqa: F811
+) -> None:
+    class Says(Mean):
+        def predict(self, X: Any) -> Any:
+            return np.array([said] * len(X))
+
+    small_pieces(50, 1 << 30)
+    models = ff.scan(ROWS).fit_groups(Says(), by="shop", **GIVEN)
+    new = pd.DataFrame({"shop": [*models][:1] * 50 + [-1] * 50 + [*models][:1] * 50, "a": 0.0, "b": 0.0})
+    table = models.predict(ff.scan(new)).to_arrow(engine="serial")
+    assert table.column("prediction").to_pylist()[::50] == expected
 
 
 def test_rows_of_unknown_groups_are_null_or_an_error(models: ff.GroupModels) -> None:

@@ -306,6 +306,7 @@ class Dataset:
 
         Raises:
             OptionError: A column is not there, or an argument cannot be used; before anything runs.
+            UnreadableInput: Somebody has removed the rows that wait for their fits.
             Exception: What a row raised that a step before could not do: a group is fitted to all its rows, or not at all.
 
         Guarantees: rows of a group are in the order of the dataset, so models are the same for any number of workers and any

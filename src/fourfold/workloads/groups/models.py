@@ -14,7 +14,7 @@ import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fourfold.data.kinds import as_table
+from fourfold.data.kinds import as_column, as_table
 from fourfold.data.steps import check_columns
 from fourfold.errors import OptionError
 from fourfold.records import Failure, Report
@@ -262,7 +262,10 @@ class PredictGroups:
         import pyarrow as pa
 
         values = self._models.predict(table, self._unknown)
-        return table.append_column("prediction", pa.array(values, from_pandas=True))
+        column = pa.array(values, from_pandas=True) if values.ndim == 1 else as_column(values)
+        if column.null_count == len(column):  # of which type others are, this batch cannot know
+            column = pa.nulls(len(column))
+        return table.append_column("prediction", column)
 
 
 def _joined(parts: Sequence[tuple[Any, Any]], n_rows: int) -> Any:
