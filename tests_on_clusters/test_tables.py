@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from clusters import Cluster
 from sklearn.dummy import DummyRegressor
+from sklearn.linear_model import LinearRegression
+from sklearn.preprocessing import StandardScaler
 
 import fourfold as ff
 from fourfold.errors import InitFailed, UnreadableInput
@@ -51,6 +53,8 @@ METHODS: dict[str, Callable[[ff.Dataset, dict[str, Any]], Any]] = {
     "transform": lambda rows, there: rows.transform(scaler()).to_arrow(**there),
     "predict": lambda rows, there: rows.predict(tree(), method="predict_proba", keep=["id"]).to_arrow(**there),
     "split": lambda rows, there: [part.to_arrow(**there) for part in rows.split(0.3, seed=1)],
+    "fit": lambda rows, there: rows.fit(StandardScaler(), features=["x", "id"], **there).var_.tobytes(),
+    "fit_groups": lambda rows, there: models(rows, there),
     "sample": lambda rows, there: rows.sample(0.3, by="key").to_arrow(**there),
     "count": lambda rows, there: rows.filter([("x", "<", 0.5)]).count(**there),
     "describe": lambda rows, there: rows.describe("arrow", **there),
@@ -64,9 +68,14 @@ METHODS: dict[str, Callable[[ff.Dataset, dict[str, Any]], Any]] = {
 """What `docs/engines.md` says that datasets do on every engine."""
 
 
-def scaler() -> Any:
-    from sklearn.preprocessing import StandardScaler
+def models(rows: ff.Dataset, there: dict[str, Any]) -> dict[Any, bytes]:
+    """The coefficients of one model per key; rows wait in a folder that all workers see."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = rows.fit_groups(LinearRegression(), "key", "x", ["id"], folder=folder, **there)
+        return {key: found[key].coef_.tobytes() for key in found}
 
+
+def scaler() -> Any:
     return StandardScaler().fit(pd.DataFrame({"x": [0.0, 0.5, 1.0]}))
 
 
