@@ -81,8 +81,8 @@ def recipe_of(estimator: Any) -> Recipe:
     known_names = sorted({*OF_SKLEARN, *(cls.__name__ for cls in _of_users)})
     raise OptionError(
         f"there is no recipe that fits {name} from parts of the rows. There is one for {', '.join(known_names)}. Two ways on: "
-        "fit_groups(…, by=) fits one model per group with its own fit; and rows that fit into memory, to_pandas() has for its "
-        "own fit, with n_jobs=. ff.recipe adds a recipe of your own"
+        "one model per group, each by its own fit (fit_groups, with by=); and rows that fit into memory, to_pandas() has for "
+        "its own fit, with n_jobs=. ff.recipe adds a recipe of your own"
     )
 
 
