@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 from running import run_script, started
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 from tables import small_pieces
@@ -159,6 +160,17 @@ def test_the_names_and_the_number_of_columns_are_known_afterwards() -> None:
     assert fitted.n_features_in_ == expected.n_features_in_
     assert fitted.feature_names_in_.tolist() == expected.feature_names_in_.tolist()
     assert fitted.feature_names_in_.dtype == expected.feature_names_in_.dtype
+
+
+def test_a_table_of_polars_gives_its_names_too() -> None:
+    import polars as pl
+
+    table = pl.from_pandas(TABLE[["a", "b", "y"]])
+    fitted = ff.scan(table).fit(Ridge(), "y", engine="serial")
+    assert fitted.feature_names_in_.tolist() == ["a", "b"]
+    np.testing.assert_allclose(
+        fitted.predict(table[["a", "b"]]), Ridge().fit(TABLE[["a", "b"]], TABLE["y"]).predict(TABLE[["a", "b"]])
+    )
 
 
 @pytest.mark.parametrize("least", [np.inf, 1.5])

@@ -99,8 +99,8 @@ def _check_version(name: str) -> None:
     if found < LEAST_SKLEARN:
         least = ".".join(map(str, LEAST_SKLEARN))
         raise MissingExtra(
-            f"scikit-learn {sklearn.__version__} is installed, and {name} is fitted from parts of the rows as the fit of {least} "
-            f"and newer does it: pip install 'scikit-learn>={least}'. fit_groups takes it as it is"
+            f"scikit-learn {sklearn.__version__} is installed, and {name} is fitted from parts of the rows as the fit of "
+            f"{least} and newer does it: pip install 'scikit-learn>={least}'. fit_groups takes it as it is"
         )
 
 
