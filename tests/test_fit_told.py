@@ -61,6 +61,13 @@ def test_numbers_where_texts_are_taken_are_told() -> None:
         ff.scan(TABLE).fit(TfidfVectorizer(), features="a", engine="serial")
 
 
+def test_a_dataset_in_the_place_of_rows_in_memory_says_how_it_is_fitted() -> None:
+    with pytest.raises(
+        TypeError, match=r"X is a Dataset: it has a fit of its own, \.fit\(LogisticRegression\(…\), target=…\)"
+    ):
+        ff.LogisticRegression().fit(ff.scan(TABLE[["a"]]), TABLE["y"])
+
+
 PREP = ColumnTransformer([("scaled", StandardScaler(), ["b", "a"]), ("kept", "passthrough", ["c"])])
 
 
