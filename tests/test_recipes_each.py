@@ -81,7 +81,7 @@ CASES = [
         ),
         [*HOLES, "town", "sky"],
     ),
-    Each(CountVectorizer(min_df=2), "text"),
+    Each(CountVectorizer(), "text"),
     Each(FeatureUnion([("a", MinMaxScaler()), ("b", KBinsDiscretizer(3, strategy="uniform"))]), ["x", "far"]),
     Each(FunctionTransformer(np.negative, feature_names_out="one-to-one"), HOLES),
     Each(GaussianNB(), WHOLE, "kind", "weight"),

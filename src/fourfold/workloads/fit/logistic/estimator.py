@@ -106,8 +106,8 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self._validate_params()
         if type(X).__module__.partition(".")[0] == "fourfold":
             raise OptionTypeError(
-                f"fit takes rows in memory, and X is a {type(X).__name__}: it has a fit of its own, .fit(LogisticRegression(…), "
-                "target=…)"
+                f"fit takes rows in memory, and X is a {type(X).__name__}: it has a fit of its own, "
+                ".fit(LogisticRegression(…), target=…)"
             )
         n_threads = threads_of(self.n_jobs)
         X, y = validate_data(
