@@ -199,9 +199,9 @@ CASES = [
 
 def assert_same(found: Any, expected: Any, scale: float = 1.0, ignore: Sequence[str] = ()) -> None:
     """Two fitted estimators have the same attributes: their names, types, shapes and values."""
-    names = {name for name in vars(expected) if name.endswith("_") and not name.startswith("__")}
-    assert {name for name in vars(found) if name.endswith("_")} == names
-    for name in sorted(names - set(ignore)):
+    names = {name for name in vars(expected) if name.endswith("_") and not name.startswith("__")}.difference(ignore)
+    assert {name for name in vars(found) if name.endswith("_")}.difference(ignore) == names
+    for name in sorted(names) + (["steps"] if hasattr(expected, "steps") else []):
         _assert_same_value(name, getattr(found, name), getattr(expected, name), scale)
 
 
@@ -210,8 +210,10 @@ def _assert_same_value(name: str, found: Any, expected: Any, scale: float) -> No
         assert type(found) is type(expected), name
         assert_same(found, expected, scale)
         return
-    if isinstance(expected, list):
-        assert len(found) == len(expected), name
+    if isinstance(expected, list | tuple) or (
+        isinstance(expected, np.ndarray) and any(isinstance(each, np.ndarray) for each in expected)
+    ):
+        assert (type(found), len(found)) == (type(expected), len(expected)), name
         for one, other in zip(found, expected, strict=True):
             _assert_same_value(name, one, other, scale)
         return

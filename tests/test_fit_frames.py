@@ -12,11 +12,12 @@ from scipy.sparse import csr_matrix
 from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import Ridge
-from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardScaler, TargetEncoder
 
 import fourfold as ff
 from fourfold.data.frames import FrameFold, FramePass
-from fourfold.errors import OptionError
+from fourfold.data.steps import is_of_plan
+from fourfold.errors import OptionError, UnsupportedOption
 from fourfold.workloads.fit.contract import About, Fit, Pass, Rows
 from fourfold.workloads.fit.seen import Numbers
 from fourfold.workloads.frame import Frame
@@ -176,6 +177,28 @@ def test_what_cannot_be_fitted_is_refused_before_a_job_runs() -> None:
     assert kind.n_jobs == 0
     with pytest.raises(ValueError, match="there are no rows to fit"):
         Frame(kind, parted(1, TABLE.iloc[:0])).fit(MinMaxScaler())
+
+
+def test_a_fit_to_a_frame_takes_no_options_and_says_where_they_are_set() -> None:
+    kind = Here()
+    with pytest.raises(
+        UnsupportedOption, match=r"workers=, progress=: a fit to a list of tables takes no options.*the cluster"
+    ):
+        Frame(kind, parted()).fit(MinMaxScaler(), features=["a"], workers=2, progress=False)
+    assert kind.n_jobs == 0
+
+
+def test_an_encoder_alone_makes_no_folds_of_a_frame_either() -> None:
+    rows = pd.DataFrame({"word": ["a", "b", "a"], "y": [1.0, 2.0, 5.0]})
+    found = Frame(Here(), parted(2, rows)).fit(TargetEncoder(cv=5), "y")
+    np.testing.assert_allclose(found.encodings_, TargetEncoder().fit(rows[["word"]], rows["y"]).encodings_)
+
+
+def test_an_error_that_ended_a_fit_to_a_frame_is_as_any_other_afterwards() -> None:
+    rows = pd.DataFrame({"a": [1.0, 2.0], "y": ["x", "y"]})
+    with pytest.raises(ValueError, match="the target is to be numbers") as raised:
+        Frame(Here(), parted(1, rows)).fit(Ridge(), "y")
+    assert not is_of_plan(raised.value)
 
 
 def test_a_row_that_is_refused_is_shown() -> None:

@@ -10,12 +10,14 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 from running import is_in_time, run_script, started, until
 
 import fourfold as ff
+from fourfold.distribute.engines.on_ray import gang as ray_gang
 from fourfold.errors import (
     GangFailed,
     GangTimeout,
@@ -776,3 +778,44 @@ def test_ctrl_c_ends_the_command_with_130_and_nobody_is_left(tmp_path):
         ended = script.end()
     assert (ended.code, ended.survivors) == (130, [])
     assert ended.stderr == "fourfold: interrupted, and all ranks have ended\n"
+
+
+# ---- Ray, as far as it needs none ------------------------------------------------------------------------------------------
+
+
+class FakeRay:
+    """Answers at once, and notes for how long it was asked to wait for each way in which a rank has ended."""
+
+    class exceptions:
+        class RayError(Exception):
+            pass
+
+        class GetTimeoutError(RayError):
+            pass
+
+    def __init__(self):
+        self.waits = []
+
+    def get(self, ref, timeout):
+        if ref == "end":
+            self.waits.append(timeout)
+        return ref
+
+    def wait(self, refs, num_returns, timeout):
+        return refs[:1], refs[1:]
+
+
+class FakeActor:
+    """A rank that has ended when somebody looks."""
+
+    def __init__(self, state):
+        for method, answer in {"place": "here", "start": "done", "go": None, "wait": state, "end": "end"}.items():
+            setattr(self, method, SimpleNamespace(remote=lambda *_, answer=answer: answer))
+
+
+@pytest.mark.parametrize(("state", "limit_s"), [("done", ray_gang.VALUES_S), ("failed", ray_gang.END_S)])
+def test_values_of_ranks_that_ended_well_have_longer_to_travel_than_ends_of_those_that_are_stopped(state, limit_s):
+    ray = FakeRay()
+    assert ray_gang._Lead(ray, [FakeActor(state)], None).to_the_end() == ["end"]
+    assert ray.waits == [limit_s]
+    assert ray_gang.VALUES_S > 2 * ray_gang.END_S > 2 * crew.GRACE_S

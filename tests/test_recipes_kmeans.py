@@ -139,6 +139,20 @@ def test_centers_that_go_to_far_rows_at_the_last_step_count_as_in_its_own_fit() 
     same_fitted(fitted, alone, without=LEFT_OUT)
 
 
+@pytest.mark.parametrize("n_pieces", [1, 7])
+def test_several_centers_without_rows_come_to_the_same_places_as_in_its_own_fit(n_pieces: int, small_pieces: Cut) -> None:
+    """In whatever order: which of them goes to which row is arbitrary there."""
+    small_pieces(N_ROWS // n_pieces, 1 << 20)
+    frame = table().to_pandas()[["a", "b", "c"]]
+    model = KMeans(6, init=np.vstack([START, np.full((3, 3), 1e6)]))
+    alone, fitted = clone(model).fit(frame), ff.scan(frame).fit(clone(model), engine="serial")
+    assert fitted.n_iter_ == alone.n_iter_
+    assert fitted.inertia_ == pytest.approx(alone.inertia_, rel=1e-10)
+    ours, theirs = (np.array(sorted(each.cluster_centers_.tolist())) for each in (fitted, alone))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-10)
+    assert len(np.unique(fitted.predict(frame))) == 6
+
+
 def test_what_starts_are_drawn_by_has_the_same_bits_for_any_number_of_threads() -> None:
     draw = np.random.default_rng(0)
     X = draw.normal(size=(20_000, 10))

@@ -6,6 +6,7 @@ import itertools
 import os
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,21 +33,25 @@ def resume_command(
 ) -> None:
     """Go on with a run that was interrupted, failed or died: type its command again, in its folder.
 
-    What is recorded is not computed again. A run of a notebook or of an interactive session has no command: make
-    the same call there.
+    What is recorded is not computed again. RUN may be the folder of a fit, with all its passes. A run of a notebook or of an
+    interactive session has no command: make the same call there.
     """
     with one_line_errors(show_traceback):
         from fourfold.runs.story import open_run
         from fourfold.runs.upkeep import change
+        from fourfold.workloads.fit.recorded import passes_in
 
-        folder = open_run(run)
-        story = _idle(folder)
-        if story.state == "done" and not accept_changes:
+        passes = passes_in(Path(run))
+        folders = passes or [open_run(run)]
+        stories = [_idle(folder) for folder in folders]
+        story = replace(stories[0], folder=run)
+        if story.state == "done" and not passes and not accept_changes:
             raise OptionError(
                 f"{run} is done: there is nothing to go on with (`fourfold rerun {run} --failed` runs failed items)"
             )
         if accept_changes:
-            change(folder, accept_changes=True)
+            for folder in folders:
+                change(folder, accept_changes=True)
             say(f"{run}: what was recorded is kept, whatever has changed")
         _type_again(story)
 

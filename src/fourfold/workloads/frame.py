@@ -8,7 +8,7 @@ from fourfold.data.frames import SAMPLE_ROWS, FrameFold, FrameKind, FramePass, S
 from fourfold.data.kinds import as_kind, check_kind
 from fourfold.data.sparse import check_dense
 from fourfold.data.steps import Select, Step
-from fourfold.errors import OptionError
+from fourfold.errors import OptionError, UnsupportedOption
 from fourfold.workloads.describe import Describe, described
 from fourfold.workloads.fit.fitting import features_for
 from fourfold.workloads.fit.on_frames import fitted_to_frame
@@ -127,15 +127,25 @@ class Frame:
         target: str | None = None,
         features: Sequence[str] | None = None,
         weight: str | None = None,
+        **options: Any,
     ) -> Any:
         """As `Dataset.fit`: each pass over the rows is a job of the cluster, and only figures come here.
 
+        There are no options: the cluster says where its jobs run, how often it tries them, and what it shows of them.
+
         Raises:
+            UnsupportedOption: One is given.
             OptionError: There is no recipe for its class, or a column is not there; before anything runs.
             ValueError: The rows cannot be fitted to; or the partitions of the frame are others in each job.
 
         Guarantees: the same bits for the same partitions.
         """
+        if options:
+            given = ", ".join(f"{name}=" for name in options)
+            raise UnsupportedOption(
+                f"{given}: a fit to {self._kind.name} takes no options, for its jobs are those of the cluster. Set there what "
+                "it knows of such things; or write the frame into files, and scan these"
+            )
         chosen = self._for_fit(estimator, target, features, weight)
         return fitted_to_frame(
             self._kind, chosen._frame, chosen._before, chosen._steps, chosen.schema, estimator, target, features, weight

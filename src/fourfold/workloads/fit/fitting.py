@@ -1,7 +1,8 @@
 """`Dataset.fit`: an estimator is fitted to all rows, by its recipe, and is the one that its own `fit` would have made."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from contextlib import suppress
+from typing import Any, NamedTuple, Protocol
 
 from fourfold.data.plan import Plan
 from fourfold.data.sparse import sparse_columns
@@ -9,8 +10,9 @@ from fourfold.data.steps import Filter, Select, check_columns
 from fourfold.data.work import FailedRow
 from fourfold.errors import OptionError, OptionTypeError
 from fourfold.workloads.fit.checking import CheckTarget
-from fourfold.workloads.fit.contract import Trained, drive
+from fourfold.workloads.fit.contract import Pass, Trained, drive
 from fourfold.workloads.fit.passes import Passes
+from fourfold.workloads.fit.recorded import recorded, words_of
 from fourfold.workloads.fit.registry import check_fits, fit_with, recipe_of
 from fourfold.workloads.fit.seen import Features
 from fourfold.workloads.steps import names_of
@@ -49,13 +51,35 @@ def fitted(
     narrowed = plan.narrowed(of.columns)._replace(takes_sparse=True)
     if of.beside:
         narrowed = narrowed.with_step(CheckTarget(target, weight))
+    words = words_of(estimator, target, of.features, weight)
     passes = Passes(narrowed, of, options)
+    with recorded(passes.folder, words):
+        found = driven(estimator, of, schema, passes)
+    return Fitted(found, passes.n_rows, passes.failures)
+
+
+def driven(estimator: Any, of: Features, schema: Any, passes: "OverRows") -> Any:
+    """The estimator, fitted by its recipe with these passes, which are closed then."""
     is_alone = not any(hasattr(estimator, name) for name in ("steps", "transformers", "transformer_list"))
     try:
         ended = drive(fit_with(estimator, of.about(schema)._replace(is_alone=is_alone)), passes.run)
+    except Exception as error:
+        with suppress(AttributeError):  # a mark for the passes, which are over: an item that fits may fail like any other
+            BaseException.__delattr__(error, "is_of_plan")
+        raise
     finally:
         passes.close()
-    return Fitted(ended.estimator if isinstance(ended, Trained) else ended, passes.n_rows, passes.failures)
+    return ended.estimator if isinstance(ended, Trained) else ended
+
+
+class OverRows(Protocol):
+    """What goes over all rows, as often as a recipe wants."""
+
+    def run(self, passes: list[Pass]) -> list[Any]:
+        """Do these at once. Gives what each finished with."""
+
+    def close(self) -> None:
+        """Forget what was kept."""
 
 
 def features_for(
@@ -70,6 +94,15 @@ def features_for(
     chosen = _features(schema, target, features, weight)
     check_fits(estimator, target is not None, weight is not None)
     return Features(chosen, target, weight, is_text=_takes_texts(estimator, chosen))
+
+
+def _check_weight(field: Any) -> None:
+    """Refuse a column of which no value can be a weight."""
+    import pyarrow.types as types
+
+    kinds = types.is_integer, types.is_floating, types.is_decimal, types.is_boolean, types.is_null
+    if not any(is_kind(field.type) for is_kind in kinds):
+        raise OptionError(f"weight={field.name!r} is a column of {field.type}, and weights are numbers from 0 on")
 
 
 def _schema_of(plan: Plan) -> Any:
@@ -128,6 +161,8 @@ def _features(schema: Any, target: str | None, features: Sequence[str] | None, w
     if not chosen:
         raise OptionError("there is no column left to fit to: name at least one in features=")
     check_columns([*chosen, *(name for name in (target, weight) if name is not None)], schema, "fit")
+    if weight is not None:
+        _check_weight(schema.field(weight))
     sparse = sparse_columns([schema.field(name) for name in chosen])
     if sparse and len(sparse) < len(chosen):
         dense = next(name for name in chosen if name not in sparse)

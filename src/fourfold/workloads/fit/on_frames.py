@@ -12,11 +12,10 @@ from typing import Any
 from fourfold.data.frames import FrameFold, FrameKind, FramePass, Steps
 from fourfold.data.steps import Step
 from fourfold.workloads.fit.checking import CheckTarget
-from fourfold.workloads.fit.contract import Pass, Trained, drive
-from fourfold.workloads.fit.fitting import features_for
+from fourfold.workloads.fit.contract import Pass
+from fourfold.workloads.fit.fitting import driven, features_for
 from fourfold.workloads.fit.kept import Kept, name_in
 from fourfold.workloads.fit.passes import FoldKept, Gather, Part, Views, Wanted, finished
-from fourfold.workloads.fit.registry import fit_with
 from fourfold.workloads.fit.seen import Features
 
 
@@ -91,8 +90,4 @@ def fitted_to_frame(
     of = features_for(estimator, schema, target, features, weight)
     checked = (*steps, CheckTarget(target, weight)) if of.beside else tuple(steps)
     passes = FramePasses(kind, kind.settled(frame), FramePass(Steps.here(checked), before, schema), of)
-    try:
-        ended = drive(fit_with(estimator, of.about(schema)), passes.run)
-    finally:
-        passes.close()
-    return ended.estimator if isinstance(ended, Trained) else ended
+    return driven(estimator, of, schema, passes)

@@ -191,6 +191,7 @@ class Passes:
     """Looks at all rows, as often as a recipe wants.
 
     Attributes:
+        folder: Where all passes are recorded; None for nowhere.
         n_rows: How many there are, after the first pass.
         failures: Those that were left out, likewise.
 
@@ -202,11 +203,11 @@ class Passes:
 
     def __init__(self, plan: Plan, features: Features, options: Mapping[str, Any]) -> None:
         settings = resolve(options)
-        self._folder = _folder_of(settings)
+        self.folder = _folder_of(settings)
         self._leaves_out = settings.on_error != "raise"
         self._plan, self._features, self._options = plan, features, dict(options)
         self._pieces = list(plan.pieces())
-        self._kept = Kept(name_in(self._folder))
+        self._kept = Kept(name_in(self.folder))
         self._views = Views()
         self._counts: list[int] | None = None
         self._firsts: dict[int, int] | None = None
@@ -256,7 +257,7 @@ class Passes:
             with run.pieces_done() as done:
                 parts = {piece.number: each.value or Part(0, [EMPTY] * len(wanted.passes)) for piece, each in done}
         except (ValueError, TypeError) as error:
-            if not self._leaves_out:  # else rows that are left out would be blamed
+            if self._n_done or not self._leaves_out:  # else nobody knows yet which rows are left out
                 self._blame_a_row(wanted, error)
             raise
         if not self._n_done:
@@ -269,16 +270,21 @@ class Passes:
         if any(note.startswith("fourfold: row ") for note in getattr(error, "__notes__", [])):
             return
         plan = self._plan.with_step(CheckSeen(self._features, [each.seen for each in wanted.passes]))
-        run = Run(plan, Count(), {**self._options, "run": None, "progress": False}, "fit")
+        run = Run(plan, Count(), {**self._options, "run": None, "progress": False, "max_failures": None}, "fit")
         with run.pieces_done() as done:
             for _ in done:
                 pass
+        left_out = {(each.path, each.row) for each in self.failures}
+        for bad in run.failures:
+            if (bad.path, bad.row) not in left_out and bad.error is not None:
+                bad.error.add_note(f"fourfold: row {bad.row} of {bad.path}: {bad.shown}")
+                raise bad.error from None
 
     def _options_of(self, what: str) -> dict[str, Any]:
         """The options of the next pass."""
-        if self._folder is None:
+        if self.folder is None:
             return {**self._options, "run": None}
-        return {**self._options, "run": os.path.join(self._folder, f"pass-{self._n_done + 1}{what}")}
+        return {**self._options, "run": os.path.join(self.folder, f"pass-{self._n_done + 1}{what}")}
 
     def _count(self, parts: Mapping[int, Part]) -> None:
         counts = [parts[piece.number].n_rows for piece in self._pieces]

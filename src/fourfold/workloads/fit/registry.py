@@ -1,11 +1,12 @@
 """Which class of estimator has which recipe. A subclass has none of its own accord: its `fit` may do anything."""
 
+import re
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from inspect import signature
 from typing import Any
 
-from fourfold.errors import OptionError, OptionTypeError
+from fourfold.errors import MissingExtra, OptionError, OptionTypeError
 from fourfold.workloads.fit.contract import About, Fit, Recipe, Trained
 from fourfold.workloads.fit.recipes.checks import with_any_weight
 
@@ -39,6 +40,9 @@ OF_SKLEARN = {
 }
 """Classes of scikit-learn by name, and where the recipe is in `recipes/`: neither is imported before it is needed."""
 
+LEAST_SKLEARN = (1, 9)
+"""The oldest scikit-learn whose `fit` these recipes are equal to, as tests say. In 1.8 some take other rows and parameters."""
+
 _of_users: dict[type, Recipe] = {}
 
 
@@ -65,6 +69,7 @@ def recipe_of(estimator: Any) -> Recipe:
     """The recipe of an estimator's class.
 
     Raises:
+        MissingExtra: scikit-learn is older than its recipes.
         OptionError: It has none.
         OptionTypeError: It is no estimator.
     """
@@ -75,6 +80,7 @@ def recipe_of(estimator: Any) -> Recipe:
         return found
     name = type(estimator).__name__
     if is_of_sklearn(estimator, name) and name in OF_SKLEARN:
+        _check_version(name)
         module, _, function = OF_SKLEARN[name].partition(".")
         known: Recipe = getattr(import_module(f"fourfold.workloads.fit.recipes.{module}"), function)
         return known
@@ -84,6 +90,18 @@ def recipe_of(estimator: Any) -> Recipe:
         "one model per group, each by its own fit (fit_groups, with by=); and rows that fit into memory, to_pandas() has for "
         "its own fit, with n_jobs=. ff.recipe adds a recipe of your own"
     )
+
+
+def _check_version(name: str) -> None:
+    import sklearn
+
+    found = tuple(int(each) for each in re.findall(r"\d+", sklearn.__version__)[:2])
+    if found < LEAST_SKLEARN:
+        least = ".".join(map(str, LEAST_SKLEARN))
+        raise MissingExtra(
+            f"scikit-learn {sklearn.__version__} is installed, and {name} is fitted from parts of the rows as the fit of "
+            f"{least} and newer does it: pip install 'scikit-learn>={least}'. fit_groups takes it as it is"
+        )
 
 
 def check_fits(estimator: Any, has_target: bool, has_weight: bool) -> None:

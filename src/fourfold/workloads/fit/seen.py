@@ -73,12 +73,27 @@ def all_seen(rows: Rows, chains: Sequence[Sequence[Seen]]) -> Iterator[Rows]:
     done: dict[tuple[int, ...], Rows] = {(): rows}
     for chain in chains:
         key: tuple[int, ...] = ()
-        for step in chain:
+        for at, step in enumerate(chain):
             behind = (*key, id(step))
             if behind not in done:
-                done[behind] = step(done[key])
+                try:
+                    done[behind] = step(done[key])
+                except ValueError as error:
+                    raise _named(error, chain[:at]) from error.__cause__
             key = behind
         yield done[key]
+
+
+def _named(error: ValueError, before: Sequence[Seen]) -> ValueError:
+    """What Numbers raised, with the name that the last step before gives to the column, where it gives one."""
+    column = getattr(error, "column", None)
+    if column is None or not before or not isinstance(before[-1], ByTransform):
+        return error
+    try:
+        name = str(before[-1].fitted.get_feature_names_out()[column])
+    except Exception:  # what a transformer that somebody has written may raise; the number is enough
+        return error
+    return ValueError(str(error).replace(f"column number {column} ", f"column {name!r} ", 1))
 
 
 class Numbers:
@@ -99,7 +114,7 @@ class Numbers:
         values = X.data if hasattr(X, "tocsr") else X
         bad = ~np.isfinite(values) if not self.takes_nan else np.isinf(values)
         if bad.any():
-            raise ValueError(_complaint(X, bad, names))
+            raise _complaint(X, bad, names)
         return rows._replace(X=X)
 
 
@@ -117,7 +132,7 @@ def _floats(X: Any) -> Any:
         raise
 
 
-def _complaint(X: Any, bad: Any, names: Any) -> str:
+def _complaint(X: Any, bad: Any, names: Any) -> ValueError:
     import numpy as np
 
     if hasattr(X, "tocsr"):
@@ -130,4 +145,7 @@ def _complaint(X: Any, bad: Any, names: Any) -> str:
     column = repr(names[at]) if names is not None else f"number {at}"
     where = f" in row {row} of the batch" if X.shape[0] > 1 else ""  # of one alone, who asks knows which it is
     said = "Input X contains NaN" if np.isnan(value) else "Input X contains infinity"
-    return f"{said}: column {column} is {value}{where}, and this estimator takes finite numbers"
+    error = ValueError(f"{said}: column {column} is {value}{where}, and this estimator takes finite numbers")
+    if names is None:
+        vars(error)["column"] = at  # which may have a name all the same: see _named
+    return error

@@ -26,6 +26,10 @@ interrupt: an actor does one thing at a time."""
 END_S = 10.0
 """Seconds in which ranks that are stopped must say how they have ended: they have five until they are killed."""
 
+VALUES_S = 120.0
+"""Seconds in which the values of ranks that have all ended well must be here. Shorter: one of some gigabytes, such as a large
+network, is lost where the net is slow. Longer: a machine that is gone just then is waited for. Not measured."""
+
 
 def check(machines: list[dict[str, float]] | None, wants: Mapping[str, float], size: int) -> None:
     """Refuse a gang that this cluster can never hold."""
@@ -92,18 +96,20 @@ class _Lead:
 
     def to_the_end(self) -> list[tuple[Any, ...]]:
         places = self._all("place")
-        if "failed" not in self._all("start", places):
+        is_well = "failed" not in self._all("start", places)
+        if is_well:
             self._all("go")
-            self._watch()
+            is_well = self._watch()
         refs = [actor.end.remote() for actor in self._actors]
-        return [self._get(ref, rank, END_S) for rank, ref in enumerate(refs)]
+        limit_s = VALUES_S if is_well else END_S
+        return [self._get(ref, rank, limit_s) for rank, ref in enumerate(refs)]
 
     def _all(self, method: str, *arguments: Any) -> list[Any]:
         refs = [getattr(actor, method).remote(*arguments) for actor in self._actors]
         return [self._get(ref, rank, START_S) for rank, ref in enumerate(refs)]
 
-    def _watch(self) -> None:
-        """Wait until all have ended, or one has failed."""
+    def _watch(self) -> bool:
+        """Wait until all have ended, or one has failed; whether they are all well."""
         running = {actor.wait.remote(WATCH_S): rank for rank, actor in enumerate(self._actors)}
         while running:
             self._look_at_the_time(len(running))
@@ -112,9 +118,10 @@ class _Lead:
                 rank = running.pop(ref)
                 state = self._get(ref, rank, START_S)
                 if state == "failed":
-                    return
+                    return False
                 if state == "runs":
                     running[self._actors[rank].wait.remote(WATCH_S)] = rank
+        return True
 
     def _look_at_the_time(self, n_left: int) -> None:
         if self._deadline is not None and time.monotonic() >= self._deadline:

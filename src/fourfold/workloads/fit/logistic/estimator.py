@@ -11,6 +11,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from fourfold.errors import OptionTypeError
 from fourfold.workloads.fit.contract import About, Fit, drive
 from fourfold.workloads.fit.logistic.memory import Memory, threads_of
 from fourfold.workloads.fit.logistic.training import Optimum, Problem, spark_stop, train
@@ -103,6 +104,11 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             ValueError: X has a NaN or an infinite number, a weight is negative, or there is only one class.
         """
         self._validate_params()
+        if type(X).__module__.partition(".")[0] == "fourfold":
+            raise OptionTypeError(
+                f"fit takes rows in memory, and X is a {type(X).__name__}: it has a fit of its own, "
+                ".fit(LogisticRegression(…), target=…)"
+            )
         n_threads = threads_of(self.n_jobs)
         X, y = validate_data(
             self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], order=None, ensure_all_finite=False

@@ -95,7 +95,10 @@ def numbers_of(y: Any) -> Any:
     """
     import numpy as np
 
-    y = np.asarray(y, np.float64)
+    try:
+        y = np.asarray(y, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the target is to be numbers, and this one is not: {error}. Labels are for a classifier") from None
     if not np.isfinite(y).all():
         raise ValueError(f"Input y contains {'NaN' if np.isnan(y).any() else 'infinity'}.")
     return y

@@ -25,13 +25,22 @@ class Terms:
         analyze = self.vectorizer.build_analyzer()
         for text in rows.X:
             own: dict[Any, int] = {}
-            for term in analyze(text):
+            for term in self._terms_of(text, analyze):
                 own[term] = own.get(term, 0) + 1
             for term, times in own.items():
                 if self.known is None or term in self.known:
                     n_texts, n_times = terms.get(term, (0, 0))
                     terms[term] = (n_texts + 1, n_times + times)
         return terms, rows.n_rows
+
+    def _terms_of(self, text: Any, analyze: Any) -> Any:
+        try:
+            return analyze(text)
+        except AttributeError as error:
+            if isinstance(text, str | bytes):
+                raise
+            name = type(self.vectorizer).__name__
+            raise TypeError(f"{name} takes texts, and this value is none: {text!r} ({error})") from None
 
     def combine(self, left: Counted, right: Counted) -> Counted:
         """Of both: the terms of the left come first."""
