@@ -25,8 +25,9 @@ from sklearn.preprocessing import StandardScaler
 from tables import small_pieces  # noqa: F401
 
 import fourfold as ff
+import fourfold.workloads.groups.merge as merge
 import fourfold.workloads.groups.place as place
-import fourfold.workloads.groups.shuffle as shuffle
+import fourfold.workloads.groups.spill as spill
 from fourfold.errors import OptionError, OptionTypeError, RunInUse, TooManyFailures, UnreadableInput
 
 Cut = Callable[[int, int], None]
@@ -142,8 +143,8 @@ def test_a_group_that_is_much_larger_than_a_bucket_is_put_together_by_who_fits_i
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     small_pieces(300, 1 << 30)
-    monkeypatch.setattr(shuffle, "HUGE_ROWS", 500)
-    monkeypatch.setattr(shuffle, "HEAVY_ROWS", 16)
+    monkeypatch.setattr(merge, "HUGE_ROWS", 500)
+    monkeypatch.setattr(spill, "HEAVY_ROWS", 16)
     rows = rows_of(40, 3000)
     rows.loc[rows.index % 2 == 0, "shop"] = 7
     rows.loc[rows.index % 2 == 0, "town"] = "town 7"
@@ -151,13 +152,13 @@ def test_a_group_that_is_much_larger_than_a_bucket_is_put_together_by_who_fits_i
     expected = loop(Ridge(), rows, ["shop", "town"])
     ds = ff.scan(rows)
     merged = []
-    usual = shuffle.Merge.__call__
+    usual = merge.Merge.__call__
 
     def noting(self: Any, bucket: Any) -> Any:
         merged.append(bucket)
         return usual(self, bucket)
 
-    monkeypatch.setattr(shuffle.Merge, "__call__", noting)
+    monkeypatch.setattr(merge.Merge, "__call__", noting)
     models = ds.fit_groups(Ridge(), by=["shop", "town"], target="y", features=FEATURES, engine="serial")
     assert {key for bucket in merged for key in bucket.without} == {(7, "town 7"), (7, None)}
     assert len(models) == len(expected)

@@ -54,6 +54,11 @@ class OnSpark:
         found = _without_dots(frame).mapInArrow(_folding(fold), PARTS).toArrow()
         return _parts_of(found)
 
+    def engine(self, frame: Any) -> Any:
+        from fourfold.engines import Spark
+
+        return Spark(session=frame.sparkSession)
+
     def known(self, frame: Any, fold: FrameFold, n_partitions: int) -> list[bytes]:
         numbers = frame.sparkSession.range(0, n_partitions, 1, n_partitions)
         return _parts_of(numbers.mapInArrow(_knowing(fold), PARTS).toArrow())
@@ -212,6 +217,14 @@ class OnDask:
         parts = [call(folding, number, part) for number, part in enumerate(frame.to_delayed())]
         return list(compute(*parts))  # type: ignore[no-untyped-call]
 
+    def engine(self, frame: Any) -> Any:
+        from dask.base import get_scheduler
+
+        from fourfold.engines import Dask
+
+        client = getattr(get_scheduler(collections=[frame]), "__self__", None)  # type: ignore[no-untyped-call]
+        return "auto" if client is None else Dask(client=client)  # without a client Dask runs in this process
+
     def known(self, frame: Any, fold: FrameFold, n_partitions: int) -> list[bytes]:
         return []
 
@@ -293,6 +306,11 @@ class OnRay:
         run, folding = ray.remote(_fold_block), ray.put(fold)
         found: list[bytes] = ray.get([run.remote(folding, number, block) for number, block in enumerate(blocks)])
         return found
+
+    def engine(self, frame: Any) -> Any:
+        from fourfold.engines import Ray
+
+        return Ray()
 
     def known(self, frame: Any, fold: FrameFold, n_partitions: int) -> list[bytes]:
         return []

@@ -257,5 +257,8 @@ class FrameKind(Protocol):
     def gather(self, frame: Any, fold: FrameFold) -> list[bytes]:
         """What `fold` makes of each partition, in the order of partitions: this runs a job."""
 
+    def engine(self, frame: Any) -> Any:
+        """What runs calls where the frame lives: an `engine=`."""
+
     def known(self, frame: Any, fold: FrameFold, n_partitions: int) -> list[bytes]:
         """What machines of the cluster know of partitions without their rows, b"" of others; none where rows cost no job."""

@@ -14,8 +14,10 @@ from fourfold.errors import OptionError, UnwritableValue
 from fourfold.options import OnError, Options
 from fourfold.workloads.describe import Describe, described
 from fourfold.workloads.fit.fitting import fitted as fitted_to
-from fourfold.workloads.groups.fitting import asked_for, fit_groups
+from fourfold.workloads.groups.asked import asked_for, check_estimator
+from fourfold.workloads.groups.fitting import fit_groups
 from fourfold.workloads.groups.models import GroupModels
+from fourfold.workloads.groups.sources import OfDataset
 from fourfold.workloads.steps import batch_rows, drawn, filtered, mapped, predicted, selected, transformed
 
 if TYPE_CHECKING:
@@ -312,8 +314,10 @@ class Dataset:
         Guarantees: rows of a group are in the order of the dataset, so models are the same for any number of workers and any
             engine, and those of a loop. `ff.rng()` in a fit depends on the key and `seed=` only.
         """
-        asked = asked_for(self._plan, by, target, features, weight, min_rows, fallback, on_error)
-        return fit_groups(self._plan, estimator, asked, score, folder, options)
+        asked = asked_for(self._plan.schema(), by, target, features, weight, min_rows, fallback, on_error)
+        check_estimator(estimator)
+        source = OfDataset(self._plan.narrowed(asked.names), {**options, "on_error": on_error})
+        return fit_groups(source, estimator, asked, score, folder)
 
     # ---- results -----------------------------------------------------------------------------------------------------
 

@@ -9,9 +9,14 @@ from fourfold.data.kinds import as_kind, check_kind
 from fourfold.data.sparse import check_dense
 from fourfold.data.steps import Select, Step
 from fourfold.errors import OptionError, UnsupportedOption
+from fourfold.options import OnError
 from fourfold.workloads.describe import Describe, described
 from fourfold.workloads.fit.fitting import features_for
 from fourfold.workloads.fit.on_frames import fitted_to_frame
+from fourfold.workloads.groups.asked import asked_for, check_estimator, check_known
+from fourfold.workloads.groups.fitting import fit_groups
+from fourfold.workloads.groups.models import GroupModels
+from fourfold.workloads.groups.sources import OfFrame
 from fourfold.workloads.steps import drawn, filtered, mapped, predicted, selected, transformed
 
 
@@ -155,6 +160,41 @@ class Frame:
         """The same rows without columns that nobody looks at, where the cluster can leave them out."""
         select = Select(features_for(estimator, self.schema, target, features, weight).columns)
         return self if self._reads_only(select) is None else self._narrowed(select, select.schema(self.schema))
+
+    def fit_groups(
+        self,
+        estimator: Any,
+        by: str | Sequence[str],
+        target: str | None = None,
+        features: Sequence[str] | None = None,
+        weight: str | None = None,
+        *,
+        min_rows: int = 1,
+        fallback: str | None = None,
+        score: Any = None,
+        folder: str | None = None,
+        on_error: OnError = "collect",
+        **options: Any,
+    ) -> GroupModels:
+        """As `Dataset.fit_groups`: one job brings rows to files, and groups are fitted on the same cluster.
+
+        All its machines must see `folder`, where rows wait for their fits. None is enough only where the frame lives in this
+        process, as one of Dask without a client does. `timeout` is for each group, not for the job; `engine` and `run` are not
+        for frames.
+
+        Raises:
+            OptionError: As there; or a machine of the cluster does not see the folder.
+            Exception: What the cluster makes of an error of a row.
+
+        Guarantees: the same models for the same partitions. Rows of a group are in the order of these, and in theirs.
+        """
+        asked = asked_for(self.schema, by, target, features, weight, min_rows, fallback, on_error)
+        check_estimator(estimator)
+        check_known(asked.by, self.schema)
+        chosen = self._with(Select(tuple(asked.names)))
+        run = FramePass(Steps.here(chosen._steps), chosen._before, chosen.schema)
+        source = OfFrame(self._kind, chosen._frame, run, {**options, "on_error": on_error})
+        return fit_groups(source, estimator, asked, score, folder)
 
     def describe(self, batch_format: str = "pandas") -> Any:
         """As `Dataset.describe`, by one job of the cluster."""

@@ -22,7 +22,7 @@ from fourfold.workloads.groups.keys import Key, canonical, key_columns, keys_of,
 from fourfold.workloads.groups.levels import Level
 from fourfold.workloads.groups.one import OK
 from fourfold.workloads.groups.rows import frame_of
-from fourfold.workloads.groups.shuffle import without_dictionaries
+from fourfold.workloads.groups.spill import without_dictionaries
 from fourfold.workloads.groups.stored import load, save
 
 FALLBACKS = ("parent", "global", None)

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from fourfold.errors import UnreadableInput
 from fourfold.workloads.groups.keys import Key, key_columns, rows_of
-from fourfold.workloads.groups.shuffle import Buckets, Categories, Slices
+from fourfold.workloads.groups.merge import Pieces, Slices
+from fourfold.workloads.groups.spill import Buckets, Categories
 
 KEPT_BYTES = 64 << 20
 """Bytes of opened buckets that a worker keeps, besides the one that it is at. Smaller: buckets are opened again for groups of
@@ -95,12 +96,12 @@ class GroupRows:
 
     Args:
         buckets: Where they are.
-        pieces: The numbers of pieces that have rows.
+        pieces: What was spilled.
         columns: Which columns are what.
     """
 
-    def __init__(self, buckets: Buckets, pieces: Sequence[int], columns: Columns) -> None:
-        self._buckets, self._pieces, self._columns = buckets, tuple(pieces), columns
+    def __init__(self, buckets: Buckets, pieces: Pieces, columns: Columns) -> None:
+        self._buckets, self._pieces, self._columns = buckets, pieces, columns
         self._opened: OrderedDict[tuple[int, int], Examples] = OrderedDict()
 
     def of_one_worker(self) -> "GroupRows":
