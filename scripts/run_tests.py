@@ -34,8 +34,8 @@ SHARES = {
     f"{HERE} l-q": ("--ignore-glob=tests/test_[!l-q]*",),
 }
 """The tests of this Python cost as much as those of three kinds of clusters. So they are parts of about the same length, by
-the letters that their files begin with; what the package itself has is in the last one. None of these words is a path: what was
-late is added to them to run again, and all in that path would, too."""
+the letters that their files begin with; what the package itself has is in the last one. None of these words is a path: what
+was late is added to them to run again, and all in that path would, too."""
 
 TORCH = "torch"
 TORCH_VERSION = "torch==2.13.0"
@@ -114,9 +114,9 @@ enough."""
 
 DIFFERENT = ("errors", "exit", "fingerprint", "forward", "imports", "pickling", "processes", "segments", "shield", "threads")
 """Test files about what Python itself does, and does differently from version to version: how it pickles, compiles, imports,
-starts and ends processes, and hears signals. Another Python runs each case of theirs. The oldest and the newest run one case
-of each other test: all code runs there once, and what one more case would say is not about Python. What both of them do, one
-that is between them does, too."""
+starts and ends processes, and hears signals. The oldest and the newest Python run each case of theirs, and one case of each
+other test: all code runs there once, and what one more case would say is not about Python. What both of them do, one that is
+between them does, too: it runs one case of each test of these files."""
 
 SCALE_NAME = "FOURFOLD_TIME_SCALE"
 
@@ -212,10 +212,9 @@ def parts_of(name: str) -> Iterator[Part]:
 
 def tests_of(version: str) -> list[str]:
     """The words for pytest by which another Python gets its tests. All those of a file are `--ignore`: see SHARES."""
-    cases = f"--one-case-but-of={','.join(DIFFERENT)}"
     if is_between(version):
-        return [cases, "--ignore=src", *(f"--ignore={path}" for path in other_files(DIFFERENT))]
-    return [cases, *(f"--ignore=tests/test_{each}.py" for each in ALIKE)]
+        return ["--one-case-but-of=", "--ignore=src", *(f"--ignore={path}" for path in other_files(DIFFERENT))]
+    return [f"--one-case-but-of={','.join(DIFFERENT)}", *(f"--ignore=tests/test_{each}.py" for each in ALIKE)]
 
 
 def is_between(version: str) -> bool:

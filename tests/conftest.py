@@ -75,6 +75,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         run_only(config, items, one_case_each(items, whole.split(",")))
 
 
+def pytest_collection_finish() -> None:
+    """What was imported stays: to look through it for garbage again and again, and in each fork, costs more than many tests do."""
+    gc.collect()
+    gc.freeze()
+
+
 def run_only(config: pytest.Config, items: list[pytest.Item], wanted: list[pytest.Item]) -> None:
     kept = {*wanted}
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
@@ -146,6 +152,29 @@ def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     leaks = settled(before.leaks)
     if leaks:
         pytest.fail("the test leaves behind:\n  " + "\n  ".join(leaks), pytrace=False)
+
+
+@pytest.fixture(scope="module")
+def workers_of_tables() -> Iterator[None]:
+    """Workers of this file are forks of a process that has imported pandas and scikit-learn: else each new one does, for seconds.
+
+    Who has started the pool before decides what its workers begin with, as long as some of them are there.
+    """
+    import fourfold as ff
+    from fourfold.distribute.engines.on_processes.pool import POOL
+
+    POOL.close()
+    ff.map(_speak_of_tables, [0], engine="processes", workers=1)
+    yield
+    POOL.close()
+
+
+def _speak_of_tables(x: int) -> int:
+    import pandas
+    import sklearn.linear_model
+    import sklearn.preprocessing
+
+    return x + bool(pandas) + bool(sklearn)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -29,6 +29,8 @@ import fourfold.workloads.groups.place as place
 import fourfold.workloads.groups.shuffle as shuffle
 from fourfold.errors import OptionError, OptionTypeError, RunInUse, TooManyFailures, UnreadableInput
 
+pytestmark = pytest.mark.usefixtures("workers_of_tables")
+
 Cut = Callable[[int, int], None]
 
 
