@@ -10,6 +10,8 @@ What a part needs is installed before it in its lane, where it is missing: an en
 "prepare", which any Python of 3.11 or newer can run, all of that is installed beside `make check`, and nothing is tested.
 """
 
+import collections
+import contextlib
 import itertools
 import json
 import os
@@ -25,13 +27,15 @@ from beside import Lanes, Part
 ROOT = Path(__file__).parents[1]
 
 HERE = "here"
-HALVES = {
-    f"{HERE} a-k": ("--ignore=src", "--ignore-glob=tests/test_[!a-k]*"),
-    f"{HERE} l-z": ("--ignore-glob=tests/test_[a-k]*",),
+SHARES = {
+    f"{HERE} r-z": ("--ignore=src", "--ignore-glob=tests/test_[!r-z]*"),
+    f"{HERE} f-k": ("--ignore=src", "--ignore-glob=tests/test_[!f-k]*"),
+    f"{HERE} a-e": ("--ignore=src", "--ignore-glob=tests/test_[!a-e]*"),
+    f"{HERE} l-q": ("--ignore-glob=tests/test_[!l-q]*",),
 }
-"""The tests of this Python cost as much as those of three kinds of clusters. So they are two parts of about the same length,
-by the letters that their files begin with; what the package itself has is in the second one. None of these words is a path:
-what was late is added to them to run again, and all in that path would, too."""
+"""The tests of this Python cost as much as those of three kinds of clusters. So they are parts of about the same length, by
+the letters that their files begin with; what the package itself has is in the last one. None of these words is a path: what
+was late is added to them to run again, and all in that path would, too."""
 
 TORCH = "torch"
 TORCH_VERSION = "torch==2.13.0"
@@ -48,7 +52,11 @@ SPARKS = (
     "spark-local-cluster:machine_that,gpu",
     "spark-connect-cluster:machine_that",
 )
+OF_SEVERAL = SPARKS[2:]
 OTHER_CLUSTERS = ("ray-two", "dask-processes")
+
+N_LANES = 5
+"""More than cores, as a part often waits for something. Fewer: cores wait, too. More: more tests are late. Not measured."""
 
 ALIKE = (
     *("beside", "contracts", "crashes", "demo", "docs", "each_write", "fault_matrix", "faults", "house", "kept", "kills"),
@@ -106,9 +114,9 @@ enough."""
 
 DIFFERENT = ("errors", "exit", "fingerprint", "forward", "imports", "pickling", "processes", "segments", "shield", "threads")
 """Test files about what Python itself does, and does differently from version to version: how it pickles, compiles, imports,
-starts and ends processes, and hears signals. Another Python runs each case of theirs. The oldest and the newest run one case
-of each other test: all code runs there once, and what one more case would say is not about Python. What both of them do, one
-that is between them does, too."""
+starts and ends processes, and hears signals. The oldest and the newest Python run each case of theirs, and one case of each
+other test: all code runs there once, and what one more case would say is not about Python. What both of them do, one that is
+between them does, too: it runs one case of each test of these files."""
 
 SCALE_NAME = "FOURFOLD_TIME_SCALE"
 
@@ -144,37 +152,39 @@ def preparations() -> list[Iterable[Part]]:
     return [[Part("check", ["make", "--no-print-directory", "check"])], environments, java()]
 
 
-def all_lanes() -> list[list[str]]:
-    """All parts, in lanes of about the same length, and more of them than cores: a part often waits for something.
+def lanes_of(names: Sequence[str]) -> list[Iterable[str]]:
+    """These parts, each in a lane of its own, but those of Spark in one; without names, all parts.
 
-    What is long comes first in its lane. Clusters of several Java processes are in one lane: they need the most memory. The
-    halves of this Python take the longest, so other Pythons are in lanes of clusters: the newest, which runs more, in the
-    shortest one.
+    Then a lane takes what waits when it has ended what it had, so that all end at about the same time. Clusters of several
+    Java processes are in one lane: they need the most memory.
     """
-    ray, dask = OTHER_CLUSTERS
-    spark, connect, *of_several = SPARKS
-    shortest, short, middle = [dask, *of_several], [spark], [ray, connect, TORCH]
-    for lane, version in zip((shortest, short, middle), reversed(other_versions()), strict=False):
-        lane.append(version)
-    return [short, middle, shortest, *([half] for half in HALVES)]
-
-
-def lanes_of(names: Sequence[str]) -> list[list[str]]:
-    """These parts, each in a lane of its own, but those of Spark in one; without names, all parts."""
     if not names:
-        return all_lanes()
-    names = [part for name in names for part in (HALVES if name == HERE else [name])]
+        waiting = collections.deque(each for each in all_parts() if each not in OF_SEVERAL)
+        first = itertools.chain(OF_SEVERAL, taken_from(waiting))
+        return [first, *(taken_from(waiting) for _ in range(N_LANES - 1))]
+    names = [part for name in names for part in (SHARES if name == HERE else [name])]
     sparks = [name for name in names if is_spark(name)]
     return [*([sparks] if sparks else []), *([name] for name in names if not is_spark(name))]
 
 
-def lane(names: Sequence[str]) -> Iterator[Part]:
+def all_parts() -> list[str]:
+    """All parts, the longest first: what is short fills the end."""
+    ray, dask = OTHER_CLUSTERS
+    spark, connect, *of_several = SPARKS
+    return [*of_several, spark, *SHARES, ray, connect, dask, *reversed(other_versions()), TORCH]
+
+
+def taken_from(waiting: "collections.deque[str]") -> Iterator[str]:
+    """What waits, until others have taken it."""
+    with contextlib.suppress(IndexError):
+        while True:
+            yield waiting.popleft()
+
+
+def lane(names: Iterable[str]) -> Iterator[Part]:
     """The parts with these names, each behind what it needs; a word about it when that cannot be had."""
-    for is_on_spark, group in itertools.groupby(names, is_spark):
-        for name in group if not is_on_spark else ():
-            yield from parts_of(name)
-        if is_on_spark:
-            yield from parts_on_spark([*group])
+    for name in names:
+        yield from parts_on_spark(name) if is_spark(name) else parts_of(name)
 
 
 def is_spark(name: str) -> bool:
@@ -185,8 +195,8 @@ def parts_of(name: str) -> Iterator[Part]:
     """The part with this name. Another Python gets its environment first; it is named and left out when it is not here."""
     if name == TORCH:
         yield from parts_with_torch()
-    elif name in HALVES:
-        yield pytest_of(name, ".venv", "-m", "not alone", *HALVES[name])
+    elif name in SHARES:
+        yield pytest_of(name, ".venv", "-m", "not alone", *SHARES[name])
     elif name in VERSIONS:
         found = [*environment_of(name)]
         if not found:
@@ -201,11 +211,10 @@ def parts_of(name: str) -> Iterator[Part]:
 
 
 def tests_of(version: str) -> list[str]:
-    """The words for pytest by which another Python gets its tests. All those of a file are `--ignore`: see HALVES."""
-    cases = f"--one-case-but-of={','.join(DIFFERENT)}"
+    """The words for pytest by which another Python gets its tests. All those of a file are `--ignore`: see SHARES."""
     if is_between(version):
-        return [cases, "--ignore=src", *(f"--ignore={path}" for path in other_files(DIFFERENT))]
-    return [cases, *(f"--ignore=tests/test_{each}.py" for each in ALIKE)]
+        return ["--one-case-but-of=", "--ignore=src", *(f"--ignore={path}" for path in other_files(DIFFERENT))]
+    return [f"--one-case-but-of={','.join(DIFFERENT)}", *(f"--ignore=tests/test_{each}.py" for each in ALIKE)]
 
 
 def is_between(version: str) -> bool:
@@ -264,14 +273,13 @@ def ready(version: str) -> Path:
     return Path(f".venv-{version}/.test-ready")
 
 
-def parts_on_spark(kinds: Sequence[str]) -> Iterator[Part]:
-    """The parts of Spark, behind Java."""
+def parts_on_spark(kind: str) -> Iterator[Part]:
+    """The part of this kind of Spark, behind Java."""
     yield from java()
-    for kind in kinds:
-        if is_java_here():
-            yield from parts_of(kind)
-        else:
-            print(f"{kind}: SKIPPED, there is no Java (Debian: apt-get install openjdk-17-jre-headless)")
+    if is_java_here():
+        yield from parts_of(kind)
+    else:
+        print(f"{kind}: SKIPPED, there is no Java (Debian: apt-get install openjdk-17-jre-headless)")
 
 
 def java() -> Iterator[Part]:

@@ -6,6 +6,7 @@ fails, too; in company it has longer, and is noted: it runs again, alone, with t
 
 import faulthandler
 import gc
+import math
 import os
 import shutil
 import signal
@@ -33,6 +34,10 @@ WATCHDOG_S = 150.0
 """Seconds of one test until stacks are dumped and all ends. Longer than pytest's own timeout, which says more but needs the
 main thread to listen: C code that never returns does not."""
 
+SHARED_S = 20.0
+"""Seconds for which a watchdog that was set is that of the tests that begin meanwhile, too, which so have up to that much longer: it
+has two threads, and to set one anew costs more than most tests do."""
+
 ASK_AHEAD_S = 5.0
 """Seconds before that in which workers are asked where they are: the end itself is in C, and knows nothing of workers."""
 
@@ -42,9 +47,9 @@ OWN_LOAD = 3
 COLLECTED = pytest.StashKey[list[pytest.Item]]()
 """All tests of the files that pytest was given."""
 
-_stderr = pytest.StashKey[int]()
 _state = pytest.StashKey[str]()
 _notes = pytest.StashKey[Notes]()
+_watchdog = pytest.StashKey["Watchdog"]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -70,6 +75,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         run_only(config, items, one_case_each(items, whole.split(",")))
 
 
+def pytest_collection_finish() -> None:
+    """What was imported stays: to look through it for garbage again and again, and in each fork, costs more than many tests do."""
+    gc.collect()
+    gc.freeze()
+
+
 def run_only(config: pytest.Config, items: list[pytest.Item], wanted: list[pytest.Item]) -> None:
     kept = {*wanted}
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
@@ -82,7 +93,7 @@ def pytest_configure(config: pytest.Config) -> None:
     assert sys.__stderr__ is not None
     config.stash[_notes] = Notes()
     config.pluginmanager.register(config.stash[_notes])
-    config.stash[_stderr] = os.dup(sys.__stderr__.fileno())
+    config.stash[_watchdog] = Watchdog(os.dup(sys.__stderr__.fileno()))
     # The key that seals recorded runs: tests and the scripts that they start have one of their own.
     config.stash[_state] = os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="state-")
     os.environ.pop("FOURFOLD_KEY", None)
@@ -96,24 +107,74 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
+    config.stash[_watchdog].end()
     shutil.rmtree(config.stash[_state], ignore_errors=True)
     shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
 
 
+class Watchdog:
+    """Ends all when a test hangs, with the stacks of all threads and workers.
+
+    Args:
+        fd: Where the stacks are written.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._set_at = -math.inf
+        self._asker: threading.Timer | None = None
+
+    def attend(self) -> None:
+        """A test begins."""
+        if time.monotonic() - self._set_at < SHARED_S:
+            return
+        self.end()
+        self._set_at = time.monotonic()
+        patience_s = WATCHDOG_S + SHARED_S
+        faulthandler.dump_traceback_later(patience_s, exit=True, file=self._fd)
+        self._asker = threading.Timer(patience_s - ASK_AHEAD_S, write_stacks_of_workers, [self._fd])
+        self._asker.daemon = True
+        self._asker.start()
+
+    def end(self) -> None:
+        """No test runs any more."""
+        faulthandler.cancel_dump_traceback_later()
+        if self._asker is not None:
+            self._asker.cancel()
+            self._asker.join()
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
-    faulthandler.dump_traceback_later(WATCHDOG_S, exit=True, file=request.config.stash[_stderr])
-    asker = threading.Timer(WATCHDOG_S - ASK_AHEAD_S, write_stacks_of_workers, [request.config.stash[_stderr]])
-    asker.daemon = True
-    asker.start()
+    request.config.stash[_watchdog].attend()
     before = Holdings.now()
     yield
-    asker.cancel()
-    asker.join()
     leaks = settled(before.leaks)
-    faulthandler.cancel_dump_traceback_later()
     if leaks:
         pytest.fail("the test leaves behind:\n  " + "\n  ".join(leaks), pytrace=False)
+
+
+@pytest.fixture(scope="module")
+def workers_of_tables() -> Iterator[None]:
+    """Workers of this file are forks of a process that has imported pandas and scikit-learn: else each new one does, for seconds.
+
+    Who has started the pool before decides what its workers begin with, as long as some of them are there.
+    """
+    import fourfold as ff
+    from fourfold.distribute.engines.on_processes.pool import POOL
+
+    POOL.close()
+    ff.map(_speak_of_tables, [0], engine="processes", workers=1)
+    yield
+    POOL.close()
+
+
+def _speak_of_tables(x: int) -> int:
+    import pandas
+    import sklearn.linear_model
+    import sklearn.preprocessing
+
+    return x + bool(pandas) + bool(sklearn)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -8,6 +8,8 @@ tests that start it: in test_interrupts.py and test_progress.py, and one that co
 """
 
 import contextlib
+import gc
+import importlib
 import io
 import json
 import os
@@ -16,7 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +54,9 @@ def fourfold(
 
 
 @contextlib.contextmanager
-def served() -> Iterator[None]:
-    """Commands are forked in this block."""
-    server = Server()
+def served(*modules: str) -> Iterator[None]:
+    """Commands are forked in this block, from a process that has imported these modules, too: libraries of tables take seconds."""
+    server = Server(modules)
     _servers.append(server)
     try:
         yield
@@ -66,11 +68,11 @@ def served() -> Iterator[None]:
 class Server:
     """The process whose forks are commands."""
 
-    def __init__(self) -> None:
+    def __init__(self, modules: Sequence[str]) -> None:
         self.settings = _settings(dict(os.environ))
         self._end, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            command = [sys.executable, __file__, str(theirs.fileno())]
+            command = [sys.executable, __file__, str(theirs.fileno()), *modules]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
 
     def run(self, words: tuple[str, ...], stdin: str, folder: str, environment: dict[str, str]) -> Any:
@@ -124,12 +126,15 @@ def _settings(environment: dict[str, str]) -> dict[str, str]:
 NO_CACHE = "PYTHONDONTWRITEBYTECODE"
 
 
-def _serve(end: socket.socket) -> None:
+def _serve(end: socket.socket, modules: Sequence[str]) -> None:
     """Fork a command for each order until nobody can send one any more."""
     from fourfold.cli import app
 
     with contextlib.suppress(SystemExit), contextlib.redirect_stderr(io.StringIO()):
         app(["runs", "/no/such/folder"])  # imports what is imported by any command
+    for module in modules:
+        importlib.import_module(module)
+    gc.freeze()  # to look for garbage among these at its end a command would copy them all: that took longer than short commands
     while True:
         order, fds, _, _ = socket.recv_fds(end, 1 << 20, 3)
         if not order:
@@ -160,4 +165,4 @@ def _become(fds: list[int], words: list[str], folder: str, environment: dict[str
 
 
 if __name__ == "__main__":
-    _serve(socket.socket(fileno=int(sys.argv[1])))
+    _serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])

@@ -149,8 +149,8 @@ def test_spark_is_left_out_by_name_where_there_is_no_java(
 ) -> None:
     monkeypatch.setattr(run_tests, "is_java_here", lambda: False)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    (only,) = run_tests.lane(["spark", "spark-connect", "here a-k"])
-    assert only.name == "here a-k"
+    (only,) = run_tests.lane(["spark", "spark-connect", "here a-e"])
+    assert only.name == "here a-e"
     out = capsys.readouterr().out
     assert "spark: SKIPPED, there is no Java" in out
     assert "spark-connect: SKIPPED, there is no Java" in out
@@ -183,12 +183,24 @@ def test_what_lanes_need_is_installed_beside_the_check(monkeypatch: pytest.Monke
 
 
 def test_all_parts_are_in_some_lane_once_and_those_of_spark_that_are_asked_for_in_one() -> None:
-    lanes = run_tests.all_lanes()
+    lanes = run_tests.lanes_of([])
     names = [name for lane in lanes for name in lane]
+    assert len(lanes) == run_tests.N_LANES
     assert sorted(names) == sorted(
-        [run_tests.TORCH, *run_tests.HALVES, *run_tests.other_versions(), *run_tests.SPARKS, *run_tests.OTHER_CLUSTERS]
+        [run_tests.TORCH, *run_tests.SHARES, *run_tests.other_versions(), *run_tests.SPARKS, *run_tests.OTHER_CLUSTERS]
     )
     assert run_tests.lanes_of(["3.12", "spark", "ray", "spark-connect"]) == [["spark", "spark-connect"], ["3.12"], ["ray"]]
+
+
+def test_a_lane_that_has_ended_what_it_had_takes_what_waits() -> None:
+    first, second, *others = map(iter, run_tests.lanes_of([]))
+    of_several, waiting = [*run_tests.OF_SEVERAL], [part for part in run_tests.all_parts() if part not in run_tests.OF_SEVERAL]
+    begun = [next(second), *(next(lane) for lane in others)]
+    assert begun == waiting[: len(begun)]
+    assert [next(first) for _ in of_several] == of_several
+    assert [next(second), next(first), next(second)] == waiting[len(begun) :][:3]
+    assert [*first] == waiting[len(begun) + 3 :]
+    assert [*second] == []
 
 
 LATE = """
@@ -341,17 +353,16 @@ def test_what_was_said_in_company_is_kept_until_the_next_run(
     assert not again.KEPT.exists()
 
 
-def test_each_test_of_this_python_is_in_one_of_two_parts() -> None:
-    assert run_tests.lanes_of(["here", "3.12"]) == [["here a-k"], ["here l-z"], ["3.12"]]
-    words = [word for words in run_tests.HALVES.values() for word in words]
+def test_each_test_of_this_python_is_in_one_part() -> None:
+    assert run_tests.lanes_of(["here", "3.12"]) == [[share] for share in [*run_tests.SHARES, "3.12"]]
+    words = [word for words in run_tests.SHARES.values() for word in words]
     assert [word for word in words if not word.startswith("--ignore")] == [], (
         "with a path, it would all run again with what was late"
     )
     ignored = [word.rpartition("/")[2] for word in words if "=tests/" in word]
     for path in Path(__file__).parent.glob("test_*.py"):
-        assert [fnmatch.fnmatch(path.name, glob) for glob in ignored].count(True) == 1, path.name
-    first, second = run_tests.HALVES.values()
-    assert ("--ignore=src" in first, "--ignore=src" in second) == (True, False)
+        assert [fnmatch.fnmatch(path.name, glob) for glob in ignored].count(False) == 1, path.name
+    assert ["--ignore=src" in share for share in run_tests.SHARES.values()].count(False) == 1
 
 
 def test_the_words_of_a_kind_of_cluster_choose_what_is_about_its_machines() -> None:

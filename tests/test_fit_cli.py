@@ -3,12 +3,13 @@
 import os
 import pickle
 import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import joblib
 import numpy as np
 import pandas as pd
+import prompt
 import pytest
 from sklearn.preprocessing import MinMaxScaler
 
@@ -17,9 +18,14 @@ import fourfold as ff
 TABLE = pd.DataFrame({"a": np.arange(50.0), "b": np.arange(50.0) % 7, "t": 1.0})
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _prompt() -> Iterator[None]:
+    with prompt.served("pyarrow.parquet", "sklearn.linear_model", "fourfold.workloads.fit.fitting"):
+        yield
+
+
 def fourfold(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "fourfold", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=100)
+    return prompt.fourfold(*arguments, cwd=folder)
 
 
 @pytest.fixture

@@ -30,6 +30,8 @@ import fourfold.workloads.groups.place as place
 import fourfold.workloads.groups.spill as spill
 from fourfold.errors import OptionError, OptionTypeError, RunInUse, TooManyFailures, UnreadableInput
 
+pytestmark = pytest.mark.usefixtures("workers_of_tables")
+
 Cut = Callable[[int, int], None]
 
 

@@ -19,7 +19,7 @@ from fourfold.cli.head import _n_that_fit
 
 @pytest.fixture(autouse=True, scope="module")
 def _prompt() -> Iterator[None]:
-    with prompt.served():
+    with prompt.served("pyarrow.parquet", "sklearn.tree"):
         yield
 
 

@@ -169,7 +169,9 @@ class RayOfTwoMachines(Cluster):
         from ray.cluster_utils import Cluster as RayCluster
 
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        head = {"num_cpus": 1, "num_gpus": 1, "include_dashboard": False}
+        # Neither scaled nor read about, and workers stay that are there: to start one takes seconds with what tests import.
+        head = {"num_cpus": 1, "num_gpus": 1, "include_dashboard": False, "no_monitor": True, "include_log_monitor": False}
+        head["_system_config"] = {"num_workers_soft_limit": 8, "idle_worker_killing_time_threshold_ms": 600_000}
         self.ray = RayCluster(initialize_head=True, head_node_args=head)
         self.second = self.ray.add_node(num_cpus=1, num_gpus=1)
         ray.init(address=self.ray.address, log_to_driver=False, configure_logging=False)
