@@ -37,6 +37,7 @@ _WHERE = {
     "imap": "compose",
     "launch": "patterns.gang",
     "map": "compose",
+    "optimize": "workloads.tune.optimizing",
     "recipe": "workloads.fit.registry",
     "reduce": "compose",
     "rng": "execute.current",
@@ -61,6 +62,7 @@ __all__ = [
     "imap",
     "launch",
     "map",
+    "optimize",
     "recipe",
     "reduce",
     "rng",
@@ -84,6 +86,7 @@ if TYPE_CHECKING:
     from fourfold.workloads.fit.registry import recipe
     from fourfold.workloads.groups.models import GroupModels
     from fourfold.workloads.scan import scan
+    from fourfold.workloads.tune.optimizing import optimize
 
 
 def __getattr__(name: str) -> Any:
