@@ -330,6 +330,12 @@ class Desk:
             self._told.clear()
             return found
 
+    @property
+    def running(self) -> list[int]:
+        """The numbers of trials that workers have now."""
+        with self._lock:
+            return [n for n, each in self.open.items() if each.ticket is not None and each.end is None and not each.is_paused]
+
     def newly_ended(self) -> list["Ended"]:
         """What has ended or paused since the last time, told or not."""
         with self._lock:

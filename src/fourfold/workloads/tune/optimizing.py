@@ -207,7 +207,7 @@ class _Optimizing:
         if record is not None and ended:
             for each in ended:
                 record.keep(each, self._way)
-            record.beat()
+            record.beat(desk.running)
         for trial in desk.told():
             _log(self._study, trial)
             with asked(self._study):

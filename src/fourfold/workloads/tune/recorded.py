@@ -22,7 +22,13 @@ from fourfold.workloads.tune import states
 from fourfold.workloads.tune.desk import Desk, End, Ended
 from fourfold.workloads.tune.proposing import Way
 
+KIND = "optimize"
+"""Of a run of trials."""
+
 PAUSED = "paused"
+
+RUNNING = "running_trials"
+"""What the journal calls the numbers of trials that ran when it was written last."""
 
 Kept = dict[str, Any]
 """What is recorded of a trial: builtins only."""
@@ -53,7 +59,12 @@ class RecordedTrials:
             "sampler": type(study.sampler).__name__,
             "pruner": type(study.pruner).__name__,
         }
-        subject = Subject(name, "optimize", parts, {**parts, **beside}, {}, repeatable=True, failures_stand=True)
+        shown = {
+            "direction": ", ".join(each.name.lower() for each in study.directions),
+            "sampler": type(study.sampler).__name__,
+            "pruner": type(study.pruner).__name__,
+        }
+        subject = Subject(name, KIND, parts, {**parts, **beside}, shown, repeatable=True, failures_stand=True)
         self.path = path
         self._recording = Recording(path, subject, Carriage(dump, dump_by_name, load, pickled, unpickled))
         self._recording.begin()
@@ -78,6 +89,8 @@ class RecordedTrials:
 
         Of a batch that has not ended whole, those that have are told with the others.
         """
+        if n_trials is not None:
+            self._recording.tell_total(max(0, n_trials - self._first))
         found: dict[int, Kept] = dict(self._recording.values_so_far())
         if not found:
             return
@@ -116,8 +129,9 @@ class RecordedTrials:
         }
         self._recording.add(trial.number, [kept])
 
-    def beat(self) -> None:
-        """What is recorded outlives this process."""
+    def beat(self, running: list[int]) -> None:
+        """What is recorded outlives this process. `running`: the trials that run now."""
+        self._recording.journal.tell(**{RUNNING: running})
         self._recording.beat(True)
 
     def close(self, state: str) -> None:
