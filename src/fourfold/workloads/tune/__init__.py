@@ -1,0 +1,4 @@
+"""Tuning: trials as items.
+
+asha.py    `ff.ASHA`, `ff.Hyperband`        rungs.py    ... what they decide: pure
+"""
