@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING, Any
 from fourfold.version import VERSION as __version__
 
 _WHERE = {
+    "ASHA": "workloads.tune.asha",
     "Dataset": "workloads.dataset",
     "Failure": "records",
     "FourfoldError": "errors",
     "GroupModels": "workloads.groups.models",
+    "Hyperband": "workloads.tune.asha",
     "LogisticRegression": "workloads.fit.logistic.estimator",
     "Options": "options",
     "Report": "records",
@@ -45,10 +47,12 @@ _WHERE = {
 }
 
 __all__ = [
+    "ASHA",
     "Dataset",
     "Failure",
     "FourfoldError",
     "GroupModels",
+    "Hyperband",
     "LogisticRegression",
     "Options",
     "Report",
@@ -84,6 +88,7 @@ if TYPE_CHECKING:
     from fourfold.workloads.fit.registry import recipe
     from fourfold.workloads.groups.models import GroupModels
     from fourfold.workloads.scan import scan
+    from fourfold.workloads.tune.asha import ASHA, Hyperband
 
 
 def __getattr__(name: str) -> Any:
