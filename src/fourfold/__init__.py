@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING, Any
 from fourfold.version import VERSION as __version__
 
 _WHERE = {
+    "ASHA": "workloads.tune.asha",
     "Dataset": "workloads.dataset",
     "Failure": "records",
     "FourfoldError": "errors",
     "GroupModels": "workloads.groups.models",
+    "Hyperband": "workloads.tune.asha",
     "LogisticRegression": "workloads.fit.logistic.estimator",
     "Options": "options",
     "Report": "records",
@@ -37,6 +39,7 @@ _WHERE = {
     "imap": "compose",
     "launch": "patterns.gang",
     "map": "compose",
+    "optimize": "workloads.tune.optimizing",
     "recipe": "workloads.fit.registry",
     "reduce": "compose",
     "rng": "execute.current",
@@ -45,10 +48,12 @@ _WHERE = {
 }
 
 __all__ = [
+    "ASHA",
     "Dataset",
     "Failure",
     "FourfoldError",
     "GroupModels",
+    "Hyperband",
     "LogisticRegression",
     "Options",
     "Report",
@@ -61,6 +66,7 @@ __all__ = [
     "imap",
     "launch",
     "map",
+    "optimize",
     "recipe",
     "reduce",
     "rng",
@@ -84,6 +90,8 @@ if TYPE_CHECKING:
     from fourfold.workloads.fit.registry import recipe
     from fourfold.workloads.groups.models import GroupModels
     from fourfold.workloads.scan import scan
+    from fourfold.workloads.tune.asha import ASHA, Hyperband
+    from fourfold.workloads.tune.optimizing import optimize
 
 
 def __getattr__(name: str) -> Any:

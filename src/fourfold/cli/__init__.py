@@ -3,6 +3,7 @@
     map.py         fourfold map MODULE:FUNCTION INPUT… -o OUT
     head.py        fourfold head, describe INPUT…   predict.py  fourfold predict MODEL INPUT… -o OUT
     fit.py         fourfold fit MODULE:ESTIMATOR INPUT… -o MODEL
+    tune.py        fourfold tune MODULE:OBJECTIVE --n-trials N; fourfold tune MODULE:ESTIMATOR --space MODULE:SPACE INPUT…
     launch.py      fourfold launch SCRIPT.py|MODULE:FUNCTION --world-size N
     runs.py        fourfold runs [FOLDER]        show.py    fourfold show RUN
     resume.py      fourfold resume RUN, fourfold rerun RUN --failed
@@ -48,6 +49,7 @@ from fourfold.cli.runs import runs_command
 from fourfold.cli.show import show_command
 from fourfold.cli.status import status_command
 from fourfold.cli.trust import trust_command
+from fourfold.cli.tune import tune_command
 from fourfold.cli.typed import begin
 
 RETRY_S = 0.01
@@ -69,6 +71,7 @@ app.command("head")(head_command)
 app.command("describe")(describe_command)
 app.command("fit")(fit_command)
 app.command("predict")(predict_command)
+app.command("tune")(tune_command)
 app.command("launch", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(launch_command)
 app.command("runs")(runs_command)
 app.command("show")(show_command)

@@ -232,6 +232,18 @@ class Recording:
         self.journal.add_failure(failed)
         return failed
 
+    def values_so_far(self) -> Iterator[tuple[int, Any]]:
+        """All recorded items that have a value, by their indices, in order.
+
+        Raises:
+            JournalCorrupt: The journal is damaged.
+        """
+        first = 0
+        while rows := [row for row in self.journal.done_from(first) if row.first >= first]:
+            for row in rows:
+                yield from enumerate(self.recall.values(row), row.first)
+            first = rows[-1].first + rows[-1].n_items
+
     def passed(self) -> Iterator[Done | FailedItem]:
         """What the source has gone past since the last time: items with recorded values, or recorded failures."""
         while self._passed:

@@ -44,7 +44,7 @@ ID_BYTES = 16
 NAME_BYTES = 6
 """Of a key's name. Fewer: two keys may have the same. More: longer to read."""
 
-VALUES, ITEM, ERROR, FUNCTION, COMMAND = range(5)
+VALUES, ITEM, ERROR, FUNCTION, COMMAND, CHECKPOINT = range(6)
 """What a seal is for. Without it an item, whose bytes may come from anywhere, could stand where an exception is expected."""
 
 _WAY_ON = f"set {VARIABLE} to a long secret text, the same wherever these runs are used"

@@ -12,7 +12,7 @@ from typing import Any
 from fourfold.errors import JournalError, OptionError
 from fourfold.records import Parcel
 from fourfold.runs.place import JOURNAL, PROGRAM, holder_of, is_held
-from fourfold.runs.seal import COMMAND, FUNCTION, ITEM, Key, Seals, changed, command_of, is_right, seals_of
+from fourfold.runs.seal import COMMAND, FUNCTION, ITEM, VALUES, Key, Seals, changed, command_of, is_right, seals_of
 from fourfold.runs.tables import WHERE, FailedItem, check_version, reading
 from fourfold.runs.values import Where, read_parcel
 
@@ -175,6 +175,27 @@ def read_item(folder: Path, value: int, key: Key, what: str) -> Parcel:
     return read_parcel(folder, where, seals.begin(ITEM, value), what)
 
 
+def read_values(folder: Path, key: Key) -> Iterator[tuple[int, Parcel]]:
+    """Read the parcels of items with values, as bytes, each with the index of its first item, in order.
+
+    Somebody else may be writing the run: what is recorded so far is read.
+
+    Raises:
+        JournalError: The journal cannot be read.
+        JournalCorrupt: A parcel is not what was written.
+        UntrustedRun: It is not what was recorded with this key.
+    """
+    with _sealed(folder, key) as found:
+        if found is None:
+            return
+        database, _, seals = found
+        rows = database.execute("select first, n_items, value from done order by first").fetchall()
+        for first, n_items, value in rows:
+            where = Where(*database.execute(WHERE, (value,)).fetchone())
+            what = f"the values of items {first} to {first + n_items - 1}"
+            yield first, read_parcel(folder, where, seals.begin(VALUES, value), what)
+
+
 def read_program(folder: Path, key: Key) -> bytes:
     """Read the function of a run, as bytes.
 
@@ -194,6 +215,17 @@ def read_program(folder: Path, key: Key) -> bytes:
         if found is None or not is_right(found[1].get("program_seal"), found[2].of(FUNCTION, data)):
             raise changed(path, "the function of the run")
     return data
+
+
+def facts_of(folder: Path) -> dict[str, Any]:
+    """What the driver has told of a run, by name.
+
+    Raises:
+        JournalError: It cannot be read.
+    """
+    with reading(folder) as database:
+        rows = database.execute("select name, value from run") if database else ()
+        return {name: json.loads(text) for name, text in rows}
 
 
 def events_of(folder: Path) -> list[tuple[float, str, dict[str, Any]]]:

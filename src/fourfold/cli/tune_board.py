@@ -1,0 +1,197 @@
+"""What is shown of trials: how many there are of each state, the best, and what went wrong. Live, or at the end."""
+
+from __future__ import annotations
+
+import bisect
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from fourfold.cli.exits import printable, say
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from fourfold.workloads.tune.told import Told
+
+N_SHOWN = 10
+"""Trials that are shown, of all. More: the reader scrolls."""
+
+LINE_EVERY_S = 5.0
+"""Seconds between two lines where there is no terminal, as for items."""
+
+MESSAGE_CHARS = 200
+
+STATES = ("complete", "pruned", "paused", "failed", "crashed", "out of memory", "timed out", "invalid", "unfinished")
+"""In the order in which they are told."""
+
+WITHOUT_VALUE = STATES[3:]
+
+
+class Board:
+    """Trials so far, of which only the best are kept.
+
+    Args:
+        directions: "minimize" or "maximize", for each value.
+        total: How many trials there will be; None when nobody knows.
+
+    Attributes:
+        n_of: How many trials there are of each state.
+        best: The best trials, the best first; with several directions, those that no other trial beats in all of them.
+    """
+
+    def __init__(self, directions: Sequence[str], total: int | None = None) -> None:
+        self._signs = [-1.0 if each.lower() == "maximize" else 1.0 for each in directions]
+        self.total = total
+        self.n_of: Counter[str] = Counter()
+        self.best: list[Told] = []
+        self._first: dict[str, Told] = {}
+
+    def add(self, trial: Told) -> None:
+        """One trial more."""
+        self.n_of[trial.state] += 1
+        if trial.state == "complete":
+            self._place(trial)
+        elif trial.state in WITHOUT_VALUE:
+            self._first.setdefault(trial.state, trial)
+
+    def _place(self, trial: Told) -> None:
+        if len(self._signs) == 1:
+            bisect.insort(self.best, trial, key=lambda each: (self._losses(each), each.number))
+            del self.best[N_SHOWN:]
+        elif not any(self._beats(other, trial) for other in self.best):
+            self.best = [*(other for other in self.best if not self._beats(trial, other)), trial]
+
+    def _losses(self, trial: Told) -> list[float]:
+        return [sign * value for sign, value in zip(self._signs, trial.values or (), strict=True)]
+
+    def _beats(self, one: Told, other: Told) -> bool:
+        ours, theirs = self._losses(one), self._losses(other)
+        return ours != theirs and all(a <= b for a, b in zip(ours, theirs, strict=True))
+
+    @property
+    def n_without_value(self) -> int:
+        """Trials that failed in one way or another."""
+        return sum(self.n_of[state] for state in WITHOUT_VALUE)
+
+    def counted(self) -> str:
+        """How far it is, as in "37 of 200 trials: 30 complete, 7 pruned"."""
+        n_trials = sum(self.n_of.values())
+        text = f"{n_trials:,} of {self.total:,} trials" if self.total is not None else f"{n_trials:,} trials"
+        each = [f"{self.n_of[state]:,} {state}" for state in STATES if self.n_of[state]]
+        return f"{text}: {', '.join(each)}" if each else text
+
+    def line(self) -> str:
+        """How far it is, and the best."""
+        if not self.best:
+            return self.counted()
+        first = self.best[0]
+        best = f"best {values_of(first)} (trial {first.number})" if len(self._signs) == 1 else f"{len(self.best)} are best"
+        return f"{self.counted()}; {best}"
+
+    def tell_failures(self) -> None:
+        """Say what went wrong, by state."""
+        for state, first in self._first.items():
+            error = printable(" ".join(first.error.split())[:MESSAGE_CHARS])
+            which = "the first is trial" if self.n_of[state] > 1 else "trial"
+            say(f"{self.n_of[state]:,} {state}; {which} {first.number} with {params_of(first) or 'no parameters'}: {error}")
+
+    def table(self) -> Table:
+        """The best trials."""
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for heading in ("trial", "value" if len(self._signs) == 1 else "values"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column("parameters", overflow="fold")
+        for each in self.best[:N_SHOWN]:
+            table.add_row(str(each.number), values_of(each), Text(params_of(each)))
+        return table
+
+    def print(self) -> None:
+        """Print the best trials on stdout."""
+        from rich.console import Console
+
+        if not self.best:
+            return
+        console = Console(highlight=False)
+        if console.is_terminal:
+            console.print(self.table())
+        else:  # a pipe has no width, and wants no blanks to the end of it
+            console.width = 1 << 20
+            with console.capture() as text:
+                console.print(self.table())
+            print("\n".join(line.rstrip() for line in text.get().splitlines()))
+        if len(self.best) > N_SHOWN:
+            print(f"and {len(self.best) - N_SHOWN:,} more that no other trial beats")
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, for programs."""
+        best = [
+            {"number": each.number, "values": each.values, "params": each.params, "user_attrs": each.user_attrs}
+            for each in self.best
+        ]
+        failures = [
+            {"state": state, "count": self.n_of[state], "first": {"number": each.number, "error": each.error}}
+            for state, each in self._first.items()
+        ]
+        return {"states": dict(self.n_of), "total": self.total, "best": best, "failures": failures}
+
+
+def values_of(trial: Told) -> str:
+    """Its values, for people."""
+    return ", ".join(f"{value:.6g}" for value in trial.values or ())
+
+
+def params_of(trial: Told) -> str:
+    """Its parameters, for people."""
+    told = (f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}" for name, value in trial.params.items())
+    return printable(", ".join(told))
+
+
+def print_json(found: dict[str, Any]) -> None:
+    """Print it on stdout; what JSON does not have as text."""
+    print(json.dumps(found, indent=2, default=str))
+
+
+class Live:
+    """Shows a board while trials run: a table on a terminal, else a line every few seconds.
+
+    Args:
+        board: That is shown.
+        show: True, False, or None for where it makes sense.
+
+    Attributes:
+        board: Likewise.
+    """
+
+    def __init__(self, board: Board, show: bool | None) -> None:
+        self.board, self._show = board, show
+        self._last = time.monotonic()
+        self._table: Any = None
+
+    @contextmanager
+    def shown(self) -> Iterator[Live]:
+        """A block in which it is shown."""
+        if self._show is False or not sys.stderr.isatty():
+            yield self
+            return
+        from rich.console import Console, Group
+        from rich.live import Live as LiveTable
+
+        def render() -> Group:
+            return Group(self.board.table(), self.board.line())
+
+        with LiveTable(get_renderable=render, console=Console(stderr=True, highlight=False), transient=True) as self._table:
+            yield self
+
+    def beat(self) -> None:
+        """The board has changed. The table looks at it by itself, some times a second."""
+        if self._table is None and self._show is not False and time.monotonic() - self._last >= LINE_EVERY_S:
+            self._last = time.monotonic()
+            say(self.board.line())

@@ -1,0 +1,12 @@
+"""Tuning: trials that are processes, and candidates that are items.
+
+    optimizing.py  `ff.optimize`         desk.py      in the driver: the study, which trial runs next, what became of each
+    trial.py       in a worker           answers.py   ... what trials ask it
+    line.py        between the two       proposing.py ... what trials draw, by their numbers
+    recorded.py    `run=`                checkpoints.py, reach.py, states.py
+    asha.py        `ff.ASHA`, `ff.Hyperband`          rungs.py    ... what they decide: pure
+    search/        `ff.SearchCV`
+
+A worker has tickets, not trials: with each it asks the desk for what is to run next. So a trial that was paused goes on in any
+worker, one whose worker died is asked for again, and nothing but numbers and reports crosses the line.
+"""

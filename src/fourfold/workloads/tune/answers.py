@@ -1,0 +1,179 @@
+"""What trials ask the desk for: each request is a method of its name."""
+
+import logging
+import math
+from typing import Any
+
+from fourfold.records import Failure
+from fourfold.workloads.tune import states
+from fourfold.workloads.tune.desk import Desk, End, Open, asked
+from fourfold.workloads.tune.proposing import sampled_by
+from fourfold.workloads.tune.rungs import Decision
+from fourfold.workloads.tune.trial import OF_STUDY, Job
+
+SUGGESTIONS = frozenset({"suggest_float", "suggest_int", "suggest_categorical"})
+OF_TRIAL = frozenset({"params", "distributions", "user_attrs", "constraints"})
+REQUESTS = frozenset(
+    {
+        *("job", "end", "raised", "suggest", "report", "should_prune", "checkpoint", "restore"),
+        *("set_user_attr", "set_constraint", "get", "study"),
+    }
+)
+
+
+class Answers:
+    """Answers requests, one at a time.
+
+    Args:
+        desk: What they are about.
+    """
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk, self._study = desk, desk.study
+        self._has_warned = False
+
+    def handle(self, what: str, args: tuple[Any, ...]) -> Any:
+        """Do what is asked for.
+
+        Raises:
+            Exception: What Optuna raises.
+        """
+        if what not in REQUESTS:
+            raise ValueError(f"there is no request {what!r}")
+        return getattr(self, what)(*args)
+
+    def job(self, ticket: int) -> Job | None:
+        """A trial to run."""
+        here = self._desk.job(ticket)
+        if here is None:
+            return None
+        with self._desk.changed:
+            here.attempts += 1
+            self._desk.set(here, states.ATTEMPTS, here.attempts)
+            return Job(
+                here.trial.number,
+                here.trial.datetime_start,
+                tuple(each.name for each in self._study.directions),
+                self._study.study_name,
+            )
+
+    def end(self, ticket: int, kind: str, value: Any) -> None:
+        """The trial of a ticket has come to its end, or to a point where it was told to."""
+        with self._desk.changed:
+            here = self._of(self._desk.number_of(ticket))
+            number = here.trial.number
+            if kind == "pruned" and here.is_to_pause:
+                here.is_to_pause = False
+                self._desk.paused(number)
+                return
+            end = End(states.PRUNED) if kind == "pruned" else end_of(value, len(self._study.directions))
+            if end.state == states.INVALID:
+                self._desk.failures.append(_invalid(here, end))
+            self._desk.ended(number, end)
+
+    def raised(self, ticket: int) -> None:
+        """The objective has raised: what becomes of the trial the outcome of its ticket says."""
+        with self._desk.changed:
+            here = self._desk.open.get(self._desk.number_of(ticket))
+            if here is not None:
+                here.ticket = None
+
+    def suggest(self, number: int, how: str, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """A value for a parameter."""
+        if how not in SUGGESTIONS:
+            raise ValueError(f"a trial has no {how!r}")
+        with self._desk.changed, asked(self._study), sampled_by(self._study, (here := self._of(number)).sampler):
+            return getattr(here.trial, how)(*args, **named)
+
+    def report(self, number: int, value: Any, step: Any) -> None:
+        """An intermediate value."""
+        with self._desk.changed:
+            here = self._of(number)
+            if here.attempts > 1 and step in here.reported_steps:  # it has begun anew, and says the same again
+                return
+            here.trial.report(value, step)
+            here.reported_steps.add(int(step))
+            here.reported.append((int(step), float(value)))
+
+    def should_prune(self, number: int) -> bool:
+        """Whether it should end, or pause."""
+        with self._desk.changed:
+            here, rungs = self._of(number), self._desk.rungs
+            if rungs is None:
+                return here.trial.should_prune()
+            if not self._desk.checkpoints.has(number):
+                self._warn()
+                return here.trial.should_prune()
+            for step, value in here.reported:
+                here.is_to_pause = rungs.report(number, step, self._desk.sign * value) == Decision.PAUSE
+            here.reported.clear()
+            return here.is_to_pause
+
+    def _warn(self) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            logging.getLogger("fourfold").warning(
+                "trials keep nothing by trial.checkpoint(…): those that %s stops early cannot go on later, and are pruned",
+                type(self._study.pruner).__name__,
+            )
+
+    def checkpoint(self, number: int, data: bytes) -> None:
+        """Keep what it wants to go on with."""
+        self._desk.checkpoints.put(number, data)
+
+    def restore(self, number: int) -> bytes | None:
+        """What was kept."""
+        return self._desk.checkpoints.get(number)
+
+    def set_user_attr(self, number: int, key: str, value: Any) -> None:
+        """Something of the user's."""
+        with self._desk.changed:
+            self._of(number).trial.set_user_attr(key, value)
+
+    def set_constraint(self, number: int, key: str, value: Any) -> None:
+        """How far it is from being feasible."""
+        with self._desk.changed:
+            self._of(number).trial.set_constraint(key, value)
+
+    def get(self, number: int, what: str) -> Any:
+        """Something that is known of it."""
+        if what not in OF_TRIAL:
+            raise ValueError(f"a trial has no {what!r}")
+        with self._desk.changed:
+            return getattr(self._of(number).trial, what)
+
+    def study(self, what: str, args: tuple[Any, ...] | None) -> Any:
+        """Something of the study; with arguments it is a method."""
+        if what not in OF_STUDY:
+            raise ValueError(f"a study has no {what!r} for its trials")
+        with self._desk.changed, asked(self._study):
+            found = getattr(self._study, what)
+            return found if args is None else found(*args)
+
+    def _of(self, number: int) -> Open:
+        here = self._desk.open.get(number)
+        if here is None or here.end is not None:
+            raise ValueError(f"trial {number} is over: the study does not wait for it any more")
+        return here
+
+
+def end_of(value: Any, n_values: int) -> End:
+    """What a returned value makes of a trial."""
+    values = value if isinstance(value, list) else [value]
+    for each in values:
+        if each is None:
+            return End(states.INVALID, error="the objective returned None, and a number is wanted")
+        if isinstance(each, str):
+            return End(states.INVALID, error=f"the objective returned {each}, which is no number")
+        if math.isnan(each):
+            return End(states.INVALID, error="the objective returned nan")
+    if len(values) != n_values:
+        return End(
+            states.INVALID, error=f"the objective returned {len(values)} values, and the study has {n_values} directions"
+        )
+    return End(states.COMPLETE, values)
+
+
+def _invalid(here: Open, end: End) -> Failure:
+    item = f"trial {here.trial.number} with {here.trial.params}"
+    return Failure(here.trial.number, states.INVALID, None, "", end.error, "", item, attempts=here.attempts)

@@ -1,0 +1,87 @@
+"""What trials want to go on with, as files of the driver: one for each trial, whole or not there."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from hmac import compare_digest
+from pathlib import Path
+
+from fourfold.errors import UntrustedRun
+
+PREFIX = "fourfold-checkpoints-"
+
+SEAL_BYTES = 64
+"""Room for a seal before what it seals."""
+
+
+class Checkpoints:
+    """Keeps bytes by the number of a trial.
+
+    Args:
+        folder: Where; None for a temporary folder that ends with this object.
+        seal: Makes of a number and bytes a text that nobody else can make; None where nobody else comes to the folder.
+    """
+
+    def __init__(self, folder: str | None, seal: Callable[[int, bytes], str] | None = None) -> None:
+        self._wanted, self._seal = folder, seal
+        self._folder: Path | None = None
+
+    def put(self, number: int, data: bytes) -> None:
+        """Keep this, in the place of what was kept before.
+
+        Raises:
+            OSError: There is no room.
+        """
+        if self._folder is None:
+            self._folder = Path(self._wanted or tempfile.mkdtemp(prefix=PREFIX))
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+        handle, path = tempfile.mkstemp(dir=self._folder)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(self._sealed(number, data) + data)
+            os.replace(path, self._folder / str(number))
+        except BaseException:
+            os.unlink(path)
+            raise
+
+    def get(self, number: int) -> bytes | None:
+        """What is kept; None when there is nothing.
+
+        Raises:
+            UntrustedRun: Somebody else has written it, or the key has changed since.
+        """
+        path = self._path(number)
+        if path is None:
+            return None
+        data = path.read_bytes()
+        seal, data = data[:SEAL_BYTES], data[SEAL_BYTES:]
+        if not compare_digest(seal, self._sealed(number, data)):
+            raise UntrustedRun(
+                f"{path} has a seal that is not yours: it is not unpickled. Remove it, and its trial begins anew"
+            )
+        return data
+
+    def has(self, number: int) -> bool:
+        """Whether something is kept."""
+        return self._path(number) is not None
+
+    def drop(self, number: int) -> None:
+        """Its trial has ended."""
+        path = self._path(number)
+        if path is not None:
+            path.unlink()
+
+    def close(self) -> None:
+        """Remove what is temporary."""
+        if self._folder is not None and self._wanted is None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _path(self, number: int) -> Path | None:
+        folder = self._folder or (Path(self._wanted) if self._wanted else None)
+        path = None if folder is None else folder / str(number)
+        return path if path is not None and path.exists() else None
+
+    def _sealed(self, number: int, data: bytes) -> bytes:
+        text = "" if self._seal is None else self._seal(number, data)
+        return text.encode().ljust(SEAL_BYTES)[:SEAL_BYTES]

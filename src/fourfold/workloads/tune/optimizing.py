@@ -1,0 +1,272 @@
+"""`optimize`: trials of Optuna as isolated processes, each of them seen to its end."""
+
+import itertools
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from typing import Any, Literal
+
+import optuna
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+import fourfold.machine as machine
+from fourfold.call import Call
+from fourfold.errors import OptionError, OptionTypeError
+from fourfold.execute import current
+from fourfold.options import RunOfBlock, Settings, resolve, seconds, whole_number
+from fourfold.records import Failure
+from fourfold.workloads.tune import states
+from fourfold.workloads.tune.answers import Answers
+from fourfold.workloads.tune.checkpoints import Checkpoints
+from fourfold.workloads.tune.desk import Desk, asked
+from fourfold.workloads.tune.line import Here
+from fourfold.workloads.tune.proposing import Way, way_of
+from fourfold.workloads.tune.reach import own_address
+from fourfold.workloads.tune.recorded import RecordedTrials
+from fourfold.workloads.tune.trial import RunTrial
+
+Direction = Literal["minimize", "maximize"] | StudyDirection
+Callback = Callable[[optuna.Study, FrozenTrial], None]
+
+
+def optimize(
+    objective: Callable[[Any], Any],
+    *,
+    n_trials: int | None = None,
+    direction: Direction | None = None,
+    directions: Sequence[Direction] | None = None,
+    sampler: BaseSampler | None = None,
+    pruner: BasePruner | None = None,
+    study: optuna.Study | None = None,
+    timeout: float | None = None,
+    trial_timeout: float | None = None,
+    catch: type[BaseException] | Iterable[type[BaseException]] = (),
+    callbacks: Iterable[Callback] = (),
+    mode: Literal["batch", "async"] = "batch",
+    batch_size: int | None = None,
+    **options: Any,
+) -> optuna.Study:
+    """Optimise an ordinary objective of Optuna, each trial in a process of its own.
+
+    This process owns study, sampler and pruner. Suggestions and reports of trials come to it over private lines, so any
+    storage of Optuna works, and none is needed.
+
+    Args:
+        objective: Takes a trial and returns a number, or one for each direction. A class is built once per worker, with
+            `init=`.
+        n_trials: How many trials the study has in the end, whatever it has already; None: `timeout` ends it.
+        direction: "minimize" or "maximize".
+        directions: One of them for each value, in their place.
+        sampler: Of Optuna; None: TPE, with `seed=`.
+        pruner: Of Optuna, or `ff.ASHA(…)`.
+        study: A study to continue, with its own direction, sampler and pruner; None: a new one in memory.
+        timeout: Seconds after which no trial is begun.
+        trial_timeout: Seconds for each trial; a longer one is stopped.
+        catch: Exceptions of the objective that do not end the call, as in Optuna.
+        callbacks: Called here with the study and each trial that has ended.
+        mode: "batch": what a trial draws depends on its number and on what was told before its batch, not on which worker is
+            faster. "async": it depends on what was told when a worker was free, which is faster where trials differ.
+            Random, grid and quasi-random search are reproducible either way.
+        batch_size: Trials that are proposed together under "batch"; None: as many as there are workers. A result can be had
+            again with the same one.
+        **options: See `fourfold.Options`. `engine="auto"` means processes. `retries=` runs a trial again that has raised; one
+            whose worker died is run again anyway. With `run=` a killed call is finished by the same call.
+
+    Returns:
+        The study, with two attributes more: `failures`, a list of `ff.Failure` for trials without a value, each with `index`
+        its number; and `report`.
+
+    Raises:
+        OptionError: An argument or option cannot be used.
+        Exception: What an objective has raised, unless it is in `catch`; the study has that trial as failed.
+        NotPicklable: The objective cannot travel to processes; the message says which part of it.
+        RunError: The folder of `run=` cannot be used.
+
+    Guarantees: no trial is left running in the study. Each has a system attribute "fourfold:state": complete, pruned, failed,
+        crashed, out of memory, timed out, invalid (nan, None, no number) or unfinished (the call has ended before it).
+
+    Example:
+        >>> import optuna, fourfold as ff
+        >>> def objective(trial):
+        ...     return (trial.suggest_float("x", -10, 10) - 2) ** 2
+        >>> study = ff.optimize(objective, n_trials=20, sampler=optuna.samplers.RandomSampler(0), workers=2)
+        >>> len(study.trials), round(study.best_value, 3)
+        (20, 0.053)
+    """
+    settings = _settings(options, trial_timeout)
+    if not callable(objective):
+        raise OptionTypeError(
+            f"objective={objective!r} must be a function of a trial; it is of type {type(objective).__name__}"
+        )
+    if n_trials is None and timeout is None:
+        raise OptionError(
+            "n_trials= is missing: how many trials the study is to have (or timeout=, after which none is begun)"
+        )
+    if n_trials is not None:
+        whole_number("n_trials", n_trials, 1)
+    if mode not in ("batch", "async"):
+        raise OptionError(f'mode={mode!r} is not known. Choices: "batch", "async"')
+    size = whole_number("batch_size", batch_size, 1) if batch_size is not None else settings.workers or machine.cores().n_cores
+    own = _study(study, direction, directions, sampler, pruner, settings.seed)
+    limit = seconds("timeout", timeout)
+    caught = tuple(catch) if isinstance(catch, Iterable) else (catch,)
+    way = way_of(own.sampler, mode, size)
+    return _Optimizing(objective, own, way, n_trials, limit, caught, list(callbacks), settings).run()
+
+
+class _Optimizing:
+    """One call of `optimize`."""
+
+    def __init__(
+        self,
+        objective: Callable[[Any], Any],
+        study: optuna.Study,
+        way: Way,
+        n_trials: int | None,
+        timeout: float | None,
+        catch: tuple[type[BaseException], ...],
+        callbacks: list[Callback],
+        settings: Settings,
+    ) -> None:
+        self._objective, self._study, self._way, self._n_trials = objective, study, way, n_trials
+        self._timeout, self._catch, self._callbacks, self._settings = timeout, catch, callbacks, settings
+        self._name = machine.user_name_of(objective)
+
+    def run(self) -> optuna.Study:
+        """Run all trials."""
+        study, settings = self._study, self._settings
+        study._stop_flag = False
+        study._storage.set_study_system_attr(study._study_id, states.WAY, self._way.told)
+        with ExitStack() as stack:
+            record = self._record()
+            state = "failed"
+            if record is not None:
+                stack.callback(lambda: record.close(state))
+            folder = None if record is None else os.path.join(record.path, "checkpoints")
+            checkpoints = Checkpoints(folder, None if record is None else record.seal)
+            stack.callback(checkpoints.close)
+            desk = self._desk(checkpoints, record)
+            line = Here(Answers(desk).handle, desk.hung_up, lambda: own_address(settings.engine))
+            stack.callback(line.close)
+            try:
+                self._go_through(desk, line, record)
+                state = "done"
+            except KeyboardInterrupt:
+                state = "interrupted"
+                raise
+            finally:
+                desk.close()
+                self._note(desk, record)
+                study.failures = sorted(desk.failures, key=lambda failure: failure.index)  # type: ignore[attr-defined]
+        if desk.error is not None:
+            raise desk.error
+        return study
+
+    def _record(self) -> RecordedTrials | None:
+        path = self._settings.run
+        if isinstance(path, RunOfBlock):
+            path = None if current.inside_item() else path.of_next_call()
+        return None if path is None else RecordedTrials(path, self._objective, self._name, self._study, self._settings)
+
+    def _desk(self, checkpoints: Checkpoints, record: RecordedTrials | None) -> Desk:
+        deadline = None if self._timeout is None else time.monotonic() + self._timeout
+        first = len(self._study.get_trials(deepcopy=False)) if record is None else record.first
+        is_loop = self._settings.engine == "serial" or current.inside_item()
+        desk = Desk(
+            self._study, self._way, self._n_trials, deadline, checkpoints, first, **({"wait_s": 0.0} if is_loop else {})
+        )
+        if record is not None:
+            record.bring_back(desk, self._way, self._n_trials)
+        return desk
+
+    def _go_through(self, desk: Desk, line: Here, record: RecordedTrials | None) -> None:
+        settings = self._settings
+        fn = RunTrial(self._objective, settings.init, settings.seed, line)
+        inner = Settings(**{**vars(settings), "init": (), "seed": None, "run": None, "on_error": "collect", "chunk": 1})
+        call = Call(fn, _tickets(desk), inner, bounded=True, name=self._name)
+        try:
+            with closing(call.segments()) as segments:
+                for segment in segments:
+                    for value in segment.values:
+                        if isinstance(value, Failure):
+                            desk.failed(value, lambda error: isinstance(error, self._catch))
+                    self._note(desk, record)
+                    if desk.error is not None:
+                        return
+        finally:
+            self._study.report = call.conclude()  # type: ignore[attr-defined]
+
+    def _note(self, desk: Desk, record: RecordedTrials | None) -> None:
+        """Record, and tell the user's callbacks, what has ended."""
+        ended = desk.newly_ended()
+        if record is not None and ended:
+            for each in ended:
+                record.keep(each, self._way)
+            record.beat(desk.running)
+        for trial in desk.told():
+            _log(self._study, trial)
+            with asked(self._study):
+                for callback in self._callbacks:
+                    callback(self._study, trial)
+
+
+def _tickets(desk: Desk) -> Iterator[int]:
+    for ticket in itertools.count():
+        if not desk.may_have_more:
+            return
+        yield ticket
+
+
+def _settings(options: Any, trial_timeout: float | None) -> Settings:
+    if "timeout" in options:
+        raise OptionError("timeout= is for the whole study here: trial_timeout= is for each trial")
+    for name, why in (("cost", "trials are not known before"), ("chunk", "each trial travels alone")):
+        if name in options:
+            raise OptionError(f"{name}= has no meaning here: {why}")
+    settings = resolve({**options, "timeout": trial_timeout})
+    if settings.on_error != "raise":
+        raise OptionError("on_error= has no meaning here: name in catch= the exceptions that do not end the call")
+    return Settings(**{**vars(settings), "engine": "processes"}) if settings.engine == "auto" else settings
+
+
+def _study(
+    study: optuna.Study | None,
+    direction: Direction | None,
+    directions: Sequence[Direction] | None,
+    sampler: BaseSampler | None,
+    pruner: BasePruner | None,
+    seed: int | None,
+) -> optuna.Study:
+    if study is None:
+        verbosity = optuna.logging.get_verbosity()
+        sampler = TPESampler(seed=seed) if sampler is None else sampler
+        several = None if directions is None else list(directions)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        try:
+            return optuna.create_study(direction=direction, directions=several, sampler=sampler, pruner=pruner)
+        finally:
+            optuna.logging.set_verbosity(verbosity)
+    if not isinstance(study, optuna.Study):
+        raise OptionTypeError(f"study={study!r} must be a study of Optuna; it is of type {type(study).__name__}")
+    for name, value in (("direction", direction), ("directions", directions), ("sampler", sampler), ("pruner", pruner)):
+        if value is not None:
+            raise OptionError(f"{name}= and study= were both given: a study has its own, which optuna.create_study() sets")
+    return study
+
+
+def _log(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Say what has become of a trial, in Optuna's log."""
+    log = logging.getLogger("optuna.fourfold")
+    if trial.state == TrialState.COMPLETE:
+        found = trial.values[0] if len(trial.values) == 1 else trial.values
+        log.info("Trial %d finished with value %s and parameters %s", trial.number, found, trial.params)
+    elif trial.state == TrialState.PRUNED:
+        log.info("Trial %d pruned", trial.number)
+    else:
+        why = trial.system_attrs.get(states.ERROR, "")
+        log.warning("Trial %d %s: %s; parameters %s", trial.number, trial.system_attrs.get(states.STATE), why, trial.params)

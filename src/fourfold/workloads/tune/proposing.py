@@ -1,0 +1,238 @@
+"""How trials are proposed: what each one draws depends on its number, and not on which worker was faster.
+
+in order       random, grid and quasi-random: what a trial draws depends on its number alone
+batch of k     others: k trials are proposed from what the ones before them have told, and told in the order of their numbers
+one by one     batch of 1: as `study.optimize` does it
+async          a trial is proposed from whatever has been told when a worker is free
+"""
+
+import copy
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler, GridSampler, QMCSampler, RandomSampler
+
+Drawn = list[tuple[str, Any]]
+"""Parameters that a sampler was asked for, one after the other, each with its distribution."""
+
+
+def way_of(sampler: BaseSampler, mode: str, batch_size: int) -> "Way":
+    """How a sampler is asked.
+
+    Args:
+        sampler: Of the study.
+        mode: "batch" or "async".
+        batch_size: How many trials are proposed at once, where that matters.
+    """
+    if type(sampler) is RandomSampler:
+        return InOneStream(sampler)
+    if isinstance(sampler, GridSampler):
+        return Way(sampler, "in order: each trial's point follows from its number")
+    if isinstance(sampler, QMCSampler):
+        return Way(sampler, "in order: each trial's point follows from its number", first_alone=True, counts=True)
+    if mode == "async":
+        return Way(sampler, "async: trials depend on which workers are faster")
+    if batch_size == 1:
+        return Way(sampler, "one by one", batch_size=1)
+    return InBatches(sampler, batch_size)
+
+
+class Way:
+    """Asks a sampler as it is.
+
+    Attributes:
+        told: What a study says of it.
+        batch_size: Trials that are proposed at once and told in order; None: whenever a worker is free.
+        first_alone: Nobody else is proposed before the first trial has ended.
+        counts: The sampler counts its trials in the study.
+    """
+
+    def __init__(
+        self, sampler: BaseSampler, told: str, batch_size: int | None = None, first_alone: bool = False, counts: bool = False
+    ) -> None:
+        self._sampler, self.told, self.batch_size, self.first_alone = sampler, told, batch_size, first_alone
+        self.counts = counts
+
+    @property
+    def waits_for_first(self) -> bool:
+        """Whether the trial that runs must end before another one is proposed."""
+        return self.first_alone
+
+    def proposed(self, trial: optuna.Trial) -> BaseSampler:
+        """What draws the parameters of a new trial. Called once for each, in the order of their numbers."""
+        if self.counts:  # now, in the order of numbers
+            self._draw_related(trial, self._sampler)
+        return self._sampler
+
+    def drawn_by(self, number: int) -> Drawn:
+        """What must be known of an ended trial so that a later call goes on in the same way."""
+        return []
+
+    def ended(self, number: int) -> None:
+        """A trial has ended."""
+        self.first_alone = False
+
+    def past(self, number: int, is_enqueued: bool, drawn: Drawn) -> None:
+        """A trial has ended in an earlier call, which had drawn this. Called in place of `proposed`."""
+        self.first_alone = False
+
+    def _draw_related(self, trial: optuna.Trial, sampler: BaseSampler) -> None:
+        with sampled_by(trial.study, sampler):
+            getattr(trial, "relative_params", None)  # a later Optuna than 5 may not have it: it has drawn them before, then
+
+
+class InBatches(Way):
+    """Each trial has a copy of the sampler with random numbers of its own, by its number."""
+
+    def __init__(self, sampler: BaseSampler, batch_size: int) -> None:
+        super().__init__(sampler, f"batch of {batch_size}", batch_size)
+        self._roots = [_state_of(each) for each in _sources(sampler)]
+
+    def proposed(self, trial: optuna.Trial) -> BaseSampler:
+        own = copy.deepcopy(self._sampler)
+        _seed(own, self._roots, trial.number)
+        self._draw_related(trial, own)
+        return own
+
+
+class InOneStream(Way):
+    """Random search: all trials draw from one stream, as in `study.optimize`, in the order of their numbers.
+
+    What the first trial has drawn, the others draw too, before they run. What one of them asks for besides comes from a
+    generator of its own, by its number and the parameter's name.
+    """
+
+    def __init__(self, sampler: RandomSampler) -> None:
+        super().__init__(sampler, "in order: each trial's point follows from its number")
+        self._random = sampler
+        self._root = [_state_of(each) for each in _sources(sampler)]
+        self._path: Drawn | None = None
+        self._first: tuple[int, _Noting] | None = None
+        self._noted: dict[int, Drawn] = {}
+
+    @property
+    def waits_for_first(self) -> bool:
+        return self._first is not None
+
+    def proposed(self, trial: optuna.Trial) -> BaseSampler:
+        beside = _Beside([*self._root, trial.number])
+        if "fixed_params" in trial.study._storage.get_trial_system_attrs(trial._trial_id):  # it was enqueued
+            return beside
+        if self._path is None:
+            self._first = trial.number, _Noting(self._random)
+            return self._first[1]
+        frozen = trial.study._storage.get_trial(trial._trial_id)
+        values = {}
+        for name, distribution in self._path:
+            values[name] = distribution, self._random.sample_independent(trial.study, frozen, name, distribution)
+        return _Given(values, beside)
+
+    def drawn_by(self, number: int) -> Drawn:
+        return self._noted.get(number, [])
+
+    def ended(self, number: int) -> None:
+        if self._first is not None and self._first[0] == number:
+            self._noted[number] = self._first[1].drawn
+            self._path, self._first = self._noted[number] or None, None
+
+    def past(self, number: int, is_enqueued: bool, drawn: Drawn) -> None:
+        if is_enqueued:
+            return
+        self._path = self._path or drawn or None
+        for name, distribution in self._path or ():
+            self._random.sample_independent(None, None, name, distribution)  # type: ignore[arg-type]
+
+
+class _Noting(RandomSampler):
+    """Draws from a sampler, and notes what."""
+
+    def __init__(self, sampler: RandomSampler) -> None:
+        super().__init__()
+        self._sampler = sampler
+        self.drawn: Drawn = []
+
+    def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
+        self.drawn.append((param_name, param_distribution))
+        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+
+
+class _Beside(RandomSampler):
+    """Draws each parameter by its name."""
+
+    def __init__(self, root: list[int]) -> None:
+        super().__init__()
+        self._root = root
+
+    def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
+        seed = _word([*self._root, zlib.crc32(param_name.encode())])
+        return RandomSampler(seed).sample_independent(study, trial, param_name, param_distribution)
+
+
+class _Given(RandomSampler):
+    """Gives what was drawn before; what was not, another sampler draws."""
+
+    def __init__(self, values: dict[str, tuple[Any, Any]], other: RandomSampler) -> None:
+        super().__init__()
+        self._values, self._other = values, other
+
+    def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
+        distribution, value = self._values.get(param_name, (None, None))
+        if distribution == param_distribution:
+            return value
+        return self._other.sample_independent(study, trial, param_name, param_distribution)
+
+
+@contextmanager
+def sampled_by(study: optuna.Study, sampler: BaseSampler) -> Iterator[None]:
+    """While it lasts, the study has this sampler."""
+    before, study.sampler = study.sampler, sampler
+    try:
+        yield
+    finally:
+        study.sampler = before
+
+
+# ---- the random numbers of a sampler -----------------------------------------------------------------------------------
+
+DEPTH = 4
+"""Samplers that hold samplers that hold …: so deep they are searched. Not measured; Optuna has 2."""
+
+
+def _sources(sampler: Any) -> list[Any]:
+    """All sources of random numbers that a sampler of Optuna holds, in a fixed order: objects with a NumPy `rng`."""
+    found: list[Any] = []
+    _search(sampler, DEPTH, found, set())
+    return found
+
+
+def _search(holder: Any, depth: int, found: list[Any], seen: set[int]) -> None:
+    import numpy as np
+
+    if id(holder) in seen or not depth:
+        return
+    seen.add(id(holder))
+    for _, each in sorted(getattr(holder, "__dict__", {}).items()):
+        if isinstance(getattr(type(each), "rng", None), property) and isinstance(each.rng, np.random.RandomState):
+            found.append(each)
+        elif type(each).__module__.startswith("optuna."):
+            _search(each, depth - 1, found, seen)
+
+
+def _state_of(source: Any) -> int:
+    """A number that tells where a source stands, without drawing from it."""
+    _, keys, place, *_ = source.rng.get_state()
+    return zlib.crc32(keys.tobytes(), place)
+
+
+def _seed(sampler: Any, roots: list[int], number: int) -> None:
+    for at, (source, root) in enumerate(zip(_sources(sampler), roots, strict=True)):
+        source.rng.seed(_word([root, number, at]))
+
+
+def _word(entropy: list[int]) -> int:
+    import numpy as np
+
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0])

@@ -1,0 +1,296 @@
+"""A trial where it runs: what an objective is handed, and what runs it.
+
+desk <── "suggest_float", "report", … ──> Trial <── the objective
+"""
+
+import contextlib
+import datetime
+import pickle
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import cloudpickle
+import optuna
+from optuna.trial import BaseTrial
+
+from fourfold.execute import current
+
+
+class Job(NamedTuple):
+    """What a worker is told of a trial that it is to run.
+
+    Attributes:
+        number: Of the trial.
+        started: When it began first.
+        directions: Of the study.
+        study_name: Likewise.
+    """
+
+    number: int
+    started: datetime.datetime | None
+    directions: tuple[str, ...]
+    study_name: str
+
+
+class Ask(Protocol):
+    """The way to the desk, as long as one ticket is worked on."""
+
+    def __call__(self, what: str, *args: Any) -> Any:
+        """Ask the desk to do something; gives or raises what that did."""
+
+
+class Line(Protocol):
+    """Leads to the desk."""
+
+    def opened(self, ticket: int) -> Any:
+        """A context with an `Ask`."""
+
+
+class RunTrial:
+    """Called with the number of a ticket: asks for a trial, and runs it.
+
+    Args:
+        objective: Of the user; a class is built once per worker.
+        init: What with.
+        seed: Root of all trials' random numbers; None for none.
+        line: To the desk.
+    """
+
+    def __init__(self, objective: Callable[..., Any], init: tuple[Any, ...], seed: int | None, line: Line) -> None:
+        self._objective, self._init, self._seed, self._line = objective, init, seed, line
+        self._built: Callable[[Any], Any] | None = None
+        self._building = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RunTrial, (self._objective, self._init, self._seed, self._line)
+
+    def __call__(self, ticket: int) -> None:
+        """Run one trial, if there is one to run.
+
+        Raises:
+            Exception: What the objective raises, but for TrialPruned.
+        """
+        with self._line.opened(ticket) as ask:
+            job = ask("job", ticket)
+            if job is None:
+                return
+            current.renew()  # the time that it has waited is not the trial's
+            try:
+                end = self._ended(Trial(ask, job))
+            except BaseException:
+                ask("raised", ticket)
+                raise
+            ask("end", ticket, *end)
+
+    def _ended(self, trial: "Trial") -> tuple[str, Any]:
+        try:
+            with _numbers_of(trial.number, self._seed):
+                value = self._function()(trial)
+        except optuna.TrialPruned as pruned:
+            return "pruned", str(pruned)
+        return "value", plain(value)
+
+    def _function(self) -> Callable[[Any], Any]:
+        if not isinstance(self._objective, type):
+            return self._objective
+        with self._building:
+            if self._built is None:
+                self._built = self._objective(*self._init)
+        return self._built
+
+
+@contextlib.contextmanager
+def _numbers_of(number: int, seed: int | None) -> Iterator[None]:
+    """A block in which random numbers follow from the trial's number, as those of an item do from its index."""
+    if seed is None:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        if threading.current_thread() is threading.main_thread():  # the legacy states belong to all threads
+            stack.callback(current.save_globals())
+            current.seed_globals(seed, number)
+        stack.enter_context(current.numbered(number, seed))
+        yield
+
+
+def plain(value: Any) -> Any:
+    """What an objective returned, as numbers; what is none, as its text."""
+    if value is None:
+        return None
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [_number(each) for each in value]
+    return _number(value)
+
+
+def _number(value: Any) -> Any:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return f"{value!r:.200}"
+
+
+class Trial(BaseTrial):
+    """A trial as an objective knows it from Optuna, with `checkpoint` and `restore` besides.
+
+    Args:
+        ask: The way to the desk.
+        job: Which trial it is.
+    """
+
+    def __init__(self, ask: Ask, job: Job) -> None:
+        self._ask, self._job = ask, job
+
+    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> float:
+        """As in Optuna."""
+        value: float = self._ask("suggest", self.number, "suggest_float", (name, low, high), {"step": step, "log": log})
+        return value
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        """As in Optuna."""
+        value: int = self._ask("suggest", self.number, "suggest_int", (name, low, high), {"step": step, "log": log})
+        return value
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """As in Optuna."""
+        value: Any = self._ask("suggest", self.number, "suggest_categorical", (name, choices), {})
+        return value
+
+    def suggest_uniform(self, name: str, low: float, high: float) -> float:
+        """As in Optuna, which calls it deprecated."""
+        return self.suggest_float(name, low, high)
+
+    def suggest_loguniform(self, name: str, low: float, high: float) -> float:
+        """As in Optuna, which calls it deprecated."""
+        return self.suggest_float(name, low, high, log=True)
+
+    def suggest_discrete_uniform(self, name: str, low: float, high: float, q: float) -> float:
+        """As in Optuna, which calls it deprecated."""
+        return self.suggest_float(name, low, high, step=q)
+
+    def report(self, value: float, step: int) -> None:
+        """As in Optuna."""
+        self._ask("report", self.number, value, step)
+
+    def should_prune(self) -> bool:
+        """As in Optuna. Under `ff.ASHA` a trial that ends by this may go on later: see `checkpoint`."""
+        value: bool = self._ask("should_prune", self.number)
+        return value
+
+    def checkpoint(self, state: Any) -> None:
+        """Keep the state of what is trained, for `restore`: of a trial that goes on later, or again after its worker has died.
+
+        Args:
+            state: Anything that can be pickled. It takes the place of the one before.
+        """
+        self._ask("checkpoint", self.number, cloudpickle.dumps(state))
+
+    def restore(self, default: Any = None) -> Any:
+        """What `checkpoint` has kept last in this trial; `default` where there is nothing."""
+        found = self._ask("restore", self.number)
+        return default if found is None else pickle.loads(found)
+
+    def set_user_attr(self, key: str, value: Any) -> None:
+        """As in Optuna."""
+        self._ask("set_user_attr", self.number, key, value)
+
+    def set_constraint(self, key: str, value: float) -> None:
+        """As in Optuna."""
+        self._ask("set_constraint", self.number, key, value)
+
+    @property
+    def study(self) -> "StudyThere":
+        """The study, as far as it can be asked from here."""
+        return StudyThere(self._ask, self._job)
+
+    @property
+    def number(self) -> int:
+        """As in Optuna."""
+        return self._job.number
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """As in Optuna."""
+        value: dict[str, Any] = self._ask("get", self.number, "params")
+        return value
+
+    @property
+    def distributions(self) -> dict[str, Any]:
+        """As in Optuna."""
+        value: dict[str, Any] = self._ask("get", self.number, "distributions")
+        return value
+
+    @property
+    def user_attrs(self) -> dict[str, Any]:
+        """As in Optuna."""
+        value: dict[str, Any] = self._ask("get", self.number, "user_attrs")
+        return value
+
+    @property
+    def constraints(self) -> dict[str, float]:
+        """As in Optuna."""
+        value: dict[str, float] = self._ask("get", self.number, "constraints")
+        return value
+
+    @property
+    def datetime_start(self) -> datetime.datetime | None:
+        """As in Optuna."""
+        return self._job.started
+
+
+OF_STUDY = frozenset(
+    {
+        *("best_params", "best_value", "best_values", "best_trial", "best_trials", "trials", "user_attrs"),
+        *("metric_names", "get_trials", "set_user_attr", "stop"),
+    }
+)
+"""What an objective may ask its study for."""
+
+
+class StudyThere:
+    """The study of a trial, which is at the desk.
+
+    Args:
+        ask: The way there.
+        job: The trial.
+    """
+
+    def __init__(self, ask: Ask, job: Job) -> None:
+        self._ask, self._job = ask, job
+
+    @property
+    def study_name(self) -> str:
+        """As in Optuna."""
+        return self._job.study_name
+
+    @property
+    def directions(self) -> list[optuna.study.StudyDirection]:
+        """As in Optuna."""
+        return [optuna.study.StudyDirection[each] for each in self._job.directions]
+
+    @property
+    def direction(self) -> optuna.study.StudyDirection:
+        """As in Optuna."""
+        if len(self._job.directions) > 1:
+            raise RuntimeError("a study with several directions has no single one: look at `directions`")
+        return self.directions[0]
+
+    def get_trials(self, deepcopy: bool = True, states: Any = None) -> list[Any]:
+        """As in Optuna."""
+        value: list[Any] = self._ask("study", "get_trials", (False, states))
+        return value
+
+    def set_user_attr(self, key: str, value: Any) -> None:
+        """As in Optuna."""
+        self._ask("study", "set_user_attr", (key, value))
+
+    def stop(self) -> None:
+        """As in Optuna: no trial is started any more."""
+        self._ask("study", "stop", ())
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in OF_STUDY:
+            raise AttributeError(
+                f"the study of a trial has no {name!r} where the trial runs. It has: {', '.join(sorted(OF_STUDY))}"
+            )
+        return self._ask("study", name, None)
