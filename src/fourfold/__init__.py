@@ -30,6 +30,7 @@ _WHERE = {
     "Options": "options",
     "Report": "records",
     "Results": "aggregate.results",
+    "SearchCV": "workloads.tune.search.estimator",
     "Stream": "aggregate.results",
     "engines": "",
     "errors": "",
@@ -53,6 +54,7 @@ __all__ = [
     "Options",
     "Report",
     "Results",
+    "SearchCV",
     "Stream",
     "__version__",
     "engines",
@@ -84,6 +86,7 @@ if TYPE_CHECKING:
     from fourfold.workloads.fit.registry import recipe
     from fourfold.workloads.groups.models import GroupModels
     from fourfold.workloads.scan import scan
+    from fourfold.workloads.tune.search.estimator import SearchCV
 
 
 def __getattr__(name: str) -> Any:

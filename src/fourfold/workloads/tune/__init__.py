@@ -1,0 +1,1 @@
+"""Tuning: trials that are processes, and candidates that are items."""
