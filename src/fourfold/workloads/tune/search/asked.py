@@ -68,6 +68,9 @@ def options_of(search: Any) -> dict[str, Any]:
 
     With more than one job fits are in processes from the first one on: a candidate that kills its process must not be in
     this one.
+
+    Raises:
+        OptionError: One of them cannot be used.
     """
     engine = search.engine
     if engine == "auto":
@@ -83,6 +86,7 @@ def options_of(search: Any) -> dict[str, Any]:
         options.pop("workers", None)
     if not search.verbose:
         options["progress"] = False
+    resolve(options)
     return options
 
 

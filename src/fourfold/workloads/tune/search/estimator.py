@@ -161,6 +161,7 @@ class SearchCV(BaseSearchCV):  # type: ignore[misc]
             Exception: Under `error_score="raise"`: what a fit raised.
         """
         check_arguments(self)
+        rounds = Rounds(options_of(self), self.run, self.timeout is not None)
         scorers, refit_metric = self._get_scorers()
         X, y = indexable(X, y)
         params = _check_method_params(X, params=params)
@@ -170,7 +171,7 @@ class SearchCV(BaseSearchCV):  # type: ignore[misc]
         told = self._init_callback_context(max_subtasks=1 + (self.refit is not False))
         told.call_on_fit_task_begin(estimator=self, **about)
         self._set_folds(X, y, routed)
-        done = _Done(self, X, y, scorers, routed)
+        done = _Done(self, rounds, X, y, scorers, routed)
         self._run_search(done.evaluate, callback_ctx=told)
         done.judge_at_end()
         refit_metric = self._set_multimetric(done.results, refit_metric)
@@ -267,7 +268,7 @@ class SearchCV(BaseSearchCV):  # type: ignore[misc]
 class _Done:
     """What one `fit` has evaluated so far."""
 
-    def __init__(self, search: SearchCV, X: Any, y: Any, scorers: Any, routed: Any) -> None:
+    def __init__(self, search: SearchCV, rounds: Rounds, X: Any, y: Any, scorers: Any, routed: Any) -> None:
         self._search, self._X, self._y, self._routed = search, X, y, routed
         self._how = {
             "scorer": scorers,
@@ -278,7 +279,7 @@ class _Done:
             "error_score": search.error_score,
             "verbose": search.verbose,
         }
-        self.rounds = Rounds(options_of(search), search.run, search.timeout is not None)
+        self.rounds = rounds
         self.candidates: list[Mapping[str, Any]] = []
         self.results: list[dict[str, Any]] = []
         self.table: dict[str, Any] = {}

@@ -147,7 +147,7 @@ def _without_score(failure: Failure, job: Job) -> Result:
 
     scorer, score = job.how["scorer"], job.how["error_score"]
     scores = dict.fromkeys(scorer._scorers, score) if isinstance(scorer, _MultimetricScorer) else score
-    text = f"{failure.error_type}: {failure.message}"
+    text = f"{failure.error_type.rpartition('.')[2]}: {failure.message}"
     if failure.traceback:
         text += f"\n{failure.traceback}"
     result = {"fit_error": text, "test_scores": scores, "fit_time": 0.0, "score_time": 0.0}
