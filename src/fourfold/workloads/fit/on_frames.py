@@ -15,9 +15,10 @@ from fourfold.workloads.fit.checking import CheckTarget
 from fourfold.workloads.fit.contract import Pass, Trained, drive
 from fourfold.workloads.fit.fitting import features_for
 from fourfold.workloads.fit.kept import Kept, name_in
-from fourfold.workloads.fit.passes import FoldKept, Gather, Part, Views, Wanted, finished
+from fourfold.workloads.fit.passes import FoldKept, Gather, finished
 from fourfold.workloads.fit.registry import fit_with
 from fourfold.workloads.fit.seen import Features
+from fourfold.workloads.fit.views import Part, Views
 
 
 class FramePasses:
@@ -63,12 +64,11 @@ class FramePasses:
         if any(each.keep for each in passes):
             self._kept.open()
         firsts = None if self._counts is None else dict(enumerate(accumulate(self._counts, initial=0)))
-        is_kept = firsts is not None and self._views.are_kept(passes)
-        wanted = Wanted(passes, self._views.of(passes), firsts)
-        known = FoldKept(wanted.of_seen(), self._kept) if is_kept else None
+        wanted, kept = self._views.asked(passes, firsts)
+        known = None if kept is None else FoldKept(kept, self._kept)
         fold = FrameFold(self._run, Gather(self._features, wanted, self._kept), known)
         found: list[bytes] = []
-        if is_kept and self._asks:
+        if known is not None and self._asks:
             found = self._kind.known(self._frame, fold, len(self._counts or ()))
             self._asks = sum(map(bool, found)) * 2 > len(found)  # else tasks come to other machines than those with the rows
         if not found or not all(found):
