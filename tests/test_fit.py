@@ -20,6 +20,7 @@ import fourfold as ff
 from fourfold import seams
 from fourfold.cli.clean import clean_command
 from fourfold.errors import OptionError, OptionTypeError
+from fourfold.lanes import Lanes
 from fourfold.workloads.fit import kept as keeping
 from fourfold.workloads.fit.contract import About, Fit, Pass, Rows
 from fourfold.workloads.fit.kept import Kept
@@ -326,6 +327,17 @@ def test_rows_that_are_kept_are_not_read_again(small_pieces: Cut) -> None:
     assert sum(calls) == N_ROWS
     rows.fit(Power(keep=False), engine="serial")
     assert sum(calls) == 5 * N_ROWS
+
+
+def test_passes_over_kept_rows_find_out_once_what_workers_must_be_like(
+    small_pieces: Cut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_pieces(100, 1 << 20)
+    asked = []
+    setup = Lanes._setup
+    monkeypatch.setattr(Lanes, "_setup", lambda self: asked.append(1) or setup(self))
+    columns().fit(Power(6), engine="processes", workers=2)
+    assert len(asked) == 2, "once for the pass that reads rows, once for the five that follow"
 
 
 def test_tables_are_not_kept() -> None:

@@ -27,6 +27,10 @@ from fourfold.workloads.fit.seen import Features, all_seen, in_one_block
 from fourfold.workloads.fit.threads import one_thread
 from fourfold.workloads.fit.views import Part, Views, Wanted, folded
 
+SHORT_S = 0.02
+"""Seconds of work for each worker, below which it gets its pieces all at once in the next pass over kept rows. Smaller: more
+of such a pass is messages, of some 0.2 ms each. Larger: a worker that is slower than others ends later. Not measured."""
+
 
 class Gather:
     """Makes a Part of the tables of a piece: see `fourfold.data.work.Gather`."""
@@ -139,6 +143,8 @@ class Passes:
         self._pieces = list(plan.pieces())
         self._kept = Kept(name_in(self._folder))
         self._views = Views()
+        self._asking: Run | None = None
+        self._chunk: int | None = None
         self._counts: list[int] | None = None
         self._firsts: dict[int, int] | None = None
         self._n_done = 0
@@ -176,9 +182,15 @@ class Passes:
 
     def _parts_kept(self, wanted: Wanted) -> dict[int, Part]:
         """By the numbers of pieces, of those that the machine has kept whose worker was asked."""
-        run = Run(self._plan, Gather(self._features, wanted, self._kept), self._options_of(""), "fit", pieces=())
-        numbers = [piece.number for piece in self._pieces]
-        found = run.call(FoldKept, (wanted, self._kept), numbers, "fit", self._options_of("-kept").get("run"))
+        if self._asking is None:
+            gather = Gather(self._features, wanted, self._kept)
+            self._asking = Run(self._plan, gather, {**self._options, "run": None}, "fit", pieces=())
+        asking, numbers = self._asking, [piece.number for piece in self._pieces]
+        folder = self._options_of("-kept")["run"]
+        found = asking.call(FoldKept, (wanted, self._kept), numbers, "fit", folder, self._chunk)
+        report = asking.report
+        is_short = report.engine == "processes" and report.busy_s < SHORT_S * report.workers
+        self._chunk = -(-len(numbers) // report.workers) if is_short else None
         return {number: part for number, part in zip(numbers, found, strict=True) if part is not None}
 
     def _parts_read(self, wanted: Wanted, pieces: Sequence[Piece]) -> dict[int, Part]:
