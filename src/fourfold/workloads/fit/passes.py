@@ -92,6 +92,11 @@ class FoldKept:
     def __init__(self, wanted: Wanted, kept: Kept) -> None:
         self._wanted, self._kept = wanted, kept
 
+    def is_there(self, piece: int) -> bool | None:
+        """Whether this machine has kept it; None when it has not."""
+        first, bases = self._wanted.first_of(piece), self._wanted.bases or ()
+        return all(self._kept.find(piece, base, first) is not None for base in bases) or None
+
     def __call__(self, piece: int) -> Part | None:
         """The part of a piece."""
         first, bases = self._wanted.first_of(piece), self._wanted.bases or ()
