@@ -23,6 +23,7 @@ import fourfold as ff
 from fourfold import seams
 from fourfold.cli.clean import clean_command
 from fourfold.errors import OptionError, OptionTypeError
+from fourfold.lanes import Lanes
 from fourfold.workloads.fit import kept as keeping
 from fourfold.workloads.fit.contract import About, Fit, Pass, Rows
 from fourfold.workloads.fit.kept import Kept
@@ -328,7 +329,7 @@ class Remove:
         if power == self.power and not self.is_done:
             self.is_done = True
             for name in folders():
-                for path in Path(tempfile.gettempdir(), name).iterdir():
+                for path in Path(tempfile.gettempdir(), name).glob("*-*"):  # others are being written
                     path.unlink()
 
 
@@ -340,6 +341,17 @@ def test_rows_that_are_kept_are_not_read_again(small_pieces: Cut) -> None:
     assert sum(calls) == N_ROWS
     rows.fit(Power(keep=False), engine="serial")
     assert sum(calls) == 5 * N_ROWS
+
+
+def test_passes_over_kept_rows_find_out_once_what_workers_must_be_like(
+    small_pieces: Cut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_pieces(100, 1 << 20)
+    asked = []
+    setup = Lanes._setup
+    monkeypatch.setattr(Lanes, "_setup", lambda self: asked.append(1) or setup(self))
+    columns().fit(Power(6), engine="processes", workers=2)
+    assert len(asked) == 2, "once for the pass that reads rows, once for the five that follow"
 
 
 def test_tables_are_not_kept() -> None:
@@ -359,6 +371,53 @@ def test_rows_that_a_machine_has_lost_are_read_again(small_pieces: Cut) -> None:
     small_pieces(100, 1 << 20)
     expected = bits(columns().fit(Power(), engine="serial"))
     assert bits(columns().fit(Power(at=Remove(2)), engine="serial")) == expected
+
+
+class Behind:
+    """Sums of rows as they are, then of what one step more makes of them."""
+
+    def __init__(self, step: Any, at: Any = None) -> None:
+        self.step, self.at = step, at
+
+    def fit(self, X: Any) -> None:
+        raise NotImplementedError
+
+
+@ff.recipe(Behind)
+def fit_behind(estimator: Behind, about: About) -> Fit:
+    numbers = Numbers(takes_nan=False)
+    estimator.sums_ = [(yield Pass(Sum(1, None), (numbers,), keep=True))]
+    for power in (2, 3):
+        estimator.sums_.append((yield Pass(Sum(power, estimator.at), (numbers, estimator.step), keep=True)))
+    return estimator
+
+
+def turned(rows: Rows) -> Rows:
+    """Columns whose values lie as they should not: sums over them depend on that."""
+    return rows._replace(X=(rows.X @ np.arange(1.0, 10.0).reshape(3, 3))[:, ::-1])
+
+
+@pytest.mark.parametrize("engine", ["serial", "processes"])
+def test_one_step_more_begins_with_the_rows_that_are_kept(small_pieces: Cut, engine: str) -> None:
+    small_pieces(100, 1 << 20)
+    calls = []
+    rows = columns().map_batches(lambda batch: calls.append(len(batch)) or batch, schema=columns().schema)
+    expected = bits(rows.fit(Behind(turned), engine="serial"))
+    assert sum(calls) == N_ROWS
+    assert bits(columns().fit(Behind(turned, Remove(2)), engine="serial")) == expected, "read again, they are the same"
+    assert bits(columns().fit(Behind(turned), engine=engine, workers=2)) == expected
+    assert not folders()
+
+
+def test_a_row_that_a_later_step_refuses_is_named() -> None:
+    def refuse(rows: Rows) -> Rows:
+        if (rows.X[:, 0] == TABLE["a"][777]).any():
+            raise ValueError("not that one")
+        return rows
+
+    with pytest.raises(ValueError, match="not that one") as raised:
+        columns().fit(Behind(refuse), engine="serial")
+    assert any(note.startswith("fourfold: row 777 of ") for note in raised.value.__notes__)
 
 
 # ---- recorded ----------------------------------------------------------------------------------------------------------

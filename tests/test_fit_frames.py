@@ -1,6 +1,8 @@
 """`fit` and `describe` of frames, with partitions in this process in the place of a cluster's."""
 
 import itertools
+import socket
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +17,8 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardScaler, TargetEncoder
 
 import fourfold as ff
-from fourfold.data.frames import FrameFold, FramePass
+from fourfold.data.frames import FrameFold, FrameKnown, FramePass
+from fourfold.data.staying import Invitation, Members, serve
 from fourfold.data.steps import is_of_plan
 from fourfold.errors import OptionError, UnsupportedOption
 from fourfold.workloads.fit.contract import About, Fit, Pass, Rows
@@ -56,9 +59,12 @@ class Here:
     def parts(self, frame: Any) -> Any:
         return frame
 
-    def known(self, frame: Any, fold: FrameFold, n_partitions: int) -> list[bytes]:
+    def members(self, frame: Any, n_partitions: int) -> Members | None:
+        return None
+
+    def known(self, frame: Any, known: FrameKnown, n_partitions: int) -> list[bytes]:
         self.n_asked += self.can_ask
-        return [fold.known(number) for number in range(n_partitions)] if self.can_ask else []
+        return [known(number) for number in range(n_partitions)] if self.can_ask else []
 
 
 def parted(n_parts: int = 5, table: pd.DataFrame = TABLE) -> list[Any]:
@@ -128,13 +134,76 @@ def test_rows_are_kept_and_asked_for_before_a_job_brings_them(can_ask: bool) -> 
 
 def test_where_machines_do_not_know_they_are_asked_once() -> None:
     class Elsewhere(Here):
-        def known(self, frame: Any, fold: FrameFold, n_partitions: int) -> list[bytes]:
+        def known(self, frame: Any, known: FrameKnown, n_partitions: int) -> list[bytes]:
             self.n_asked += 1
-            return [b""] * (n_partitions - 1) + [fold.known(n_partitions - 1)]
+            return [b""] * (n_partitions - 1) + [known(n_partitions - 1)]
 
     kind = Elsewhere()
     Frame(kind, parted()).fit(Power(), features=["a"])
     assert (kind.n_jobs, kind.n_asked) == (4, 1)
+
+
+class Staying(Here):
+    """It has tasks that stay, of which one may end at a power."""
+
+    def __init__(self, ends_at: int = 0) -> None:
+        super().__init__(can_ask=True)
+        self.ends_at, self.n_questions = ends_at, 0
+
+    def members(self, frame: Any, n_partitions: int) -> Members | None:
+        def start(invitation: Invitation, n_members: int) -> None:
+            threads = [threading.Thread(target=serve, args=(invitation,)) for _ in range(n_members)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+        found, ask = Members(start, 2, "127.0.0.1", "127.0.0.1"), Members.ask
+
+        def counted(question: Any) -> list[bytes]:
+            self.n_questions += 1
+            if self.n_questions == self.ends_at:
+                found._lines[1].shutdown(socket.SHUT_RDWR)
+            return ask(found, question)
+
+        found.ask = counted  # type: ignore[method-assign]
+        return found
+
+
+@pytest.mark.parametrize(("ends_at", "n_questions", "n_asked"), [(0, 3, 0), (2, 2, 2)])
+def test_tasks_that_stay_are_asked_without_a_job_and_where_one_ends_jobs_go_on(
+    ends_at: int, n_questions: int, n_asked: int
+) -> None:
+    kind = Staying(ends_at)
+    n_threads = threading.active_count()
+    found = Frame(kind, parted()).fit(Power(), features=["a", "b"])
+    assert (kind.n_jobs, kind.n_questions, kind.n_asked) == (1, n_questions, n_asked)
+    assert threading.active_count() == n_threads, "they end with the fit"
+    there = Frame(Here(), parted()).fit(Power(), features=["a", "b"])
+    assert np.array(found.sums_).tobytes() == np.array(there.sums_).tobytes()
+
+
+def test_tasks_that_stay_have_ended_before_a_job_reads_rows_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind, living = Staying(), []
+    gather = kind.gather
+    monkeypatch.setattr(kind, "gather", lambda *given: living.append(threading.active_count()) or gather(*given))
+    Frame(kind, parted()).fit(KeptThenNot(), features=["a"])
+    assert kind.n_questions == 1
+    assert living[0] == living[1], "a job that waits for their slots would wait for ever"
+
+
+class KeptThenNot:
+    def fit(self, X: Any) -> None:
+        raise NotImplementedError
+
+
+@ff.recipe(KeptThenNot)
+def fit_kept_then_not(estimator: KeptThenNot, about: About) -> Fit:
+    numbers = Numbers(takes_nan=True)
+    for _ in range(2):
+        yield Pass(Sums(1), (numbers,), keep=True)
+    yield Pass(Sums(1), (Numbers(takes_nan=True),))
+    return estimator
 
 
 def test_partitions_that_are_others_in_each_job_are_refused() -> None:

@@ -79,3 +79,21 @@ def test_rows_are_mapped_and_not_to_be_changed(kept: Kept) -> None:
         assert not rows.X.flags.writeable
         assert not rows.X.flags.owndata
         assert rows.X.ctypes.data % 64 == 0
+
+
+def test_what_a_view_shares_with_its_base_is_not_written_again(kept: Kept) -> None:
+    base = Rows(np.arange(30000.0).reshape(10000, 3), np.arange(10000), np.ones(10000))
+    keep(kept, base, base)
+    new = kept.new(3, 1, base=0)
+    for before in kept.find(3, 0, 5):
+        new.add(before._replace(y=-before.y), before)
+    new.finish()
+    size, of_base = (os.stat(os.path.join(kept.folder, name)).st_size for name in ("3-1", "3-0"))
+    assert size < of_base / 4
+    for rows, first in zip(kept.find(3, 1, 5), (5, 10005), strict=True):
+        assert np.array_equal(rows.X, base.X)
+        assert np.array_equal(rows.y, -base.y)
+        assert np.array_equal(rows.weight, base.weight)
+        assert rows.first == first
+    os.unlink(os.path.join(kept.folder, "3-0"))
+    assert kept.find(3, 1, 5) is None

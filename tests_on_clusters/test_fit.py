@@ -131,6 +131,51 @@ def test_rows_of_a_frame_that_are_wanted_again_are_kept_where_they_were_made(
     assert not os.path.exists(Kept(name).folder)
 
 
+class Deadly:
+    """As Power, and the third of its passes kills the process that comes to it first."""
+
+    def __init__(self, marker: str) -> None:
+        self.marker = marker
+
+    def fit(self, X: Any) -> None:
+        raise NotImplementedError
+
+
+@ff.recipe(Deadly)
+def fit_deadly(estimator: Deadly, about: About) -> Fit:
+    numbers, found, sum_ = Numbers(takes_nan=False), [], sum_of()
+
+    class Kill(sum_):  # type: ignore[misc, valid-type]
+        def __init__(self, power: int, marker: str) -> None:
+            super().__init__(power)
+            self.marker = marker
+
+        def fold(self, rows: Rows) -> Any:
+            import os
+            import signal
+
+            if self.marker:
+                with contextlib.suppress(FileExistsError):
+                    os.close(os.open(self.marker, os.O_CREAT | os.O_EXCL))
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return super().fold(rows)
+
+    for power in range(1, 5):
+        found.append((yield Pass(Kill(power, estimator.marker if power == 3 else ""), (numbers,), keep=True)))
+    estimator.sums_ = np.concatenate(found)
+    return estimator
+
+
+def test_a_process_that_is_killed_in_a_pass_over_a_frame_changes_no_bit(cluster: Cluster, tmp_path: Path) -> None:
+    if cluster.kind != "spark":
+        pytest.skip("on Spark tasks stay from pass to pass, and jobs go on where one is lost")
+    frame = ff.scan(native(cluster)).select(["x", "id"])
+    marker = tmp_path / "killed"
+    fitted = frame.fit(Deadly(str(marker)))
+    assert marker.exists()
+    assert fitted.sums_.tobytes() == frame.fit(Deadly("")).sums_.tobytes() == frame.fit(Power()).sums_.tobytes()
+
+
 def test_a_row_of_a_frame_that_is_refused_is_shown(cluster: Cluster) -> None:
     def lack(batch: Any) -> Any:
         return batch.assign(z=batch["x"].where(batch["id"] != 333))

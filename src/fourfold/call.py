@@ -26,7 +26,7 @@ from fourfold.errors import JournalError, OptionError, OptionTypeError, RemoteTr
 from fourfold.execute import current
 from fourfold.execute.chunk import is_worker_class
 from fourfold.execute.troubles import unpickled
-from fourfold.lanes import Lanes
+from fourfold.lanes import Lanes, Prepared
 from fourfold.options import Settings
 from fourfold.records import Chunk, Report, Segment
 from fourfold.shown import safe_repr
@@ -53,6 +53,7 @@ class Call:
         name: What runs, for messages; "" for the function's own name.
         parts_of_init: None, or what `init` is made of, by the names that a message has for what has changed since a run
             was recorded.
+        prepared: What calls with the same options have found out before.
 
     Raises:
         OptionError: Something cannot be used, before anything starts.
@@ -70,6 +71,7 @@ class Call:
         into: list[Any] | None = None,
         name: str = "",
         parts_of_init: Mapping[str, Any] | None = None,
+        prepared: Prepared | None = None,
     ) -> None:
         _check_function(fn, settings)
         self._fn, self._settings, self._tree = fn, settings, tree
@@ -77,7 +79,7 @@ class Call:
         self._began = time.perf_counter()
         self._final: Report | None = None
         into = into if settings.cost is None and settings.run is None else None
-        self._lanes = Lanes(fn, settings, self._name, tree, into, bounded, self._index_of)
+        self._lanes = Lanes(fn, settings, self._name, tree, into, bounded, self._index_of, prepared)
         self._lane = self._lanes.first()
         self._recording = self._open_recording(parts_of_init)
         self._recorded: Recorded | None = None

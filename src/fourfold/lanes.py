@@ -54,6 +54,26 @@ SLICE_S = 0.05
 here, between items that leave nothing of ours in the cache. Larger: a killed driver loses more."""
 
 
+class Prepared:
+    """What calls with the same options need not find out again: a fit makes one for each pass, of some milliseconds."""
+
+    def __init__(self) -> None:
+        self._setup: dict[str, Any] = {}
+        self._imports: dict[frozenset[str], imports.Imports] = {}
+
+    def setup(self, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What a worker process must be like, as it was at the first call."""
+        self._setup = self._setup or make()
+        return dict(self._setup)
+
+    def imports_of(self, modules: set[str]) -> imports.Imports:
+        """The imports of a program that speaks of these."""
+        key = frozenset(modules)
+        if key not in self._imports:
+            self._imports[key] = imports.imports_of(modules)
+        return self._imports[key]
+
+
 class Lanes:
     """The engines that one call may use, each with its codec and its program.
 
@@ -65,6 +85,7 @@ class Lanes:
         into: None, or the list of all values, which the loop may append to.
         bounded: Results are streamed.
         index_of: The input index of an item, by ticket and offset.
+        prepared: What calls before have found out.
     """
 
     def __init__(
@@ -76,9 +97,11 @@ class Lanes:
         into: list[Any] | None,
         bounded: bool,
         index_of: Callable[[int, int], int | None],
+        prepared: Prepared | None = None,
     ) -> None:
         self._fn, self._settings, self._name, self._tree = fn, settings, name, tree
         self._into, self._bounded, self._index_of = into, bounded, index_of
+        self._prepared = prepared or Prepared()
         self._cores: machine.Cores | None = None
         self._loop: ThisThread | None = None
         self._modules: set[str] = set()
@@ -185,7 +208,7 @@ class Lanes:
         from fourfold.execute.forward import Replay
 
         watch = self._watch("timeout= stops what takes too long")
-        return self._with_parcels(Processes(self.workers, Replay(), watch, lambda: imports.imports_of(self._modules)))
+        return self._with_parcels(Processes(self.workers, Replay(), watch, lambda: self._prepared.imports_of(self._modules)))
 
     def _watch(self, advice: str) -> "Watch":
         from fourfold.distribute.watch import Watch
@@ -231,7 +254,7 @@ class Lanes:
                 f"the function cannot travel to workers: {explain_first(parts, error)}. Make it inside the function, "
                 'pass a class with init=, or use engine="threads"'
             ) from error
-        setup = self._setup()
+        setup = self._prepared.setup(self._setup)
         if elsewhere:
             threads = self._settings.threads_per_worker or 1  # cores of that machine are the cluster's to give
             # What a task of a cluster gives back comes with its end: cut, it would travel twice.

@@ -4,8 +4,9 @@ import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fourfold.data.frames import SAMPLE_ROWS, FrameFold, FrameKind, FramePass
+from fourfold.data.frames import SAMPLE_ROWS, FrameFold, FrameKind, FrameKnown, FramePass
 from fourfold.data.kinds import as_kind, as_table
+from fourfold.data.staying import Invitation, Members, MembersLost, serve
 from fourfold.errors import OptionError
 
 
@@ -59,9 +60,26 @@ class OnSpark:
 
         return Spark(session=frame.sparkSession)
 
-    def known(self, frame: Any, fold: FrameFold, n_partitions: int) -> list[bytes]:
+    def members(self, frame: Any, n_partitions: int) -> Members | None:
+        if type(frame).__module__.startswith("pyspark.sql.connect"):  # its tasks may not reach this machine
+            return None
+        context = frame.sparkSession.sparkContext
+        told = context.getConf().get
+        if "true" in (told("spark.network.crypto.enabled"), told("spark.ssl.rpc.enabled")):  # lines are not encrypted
+            return None
+
+        def start(invitation: Invitation, n_members: int) -> None:
+            context.parallelize(range(n_members), n_members).foreach(lambda _: serve(invitation))
+
+        host = told("spark.driver.host", "127.0.0.1")
+        try:
+            return Members(start, min(n_partitions, context.defaultParallelism), host, told("spark.driver.bindAddress", host))
+        except (MembersLost, OSError):
+            return None
+
+    def known(self, frame: Any, known: FrameKnown, n_partitions: int) -> list[bytes]:
         numbers = frame.sparkSession.range(0, n_partitions, 1, n_partitions)
-        return _parts_of(numbers.mapInArrow(_knowing(fold), PARTS).toArrow())
+        return _parts_of(numbers.mapInArrow(_knowing(known), PARTS).toArrow())
 
 
 PARTS = "number int, part binary"
@@ -92,11 +110,11 @@ def _folding(fold: FrameFold) -> Any:
     return run
 
 
-def _knowing(fold: FrameFold) -> Any:
+def _knowing(known: FrameKnown) -> Any:
     def run(batches: Iterator[Any]) -> Iterator[Any]:
         for batch in batches:
             numbers = batch.column(0).to_pylist()
-            yield _as_parts(numbers, [fold.known(number) for number in numbers])
+            yield _as_parts(numbers, [known(number) for number in numbers])
 
     return run
 
@@ -225,7 +243,10 @@ class OnDask:
         client = getattr(get_scheduler(collections=[frame]), "__self__", None)  # type: ignore[no-untyped-call]
         return "auto" if client is None else Dask(client=client)  # without a client Dask runs in this process
 
-    def known(self, frame: Any, fold: FrameFold, n_partitions: int) -> list[bytes]:
+    def members(self, frame: Any, n_partitions: int) -> Members | None:
+        return None
+
+    def known(self, frame: Any, known: FrameKnown, n_partitions: int) -> list[bytes]:
         return []
 
 
@@ -312,7 +333,10 @@ class OnRay:
 
         return Ray()
 
-    def known(self, frame: Any, fold: FrameFold, n_partitions: int) -> list[bytes]:
+    def members(self, frame: Any, n_partitions: int) -> Members | None:
+        return None
+
+    def known(self, frame: Any, known: FrameKnown, n_partitions: int) -> list[bytes]:
         return []
 
 

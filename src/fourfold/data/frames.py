@@ -20,6 +20,7 @@ from fourfold.data.pieces import Piece
 from fourfold.data.plan import BATCH_ROWS
 from fourfold.data.poison import BadRow, part_of, run_apart
 from fourfold.data.schema import cast_column, common, fitted
+from fourfold.data.staying import Members
 from fourfold.data.steps import Apply, Batch, Step, concatenated, is_of_plan, parts_of
 from fourfold.data.work import Gather, shown
 
@@ -199,30 +200,41 @@ def _arrived(packed: bytes, before: Any, schema: Any) -> FramePass:
     return FramePass(Steps.arrived(packed), before, schema)
 
 
+class FrameKnown:
+    """What is known of a partition without its rows, pickled.
+
+    Args:
+        known: Gives the value of the partition with a number; None where this machine cannot.
+    """
+
+    def __init__(self, known: Callable[[int], Any]) -> None:
+        self._known = known
+
+    def __call__(self, number: int) -> bytes:
+        """The value; nothing where this machine does not know it."""
+        import cloudpickle
+
+        value = self._known(number)
+        return b"" if value is None else bytes(cloudpickle.dumps(value, protocol=5))
+
+
 class FrameFold:
     """All steps on the rows of one partition, and one value of what comes out, pickled.
 
     Args:
         run: The steps.
         gather: Makes the value: see `fourfold.data.work.Gather`.
-        known: None, or gives the value of the partition with a number without its rows; None where this machine cannot.
+        known: None, or what is asked before.
     """
 
-    def __init__(self, run: FramePass, gather: Gather, known: Callable[[int], Any] | None = None) -> None:
+    def __init__(self, run: FramePass, gather: Gather, known: FrameKnown | None = None) -> None:
         self.run, self._gather, self._known = run, gather, known
-
-    def known(self, number: int) -> bytes:
-        """The value of the partition with this number, where this machine has it without the rows; nothing elsewhere."""
-        import cloudpickle
-
-        value = None if self._known is None else self._known(number)
-        return b"" if value is None else bytes(cloudpickle.dumps(value, protocol=5))
 
     def __call__(self, number: int, batches: Iterator[Any]) -> bytes:
         """The value of the partition with this number."""
         import cloudpickle
 
-        if known := self.known(number):
+        if self._known is not None and (known := self._known(number)):
             for _ in batches:  # Spark wants them to be taken
                 pass
             return known
@@ -260,5 +272,8 @@ class FrameKind(Protocol):
     def engine(self, frame: Any) -> Any:
         """What runs calls where the frame lives: an `engine=`."""
 
-    def known(self, frame: Any, fold: FrameFold, n_partitions: int) -> list[bytes]:
+    def members(self, frame: Any, n_partitions: int) -> Members | None:
+        """Tasks that stay, for questions about what machines know; None where none come."""
+
+    def known(self, frame: Any, known: FrameKnown, n_partitions: int) -> list[bytes]:
         """What machines of the cluster know of partitions without their rows, b"" of others; none where rows cost no job."""

@@ -24,7 +24,7 @@ from fourfold.data.steps import Loadable, is_of_plan
 from fourfold.data.work import Count, FailedRow, Gather, Loader, PieceDone, Policy, RunPiece, Tables, shown
 from fourfold.errors import OptionError, RunChanged, TooManyFailures
 from fourfold.execute import current
-from fourfold.lanes import NOT_FOR_THE_LOOP
+from fourfold.lanes import NOT_FOR_THE_LOOP, Prepared
 from fourfold.options import CLUSTER_ENGINES, RunOfBlock, Settings, cluster_of, resolve
 from fourfold.records import Failure, Report
 
@@ -75,6 +75,7 @@ class Run:
         self.n_rows = 0
         self._loaders: set[Loader] = set()
         self._report: Report | None = None
+        self._prepared = Prepared()
         self._check_max_failures()
         if not self.is_elsewhere:  # there a path may be one that only workers see: they tell
             plan.check_models()
@@ -185,17 +186,34 @@ class Run:
         parts = parts_of_run(*init) if run is not None else None
         return Call(RunPiece, pieces, settings, bounded=True, name=self._name, parts_of_init=parts)
 
-    def call(self, fn: type, init: tuple[Any, ...], items: list[Any], name: str, run: str | None = None) -> list[Any]:
+    def call(
+        self,
+        fn: type,
+        init: tuple[Any, ...],
+        items: list[Any],
+        name: str,
+        run: str | None = None,
+        chunk: int | None = None,
+    ) -> list[Any]:
         """What another class makes of items, built with `init` in the workers of this run; recorded in `run`, if anywhere.
+
+        Args:
+            fn: The class.
+            init: What it is built with.
+            items: What its instances are called with.
+            name: For messages.
+            run: Where it is recorded.
+            chunk: Items per chunk, where the user has not said how many.
 
         Raises:
             Exception: What the first item that fails raised.
         """
         changed = {"init": init, "on_error": "raise", "max_failures": None, "retries": 0, "run": run, "timeout": None}
-        call = Call(fn, items, Settings(**{**self._settings.__dict__, **changed}), bounded=True, name=name)
+        settings = Settings(**{**self._settings.__dict__, "chunk": self._settings.chunk or chunk, **changed})
+        call = Call(fn, items, settings, bounded=True, name=name, prepared=self._prepared)
         values = list(self._outcomes_of(call))
         call.raise_if_stopped()
-        call.conclude()
+        self._report = call.conclude()
         return values
 
     def _settled(self, piece: Piece, outcome: Any) -> PieceDone:

@@ -2,37 +2,30 @@
 
 /tmp/fourfold-fit-<user>-<fit>/     0700, and locked as long as somebody uses it; who finds one that nobody holds removes it
   3-0                               piece 3, view 0: all its batches; it is there whole or not at all
+  3-1                               the same rows after one step more: without what that has left as it was
 """
 
 import contextlib
-import errno
 import fcntl
-import json
 import mmap
 import os
-import pickle
 import re
 import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from fourfold.distribute.cargo import remove_unheld
 from fourfold.errors import RunError
-from fourfold.seams import hit
 from fourfold.workloads.fit.contract import Rows
-
-ALIGNED = 64
-"""Bytes at whose multiples an array begins: a line of the cache. Smaller: some processors read slower. Larger: holes."""
+from fourfold.workloads.fit.kept_file import Keeping, batches_in
 
 UNUSED_S = 600.0
 """Seconds after which a worker on another machine lets go of a fit of which it has not heard. Less: a slow fit reads its rows
 again. More: files of fits that are over lie there, as long as the cluster keeps the worker."""
-
-NAMES = Rows._fields[:3]
 
 _held: dict[str, tuple[int, float]] = {}
 """Folders that this process holds: the descriptor that locks each, and when it was used last."""
@@ -90,9 +83,25 @@ class Kept:
             os.close(handle)
         if self.folder in _held:
             _held[self.folder] = _held[self.folder][0], time.monotonic()
-        return _batches(data, first)
+        return batches_in(data, first, lambda base: self.find(piece, base, first))
 
-    def new(self, piece: int, view: int) -> "Keeping | None":
+    @contextlib.contextmanager
+    def keeping(self, piece: int, views: Mapping[int, int | None]) -> Iterator[dict[int, Keeping]]:
+        """A block that adds the batches of a piece, by view, and finishes them; when it fails, they are discarded.
+
+        Args:
+            piece: Its number.
+            views: The numbers of views, each with that of its base, or None.
+        """
+        found = {view: new for view, base in views.items() if (new := self.new(piece, view, base)) is not None}
+        try:
+            yield found
+        except BaseException:
+            for each in found.values():
+                each.discard()
+            raise
+
+    def new(self, piece: int, view: int, base: int | None = None) -> Keeping | None:
         """Keep the rows of a piece from now on; None where the driver has forgotten this fit."""
         if not os.path.isdir(self.folder):
             if socket.gethostname() == self._home:
@@ -100,106 +109,13 @@ class Kept:
             _let_go_of_old()
             sweep(self.folder)
             _hold(self.folder)
-        return Keeping(self.folder, f"{piece}-{view}")
+        return Keeping(self.folder, f"{piece}-{view}", base)
 
 
 def _arrived(name: str, home: str) -> Kept:
     kept = Kept(name)
     kept._home = home
     return kept
-
-
-class Keeping:
-    """A file of kept rows that is being written. Another worker may write the same one: both write the same."""
-
-    def __init__(self, folder: str, name: str) -> None:
-        self._folder, self._name = folder, name
-        self._batches: list[dict[str, Any]] = []
-        handle, self._path = self._told(lambda: tempfile.mkstemp(dir=folder))
-        self._file = os.fdopen(handle, "wb")
-
-    def add(self, rows: Rows) -> None:
-        """One more batch."""
-        self._batches.append({name: self._put(value) for name, value in zip(NAMES, rows, strict=False) if value is not None})
-
-    def finish(self) -> None:
-        """All batches of the piece are there."""
-        footer = json.dumps(self._batches).encode()
-        self._told(lambda: self._file.write(footer + len(footer).to_bytes(8, "little")))
-        self._told(self._file.close)
-        os.replace(self._path, os.path.join(self._folder, self._name))
-
-    def discard(self) -> None:
-        """The piece has failed."""
-        with contextlib.suppress(OSError):  # what was not written yet cannot be: that is known already
-            self._file.close()
-        Path(self._path).unlink(missing_ok=True)
-
-    def _put(self, value: Any) -> Any:
-        if hasattr(value, "tocsr"):
-            return {
-                "shape": list(map(int, value.shape)),
-                "form": type(value).__name__,
-                "parts": [self._array(part) for part in (value.data, value.indices, value.indptr)],
-            }
-        return self._array(value)
-
-    def _array(self, array: Any) -> list[Any]:
-        """Where it is, and what: see `_array_of`."""
-        if array.dtype == object:
-            content: Any = pickle.dumps(array, protocol=5)
-            about = ["", [len(content)], ""]
-        else:
-            order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
-            content = (array.T if order == "F" else array).reshape(-1).view("u1")
-            about = [array.dtype.str, list(array.shape), order]
-        begin = -self._file.tell() % ALIGNED + self._file.tell()
-        self._told(lambda: self._write(begin, content))
-        return [begin, *about]
-
-    def _write(self, begin: int, content: Any) -> None:
-        hit("kept.write")
-        self._file.write(bytes(begin - self._file.tell()))
-        self._file.write(content)
-
-    def _told(self, do: Any) -> Any:
-        try:
-            return do()
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise OSError(
-                error.errno,
-                f"there is no room in {tempfile.gettempdir()} on {socket.gethostname()} for the rows that this fit looks at "
-                "again and again: make room, or set TMPDIR to a folder of a larger disk",
-            ) from None
-
-
-def _batches(data: Any, first: int | None) -> Iterator[Rows]:
-    size = int.from_bytes(data[-8:], "little")
-    for batch in json.loads(data[-8 - size : -8]):
-        X, y, weight = (_value_of(data, batch.get(name)) for name in NAMES)
-        yield Rows(X, y, weight, first)
-        first = None if first is None else first + int(X.shape[0])
-
-
-def _value_of(data: Any, about: Any) -> Any:
-    if isinstance(about, dict):
-        from scipy import sparse
-
-        values, indices, indptr = (_array_of(data, *part) for part in about["parts"])
-        matrix = getattr(sparse, about["form"])(tuple(about["shape"]), dtype=values.dtype)
-        matrix.data, matrix.indices, matrix.indptr = values, indices, indptr  # to hand it these is to have all of them checked
-        return matrix
-    return None if about is None else _array_of(data, *about)
-
-
-def _array_of(data: Any, begin: int, dtype: str, shape: Sequence[int], order: str) -> Any:
-    import numpy as np
-
-    if not dtype:  # objects, such as texts of a target, cannot be mapped
-        return pickle.loads(data[begin : begin + shape[0]])
-    return np.ndarray(tuple(shape), np.dtype(dtype), data, begin, order="F" if order == "F" else "C")
 
 
 def _hold(folder: str) -> None:

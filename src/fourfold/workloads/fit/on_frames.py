@@ -1,6 +1,7 @@
 """Passes over a frame that lives in a cluster: each is one job there, and its partitions take the places of pieces.
 
 partition ──steps──> tables ──Gather──> Part     where the rows are: one row with a pickled Part comes back
+kept rows ──FoldKept──> Part                     the next time: told by tasks that stay, where the cluster has such
 Part, Part, … ──combine, in the order of partitions──> finish                                        here
 """
 
@@ -9,14 +10,16 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from fourfold.data.frames import FrameFold, FrameKind, FramePass, Steps
+from fourfold.data.frames import FrameFold, FrameKind, FrameKnown, FramePass, Steps
+from fourfold.data.staying import Members, MembersLost
 from fourfold.data.steps import Step
 from fourfold.workloads.fit.checking import CheckTarget
 from fourfold.workloads.fit.contract import Pass
 from fourfold.workloads.fit.fitting import driven, features_for
 from fourfold.workloads.fit.kept import Kept, name_in
-from fourfold.workloads.fit.passes import FoldKept, Gather, Part, Views, Wanted, finished
+from fourfold.workloads.fit.passes import FoldKept, Gather, finished
 from fourfold.workloads.fit.seen import Features
+from fourfold.workloads.fit.views import Part, Views
 
 
 class FramePasses:
@@ -34,6 +37,8 @@ class FramePasses:
         self._kept, self._views = Kept(name_in(None)), Views()
         self._counts: list[int] | None = None
         self._asks = True
+        self._has_invited = False
+        self._members: Members | None = None
 
     def run(self, passes: list[Pass]) -> list[Any]:
         """Do these at once. Gives what each finished with.
@@ -55,24 +60,45 @@ class FramePasses:
         return finished(passes, parts)
 
     def close(self) -> None:
-        """Forget what was kept."""
+        """Forget what was kept, and let go of those who were asked for it."""
+        self._dismiss()
         self._kept.forget()
 
     def _parts(self, passes: list[Pass]) -> list[Part]:
         if any(each.keep for each in passes):
             self._kept.open()
         firsts = None if self._counts is None else dict(enumerate(accumulate(self._counts, initial=0)))
-        is_kept = firsts is not None and self._views.are_kept(passes)
-        wanted = Wanted(passes, self._views.of(passes), firsts)
-        known = FoldKept(wanted.of_seen(), self._kept) if is_kept else None
-        fold = FrameFold(self._run, Gather(self._features, wanted, self._kept), known)
-        found: list[bytes] = []
-        if is_kept and self._asks:
-            found = self._kind.known(self._frame, fold, len(self._counts or ()))
-            self._asks = sum(map(bool, found)) * 2 > len(found)  # else tasks come to other machines than those with the rows
+        wanted, kept = self._views.asked(passes, firsts)
+        known = None if kept is None else FoldKept(kept, self._kept)
+        found = self._known(known) if known is not None and self._asks else []
         if not found or not all(found):
+            self._dismiss()  # they have the slots that the job wants
+            gather = Gather(self._features, wanted, self._kept)
+            fold = FrameFold(self._run, gather, None if known is None else FrameKnown(known))
             found = self._kind.gather(self._frame, fold)
         return [pickle.loads(each) for each in found]
+
+    def _known(self, known: FoldKept) -> list[bytes]:
+        """What is known of each partition without its rows, b"" of others: told by tasks that stay, or else by a job."""
+        n_partitions = len(self._counts or ())
+        try:
+            if not self._has_invited:
+                self._has_invited = True
+                self._members = self._kind.members(self._frame, n_partitions)
+                if self._members is not None:
+                    self._members.share(range(n_partitions), FrameKnown(known.is_there))
+            if self._members is not None:
+                return self._members.ask(FrameKnown(known))
+        except MembersLost:
+            self._dismiss()
+        found = self._kind.known(self._frame, FrameKnown(known), n_partitions)
+        self._asks = sum(map(bool, found)) * 2 > len(found)  # else tasks come to other machines than those with the rows
+        return found
+
+    def _dismiss(self) -> None:
+        if self._members is not None:
+            self._members.close()
+            self._members = None
 
 
 def fitted_to_frame(

@@ -6,12 +6,11 @@
 Rows that a recipe wants again are kept where they were made; the next pass asks for those first, and reads what nobody has.
 """
 
-import operator
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any
 
 from fourfold.aggregate.tree import EMPTY, TreeReduction
 from fourfold.data.pieces import Piece
@@ -21,67 +20,16 @@ from fourfold.data.work import Count, FailedRow
 from fourfold.execute import current
 from fourfold.options import RunOfBlock, Settings, resolve
 from fourfold.workloads.fit.checking import CheckSeen
-from fourfold.workloads.fit.contract import Pass, Rows, Seen
-from fourfold.workloads.fit.kept import Keeping, Kept, name_in
-from fourfold.workloads.fit.seen import Features, all_seen
+from fourfold.workloads.fit.contract import Pass, Rows
+from fourfold.workloads.fit.kept import Kept, name_in
+from fourfold.workloads.fit.kept_file import Keeping
+from fourfold.workloads.fit.seen import Features, all_seen, in_one_block
 from fourfold.workloads.fit.threads import one_thread
+from fourfold.workloads.fit.views import Part, Views, Wanted, folded
 
-
-class Part(NamedTuple):
-    """What comes of one piece: how many rows it has, and a state for each pass."""
-
-    n_rows: int
-    states: list[Any]
-
-
-class Wanted(NamedTuple):
-    """What a worker is told of the passes that are done at once.
-
-    Attributes:
-        passes: All of them.
-        views: For each, the number under which its rows are kept; None when they are not.
-        firsts: The number of the first row of each piece, by the piece's number; None in the first pass.
-    """
-
-    passes: Sequence[Pass]
-    views: Sequence[int | None]
-    firsts: Mapping[int, int] | None
-
-    def first_of(self, piece: int) -> int | None:
-        """The number of the first row of a piece."""
-        return None if self.firsts is None else self.firsts.get(piece)
-
-    def of_seen(self) -> "Wanted":
-        """The same of rows that have been seen already."""
-        return self._replace(passes=[each._replace(seen=()) for each in self.passes])
-
-
-class Views:
-    """What rows look like that are kept: each view has a number."""
-
-    def __init__(self) -> None:
-        self._views: list[tuple[Seen, ...]] = []
-
-    def are_kept(self, passes: Sequence[Pass]) -> bool:
-        """Whether passes before have kept the rows of all of these."""
-        return all(each.keep and self._number(each) is not None for each in passes)
-
-    def of(self, passes: Sequence[Pass]) -> list[int | None]:
-        """The number of each; None of those that are not to be kept."""
-        return [self._numbered(each) if each.keep else None for each in passes]
-
-    def _numbered(self, wanted: Pass) -> int:
-        number = self._number(wanted)
-        if number is None:
-            self._views.append(wanted.seen)
-            number = len(self._views) - 1
-        return number
-
-    def _number(self, wanted: Pass) -> int | None:
-        for number, view in enumerate(self._views):
-            if len(view) == len(wanted.seen) and all(map(operator.is_, view, wanted.seen)):
-                return number
-        return None
+SHORT_S = 0.02
+"""Seconds of work for each worker, below which it gets its pieces all at once in the next pass over kept rows. Smaller: more
+of such a pass is messages, of some 0.2 ms each. Larger: a worker that is slower than others ends later. Not measured."""
 
 
 class Gather:
@@ -95,23 +43,17 @@ class Gather:
 
     def fold(self, piece: Piece, tables: Iterator[Any]) -> Part:
         """Go through all tables."""
-        views = {view for view in self._wanted.views if view is not None}
-        keeping = {view: new for view in views if (new := self._kept.new(piece.number, view)) is not None}
-        try:
+        with self._kept.keeping(piece.number, self._wanted.new()) as keeping:
             with one_thread():
                 part = self._folded(piece, tables, keeping)
             with _ending_the_fit():
                 for each in keeping.values():
                     each.finish()
-        except BaseException:
-            for each in keeping.values():
-                each.discard()
-            raise
         return part
 
     def _folded(self, piece: Piece, tables: Iterator[Any], keeping: Mapping[int, Keeping]) -> Part:
         first, n_rows = self._wanted.first_of(piece.number), 0
-        states: list[Any] = [EMPTY] * len(self._wanted.passes)
+        states = self._wanted.no_states()
         for table in tables:
             if not table.num_rows:  # many transformers cannot take that
                 continue
@@ -127,11 +69,11 @@ class Gather:
         for at, seen in enumerate(all_seen(rows, [each.seen for each in self._wanted.passes])):
             view = self._wanted.views[at]
             if view is not None:
-                seen = _in_one_block(seen)
+                seen = in_one_block(seen)
                 if view in keeping and view not in added:
                     keeping[view].add(seen)
                     added.add(view)
-            states[at] = _folded(self._wanted.passes[at], states[at], seen)
+            states[at] = folded(self._wanted.passes[at], states[at], seen)
 
 
 @contextmanager
@@ -144,47 +86,45 @@ def _ending_the_fit() -> Iterator[None]:
         raise
 
 
-def _in_one_block(rows: Rows) -> Rows:
-    """The rows as they will come out of a file: the order of sums may depend on how an array lies in memory."""
-    import numpy as np
-
-    if hasattr(rows.X, "columns"):
-        raise TypeError(
-            f"a pass with keep=True keeps arrays and csr matrices, and its rows are a {type(rows.X).__name__}: give it "
-            "seen=(Numbers(…),)"
-        )
-    if hasattr(rows.X, "tocsr") or rows.X.flags.c_contiguous or rows.X.flags.f_contiguous:
-        return rows
-    return rows._replace(X=np.ascontiguousarray(rows.X))
-
-
 class FoldKept:
     """Called with the number of each piece: folds what this machine has kept of it. None when it has not."""
 
     def __init__(self, wanted: Wanted, kept: Kept) -> None:
         self._wanted, self._kept = wanted, kept
 
+    def is_there(self, piece: int) -> bool | None:
+        """Whether this machine has kept it; None when it has not."""
+        first, bases = self._wanted.first_of(piece), self._wanted.bases or ()
+        return all(self._kept.find(piece, base, first) is not None for base in bases) or None
+
     def __call__(self, piece: int) -> Part | None:
         """The part of a piece."""
-        states: list[Any] = [EMPTY] * len(self._wanted.passes)
-        n_rows = 0
-        for at, (wanted, view) in enumerate(zip(self._wanted.passes, self._wanted.views, strict=True)):
-            found = None if view is None else self._kept.find(piece, view, self._wanted.first_of(piece))
-            if found is None:
-                return None
-            n_rows = 0
-            with one_thread():
-                for rows in found:
-                    states[at] = _folded(wanted, states[at], rows)
-                    n_rows += rows.n_rows
+        first, bases = self._wanted.first_of(piece), self._wanted.bases or ()
+        found = [rows for base in bases if (rows := self._kept.find(piece, base, first)) is not None]
+        if len(found) < len(bases):
+            return None
+        states, n_rows, unfilled = self._wanted.no_states(), 0, self._wanted.new()
+        with self._kept.keeping(piece, unfilled) as keeping, one_thread():
+            for at, view in enumerate(self._wanted.views):
+                new = None if view is None or unfilled.pop(view, None) is None else keeping.get(view)
+                states[at], n_rows = self._folded(at, found[at], new)
         return Part(n_rows, states)
 
-
-def _folded(wanted: Pass, state: Any, rows: Rows) -> Any:
-    if not rows.n_rows:
-        return state
-    found = wanted.aggregator.fold(rows)
-    return found if state is EMPTY else wanted.aggregator.combine(state, found)
+    def _folded(self, at: int, found: Iterator[Rows], keeping: Keeping | None) -> tuple[Any, int]:
+        wanted, state, n_rows = self._wanted.passes[at], EMPTY, 0
+        for before in found:
+            rows = before
+            for step in wanted.seen:
+                rows = step(rows)
+            if self._wanted.views[at] is not None:
+                rows = in_one_block(rows)
+            if keeping is not None:
+                keeping.add(rows, before)
+            state = folded(wanted, state, rows)
+            n_rows += rows.n_rows
+        if keeping is not None:
+            keeping.finish()
+        return state, n_rows
 
 
 class Passes:
@@ -209,6 +149,8 @@ class Passes:
         self._pieces = list(plan.pieces())
         self._kept = Kept(name_in(self.folder))
         self._views = Views()
+        self._asking: Run | None = None
+        self._chunk: int | None = None
         self._counts: list[int] | None = None
         self._firsts: dict[int, int] | None = None
         self._n_done = 0
@@ -226,10 +168,14 @@ class Passes:
             self._plan = self._plan.with_step(CheckSeen(self._features, [each.seen for each in passes]))
         if any(each.keep for each in passes):
             self._kept.open()
-        is_kept = self._firsts is not None and self._views.are_kept(passes)
-        wanted = Wanted(passes, self._views.of(passes), self._firsts)
-        parts = self._parts_kept(wanted) if is_kept else {}
-        parts |= self._parts_read(wanted, [piece for piece in self._pieces if piece.number not in parts])
+        wanted, kept = self._views.asked(passes, self._firsts)
+        try:
+            parts = {} if kept is None else self._parts_kept(kept)
+            parts |= self._parts_read(wanted, [piece for piece in self._pieces if piece.number not in parts])
+        except (ValueError, TypeError) as error:
+            if self._n_done or not self._leaves_out:  # else nobody knows yet which rows are left out
+                self._blame_a_row(wanted, error)
+            raise
         self._n_done += 1
         self._count(parts)
         if not self.n_rows:
@@ -242,10 +188,15 @@ class Passes:
 
     def _parts_kept(self, wanted: Wanted) -> dict[int, Part]:
         """By the numbers of pieces, of those that the machine has kept whose worker was asked."""
-        there = wanted.of_seen()
-        run = Run(self._plan, Gather(self._features, there, self._kept), self._options_of(""), "fit", pieces=())
-        numbers = [piece.number for piece in self._pieces]
-        found = run.call(FoldKept, (there, self._kept), numbers, "fit", self._options_of("-kept").get("run"))
+        if self._asking is None:
+            gather = Gather(self._features, wanted, self._kept)
+            self._asking = Run(self._plan, gather, {**self._options, "run": None}, "fit", pieces=())
+        asking, numbers = self._asking, [piece.number for piece in self._pieces]
+        folder = self._options_of("-kept")["run"]
+        found = asking.call(FoldKept, (wanted, self._kept), numbers, "fit", folder, self._chunk)
+        report = asking.report
+        is_short = report.engine == "processes" and report.busy_s < SHORT_S * report.workers
+        self._chunk = -(-len(numbers) // report.workers) if is_short else None
         return {number: part for number, part in zip(numbers, found, strict=True) if part is not None}
 
     def _parts_read(self, wanted: Wanted, pieces: Sequence[Piece]) -> dict[int, Part]:
@@ -253,13 +204,8 @@ class Passes:
             return {}
         gather = Gather(self._features, wanted, self._kept)
         run = Run(self._plan, gather, self._options_of(""), "fit", pieces=pieces)
-        try:
-            with run.pieces_done() as done:
-                parts = {piece.number: each.value or Part(0, [EMPTY] * len(wanted.passes)) for piece, each in done}
-        except (ValueError, TypeError) as error:
-            if self._n_done or not self._leaves_out:  # else nobody knows yet which rows are left out
-                self._blame_a_row(wanted, error)
-            raise
+        with run.pieces_done() as done:
+            parts = {piece.number: each.value or Part(0, wanted.no_states()) for piece, each in done}
         if not self._n_done:
             run.warn_of_failures()  # the later ones leave out the same rows
             self.failures = run.failures

@@ -96,6 +96,20 @@ def _named(error: ValueError, before: Sequence[Seen]) -> ValueError:
     return ValueError(str(error).replace(f"column number {column} ", f"column {name!r} ", 1))
 
 
+def in_one_block(rows: Rows) -> Rows:
+    """The rows as they will come out of a file: the order of sums may depend on how an array lies in memory."""
+    import numpy as np
+
+    if hasattr(rows.X, "columns"):
+        raise TypeError(
+            f"a pass with keep=True keeps arrays and csr matrices, and its rows are a {type(rows.X).__name__}: give it "
+            "seen=(Numbers(…),)"
+        )
+    if hasattr(rows.X, "tocsr") or rows.X.flags.c_contiguous or rows.X.flags.f_contiguous:
+        return rows
+    return rows._replace(X=np.ascontiguousarray(rows.X))
+
+
 class Numbers:
     """A DataFrame as an array of float64. Arrays and sparse matrices stay as they are, but for their type.
 

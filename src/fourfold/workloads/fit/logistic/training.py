@@ -81,7 +81,7 @@ def train(problem: Problem, seen: Sequence[Seen], names: Sequence[str] | None) -
     """
     import numpy as np
 
-    known = yield Pass(Look(problem.class_weight is not None, names), tuple(seen))
+    known = yield Pass(Look(problem.class_weight is not None, names), tuple(seen), keep=True)
     known = known if problem.keeps_weightless else _with_weight(known)
     if len(known.classes) < 2:
         raise ValueError(_one_class(known.classes))

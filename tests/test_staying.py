@@ -1,0 +1,133 @@
+"""Tasks that stay, with threads in the place of a cluster's tasks."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from fourfold.data import staying
+from fourfold.data.staying import Invitation, Members, MembersLost, serve
+
+PATIENCE_S = 20.0
+
+
+def job_of(*members: Callable[[Invitation], Any]) -> Callable[[Invitation, int], None]:
+    """A job whose tasks are these, each on a thread."""
+
+    def start(invitation: Invitation, n_members: int) -> None:
+        threads = [threading.Thread(target=member, args=(invitation,)) for member in members]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+
+    return start
+
+
+def invited(*members: Callable[[Invitation], Any]) -> Members:
+    return Members(job_of(*members), len(members), "127.0.0.1", "127.0.0.1")
+
+
+def on_thread(number: int) -> bytes:
+    return f"{number} {threading.get_ident()}".encode()
+
+
+def always(number: int) -> bytes:
+    return b"1"
+
+
+def test_each_number_is_answered_by_one_member_and_answers_are_in_order() -> None:
+    members = invited(serve, serve)
+    members.share(range(5), always)
+    for _ in range(3):
+        answers = [each.decode().split() for each in members.ask(on_thread)]
+        assert [int(number) for number, _ in answers] == list(range(5))
+        of_each = [[number for number, of in answers if of == thread] for thread in {of for _, of in answers}]
+        assert sorted(map(len, of_each)) == [2, 3]
+    members.close()
+    assert not members._job.is_alive(), "the job ends with the lines"
+
+
+def test_what_nobody_can_answer_for_is_told() -> None:
+    members = invited(serve)
+    with pytest.raises(MembersLost, match="nobody can answer for 2"):
+        members.share(range(4), lambda number: b"" if number == 2 else b"1")
+    members.close()
+
+
+def test_a_member_that_raises_ends_it() -> None:
+    members = invited(serve, serve)
+    members.share(range(4), always)
+    with pytest.raises(MembersLost, match="could not answer"):
+        members.ask(lambda number: b"%d" % (1 // (number - 2)))
+    members.close()
+
+
+KILLED = """
+import sys
+from fourfold.data.staying import Invitation, serve
+serve(Invitation(sys.argv[1], int(sys.argv[2]), bytes.fromhex(sys.argv[3])))
+"""
+
+
+def test_a_member_that_is_killed_ends_it() -> None:
+    def in_a_process(invitation: Invitation) -> None:
+        given = [invitation.host, str(invitation.port), invitation.key.hex()]
+        subprocess.run([sys.executable, "-c", KILLED, *given], timeout=PATIENCE_S)
+
+    members = invited(serve, in_a_process)
+    members.share(range(4), lambda number: b"1")  # by value: there is no such module in that process
+    here = os.getpid()
+
+    def die(number: int) -> bytes:
+        if os.getpid() != here:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return b"1"
+
+    with pytest.raises(MembersLost):
+        members.ask(die)
+    members.close()
+    assert not members._job.is_alive()
+
+
+def test_a_stranger_is_not_admitted_and_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staying, "OTHERS_S", 0.5)  # so long it waits for those who are never admitted
+    said = []
+
+    def without_key(invitation: Invitation) -> None:
+        serve(invitation._replace(key=bytes(32)))
+        said.append("ended")
+
+    def says_nothing(invitation: Invitation) -> None:
+        socket.create_connection((invitation.host, invitation.port), PATIENCE_S).close()
+
+    members = invited(without_key, says_nothing, serve)
+    members.share(range(2), always)
+    assert len(members._lines) == 1
+    members.close()
+    assert said == ["ended"]
+
+
+def test_a_member_answers_nobody_without_the_key() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        member = threading.Thread(target=serve, args=(Invitation("127.0.0.1", server.getsockname()[1], b"k" * 32),))
+        member.start()
+        line, _ = server.accept()
+        with line:
+            assert not staying._has_key(line, b"other", first=True)
+        member.join(PATIENCE_S)
+        assert not member.is_alive()
+
+
+def test_where_the_job_has_ended_nobody_is_waited_for() -> None:
+    def fails(invitation: Invitation, n_members: int) -> None:
+        raise RuntimeError("no such cluster")
+
+    with pytest.raises(MembersLost, match="none has come"):
+        Members(fails, 2, "127.0.0.1", "127.0.0.1")
