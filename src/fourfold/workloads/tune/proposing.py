@@ -37,6 +37,9 @@ def way_of(sampler: BaseSampler, mode: str, batch_size: int) -> "Way":
         return Way(sampler, "async: trials depend on which workers are faster")
     if batch_size == 1:
         return Way(sampler, "one by one", batch_size=1)
+    if not type(sampler).__module__.startswith("optuna."):  # nobody knows what it remembers: a copy may not do
+        told = f"batch of {batch_size}, as far as the sampler draws all parameters of a trial together"
+        return Way(sampler, told, batch_size, draws_first=True)
     return InBatches(sampler, batch_size)
 
 
@@ -51,10 +54,16 @@ class Way:
     """
 
     def __init__(
-        self, sampler: BaseSampler, told: str, batch_size: int | None = None, first_alone: bool = False, counts: bool = False
+        self,
+        sampler: BaseSampler,
+        told: str,
+        batch_size: int | None = None,
+        first_alone: bool = False,
+        counts: bool = False,
+        draws_first: bool = False,
     ) -> None:
         self._sampler, self.told, self.batch_size, self.first_alone = sampler, told, batch_size, first_alone
-        self.counts = counts
+        self.counts, self._draws_first = counts, counts or draws_first
 
     @property
     def waits_for_first(self) -> bool:
@@ -63,7 +72,7 @@ class Way:
 
     def proposed(self, trial: optuna.Trial) -> BaseSampler:
         """What draws the parameters of a new trial. Called once for each, in the order of their numbers."""
-        if self.counts:  # now, in the order of numbers
+        if self._draws_first:  # now, in the order of numbers
             self._draw_related(trial, self._sampler)
         return self._sampler
 
