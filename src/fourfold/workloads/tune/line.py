@@ -210,9 +210,10 @@ class Wire:
             answer_challenge(self._connection, self._key)
             deliver_challenge(self._connection, self._key)
         except (OSError, EOFError) as error:
+            why, where = error or "it hung up", _shown(self._address)
             raise EngineError(
-                f"a worker on {socket.gethostname()} cannot reach the driver at {_shown(self._address)}: {error or 'it hung up'}."
-                " Trials ask the driver for their parameters: the machines of the cluster must be able to open a connection to it"
+                f"a worker on {socket.gethostname()} cannot reach the driver at {where}: {why}. Trials ask the driver for "
+                "their parameters: the machines of the cluster must be able to open a connection to it"
             ) from error
 
     def ask(self, ticket: int, what: str, args: tuple[Any, ...]) -> Any:

@@ -118,7 +118,7 @@ def optimize(
     if mode not in ("batch", "async"):
         raise OptionError(f'mode={mode!r} is not known. Choices: "batch", "async"')
     size = whole_number("batch_size", batch_size, 1) if batch_size is not None else settings.workers or machine.cores().n_cores
-    own = _study(study, direction, directions, sampler, pruner, settings.seed)
+    own = _study(study, machine.user_name_of(objective), direction, directions, sampler, pruner, settings.seed)
     limit = seconds("timeout", timeout)
     caught = tuple(catch) if isinstance(catch, Iterable) else (catch,)
     way = way_of(own.sampler, mode, size)
@@ -147,7 +147,7 @@ class _Optimizing:
         """Run all trials."""
         study, settings = self._study, self._settings
         study._stop_flag = False
-        study._storage.set_study_system_attr(study._study_id, states.WAY, self._way.told)
+        study.set_user_attr(states.WAY, self._way.told)
         with ExitStack() as stack:
             record = self._record()
             state = "failed"
@@ -263,6 +263,7 @@ def _settings(options: Any, trial_timeout: float | None) -> Settings:
 
 def _study(
     study: optuna.Study | None,
+    name: str,
     direction: Direction | None,
     directions: Sequence[Direction] | None,
     sampler: BaseSampler | None,
@@ -275,7 +276,9 @@ def _study(
         several = None if directions is None else list(directions)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
-            return optuna.create_study(direction=direction, directions=several, sampler=sampler, pruner=pruner)
+            return optuna.create_study(  # Hyperband's brackets follow from the name
+                study_name=name, direction=direction, directions=several, sampler=sampler, pruner=pruner
+            )
         finally:
             optuna.logging.set_verbosity(verbosity)
     if not isinstance(study, optuna.Study):

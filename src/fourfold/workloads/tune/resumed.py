@@ -25,10 +25,8 @@ def go_on(desk: Desk, number: int, kept: FrozenTrial | None, end: End | None, is
         desk.study.add_trial(kept)
         desk.n_begun += 1
         return
-    if number < len(there) and there[number].state == TrialState.RUNNING:
-        here = _running(desk, there[number])
-    else:
-        here = desk.begin()
+    is_left = number < len(there) and there[number].state == TrialState.RUNNING
+    here = _running(desk, there[number]) if is_left else desk.begin()
     if kept is not None:
         _fill(desk, here, kept)
     if not is_told:
