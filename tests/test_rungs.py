@@ -255,6 +255,16 @@ def test_a_trial_that_goes_on_though_it_was_told_to_stop_is_told_again_until_it_
     assert rungs.report(0, 1, 0.5) is GO_ON
 
 
+def test_a_trial_that_reports_waits_no_more() -> None:
+    rungs = Rungs(1, 9, 3)
+    stopped(rungs, [0.3, 0.2])
+    assert rungs.report(0, 1, 0.3) is PAUSE
+    assert rungs.paused == [1]
+    rungs.report(2, 0, 0.1)
+    assert rungs.promotable() is None
+    assert rungs.report(0, 1, 0.3) is GO_ON
+
+
 def test_a_trial_that_reports_seldom_is_compared_at_each_rung_that_it_has_come_to() -> None:
     rungs = Rungs(1, 27, 3)
     assert [rungs.report(number, 4, value) for number, value in enumerate([0.1, 0.2, 0.9])] == [PAUSE] * 3
