@@ -17,6 +17,7 @@ Source: Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSy
 
 import math
 from bisect import bisect_left, insort
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -74,7 +75,8 @@ class Rung:
     def record(self, number: int, value: float) -> None:
         """A trial has come here. What it says the next time, when it runs again from its beginning, does not count."""
         if number not in self._keys:
-            key = (math.isnan(value), -value, len(self._numbers))
+            is_nan = math.isnan(value)
+            key = (is_nan, 0.0 if is_nan else -value, len(self._numbers))
             self._keys[number] = key
             self._numbers.append(number)
             insort(self._ranked, key)
@@ -85,13 +87,20 @@ class Rung:
 
     def wait(self, number: int) -> None:
         """A trial waits here."""
-        if (key := self._keys[number]) not in self._waiting:
-            insort(self._waiting, key)
+        self.leave(number)
+        insort(self._waiting, self._keys[number])
 
     def leave(self, number: int) -> None:
         """A trial waits here no more, if it did."""
-        if (key := self._keys.get(number)) in self._waiting:
-            self._waiting.remove(key)
+        if (key := self._keys.get(number)) is not None:
+            _discard(self._waiting, key)
+
+    def fail(self, number: int) -> None:
+        """A trial that was here has failed: it counts as the worst, and another one goes on in its place."""
+        if (key := self._keys.get(number)) is not None:
+            _discard(self._ranked, key)
+            self._keys[number] = worst = (True, 0.0, key[2])
+            insort(self._ranked, worst)
 
     def next(self, is_last: bool = False) -> int | None:
         """The best trial that waits here, if it is one of those that go on."""
@@ -102,6 +111,12 @@ class Rung:
     def _is_within(self, key: Key, is_last: bool) -> bool:
         n_passing = max(len(self._ranked) // self._factor, int(is_last))
         return not key[0] and bisect_left(self._ranked, key) < n_passing
+
+
+def _discard(keys: list[Key], key: Key) -> None:
+    at = bisect_left(keys, key)
+    if keys[at : at + 1] == [key]:
+        del keys[at]
 
 
 class Rungs:
@@ -162,35 +177,72 @@ class Rungs:
         """The trial to be continued next, of those that wait: from the highest rung, the best there. It waits no more.
 
         Args:
-            is_last: No trial will be begun any more, and none runs. Then the best of a rung goes on though the rung has too
-                few trials for that, so that of a short study one trial comes to the end.
+            is_last: No trial will be begun any more, and none runs. Then the best of a rung goes on though there are too few
+                for that, so that of a short study one comes to the end.
         """
-        for rung in self._rungs:
-            while (number := rung.next(is_last)) is not None:
-                rung.leave(number)
-                trial = self._trials[number]
-                trial.level += 1
-                # Who reports seldom may have come to the next rung as well, and may have to wait there.
-                if self._climb(number, trial) is Decision.GO_ON:
-                    return number
-                self.pause(number)
+        while (rung := self._next_rung(is_last)) is not None:
+            number = rung.next(is_last)
+            assert number is not None
+            rung.leave(number)
+            trial = self._trials[number]
+            trial.level += 1
+            # Who reports seldom may have come to the next rung as well, and may have to wait there.
+            if self._climb(number, trial, is_last) is Decision.GO_ON:
+                return number
+            self.pause(number)
         return None
 
+    @property
+    def has_promotable(self) -> bool:
+        """Whether a trial that waits can be continued."""
+        return self._next_rung() is not None
+
+    def _next_rung(self, is_last: bool = False) -> Rung | None:
+        return next((rung for rung in self._rungs if rung.next(is_last) is not None), None)
+
     def end(self, number: int) -> None:
-        """A trial is over: complete, failed, or not to be continued. Its values stay; others are compared with them."""
+        """A trial is over: complete, or not to be continued. Its values stay, and others are compared with them."""
         self._left(number)
+
+    def fail(self, number: int) -> None:
+        """A trial is over without a value: it counts as the worst at all rungs, and others go on in its place."""
+        self._left(number)
+        for rung in self._brackets[self._trials[number].bracket] if number in self._trials else ():
+            rung.fail(number)
+
+    def recall(self, number: int, reports: Mapping[int, float], waits: bool = False) -> None:
+        """A trial of an earlier call has reported this: others are compared with it. Call `fail` after it if it had failed.
+
+        Args:
+            number: Of the trial.
+            reports: What it had reported, by step; greater is better.
+            waits: It had paused, and can be continued: it waits at the highest rung that it had come to.
+        """
+        trial = self._trials[number] = _Trial(bracket_of(number, self._shares))
+        if not reports:
+            return
+        bracket, recorded = self._brackets[trial.bracket], -1
+        trial.resource, trial.value = max(reports) + 1, float(reports[max(reports)])
+        while trial.level < len(bracket) and trial.resource >= (rung := bracket[trial.level]).resource:
+            recorded = min(step for step in reports if step + 1 >= rung.resource)
+            rung.record(number, float(reports[recorded]))
+            trial.level += 1
+        if trial.level and (waits or recorded == max(reports)):  # what it was told at its last report is asked again
+            trial.level -= 1
+            if waits:
+                bracket[trial.level].wait(number)
 
     def _left(self, number: int) -> None:
         trial = self._trials.get(number)
         if trial and trial.level < len(bracket := self._brackets[trial.bracket]):
             bracket[trial.level].leave(number)
 
-    def _climb(self, number: int, trial: _Trial) -> Decision:
+    def _climb(self, number: int, trial: _Trial, is_last: bool = False) -> Decision:
         """Past all rungs that it has come to, as far as it is among those that go on."""
         bracket = self._brackets[trial.bracket]
         while trial.level < len(bracket) and trial.resource >= (rung := bracket[trial.level]).resource:
             rung.record(number, trial.value)
-            if not rung.passes(number):
+            if not rung.passes(number, is_last):
                 return Decision.PAUSE
             trial.level += 1
         return Decision.GO_ON
