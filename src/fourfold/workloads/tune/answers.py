@@ -95,8 +95,10 @@ class Answers:
             if rungs is None:
                 return here.trial.should_prune()
             if not self._desk.checkpoints.has(number):
-                self._warn()
-                return here.trial.should_prune()
+                must_stop = here.trial.should_prune()
+                if must_stop:
+                    self._warn()
+                return must_stop
             for step, value in here.reported:
                 here.is_to_pause = rungs.report(number, step, self._desk.sign * value) == Decision.PAUSE
             here.reported.clear()

@@ -174,7 +174,7 @@ class Desk:
         if self.is_stopping:
             return None
         self._promote()
-        must_wait = bool(self.batch) or (self.way.waits_for_first and bool(self.open))
+        must_wait = bool(self.batch) or (self.way.waits_for_first and self._runs)
         if not self.ready and self._may_begin and not must_wait:
             self._propose()
         return self.ready.popleft() if self.ready else None
@@ -229,6 +229,7 @@ class Desk:
             here.is_paused, here.ticket = True, None
             if self.rungs is not None:
                 self.rungs.pause(number)
+            self.way.ended(number)  # it has drawn what others wait for
             self._note(here)
             self.changed.notify_all()
 
@@ -241,7 +242,7 @@ class Desk:
             if end.error:
                 self.set(here, states.ERROR, end.error)
             if self.rungs is not None:
-                self.rungs.end(number)
+                (self.rungs.end if end.state in (states.COMPLETE, states.PRUNED) else self.rungs.fail)(number)
             self.checkpoints.drop(number)
             self.n_ended += 1
             self._note(here)
@@ -312,8 +313,12 @@ class Desk:
     def _note(self, here: Open) -> None:
         self._ended.append(Ended(self.study._storage.get_trial(here.trial._trial_id), here.end, here.study_attrs))
 
-    def close(self) -> None:
-        """No trial runs any more: none is left running in the study."""
+    def close(self, is_done: bool) -> None:
+        """No trial runs any more: none is left running in the study.
+
+        Args:
+            is_done: Those that wait will not go on, in a later call either.
+        """
         with self.changed:
             self._is_closed = True
             self.batch.clear()
@@ -323,8 +328,9 @@ class Desk:
                     unfinished = End(states.UNFINISHED, error="the call ended before it")
                     here.end = End(states.PRUNED) if here.is_paused else unfinished
                     self.set(here, states.STATE, here.end.state)
-                    if here.is_paused:
+                    if here.is_paused and is_done:
                         self._note(here)
+                        self.checkpoints.drop(number)
                 self.tell(number)
             self.changed.notify_all()
 

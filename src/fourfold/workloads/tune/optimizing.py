@@ -77,7 +77,7 @@ def optimize(
         callbacks: Called here with the study and each trial that has ended.
         mode: "batch": what a trial draws depends on its number and on what was told before its batch, not on which worker is
             faster. "async": it depends on what was told when a worker was free, which is faster where trials differ.
-            Random, grid and quasi-random search are reproducible either way.
+            Random, grid and quasi-random search are reproducible either way. Under `ff.ASHA` others are "async" always.
         batch_size: Trials that are proposed together under "batch"; None: as many as there are workers. A result can be had
             again with the same one.
         **options: See `fourfold.Options`. `engine="auto"` means processes. `retries=` runs a trial again that has raised; one
@@ -121,7 +121,8 @@ def optimize(
     own = _study(study, machine.user_name_of(objective), direction, directions, sampler, pruner, settings.seed)
     limit = seconds("timeout", timeout)
     caught = tuple(catch) if isinstance(catch, Iterable) else (catch,)
-    way = way_of(own.sampler, mode, size)
+    is_paused_by_others = hasattr(own.pruner, "rungs")  # which trials go on depends on who was faster: no batch is of one mind
+    way = way_of(own.sampler, "async" if is_paused_by_others else mode, size)
     return _Optimizing(objective, own, way, n_trials, limit, caught, list(callbacks), settings).run()
 
 
@@ -162,12 +163,12 @@ class _Optimizing:
             stack.callback(line.close)
             try:
                 self._go_through(desk, line, record)
-                state = "done"
+                state = "done" if desk.error is None else "failed"
             except KeyboardInterrupt:
                 state = "interrupted"
                 raise
             finally:
-                desk.close()
+                desk.close(is_done=state == "done")
                 self._note(desk, record)
                 study.failures = sorted(desk.failures, key=lambda failure: failure.index)  # type: ignore[attr-defined]
         if desk.error is not None:

@@ -19,6 +19,11 @@ def go_on(desk: Desk, number: int, kept: FrozenTrial | None, end: End | None, is
         is_told: The study is told of it at once, and not with its batch.
     """
     there = desk.study.get_trials(deepcopy=False)
+    if desk.rungs is not None and kept is not None:
+        reports = {step: desk.sign * value for step, value in kept.intermediate_values.items()}
+        desk.rungs.recall(number, reports, waits=end is None)
+        if end is not None and end.state not in (states.COMPLETE, states.PRUNED):
+            desk.rungs.fail(number)
     if number < len(there) and there[number].state.is_finished():  # the study has outlived its driver
         return
     if number == len(there) and kept is not None and end is not None and is_told:
@@ -37,9 +42,6 @@ def go_on(desk: Desk, number: int, kept: FrozenTrial | None, end: End | None, is
             desk.tell(number)
     elif kept is not None and desk.rungs is not None:
         here.is_paused = True
-        for step, value in kept.intermediate_values.items():
-            desk.rungs.report(number, step, desk.sign * value)
-        desk.rungs.pause(number)
     else:
         desk.ready.append(number)
 
