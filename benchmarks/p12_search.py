@@ -24,7 +24,7 @@ SKLEARN = "GridSearchCV"
 TIMEOUT_S = 900.0
 
 # Each pixel of the digits becomes so many in each direction, with noise: a PCA then takes as long as some fits of an SVC.
-ENLARGED = 2
+ENLARGED = 3
 
 
 def rows(rounds: int, is_quick: bool) -> list[Row]:
