@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING, Any
 from fourfold.version import VERSION as __version__
 
 _WHERE = {
+    "ASHA": "workloads.tune.asha",
     "Dataset": "workloads.dataset",
     "Failure": "records",
     "FourfoldError": "errors",
     "GroupModels": "workloads.groups.models",
+    "Hyperband": "workloads.tune.asha",
     "LogisticRegression": "workloads.fit.logistic.estimator",
     "Options": "options",
     "Report": "records",
@@ -46,10 +48,12 @@ _WHERE = {
 }
 
 __all__ = [
+    "ASHA",
     "Dataset",
     "Failure",
     "FourfoldError",
     "GroupModels",
+    "Hyperband",
     "LogisticRegression",
     "Options",
     "Report",
@@ -86,6 +90,7 @@ if TYPE_CHECKING:
     from fourfold.workloads.fit.registry import recipe
     from fourfold.workloads.groups.models import GroupModels
     from fourfold.workloads.scan import scan
+    from fourfold.workloads.tune.asha import ASHA, Hyperband
     from fourfold.workloads.tune.search.estimator import SearchCV
 
 

@@ -1,1 +1,5 @@
-"""Tuning: trials that are processes, and candidates that are items."""
+"""Tuning: trials as items.
+
+asha.py    `ff.ASHA`, `ff.Hyperband`        rungs.py    ... what they decide: pure
+search/    `ff.SearchCV`
+"""
