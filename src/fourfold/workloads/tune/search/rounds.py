@@ -6,10 +6,11 @@ one has the score of a candidate that raised, and the search goes on.
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any, NamedTuple
 
-from fourfold.compose import imap
-from fourfold.options import RunOfBlock
+from fourfold.call import Call
+from fourfold.options import RunOfBlock, resolve
 from fourfold.records import Failure, Report
 from fourfold.workloads.tune.search.fits import Fits, Job, Unit
 from fourfold.workloads.tune.search.prefixes import Candidate, grouped
@@ -45,7 +46,7 @@ class Rounds:
     """Runs rounds one after the other, and keeps what is to be said of all of them.
 
     Args:
-        options: Of `fourfold.imap`.
+        options: Of `fourfold.map`.
         run: None, or the folder in which each round has a folder of its own.
         is_split: Each candidate is an item by itself: a limit of time is for one fit.
     """
@@ -63,78 +64,71 @@ class Rounds:
         if self._is_split:
             groups = [[candidate] for group in groups for candidate in group]
         units = _numbered([(split, group) for split in range(len(job.splits)) for group in groups])
-        done: dict[tuple[int, int], Result] = {}
-        kinds: dict[tuple[int, int], str] = {}
+        ended = Ended(job)
         apart: list[Unit] = []
-        for unit, value in self._finished(job, units):
+        for unit, value in self.run(Fits, job, units, _costs(job, units)):
             if isinstance(value, Failure) and len(unit.candidates) > 1:
                 apart.append(unit)
             else:
-                self._take(unit, value, job, done, kinds)
-        alone = [
-            (unit.split, [each._replace(path=())])
-            for unit in sorted(apart, key=lambda unit: unit.number)
-            for each in unit.candidates
-        ]
-        for unit, value in self._finished(job, _numbered(alone)):
-            self._take(unit, value, job, done, kinds)
-        places = [(index, split) for index in range(len(candidates)) for split in range(len(job.splits))]
-        self._note(candidates, places, done, kinds)
+                ended.take(unit, value)
+        alone = _numbered([(unit.split, [each._replace(path=())]) for unit in apart for each in unit.candidates])
+        for unit, value in self.run(Fits, job, alone, None):
+            ended.take(unit, value)
+        return self.told(ended, candidates)
+
+    def run(
+        self, worker: Callable[[Job], Any], job: Job, items: Sequence[Any], cost: Callable[[Any], float] | None
+    ) -> Iterator[tuple[Any, Any]]:
+        """Each item with its value, or with its Failure, in order."""
+        if not items:
+            return iter(())
+        changed: dict[str, Any] = {"init": (job,), "cost": cost}
+        changed["on_error"] = "raise" if job.how["error_score"] == "raise" else "collect"
+        if self._run is not None:
+            changed["run"] = self._run.of_next_call()
+        call = Call(worker, items, resolve({**self._options, **changed}), name="SearchCV")
+        values: list[Any] = []
+        with closing(call.in_order()) as segments:
+            for segment in segments:
+                values += segment.values
+                for failure in call.failures.sorted():
+                    if failure.kind == "raised" and isinstance(failure.error, Exception):
+                        raise failure.error  # no fit's: parameters that do not exist, a scorer that gives no number
+        call.raise_if_stopped()
+        self.reports.append(call.conclude())
+        return zip(items, values, strict=True)
+
+    def told(self, ended: "Ended", candidates: Sequence[Mapping[str, Any]]) -> list[Result]:
+        """The results of a round, whose failures are noted."""
+        results = []
+        for row, split in sorted(ended.results):
+            result = ended.results[row, split]
+            text = result["fit_error"]
+            if text is not None:
+                kind = ended.kinds.get((row, split), "raised")
+                reason = text.strip().splitlines()[-1] if kind == "raised" else text.splitlines()[0]
+                self.failures.append(FitFailure(self._n_before + row, split, candidates[row], kind, reason, text))
+            results.append(result)
         self._n_before += len(candidates)
-        return [done[place] for place in places]
+        return results
 
-    def _finished(self, job: Job, units: list[Unit]) -> Iterator[tuple[Unit, Any]]:
-        """Each unit with its results, or with its Failure, as they come."""
-        if not units:
-            return
-        own: dict[str, Any] = {} if self._run is None else {"run": self._run.of_next_call()}
-        costs = _costs(job, units)
-        if costs is not None:
-            own["cost"] = costs
-        must_raise = job.how["error_score"] == "raise"
-        stream = imap(
-            Fits,
-            units,
-            ordered=False,
-            init=(job,),
-            on_error="raise" if must_raise else "collect",
-            **{**self._options, **own},
-        )
-        try:
-            for value in stream:
-                if not isinstance(value, Failure):
-                    yield units[value[0]], value[1]
-                elif value.kind == "raised" and isinstance(value.error, Exception):
-                    raise value.error  # no fit's: parameters that do not exist, a scorer that gives no number
-                else:
-                    yield units[value.index], value
-        finally:
-            stream.close()
-        self.reports.append(stream.report)
 
-    def _take(
-        self, unit: Unit, value: Any, job: Job, done: dict[tuple[int, int], Result], kinds: dict[tuple[int, int], str]
-    ) -> None:
+class Ended:
+    """The results of a round so far, by candidate and fold; `kinds` has those whose worker died."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self.results: dict[tuple[int, int], Result] = {}
+        self.kinds: dict[tuple[int, int], str] = {}
+
+    def take(self, unit: Unit, value: Any) -> None:
+        """Note what came of a unit: results, or its Failure."""
         for at, candidate in enumerate(unit.candidates):
             place = (candidate.number, unit.split)
             if isinstance(value, Failure):
-                done[place], kinds[place] = _without_score(value, job), value.kind
+                self.results[place], self.kinds[place] = _without_score(value, self._job), value.kind
             else:
-                done[place] = value[at]
-
-    def _note(
-        self,
-        candidates: Sequence[Mapping[str, Any]],
-        places: list[tuple[int, int]],
-        done: dict[tuple[int, int], Result],
-        kinds: dict[tuple[int, int], str],
-    ) -> None:
-        for index, split in places:
-            text = done[index, split]["fit_error"]
-            if text is not None:
-                kind = kinds.get((index, split), "raised")
-                reason = text.strip().splitlines()[-1] if kind == "raised" else text.splitlines()[0]
-                self.failures.append(FitFailure(self._n_before + index, split, candidates[index], kind, reason, text))
+                self.results[place] = value[at]
 
 
 def _numbered(parts: Iterable[tuple[int, list[Candidate]]]) -> list[Unit]:
