@@ -32,6 +32,7 @@ _WHERE = {
     "Options": "options",
     "Report": "records",
     "Results": "aggregate.results",
+    "SearchCV": "workloads.tune.search.estimator",
     "Stream": "aggregate.results",
     "engines": "",
     "errors": "",
@@ -58,6 +59,7 @@ __all__ = [
     "Options",
     "Report",
     "Results",
+    "SearchCV",
     "Stream",
     "__version__",
     "engines",
@@ -92,6 +94,7 @@ if TYPE_CHECKING:
     from fourfold.workloads.scan import scan
     from fourfold.workloads.tune.asha import ASHA, Hyperband
     from fourfold.workloads.tune.optimizing import optimize
+    from fourfold.workloads.tune.search.estimator import SearchCV
 
 
 def __getattr__(name: str) -> Any:

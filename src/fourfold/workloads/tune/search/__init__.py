@@ -1,0 +1,14 @@
+"""`ff.SearchCV`: scikit-learn's searches over parameters, each fit an item of `fourfold.map`.
+
+space ──candidates──> dicts of parameters ──rounds──> units ──fits, in workers──> scores ──> cv_results_
+          ▲                                                                        │
+          └──── halving, tpe: the next ones depend on the scores of those before ──┘
+
+estimator.py   the class: what users see, and `fit`
+asked.py       whether its arguments can be used, in a sentence where not
+spaces.py      lists, and distributions of SciPy and Optuna, as each method wants them
+tpe.py         candidates from Optuna's TPE, in batches
+rounds.py      candidates × folds -> units -> results, and what becomes of those that kill their worker
+prefixes.py    which candidates share the first steps of a pipeline, and how these are fitted once
+fits.py        what a worker does: all candidates of a unit, on one fold
+"""

@@ -1,0 +1,105 @@
+"""What is asked of a search, and whether it can be done: one sentence where not."""
+
+from typing import Any
+
+from fourfold.errors import MissingExtra, OptionError
+from fourfold.machine import cores
+from fourfold.options import resolve, whole_number
+
+METHODS = ("random", "grid", "halving", "tpe")
+N_TRIALS = 10
+"""Candidates of "random" and "tpe" when nobody says how many, as RandomizedSearchCV has it."""
+
+
+def check_arguments(search: Any) -> None:
+    """What scikit-learn does not check itself.
+
+    Raises:
+        OptionError: An argument has a value that cannot be used, or goes with another one of them only.
+    """
+    if search.n_trials is not None:
+        whole_number("n_trials", search.n_trials, 1)
+        if search.method == "grid":
+            raise OptionError(f'n_trials={search.n_trials} is not for method="grid", which tries all of its space')
+    if search.method == "halving":
+        _check_halving(search)
+    is_drawn = search.method != "grid"
+    if search.run is not None and is_drawn and search.random_state is None:
+        raise OptionError(
+            f'run= and method="{search.method}" need random_state=: without it the same call would draw other candidates, and '
+            "nothing that is recorded would be of use"
+        )
+    if search.method == "tpe":
+        _check_tpe(search)
+
+
+def _check_halving(search: Any) -> None:
+    if isinstance(search.scoring, list | tuple | set | dict):
+        raise OptionError('method="halving" needs one score to go by: scoring= must be a name, a function or None')
+    if search.n_trials is None and search.min_resources == "exhaust":
+        raise OptionError(
+            'n_trials=None draws as many candidates as min_resources allows, and min_resources="exhaust" is as much as '
+            "n_trials allows: give one of them"
+        )
+
+
+def _check_tpe(search: Any) -> None:
+    from importlib.util import find_spec
+
+    if find_spec("optuna") is None:
+        raise MissingExtra("method=\"tpe\" needs the package optuna, which is not installed. Type: pip install 'fourfold[ml]'")
+    is_multimetric = isinstance(search.scoring, list | tuple | set | dict)
+    if is_multimetric and not isinstance(search.refit, str):
+        raise OptionError('method="tpe" needs one score to go by: name it in refit=, as in refit="accuracy"')
+
+
+def check_folds(search: Any, cv: Any) -> None:
+    """Whether the same call makes the same folds, where it must."""
+    from sklearn.model_selection._split import _yields_constant_splits
+
+    if search.run is not None and not _yields_constant_splits(cv):
+        raise OptionError(
+            f"run= needs folds that are the same in the same call, and {cv!r} draws others each time: set its random_state"
+        )
+
+
+def options_of(search: Any) -> dict[str, Any]:
+    """The options of the calls that run the fits.
+
+    With more than one job fits are in processes from the first one on: a candidate that kills its process must not be in
+    this one.
+
+    Raises:
+        OptionError: One of them cannot be used.
+    """
+    engine = search.engine
+    if engine == "auto":
+        engine = resolve({}).engine  # of a block, or of the environment
+    options: dict[str, Any] = {"engine": engine, "timeout": search.timeout}
+    n_jobs = jobs_of(search.n_jobs)
+    if engine == "auto":
+        options["engine"] = "serial" if n_jobs == 1 and search.timeout is None else "processes"
+        options["workers"] = n_jobs
+    elif search.n_jobs not in (None, -1):
+        options["workers"] = n_jobs
+    if engine == "serial":
+        options.pop("workers", None)
+    if not search.verbose:
+        options["progress"] = False
+    resolve(options)
+    return options
+
+
+def jobs_of(n_jobs: int | None) -> int:
+    """How many jobs scikit-learn's word means: None one, or as many as a block of `joblib.parallel_config` says.
+
+    Raises:
+        OptionError: It is 0.
+    """
+    if n_jobs == 0:
+        raise OptionError("n_jobs == 0 has no meaning: -1 means all cores that this process may use")
+    if n_jobs is None:
+        from joblib import effective_n_jobs
+
+        return int(effective_n_jobs(None))
+    return n_jobs if n_jobs > 0 else max(1, cores().n_cores + 1 + n_jobs)

@@ -1,0 +1,332 @@
+"""`fourfold.SearchCV`: scikit-learn's searches, with each fit an item."""
+
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any, Literal
+
+import numpy as np
+from sklearn.base import _fit_context, clone, is_classifier
+from sklearn.metrics._scorer import _MultimetricScorer
+from sklearn.model_selection import ParameterGrid, ParameterSampler, check_cv
+from sklearn.model_selection._search import BaseSearchCV
+from sklearn.model_selection._search_successive_halving import BaseSuccessiveHalving
+from sklearn.model_selection._validation import _insert_error_scores, _warn_or_raise_about_fit_failures
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import _check_method_params, _num_samples, indexable
+
+from fourfold.workloads.tune.search.asked import METHODS, N_TRIALS, check_arguments, check_folds, options_of
+from fourfold.workloads.tune.search.fits import Job
+from fourfold.workloads.tune.search.rounds import Rounds
+from fourfold.workloads.tune.search.spaces import for_grid, for_sampling, parts_of
+
+
+class SearchCV(BaseSearchCV):  # type: ignore[misc]
+    """Search the parameters of an estimator by cross-validation, in parallel.
+
+    It is GridSearchCV, RandomizedSearchCV, HalvingRandomSearchCV and a search by Optuna's TPE in one class, with their
+    candidates, scores and attributes. Each fit of a candidate on a fold is an item: one that raises, crashes, or takes too
+    long costs its own score. Candidates of a Pipeline that have their first steps alike share the fits of these, once per
+    fold, unless the pipeline has a `memory`, or a step draws from a RandomState.
+
+    Args:
+        estimator: Cloned for each fit.
+        space: A dict from parameters' names to lists, or distributions of SciPy or Optuna; or a list of such dicts, of which a
+            candidate is of one.
+        method: "random" draws `n_trials` candidates. "grid" tries each combination of lists. "halving" draws many, and goes
+            on with the best of them, with more rows each time. "tpe" proposes by what scored well before, eight at a time.
+        n_trials: Candidates. None: 10; for "halving" as many as `min_resources` allows.
+        cv: Folds, a splitter, or None for 5 folds, as everywhere in scikit-learn.
+        scoring: A name or function, several of them, or None for the estimator's own `score`.
+        refit: Fit the best candidate to all rows at the end. The name of a score when there are several, or a function of
+            `cv_results_` that gives the row of the best.
+        error_score: The score of a fit that failed; "raise" ends the search instead.
+        return_train_score: Also score the rows that were trained on.
+        random_state: Of candidates, and of the rows that "halving" draws. The same number gives the same candidates.
+        n_jobs: Fits at once, in processes. None: one, in this process, or all workers of an `engine` that is given; −1: as
+            many as there are cores.
+        engine: Where fits run, as in `fourfold.Options`. "auto": worker processes when there are several jobs.
+        timeout: Seconds that one fit, with its scores, may take. Then fits are in processes, also with one job.
+        run: A folder: the same call with it does what is left, after this process was killed, too.
+        verbose: 0 for nothing; 1 for what is searched and a progress bar; more for a line per fit, as in scikit-learn.
+        factor: Of "halving": the share of candidates that go on is one of so many, and they get as many times more.
+        resource: Of "halving": what they get more of: "n_samples", or a parameter of the estimator.
+        min_resources: Of "halving": how much the first candidates get: a number, "smallest" or "exhaust".
+        max_resources: Of "halving": how much the last may get; "auto" for all rows.
+        aggressive_elimination: Of "halving": take several rounds of the least resource when there are more candidates than
+            resources for them.
+
+    Attributes:
+        cv_results_: A dict of arrays with an entry for each candidate, as in scikit-learn. The time of a fit counts shared
+            steps as if it had been alone.
+        best_estimator_, best_params_, best_score_, best_index_: Of the best candidate.
+        failures_: A `FitFailure` for each fit that has no score of its own: candidate, fold, kind, reason and traceback.
+        reports_: The `fourfold.Report` of each round.
+        study_: Of "tpe": the `optuna.Study`.
+        n_splits_, scorer_, multimetric_, refit_time_, n_resources_, n_candidates_ …: As in scikit-learn.
+
+    Guarantees: candidates, scores and ranks are those of scikit-learn's searches, and the same for any number of jobs, on any
+        engine, where the estimator's own fit is. Callbacks of scikit-learn are told of the search and the refit, not of fits.
+
+    Example:
+        >>> import fourfold as ff
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn.svm import SVC
+        >>> X, y = load_iris(return_X_y=True)
+        >>> search = ff.SearchCV(SVC(), {"C": [0.1, 1, 10], "kernel": ["linear", "rbf"]}, method="grid").fit(X, y)
+        >>> search.best_params_, round(search.best_score_, 3)
+        ({'C': 1, 'kernel': 'linear'}, 0.98)
+    """
+
+    _parameter_constraints: dict[str, Any] = {  # noqa: RUF012  scikit-learn reads it from the class
+        **{name: rules for name, rules in BaseSearchCV._parameter_constraints.items() if name != "pre_dispatch"},
+        **{
+            name: BaseSuccessiveHalving._parameter_constraints[name]
+            for name in ("random_state", "factor", "resource", "min_resources", "max_resources", "aggressive_elimination")
+        },
+        "space": [dict, list, tuple],
+        "method": [StrOptions(set(METHODS))],
+        "n_trials": [Interval(Integral, 1, None, closed="left"), None],
+        "timeout": [Interval(Real, 0, None, closed="neither"), None],
+        "run": [str, os.PathLike, None],
+        "engine": "no_validation",
+    }
+
+    def __init__(
+        self,
+        estimator: Any,
+        space: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        *,
+        method: Literal["random", "grid", "halving", "tpe"] = "random",
+        n_trials: int | None = None,
+        cv: Any = None,
+        scoring: Any = None,
+        refit: Any = True,
+        error_score: Any = np.nan,
+        return_train_score: bool = False,
+        random_state: Any = None,
+        n_jobs: int | None = None,
+        engine: Any = "auto",
+        timeout: float | None = None,
+        run: str | os.PathLike[str] | None = None,
+        verbose: int = 0,
+        factor: float = 3,
+        resource: str = "n_samples",
+        min_resources: int | str = "smallest",
+        max_resources: int | str = "auto",
+        aggressive_elimination: bool = False,
+    ) -> None:
+        self.estimator = estimator
+        self.space = space
+        self.method = method
+        self.n_trials = n_trials
+        self.cv = cv
+        self.scoring = scoring
+        self.refit = refit
+        self.error_score = error_score
+        self.return_train_score = return_train_score
+        self.random_state = random_state
+        self.n_jobs = n_jobs
+        self.engine = engine
+        self.timeout = timeout
+        self.run = run
+        self.verbose = verbose
+        self.factor = factor
+        self.resource = resource
+        self.min_resources = min_resources
+        self.max_resources = max_resources
+        self.aggressive_elimination = aggressive_elimination
+
+    # ---- fit -------------------------------------------------------------------------------------------------------------
+
+    @_fit_context(prefer_skip_nested_validation=False)  # type: ignore[untyped-decorator]
+    def fit(self, X: Any, y: Any = None, **params: Any) -> "SearchCV":
+        """Try the candidates, and fit the best one.
+
+        Args:
+            X: Rows: an array, a DataFrame, a sparse matrix, or any that has a length and can be indexed.
+            y: What to predict; None for an estimator that needs none.
+            **params: Of the estimator's `fit`, cut to each fold where they are as long as X; `groups` for the splitter. With
+                scikit-learn's metadata routing they go where they were requested.
+
+        Returns:
+            Itself.
+
+        Raises:
+            OptionError: An argument cannot be used; before anything runs.
+            ValueError: All fits failed; the message has their errors.
+            Exception: Under `error_score="raise"`: what a fit raised.
+        """
+        check_arguments(self)
+        rounds = Rounds(options_of(self), self.run, self.timeout is not None)
+        scorers, refit_metric = self._get_scorers()
+        X, y = indexable(X, y)
+        params = _check_method_params(X, params=params)
+        routed = self._get_routed_params_for_fit(params)
+        weight = params.get("sample_weight")
+        about = {"X": X, "y": y, "metadata": None if weight is None else {"sample_weight": weight}}
+        told = self._init_callback_context(max_subtasks=1 + (self.refit is not False))
+        told.call_on_fit_task_begin(estimator=self, **about)
+        self._set_folds(X, y, routed)
+        done = _Done(self, rounds, X, y, scorers, routed)
+        self._run_search(done.evaluate, callback_ctx=told)
+        done.judge_at_end()
+        refit_metric = self._set_multimetric(done.results, refit_metric)
+        self._set_best(done.table, refit_metric)
+        if self.refit:
+            self._refit(X, y, routed, told.subcontext(task_name="refit-with-best-params"), about)
+        self.scorer_ = scorers._scorers if isinstance(scorers, _MultimetricScorer) else scorers
+        self.cv_results_ = done.table
+        self.failures_, self.reports_ = done.rounds.failures, done.rounds.reports
+        told.call_on_fit_task_end(estimator=self, **about)
+        return self
+
+    def _set_folds(self, X: Any, y: Any, routed: Any) -> None:
+        self._checked_cv_orig = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
+        check_folds(self, self._checked_cv_orig)
+        self._n_samples_orig = _num_samples(X)
+        if self.method == "halving":
+            BaseSuccessiveHalving._check_input_parameters(self, X=X, y=y, split_params=routed.splitter.split)
+        self.n_splits_ = self._checked_cv_orig.get_n_splits(X, y, **routed.splitter.split)
+
+    def _run_search(self, evaluate_candidates: Callable[..., Any], *, callback_ctx: Any = None) -> None:
+        """Scikit-learn's name for what calls `evaluate_candidates` with candidates until there are no more."""
+        if self.method == "halving":
+            BaseSuccessiveHalving._run_search(self, evaluate_candidates, callback_ctx=callback_ctx)
+        elif self.method == "tpe":
+            self._propose(evaluate_candidates)
+        else:
+            evaluate_candidates(self._generate_candidate_params())
+
+    def _generate_candidate_params(self) -> Any:
+        """Scikit-learn's name for the candidates that do not depend on the scores of others."""
+        parts = parts_of(self.space)
+        if self.method == "grid":
+            return ParameterGrid(for_grid(parts))
+        n_trials = self.n_trials
+        if n_trials is None:
+            n_trials = self.max_resources_ // self.min_resources_ if self.method == "halving" else N_TRIALS
+        return ParameterSampler(for_sampling(parts), n_trials, random_state=self.random_state)
+
+    def _propose(self, evaluate_candidates: Callable[..., Any]) -> None:
+        from fourfold.workloads.tune.search.tpe import Proposals
+
+        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        proposals = Proposals(parts_of(self.space), seed)
+        metric = self.refit if isinstance(self.refit, str) else "score"
+
+        def score(candidates: list[dict[str, Any]]) -> Any:
+            table = evaluate_candidates(candidates, judge=False)
+            name = f"mean_test_{metric}"
+            if name not in table:
+                scores = ", ".join(key[len("mean_test_") :] for key in table if key.startswith("mean_test_"))
+                raise ValueError(f'method="tpe" needs one score to go by: name one of {scores} in refit=, not {self.refit!r}')
+            return table[name][-len(candidates) :]
+
+        proposals.search(N_TRIALS if self.n_trials is None else self.n_trials, score)
+        self.study_ = proposals.study
+
+    def _set_multimetric(self, results: Sequence[Mapping[str, Any]], refit_metric: Any) -> Any:
+        """A function's scores are known to be several only when it has given some."""
+        first = results[0]["test_scores"]
+        self.multimetric_ = isinstance(first, dict)
+        if callable(self.scoring) and self.multimetric_:
+            self._check_refit_for_multimetric(first)
+            return self.refit
+        return refit_metric
+
+    def _set_best(self, table: Mapping[str, Any], refit_metric: Any) -> None:
+        if not self.refit and self.multimetric_:
+            return
+        select = BaseSuccessiveHalving._select_best_index if self.method == "halving" else self._select_best_index
+        self.best_index_ = select(self.refit, refit_metric, table)
+        if not callable(self.refit):
+            self.best_score_ = table[f"mean_test_{refit_metric}"][self.best_index_]
+        self.best_params_ = table["params"][self.best_index_]
+
+    def _refit(self, X: Any, y: Any, routed: Any, told: Any, about: Mapping[str, Any]) -> None:
+        best = clone(self.estimator).set_params(**clone(self.best_params_, safe=False))
+        self.best_estimator_ = best
+        with told.propagate_callback_context(best):
+            told.call_on_fit_task_begin(estimator=self, **about)
+            began = time.time()
+            best.fit(X, *([] if y is None else [y]), **routed.estimator.fit)
+            self.refit_time_ = time.time() - began
+        if hasattr(best, "feature_names_in_"):
+            self.feature_names_in_ = best.feature_names_in_
+        told.call_on_fit_task_end(estimator=self, **about)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.array_api_support = False
+        return tags
+
+
+class _Done:
+    """What one `fit` has evaluated so far."""
+
+    def __init__(self, search: SearchCV, rounds: Rounds, X: Any, y: Any, scorers: Any, routed: Any) -> None:
+        self._search, self._X, self._y, self._routed = search, X, y, routed
+        self._how = {
+            "scorer": scorers,
+            "fit_params": routed.estimator.fit,
+            "score_params": routed.scorer.score,
+            "return_train_score": search.return_train_score,
+            "return_times": True,
+            "error_score": search.error_score,
+            "verbose": search.verbose,
+        }
+        self.rounds = rounds
+        self.candidates: list[Mapping[str, Any]] = []
+        self.results: list[dict[str, Any]] = []
+        self.table: dict[str, Any] = {}
+        self._more: dict[str, list[Any]] = defaultdict(list)
+        self._is_judged = False
+
+    def evaluate(
+        self,
+        candidate_params: Any,
+        cv: Any = None,
+        more_results: Mapping[str, Sequence[Any]] | None = None,
+        callback_ctx: Any = None,
+        judge: bool = True,
+    ) -> dict[str, Any]:
+        """Fit and score candidates; returns the table of all so far. The names are scikit-learn's."""
+        candidates, search = list(candidate_params), self._search
+        results = self.rounds.results(self._job(cv or search._checked_cv_orig, len(candidates)), candidates)
+        if not results:
+            raise ValueError("No fits were performed. Was the CV iterator empty? Were there no candidates?")
+        self._is_judged = judge
+        if judge:
+            _warn_or_raise_about_fit_failures(results, search.error_score)
+        if callable(search.scoring):
+            _insert_error_scores(results, search.error_score)
+        self.candidates += candidates
+        self.results += results
+        for key, value in (more_results or {}).items():
+            self._more[key].extend(value)
+        self.table = search._format_results(self.candidates, search.n_splits_, self.results, self._more)
+        return self.table
+
+    def judge_at_end(self) -> None:
+        """Warn of fits that failed, or raise when all did, unless that was done round by round."""
+        if not self._is_judged:
+            _warn_or_raise_about_fit_failures(self.results, self._search.error_score)
+
+    def _job(self, cv: Any, n_candidates: int) -> Job:
+        from sklearn import get_config
+
+        search, X, y = self._search, self._X, self._y
+        splits = list(cv.split(X, y, **self._routed.splitter.split))
+        if len(splits) != search.n_splits_:
+            raise ValueError(
+                "cv.split and cv.get_n_splits return inconsistent results. "
+                f"Expected {search.n_splits_} splits, got {len(splits)}"
+            )
+        if search.verbose > 0:
+            n_fits = n_candidates * len(splits)
+            print(f"Fitting {len(splits)} folds for each of {n_candidates} candidates, totalling {n_fits} fits")
+        return Job(clone(search.estimator), X, y, splits, self._how, get_config(), n_candidates)

@@ -1,0 +1,180 @@
+"""Candidates × folds, run as items: one round of a search.
+
+A unit whose worker died, or that ran out of its time, is run again candidate by candidate, to know whose fault it was. That
+one has the score of a candidate that raised, and the search goes on.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from fourfold.compose import imap
+from fourfold.options import RunOfBlock
+from fourfold.records import Failure, Report
+from fourfold.workloads.tune.search.fits import Fits, Job, Unit
+from fourfold.workloads.tune.search.prefixes import Candidate, grouped
+
+PROPORTIONAL = frozenset({"n_estimators", "max_iter", "n_iter", "iterations", "n_epochs", "epochs", "num_boost_round"})
+"""Parameters by which the time of a fit grows, as a rule: the largest begin first."""
+
+Result = dict[str, Any]
+"""What scikit-learn's `_fit_and_score` returns: scores, times, and the text of the error."""
+
+
+class FitFailure(NamedTuple):
+    """A fit that has no score of its own, and why.
+
+    Attributes:
+        candidate: Its row in `cv_results_`.
+        split: Its fold.
+        params: The candidate.
+        kind: "raised"; or as in `fourfold.Failure` what became of its worker.
+        reason: In a line.
+        text: All that is known: the traceback, or the last words of the worker.
+    """
+
+    candidate: int
+    split: int
+    params: Mapping[str, Any]
+    kind: str
+    reason: str
+    text: str
+
+
+class Rounds:
+    """Runs rounds one after the other, and keeps what is to be said of all of them.
+
+    Args:
+        options: Of `fourfold.imap`.
+        run: None, or the folder in which each round has a folder of its own.
+        is_split: Each candidate is an item by itself: a limit of time is for one fit.
+    """
+
+    def __init__(self, options: Mapping[str, Any], run: str | os.PathLike[str] | None, is_split: bool) -> None:
+        self._options, self._is_split = options, is_split
+        self._run = None if run is None else RunOfBlock(os.fspath(run))
+        self.reports: list[Report] = []
+        self.failures: list[FitFailure] = []
+        self._n_before = 0
+
+    def results(self, job: Job, candidates: Sequence[Mapping[str, Any]]) -> list[Result]:
+        """What came of each candidate on each fold, in scikit-learn's order: candidates, and within each its folds."""
+        groups = grouped(job.estimator, candidates)
+        if self._is_split:
+            groups = [[candidate] for group in groups for candidate in group]
+        units = _numbered([(split, group) for split in range(len(job.splits)) for group in groups])
+        done: dict[tuple[int, int], Result] = {}
+        kinds: dict[tuple[int, int], str] = {}
+        apart: list[Unit] = []
+        for unit, value in self._finished(job, units):
+            if isinstance(value, Failure) and len(unit.candidates) > 1:
+                apart.append(unit)
+            else:
+                self._take(unit, value, job, done, kinds)
+        alone = [
+            (unit.split, [each._replace(path=())])
+            for unit in sorted(apart, key=lambda unit: unit.number)
+            for each in unit.candidates
+        ]
+        for unit, value in self._finished(job, _numbered(alone)):
+            self._take(unit, value, job, done, kinds)
+        places = [(index, split) for index in range(len(candidates)) for split in range(len(job.splits))]
+        self._note(candidates, places, done, kinds)
+        self._n_before += len(candidates)
+        return [done[place] for place in places]
+
+    def _finished(self, job: Job, units: list[Unit]) -> Iterator[tuple[Unit, Any]]:
+        """Each unit with its results, or with its Failure, as they come."""
+        if not units:
+            return
+        own: dict[str, Any] = {} if self._run is None else {"run": self._run.of_next_call()}
+        costs = _costs(job, units)
+        if costs is not None:
+            own["cost"] = costs
+        must_raise = job.how["error_score"] == "raise"
+        stream = imap(
+            Fits,
+            units,
+            ordered=False,
+            init=(job,),
+            on_error="raise" if must_raise else "collect",
+            **{**self._options, **own},
+        )
+        try:
+            for value in stream:
+                if not isinstance(value, Failure):
+                    yield units[value[0]], value[1]
+                elif value.kind == "raised" and isinstance(value.error, Exception):
+                    raise value.error  # no fit's: parameters that do not exist, a scorer that gives no number
+                else:
+                    yield units[value.index], value
+        finally:
+            stream.close()
+        self.reports.append(stream.report)
+
+    def _take(
+        self, unit: Unit, value: Any, job: Job, done: dict[tuple[int, int], Result], kinds: dict[tuple[int, int], str]
+    ) -> None:
+        for at, candidate in enumerate(unit.candidates):
+            place = (candidate.number, unit.split)
+            if isinstance(value, Failure):
+                done[place], kinds[place] = _without_score(value, job), value.kind
+            else:
+                done[place] = value[at]
+
+    def _note(
+        self,
+        candidates: Sequence[Mapping[str, Any]],
+        places: list[tuple[int, int]],
+        done: dict[tuple[int, int], Result],
+        kinds: dict[tuple[int, int], str],
+    ) -> None:
+        for index, split in places:
+            text = done[index, split]["fit_error"]
+            if text is not None:
+                kind = kinds.get((index, split), "raised")
+                reason = text.strip().splitlines()[-1] if kind == "raised" else text.splitlines()[0]
+                self.failures.append(FitFailure(self._n_before + index, split, candidates[index], kind, reason, text))
+
+
+def _numbered(parts: Iterable[tuple[int, list[Candidate]]]) -> list[Unit]:
+    return [Unit(number, *part) for number, part in enumerate(parts)]
+
+
+def _without_score(failure: Failure, job: Job) -> Result:
+    """What `_fit_and_score` would have returned, had the fit raised what its worker died of."""
+    from sklearn.metrics._scorer import _MultimetricScorer
+
+    scorer, score = job.how["scorer"], job.how["error_score"]
+    scores = dict.fromkeys(scorer._scorers, score) if isinstance(scorer, _MultimetricScorer) else score
+    text = f"{failure.error_type.rpartition('.')[2]}: {failure.message}"
+    if failure.traceback:
+        text += f"\n{failure.traceback}"
+    result = {"fit_error": text, "test_scores": scores, "fit_time": 0.0, "score_time": 0.0}
+    if job.how["return_train_score"]:
+        result["train_scores"] = dict(scores) if isinstance(scores, dict) else scores
+    return result
+
+
+# ---- the longest first ---------------------------------------------------------------------------------------------------
+
+
+def _costs(job: Job, units: list[Unit]) -> Callable[[Unit], float] | None:
+    """How long units take, relative to each other; None where nothing tells them apart."""
+    base = job.estimator.get_params()
+    costs = []
+    for unit in units:
+        sizes = [_size(base, candidate) for candidate in unit.candidates]
+        costs.append(float(len(job.splits[unit.split][0]) * sum(sizes)))
+    # Folds differ by a row or two: that is no reason to leave the order of the candidates.
+    return (lambda unit: costs[unit.number]) if max(costs) > 1.05 * min(costs) else None
+
+
+def _size(base: Mapping[str, Any], candidate: Candidate) -> float:
+    """The product of those parameters that a fit's time is proportional to."""
+    size = 1.0
+    for name, value in {**base, **candidate.params}.items():
+        is_number = hasattr(value, "__float__") and not isinstance(value, bool) and getattr(value, "ndim", 0) == 0
+        if name.rpartition("__")[2] in PROPORTIONAL and is_number and value > 0:
+            size *= float(value)
+    return size

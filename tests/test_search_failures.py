@@ -1,0 +1,208 @@
+"""A search outlives its candidates: those that crash, hang or raise are rows, and a search whose own process died goes on."""
+
+import json
+import os
+import signal
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from running import run_script, started, until
+from scipy.stats import uniform
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import FitFailedWarning
+from sklearn.model_selection import KFold, ShuffleSplit
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+
+import fourfold as ff
+from fourfold.errors import RunChanged
+
+X = np.arange(24.0).reshape(12, 2)
+y = np.arange(12) % 2
+
+
+class Does(ClassifierMixin, BaseEstimator):
+    """Says 1 for each row, once it has done what it was told."""
+
+    def __init__(self, what: str = "", c: float = 0.0) -> None:
+        self.what, self.c = what, c
+
+    def fit(self, X: Any, y: Any) -> "Does":
+        """As told."""
+        if self.what == "raise":
+            raise ValueError("as told")
+        if self.what == "exit":
+            os._exit(3)
+        if self.what == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.what == "sys.exit":
+            raise SystemExit(4)
+        if self.what == "hang":
+            signal.pause()
+        self.classes_ = np.unique(y)
+        return self
+
+    def predict(self, X: Any) -> Any:
+        """1."""
+        return np.ones(len(X), int)
+
+
+def searched(estimator: Any, space: Any, **options: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ff.SearchCV(estimator, space, method="grid", cv=2, **options).fit(X, y)
+
+
+@pytest.mark.parametrize(("what", "kind", "said"), [("exit", "lost", "code 3"), ("kill", "lost", "SIGKILL")])
+def test_a_candidate_that_kills_its_worker_is_a_row_with_the_reason(what: str, kind: str, said: str) -> None:
+    search = searched(Does(), {"what": ["", what]}, n_jobs=2)
+    assert np.isnan(search.cv_results_["mean_test_score"]).tolist() == [False, True]
+    assert search.best_params_ == {"what": ""}
+    assert [(each.candidate, each.split, each.params) for each in search.failures_] == [
+        (1, 0, {"what": what}),
+        (1, 1, {"what": what}),
+    ]
+    assert all(said in each.reason for each in search.failures_), search.failures_
+
+
+def test_what_a_crash_left_out_is_in_the_warning_as_what_was_raised_is() -> None:
+    search = ff.SearchCV(Does(), {"what": ["", "exit", "raise"]}, method="grid", cv=2, n_jobs=2)
+    with (
+        pytest.warns(FitFailedWarning, match=r"(?s)4 fits failed out of a total of 6.*code 3"),
+        pytest.warns(UserWarning, match="non-finite"),
+    ):
+        search.fit(X, y)
+    assert {each.kind for each in search.failures_ if each.candidate == 2} == {"raised"}
+    assert {each.reason for each in search.failures_ if each.candidate == 2} == {"ValueError: as told"}
+
+
+def test_sys_exit_in_a_fit_is_a_row() -> None:
+    search = searched(Does(), {"what": ["", "sys.exit"]}, n_jobs=2, error_score=-1.0)
+    assert search.cv_results_["mean_test_score"].tolist() == [0.5, -1.0]
+
+
+def test_a_fit_that_takes_too_long_is_a_row_and_only_that() -> None:
+    search = searched(Does(), {"what": ["", "hang"]}, timeout=1.0)
+    assert np.isnan(search.cv_results_["mean_test_score"]).tolist() == [False, True]
+    assert [each.reason.partition(":")[0] for each in search.failures_] == ["ItemTimeout"] * 2
+
+
+def test_of_candidates_that_share_a_step_only_the_one_that_crashes_has_no_score() -> None:
+    pipeline = Pipeline([("scale", StandardScaler()), ("does", Does())])
+    search = searched(pipeline, {"does__what": ["", "exit", "raise"], "does__c": [1, 2]}, n_jobs=2, return_train_score=True)
+    assert np.isnan(search.cv_results_["mean_test_score"]).tolist() == [False, True, True] * 2
+    assert np.isnan(search.cv_results_["mean_train_score"]).tolist() == [False, True, True] * 2
+    assert len(search.reports_) == 2  # all, and those of the groups that were lost
+
+
+def test_with_several_scores_a_crash_has_each_of_them() -> None:
+    search = searched(Does(), {"what": ["", "exit"]}, n_jobs=2, scoring=["accuracy", "f1"], refit="f1", error_score=-2)
+    assert search.cv_results_["mean_test_accuracy"][1] == search.cv_results_["mean_test_f1"][1] == -2
+
+
+def test_error_score_raise_raises_for_a_crash() -> None:
+    with pytest.raises(ff.errors.WorkerLost, match="code 3"):
+        searched(Does(), {"what": ["exit"]}, n_jobs=2, error_score="raise")
+
+
+# ---- the search itself dies ----------------------------------------------------------------------------------------------
+
+SEARCH = """
+    import json, os, sys
+    import numpy as np
+    import fourfold as ff
+    from scipy.stats import uniform
+from sklearn.base import BaseEstimator, ClassifierMixin
+    from sklearn.model_selection import KFold
+
+    class Counts(ClassifierMixin, BaseEstimator):
+        def __init__(self, c=0): self.c = c
+        def fit(self, X, y):
+            with open(f"{sys.argv[1]}/fits", "a") as file:
+                file.write(f"{self.c}\\n")
+            if self.c >= 6 and os.path.exists(f"{sys.argv[1]}/wait"):
+                open(f"{sys.argv[1]}/wait").read()
+            self.classes_ = np.unique(y)
+            return self
+        def predict(self, X): return np.full(len(X), self.c % 2)
+
+    if __name__ == "__main__":
+        X, y = np.arange(24.0).reshape(12, 2), np.arange(12) % 2
+        space = {"c": list(range(8))}
+        search = ff.SearchCV(Counts(), space, method="grid", cv=KFold(2), n_jobs=2, refit=False, run=sys.argv[1] + "/run")
+        search.fit(X, y)
+        print(json.dumps([search.cv_results_["mean_test_score"].tolist(), search.reports_[0].n_recorded]))
+"""
+
+
+def fits(folder: Path) -> list[str]:
+    path = folder / "fits"
+    return path.read_text().split() if path.exists() else []
+
+
+def test_a_search_whose_process_was_killed_does_only_the_rest(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "wait")
+    with started(SEARCH, str(tmp_path), folder=tmp_path) as script:
+        until(lambda: sum(fit in ("6", "7") for fit in fits(tmp_path)) == 2, "each worker is in a fit that waits")
+        until(lambda: [*tmp_path.glob("run/1/*")], "the run is recorded")
+        script.process.kill()
+        assert script.end().survivors == []
+    before = len(fits(tmp_path))
+    (tmp_path / "wait").unlink()
+    ended = run_script(SEARCH, str(tmp_path), folder=tmp_path)
+    assert ended.code == 0, ended.stderr
+    scores, n_recorded = json.loads(ended.stdout)
+    assert scores == [0.5] * 8
+    assert n_recorded >= 4
+    assert len(fits(tmp_path)) - before == 16 - n_recorded
+
+
+def test_a_search_that_is_done_fits_nothing_again(tmp_path: Path) -> None:
+    first = searched(Does(), {"c": [1.0, 2.0], "what": ["", "raise"]}, run=tmp_path / "run", refit=False)
+    again = searched(Does(), {"c": [1.0, 2.0], "what": ["", "raise"]}, run=tmp_path / "run", refit=False)
+    assert [report.n_recorded for report in again.reports_] == [8]
+    for name, column in first.cv_results_.items():
+        np.testing.assert_array_equal(again.cv_results_[name], column)  # times as well
+    assert again.failures_ == first.failures_
+
+
+def test_each_round_of_halving_is_recorded(tmp_path: Path) -> None:
+    options = {"method": "halving", "cv": KFold(2), "random_state": 0, "n_trials": 4, "factor": 2, "run": tmp_path / "run"}
+    search = ff.SearchCV(Does(), {"c": [1.0, 2.0, 3.0, 4.0]}, refit=False, **options)
+    rows, target = np.repeat(X, 4, axis=0), np.repeat(y, 4)
+    n_items = [report.n_items for report in search.fit(rows, target).reports_]
+    assert len(n_items) > 1
+    assert [report.n_recorded for report in search.fit(rows, target).reports_] == n_items
+
+
+def test_a_recorded_search_refuses_other_rows(tmp_path: Path) -> None:
+    searched(Does(), {"c": [1.0]}, run=tmp_path / "run")
+    with pytest.raises(RunChanged):
+        ff.SearchCV(Does(), {"c": [1.0]}, method="grid", cv=2, run=tmp_path / "run").fit(X + 1, y)
+
+
+# ---- what cannot be done is said at once ---------------------------------------------------------------------------------
+
+REFUSED = {
+    "n_trials of a grid": ({"method": "grid", "n_trials": 3}, r"n_trials=3 is not for method=\"grid\""),
+    "a distribution in a grid": ({"method": "grid", "space": {"c": uniform()}}, "has a distribution of them"),
+    "drawn, recorded, no seed": ({"run": "somewhere"}, "need random_state="),
+    "folds that differ": ({"method": "grid", "run": "somewhere", "cv": ShuffleSplit(2)}, "set its random_state"),
+    "many scores and tpe": ({"method": "tpe", "scoring": ["f1", "accuracy"], "refit": False}, "needs one score to go by"),
+    "many scores and halving": ({"method": "halving", "scoring": ["f1"]}, "needs one score to go by"),
+    "nothing to start from": ({"method": "halving", "min_resources": "exhaust"}, "give one of them"),
+    "no dict": ({"space": ["c"]}, "must be a dict of parameters' names"),
+    "an engine that does not exist": ({"engine": "spork"}, "unknown engine 'spork'"),
+    "a method that does not exist": ({"method": "gird"}, "The 'method' parameter of SearchCV must be a str among"),
+    "no jobs": ({"n_jobs": 0}, "n_jobs == 0 has no meaning"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_done_is_said_before_a_fit(case: str) -> None:
+    options, said = REFUSED[case]
+    with pytest.raises(ValueError, match=said):
+        ff.SearchCV(Does("kill"), **{"space": {"c": [1.0]}, **options}).fit(X, y)

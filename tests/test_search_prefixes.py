@@ -1,0 +1,149 @@
+"""The first steps of a pipeline are fitted once per fold for all candidates that have them alike, and only then."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.decomposition import PCA
+from sklearn.model_selection import GridSearchCV
+from sklearn.naive_bayes import GaussianNB
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
+
+import fourfold as ff
+from fourfold.workloads.tune.search.prefixes import MOST, OneFit, Shared, grouped
+
+rng = np.random.default_rng(0)
+X, y = rng.normal(size=(40, 4)), np.arange(40) % 2
+N_FITS: list[Any] = []
+"""What steps were fitted to, in this process."""
+
+
+class Step(TransformerMixin, BaseEstimator):
+    """A step that says when it is fitted."""
+
+    def __init__(self, shift: float = 0.0, random_state: Any = None) -> None:
+        self.shift, self.random_state = shift, random_state
+
+    def fit(self, X: Any, y: Any = None) -> "Step":
+        """Nothing is learned."""
+        N_FITS.append(self.shift)
+        return self
+
+    def transform(self, X: Any) -> Any:
+        """Moved."""
+        return X + self.shift
+
+
+class Spoils(GaussianNB):
+    """Writes into the rows that it is fitted to."""
+
+    def fit(self, X: Any, y: Any) -> "Spoils":
+        """With the rows as they are, and then no more."""
+        super().fit(X, y)
+        X[:] = 1e6
+        return self
+
+
+def counted(pipeline: Pipeline, space: Any, **options: Any) -> tuple[int, Any]:
+    N_FITS.clear()
+    search = ff.SearchCV(pipeline, space, method="grid", cv=2, refit=False, **options).fit(X, y)
+    return len(N_FITS), search
+
+
+def pipeline(*steps: Any, last: Any = None, **options: Any) -> Pipeline:
+    named = [(f"s{at}", step) for at, step in enumerate(steps)]
+    return Pipeline([*named, ("last", last or GaussianNB())], **options)
+
+
+SMOOTHING = {"last__var_smoothing": [1e-9, 0.1, 1.0]}
+
+
+def test_a_step_that_all_share_is_fitted_once_per_fold() -> None:
+    assert counted(pipeline(Step()), SMOOTHING)[0] == 2
+
+
+def test_each_value_of_a_step_is_fitted_once_per_fold() -> None:
+    assert counted(pipeline(Step()), {"s0__shift": [1.0, 2.0], **SMOOTHING})[0] == 2 * 2
+
+
+def test_a_step_behind_one_that_differs_is_fitted_for_each() -> None:
+    n_fits, _ = counted(pipeline(Step(), Step()), {"s0__shift": [1.0, 2.0], **SMOOTHING})
+    assert n_fits == 2 * (2 + 2)
+
+
+def test_a_step_before_groups_that_differ_is_fitted_once_per_fold_and_worker() -> None:
+    n_fits, _ = counted(pipeline(Step(), Step()), {"s1__shift": [1.0, 2.0], **SMOOTHING})
+    assert n_fits == 2 * (1 + 2)
+
+
+def test_true_and_1_are_different_values() -> None:
+    assert counted(pipeline(Step()), {"s0__shift": [1, True, 1.0]})[0] == 2 * 3
+
+
+@pytest.mark.parametrize("estimator", [pipeline(Step(random_state=np.random.RandomState(0))), pipeline(Step(), memory="here")])
+def test_nothing_is_shared_that_draws_or_that_has_a_memory(estimator: Pipeline) -> None:
+    assert [len(group) for group in grouped(estimator, [{"last__var_smoothing": 1.0}] * 3)] == [1, 1, 1]
+
+
+def test_a_candidate_that_changes_the_pipeline_itself_shares_nothing() -> None:
+    changed = [{"memory": None}, {"steps": pipeline(Step()).steps}, {"last__var_smoothing": 1.0}]
+    assert [len(group) for group in grouped(pipeline(Step()), changed)] == [1, 1, 1]
+
+
+def test_a_subclass_of_pipeline_shares_nothing() -> None:
+    class Own(Pipeline):
+        """It may fit its steps in another way."""
+
+    own = Own(pipeline(Step()).steps)
+    assert [len(group) for group in grouped(own, [{}, {}])] == [1, 1]
+
+
+def test_groups_are_not_so_large_that_workers_have_nothing_to_do() -> None:
+    many = [{"last__var_smoothing": float(at)} for at in range(2 * MOST + 1)]
+    assert [len(group) for group in grouped(pipeline(Step()), many)] == [MOST, MOST, 1]
+
+
+def test_a_step_that_writes_into_its_rows_harms_no_other_candidate() -> None:
+    own = pipeline(StandardScaler(), PCA(2, random_state=0), last=Spoils())
+    theirs = GridSearchCV(own, SMOOTHING, cv=2, refit=False).fit(X, y)
+    ours = ff.SearchCV(own, SMOOTHING, method="grid", cv=2, refit=False).fit(X, y)
+    assert ours.cv_results_["mean_test_score"].tolist() == theirs.cv_results_["mean_test_score"].tolist()
+
+
+def test_a_shared_step_costs_each_candidate_its_time() -> None:
+    shared, X1, model = Shared(), np.ones((2, 1)), StandardScaler()
+    first, second = shared.of(0, ("a",)), shared.of(0, ("a",))
+    rows, fitted = first.cache(_fit_slowly)(model, X1)
+    again, same = second.cache(_fit_slowly)(model, X1)
+    assert (first.saved_s, same) == (0.0, fitted)
+    assert second.saved_s > 0
+    assert again is not rows
+    assert again.tolist() == rows.tolist()
+
+
+def test_another_fold_finds_nothing_of_the_one_before() -> None:
+    shared = Shared()
+    shared.of(0, ("a",)).cache(_fit_slowly)(StandardScaler(), np.ones((2, 1)))
+    other = shared.of(1, ("a",))
+    rows, _ = other.cache(_fit_slowly)(StandardScaler(), np.zeros((3, 1)))
+    assert other.saved_s == 0.0
+    assert len(rows) == 3
+
+
+def _fit_slowly(model: Any, X: Any) -> tuple[Any, Any]:
+    return model.fit_transform(X), model
+
+
+def test_what_stands_in_for_a_memory_does_so_for_one_fit_and_in_no_copy() -> None:
+    one = OneFit([], ("a",))
+    assert one.cache(_fit_slowly) is not _fit_slowly
+    assert one.cache(_fit_slowly) is _fit_slowly
+    assert clone(pipeline(MinMaxScaler(), memory=one)).memory is None
+
+
+def test_a_pipeline_with_a_memory_uses_that(tmp_path: Any) -> None:
+    own = pipeline(StandardScaler(), memory=str(tmp_path))
+    ff.SearchCV(own, SMOOTHING, method="grid", cv=2).fit(X, y)
+    assert [*tmp_path.glob("joblib/**/output.pkl")]
