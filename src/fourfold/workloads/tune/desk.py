@@ -80,6 +80,7 @@ class Desk:
     Attributes:
         failures: Trials without a value, each with `index` its number.
         error: What ends the call.
+        watch: Told of the trials that run, whenever these are others.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class Desk:
         self.n_begun = sum(_counts(each) for each in study.get_trials(deepcopy=False))
         self.failures: list[Failure] = []
         self.error: BaseException | None = None
+        self.watch: Callable[[list[int]], None] = _nobody
 
     # ---- which trial runs next ---------------------------------------------------------------------------------------
 
@@ -127,6 +129,7 @@ class Desk:
             self._of_ticket[ticket] = number
             here = self.open[number]
             here.ticket = ticket
+            self.watch(self.running)
             return here
 
     def hung_up(self, ticket: int) -> None:
@@ -270,6 +273,7 @@ class Desk:
             if self.rungs is not None:
                 self.rungs.pause(number)
             self._ended.append(self._noted(here))
+            self.watch(self.running)
             self.changed.notify_all()
 
     def ended(self, number: int, end: End) -> None:
@@ -284,6 +288,7 @@ class Desk:
                 self.rungs.end(number)
             self.checkpoints.drop(number)
             self._ended.append(self._noted(here))
+            self.watch(self.running)
             if number not in self._batch:
                 self._tell(number)
             elif all(self.open[each].end is not None for each in self._batch):
@@ -333,8 +338,7 @@ class Desk:
     @property
     def running(self) -> list[int]:
         """The numbers of trials that workers have now."""
-        with self._lock:
-            return [n for n, each in self.open.items() if each.ticket is not None and each.end is None and not each.is_paused]
+        return [n for n, each in self.open.items() if each.ticket is not None and each.end is None and not each.is_paused]
 
     def newly_ended(self) -> list["Ended"]:
         """What has ended or paused since the last time, told or not."""
@@ -382,6 +386,10 @@ def study_attrs(study: optuna.Study) -> dict[str, Any]:
     """What samplers have noted in a study."""
     attrs = study._storage.get_study_system_attrs(study._study_id)
     return {key: value for key, value in attrs.items() if not key.startswith("fourfold:")}
+
+
+def _nobody(running: list[int]) -> None:
+    """Nobody looks."""
 
 
 def _counts(trial: FrozenTrial) -> bool:

@@ -181,6 +181,7 @@ class _Optimizing:
             self._study, self._way, self._n_trials, deadline, checkpoints, first, **({"wait_s": 0.0} if is_loop else {})
         )
         if record is not None:
+            desk.watch = record.running
             record.bring_back(desk, self._way, self._n_trials)
         return desk
 
@@ -207,7 +208,7 @@ class _Optimizing:
         if record is not None and ended:
             for each in ended:
                 record.keep(each, self._way)
-            record.beat(desk.running)
+            record.beat()
         for trial in desk.told():
             _log(self._study, trial)
             with asked(self._study):
