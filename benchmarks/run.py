@@ -7,6 +7,7 @@ measure.py  turns, laps, ratios of the same round        rows.py       how a rac
 fresh.py    calls in a fresh interpreter (cold figures)  work.py       what the items do
 tables.py   tables and models for P11                   groups.py    one model per group
 fits.py     `Dataset.fit` by more workers, and on Spark
+p12_search.py  `ff.SearchCV` against GridSearchCV
 recovery.py what the death of a worker costs           clusters.py    Spark, Ray, Dask by hand and by fourfold
 report.py   the tables and the JSON                      scale.py      P15, on simulated workers
 """
@@ -36,6 +37,7 @@ PROMISES = {
     "P9": "p9_driver_memory",
     "P10": "p10_logistic",
     "P11": "p11_prediction",
+    "SEARCH": "p12_search",
     "P13": "p13_journal",
     "P15": "p15_scale",
     "FIT": "fits",

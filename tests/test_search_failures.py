@@ -114,8 +114,7 @@ SEARCH = """
     import json, os, sys
     import numpy as np
     import fourfold as ff
-    from scipy.stats import uniform
-from sklearn.base import BaseEstimator, ClassifierMixin
+    from sklearn.base import BaseEstimator, ClassifierMixin
     from sklearn.model_selection import KFold
 
     class Counts(ClassifierMixin, BaseEstimator):
@@ -123,7 +122,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
         def fit(self, X, y):
             with open(f"{sys.argv[1]}/fits", "a") as file:
                 file.write(f"{self.c}\\n")
-            if self.c >= 6 and os.path.exists(f"{sys.argv[1]}/wait"):
+            if self.c == 7 and os.path.exists(f"{sys.argv[1]}/wait"):
                 open(f"{sys.argv[1]}/wait").read()
             self.classes_ = np.unique(y)
             return self
@@ -146,7 +145,7 @@ def fits(folder: Path) -> list[str]:
 def test_a_search_whose_process_was_killed_does_only_the_rest(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "wait")
     with started(SEARCH, str(tmp_path), folder=tmp_path) as script:
-        until(lambda: sum(fit in ("6", "7") for fit in fits(tmp_path)) == 2, "each worker is in a fit that waits")
+        until(lambda: "7" in fits(tmp_path), "a fit waits", timeout=60)
         until(lambda: [*tmp_path.glob("run/1/*")], "the run is recorded")
         script.process.kill()
         assert script.end().survivors == []
@@ -156,7 +155,7 @@ def test_a_search_whose_process_was_killed_does_only_the_rest(tmp_path: Path) ->
     assert ended.code == 0, ended.stderr
     scores, n_recorded = json.loads(ended.stdout)
     assert scores == [0.5] * 8
-    assert n_recorded >= 4
+    assert 0 < n_recorded < 16
     assert len(fits(tmp_path)) - before == 16 - n_recorded
 
 

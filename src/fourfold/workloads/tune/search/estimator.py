@@ -8,6 +8,7 @@ from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
+from sklearn import __version__ as sklearn_version
 from sklearn.base import _fit_context, clone, is_classifier
 from sklearn.metrics._scorer import _MultimetricScorer
 from sklearn.model_selection import ParameterGrid, ParameterSampler, check_cv
@@ -18,10 +19,16 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_method_params, _num_samples, indexable
 
+from fourfold.errors import MissingExtra
 from fourfold.workloads.tune.search.asked import METHODS, N_TRIALS, check_arguments, check_folds, options_of
 from fourfold.workloads.tune.search.fits import Job
 from fourfold.workloads.tune.search.rounds import Rounds
 from fourfold.workloads.tune.search.spaces import for_grid, for_sampling, parts_of
+
+if not hasattr(BaseSearchCV, "set_callbacks"):
+    raise MissingExtra(
+        f"ff.SearchCV needs scikit-learn 1.9 or newer, and {sklearn_version} is installed: pip install -U scikit-learn"
+    )
 
 
 class SearchCV(BaseSearchCV):  # type: ignore[misc]

@@ -42,11 +42,11 @@ class Fits:
         self._job = job
         self._shared = Shared()
 
-    def __call__(self, unit: Unit) -> tuple[int, list[dict[str, Any]]]:
+    def __call__(self, unit: Unit) -> list[dict[str, Any]]:
         from sklearn import config_context
 
         with config_context(**self._job.config):
-            return unit.number, [self._result(candidate, unit.split) for candidate in unit.candidates]
+            return [self._result(candidate, unit.split) for candidate in unit.candidates]
 
     def _result(self, candidate: Candidate, split: int) -> dict[str, Any]:
         from sklearn.base import clone

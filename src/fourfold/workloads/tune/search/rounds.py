@@ -6,10 +6,11 @@ one has the score of a candidate that raised, and the search goes on.
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any, NamedTuple
 
-from fourfold.compose import imap
-from fourfold.options import RunOfBlock
+from fourfold.call import Call
+from fourfold.options import RunOfBlock, resolve
 from fourfold.records import Failure, Report
 from fourfold.workloads.tune.search.fits import Fits, Job, Unit
 from fourfold.workloads.tune.search.prefixes import Candidate, grouped
@@ -45,7 +46,7 @@ class Rounds:
     """Runs rounds one after the other, and keeps what is to be said of all of them.
 
     Args:
-        options: Of `fourfold.imap`.
+        options: Of `fourfold.map`.
         run: None, or the folder in which each round has a folder of its own.
         is_split: Each candidate is an item by itself: a limit of time is for one fit.
     """
@@ -84,33 +85,24 @@ class Rounds:
         return [done[place] for place in places]
 
     def _finished(self, job: Job, units: list[Unit]) -> Iterator[tuple[Unit, Any]]:
-        """Each unit with its results, or with its Failure, as they come."""
+        """Each unit with its results, or with its Failure."""
         if not units:
-            return
-        own: dict[str, Any] = {} if self._run is None else {"run": self._run.of_next_call()}
-        costs = _costs(job, units)
-        if costs is not None:
-            own["cost"] = costs
-        must_raise = job.how["error_score"] == "raise"
-        stream = imap(
-            Fits,
-            units,
-            ordered=False,
-            init=(job,),
-            on_error="raise" if must_raise else "collect",
-            **{**self._options, **own},
-        )
-        try:
-            for value in stream:
-                if not isinstance(value, Failure):
-                    yield units[value[0]], value[1]
-                elif value.kind == "raised" and isinstance(value.error, Exception):
-                    raise value.error  # no fit's: parameters that do not exist, a scorer that gives no number
-                else:
-                    yield units[value.index], value
-        finally:
-            stream.close()
-        self.reports.append(stream.report)
+            return iter(())
+        changed: dict[str, Any] = {"init": (job,), "cost": _costs(job, units)}
+        changed["on_error"] = "raise" if job.how["error_score"] == "raise" else "collect"
+        if self._run is not None:
+            changed["run"] = self._run.of_next_call()
+        call = Call(Fits, units, resolve({**self._options, **changed}), name="SearchCV")
+        values: list[Any] = []
+        with closing(call.in_order()) as segments:
+            for segment in segments:
+                values += segment.values
+                for failure in call.failures.sorted():
+                    if failure.kind == "raised" and isinstance(failure.error, Exception):
+                        raise failure.error  # no fit's: parameters that do not exist, a scorer that gives no number
+        call.raise_if_stopped()
+        self.reports.append(call.conclude())
+        return zip(units, values, strict=True)
 
     def _take(
         self, unit: Unit, value: Any, job: Job, done: dict[tuple[int, int], Result], kinds: dict[tuple[int, int], str]
