@@ -38,6 +38,7 @@ PROMISES = {
     "P10": "p10_logistic",
     "P11": "p11_prediction",
     "SEARCH": "p12_search",
+    "ASHA": "p12_asha",
     "P13": "p13_journal",
     "P15": "p15_scale",
     "FIT": "fits",
@@ -50,7 +51,7 @@ PROMISES = {
 PROMISE_TIMEOUT_S = 1500.0
 
 # What benchmarks/requirements.txt installs and `make bench` finds there.
-NEEDED = ("distributed", "fourfold", "joblib", "mpire", "numpy", "psutil", "pyspark", "ray", "sklearn")
+NEEDED = ("distributed", "fourfold", "joblib", "mpire", "numpy", "optuna", "psutil", "pyspark", "ray", "sklearn")
 
 DEFAULT_ROUNDS = 5
 QUICK_ROUNDS = 2

@@ -118,6 +118,14 @@ def test_in_study_optimize_nan_stops_and_a_tie_stops_who_came_later() -> None:
     assert stops(one_report([math.nan, 0.0, 0.0, 0.1]), 4, ff.ASHA(1, 9)) == [pruned, complete, pruned, complete]
 
 
+def test_in_study_optimize_of_equal_trials_the_one_that_began_first_goes_on_whenever_it_comes() -> None:
+    study = optuna.create_study(direction="maximize", pruner=ff.ASHA(1, 9))
+    first, other = study.ask(), study.ask()
+    for trial in (other, first):
+        trial.report(0.5, 0)
+        assert not trial.should_prune()
+
+
 def test_in_study_optimize_a_failed_trial_stands_in_nobodys_way() -> None:
     found = stops(one_report([0.9, 0.1, 0.2], fails=(0,)), 3, ff.ASHA(1, 9))
     assert found == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
@@ -139,11 +147,13 @@ def test_in_study_optimize_a_trial_that_has_passed_a_rung_is_not_asked_there_aga
 
 
 def test_in_study_optimize_hyperband_compares_trials_of_one_bracket_only() -> None:
-    """Of its two brackets, one with rungs at 1 and one that stops none."""
-    values = [-float(number) for number in range(20)]
-    found = stops(one_report(values), 20, ff.Hyperband(1, 3, 3))
-    complete = [number for number, state in enumerate(found) if state is TrialState.COMPLETE]
-    assert complete == [0, 1, 3, 6, 8, 11, 13, 16, 18]
+    """Of its two brackets, one has a rung at 1, and one, of the trials 1, 3, 6, 8, …, stops none."""
+    unstopped = [1, 3, 6, 8, 11, 13, 16, 18]
+    falling = [100.0 if number in unstopped else -float(number) for number in range(20)]
+    states = stops(one_report(falling), 20, ff.Hyperband(1, 3, 3))
+    assert [number for number, state in enumerate(states) if state is TrialState.COMPLETE] == [0, *unstopped]
+    rising = [100.0 if number in unstopped else float(number) for number in range(20)]
+    assert set(stops(one_report(rising), 20, ff.Hyperband(1, 3, 3))) == {TrialState.COMPLETE}
 
 
 # ---- as objects

@@ -255,6 +255,16 @@ def test_a_trial_that_goes_on_though_it_was_told_to_stop_is_told_again_until_it_
     assert rungs.report(0, 1, 0.5) is GO_ON
 
 
+def test_a_trial_that_reports_waits_no_more() -> None:
+    rungs = Rungs(1, 9, 3)
+    stopped(rungs, [0.3, 0.2])
+    assert rungs.report(0, 1, 0.3) is PAUSE
+    assert rungs.paused == [1]
+    rungs.report(2, 0, 0.1)
+    assert rungs.promotable() is None
+    assert rungs.report(0, 1, 0.3) is GO_ON
+
+
 def test_a_trial_that_reports_seldom_is_compared_at_each_rung_that_it_has_come_to() -> None:
     rungs = Rungs(1, 27, 3)
     assert [rungs.report(number, 4, value) for number, value in enumerate([0.1, 0.2, 0.9])] == [PAUSE] * 3
@@ -273,6 +283,45 @@ def test_the_last_time_the_best_goes_on_though_it_is_alone() -> None:
     rungs.pause(1)
     assert rungs.promotable(is_last=True) == 1
     assert rungs.report(1, 8, 0.2) is GO_ON
+
+
+def test_trials_of_an_earlier_call_are_recalled_as_they_were() -> None:
+    """Those that are over, that wait, that had failed, that were told nothing yet: what comes then is the same as without it."""
+    reports: dict[int, dict[int, float]] = {}
+    before, after = Rungs(1, 27, 3), Rungs(1, 27, 3)
+
+    def report(number: int, step: int, value: float) -> Decision:
+        reports.setdefault(number, {})[step] = value
+        return before.report(number, step, value)
+
+    for number, value in enumerate([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, math.nan]):
+        assert report(number, 0, value) is PAUSE
+        before.pause(number)
+    assert [before.promotable() for _ in range(3)] == [0, 1, 2]
+    assert report(0, 1, 0.9) is GO_ON
+    for number in (0, 1):
+        assert report(number, 2, number) is PAUSE
+        before.pause(number)
+    before.fail(2)
+    for number, values in reports.items():
+        after.recall(number, values, waits=number in before.paused)
+    after.fail(2)
+    after.recall(10, {})
+    assert after.paused == before.paused == [1, 0, 3, 4, 5, 6, 7, 8, 9]
+    for rungs in (before, after):
+        assert rungs.promotable() == 3
+        assert [rungs.report(number, 0, value) for number, value in ((11, 5.0), (12, 0.0))] == [GO_ON, PAUSE]
+        assert rungs.report(11, 2, 0.5) is PAUSE
+        assert rungs.promotable() == 1
+
+
+def test_a_trial_that_ran_when_the_call_was_killed_is_told_at_its_rung_as_if_it_had_just_come() -> None:
+    rungs = Rungs(1, 9, 3)
+    rungs.recall(0, {0: 0.1})
+    rungs.recall(1, {0: 0.5, 1: 0.5})
+    assert rungs.paused == []
+    assert rungs.report(0, 1, 0.1) is PAUSE
+    assert rungs.report(1, 1, 0.5) is GO_ON, "it had passed the rung at 1"
 
 
 def test_only_who_was_told_to_pause_may_wait() -> None:

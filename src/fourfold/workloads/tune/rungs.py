@@ -17,6 +17,7 @@ Source: Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSy
 
 import math
 from bisect import bisect_left, insort
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -208,6 +209,28 @@ class Rungs:
         self._left(number)
         for rung in self._brackets[self._trials[number].bracket] if number in self._trials else ():
             rung.fail(number)
+
+    def recall(self, number: int, reports: Mapping[int, float], waits: bool = False) -> None:
+        """A trial of an earlier call has reported this: others are compared with it. Call `fail` after it if it had failed.
+
+        Args:
+            number: Of the trial.
+            reports: What it had reported, by step; greater is better.
+            waits: It had paused, and can be continued: it waits at the highest rung that it had come to.
+        """
+        trial = self._trials[number] = _Trial(bracket_of(number, self._shares))
+        if not reports:
+            return
+        bracket, recorded = self._brackets[trial.bracket], -1
+        trial.resource, trial.value = max(reports) + 1, float(reports[max(reports)])
+        while trial.level < len(bracket) and trial.resource >= (rung := bracket[trial.level]).resource:
+            recorded = min(step for step in reports if step + 1 >= rung.resource)
+            rung.record(number, float(reports[recorded]))
+            trial.level += 1
+        if trial.level and (waits or recorded == max(reports)):  # what it was told at its last report is asked again
+            trial.level -= 1
+            if waits:
+                bracket[trial.level].wait(number)
 
     def _left(self, number: int) -> None:
         trial = self._trials.get(number)
