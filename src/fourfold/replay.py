@@ -17,7 +17,7 @@ from fourfold.execute.chunk import is_worker_class
 from fourfold.execute.pickling import load
 from fourfold.records import Chunk, Parcel
 from fourfold.runs.place import PROGRAM, check_trusted
-from fourfold.runs.seal import load_key
+from fourfold.runs.seal import Key, load_key
 from fourfold.runs.story import check_command, failures_of, open_run, read_item, read_program, story_of
 from fourfold.runs.tables import FailedItem
 
@@ -56,17 +56,28 @@ def prepare_replay(run: str, item: int) -> Replay:
         raise OptionError(f"item {item} of {run} has no recorded failure; items are kept when they fail: {known}")
     if not failed[item].value:
         raise OptionError(f"item {item} of {run} could not be pickled, so it was not kept: {failed[item].shown}")
-    folder = folder.resolve()
     story = story_of(folder)
+    folder = folder.resolve()
+    parcel = read_item(folder, failed[item].value, key, f"item {item}")
+    parts = program_of(folder, key)
+    value = load(parcel)
+    timeout_s = float(story.options.get("timeout", "0")) if failed[item].kind == "timed out" else 0.0
+    return Replay(lambda: _run(parts, item, value), failed[item], timeout_s or None)
+
+
+def program_of(folder: Path, key: Key) -> dict[str, Any]:
+    """What a run has kept of its function, by name; this process stands where the run stood from here on.
+
+    Raises:
+        OptionError: Nothing was kept.
+        UntrustedRun: It is not what was recorded with this key: nothing was unpickled.
+    """
+    story, folder = story_of(folder), folder.resolve()
     sys.path[:] = [*story.path, *(entry for entry in sys.path if entry not in story.path)]
     if os.path.isdir(story.working_folder):
         os.chdir(story.working_folder)
     sys.argv[:] = arguments_of(story.command) or sys.argv
-    data, parcel = read_program(folder, key), read_item(folder, failed[item].value, key, f"item {item}")
-    parts = _load_program(folder, data)
-    value = load(parcel)
-    timeout_s = float(story.options.get("timeout", "0")) if failed[item].kind == "timed out" else 0.0
-    return Replay(lambda: _run(parts, item, value), failed[item], timeout_s or None)
+    return _load_program(folder, read_program(folder, key))
 
 
 def arguments_of(command: Sequence[str]) -> list[str]:

@@ -65,26 +65,33 @@ def fit_command(
 
         if by is None and (min_rows != 1 or fallback is not None):
             raise OptionError(f"{'--fallback' if fallback else '--min-rows'} is for groups: name their columns with --by")
-        path = _free(output, overwrite) if by is None else _free_folder(output, overwrite)
+        path = free_path(output, overwrite) if by is None else _free_folder(output, overwrite)
         rows = scan(inputs, format=format, storage_options=storage_for(inputs, storage_option))
         given = {"engine": engine, "workers": workers, "run": run}
         options: dict[str, Any] = {key: value for key, value in {**given, "on_error": on_error}.items() if value is not None}
         chosen = None if features is None else features.split(",")
         if by is not None:
             models = rows.fit_groups(
-                _estimator(estimator), by.split(","), target, chosen, weight, min_rows=min_rows, fallback=fallback, **options
+                estimator_named(estimator),
+                by.split(","),
+                target,
+                chosen,
+                weight,
+                min_rows=min_rows,
+                fallback=fallback,
+                **options,
             )
             models.save(path, overwrite)
             say(f"{output}: {models!r}")
             raise SystemExit(SOME_FAILED if models.failures or len(models) < len(models.summary()) else 0)
-        found = fitted(rows._plan, _estimator(estimator), target, chosen, weight, options)
+        found = fitted(rows._plan, estimator_named(estimator), target, chosen, weight, options)
         write(found.estimator, path)
         _tell(found, output)
     if found.failures:
         raise SystemExit(SOME_FAILED)
 
 
-def _free(output: str, overwrite: bool) -> Path:
+def free_path(output: str, overwrite: bool) -> Path:
     """The path of the output, where it can be written.
 
     Raises:
@@ -118,7 +125,7 @@ def _free_folder(output: str, overwrite: bool) -> Path:
     return path
 
 
-def _estimator(target: str) -> Any:
+def estimator_named(target: str) -> Any:
     """What MODULE:ESTIMATOR names, or what it gives when it is called without arguments."""
     from fourfold.cli.target import load_object
     from fourfold.errors import OptionError

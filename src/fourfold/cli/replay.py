@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import faulthandler
 import traceback
+from collections.abc import Callable
 from types import TracebackType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,7 +15,9 @@ from fourfold.cli.exits import ERROR, Terminated, TracebackOption, code_of, one_
 
 def replay_command(
     run: Annotated[str, typer.Argument(metavar="RUN", help="The run's folder.", show_default=False)],
-    item: Annotated[int, typer.Option("--item", metavar="N", help="Its index in the input.", show_default=False)],
+    item: Annotated[
+        int, typer.Option("--item", metavar="N", help="Its index in the input; or the number of a trial.", show_default=False)
+    ],
     pdb: Annotated[
         bool, typer.Option("--pdb", help="Stop in the debugger where it raises, or where Ctrl-C meets it.")
     ] = False,
@@ -23,17 +26,16 @@ def replay_command(
     """Run one failed item of a run again, in this process: same item, seed, folder, import path and arguments.
 
     Environment variables are those of your shell. An item that crashes its process crashes this one: its Python stack is
-    printed first. One that had timed out is stopped after the same time.
+    printed first. One that had timed out is stopped after the same time. Of a run of trials any one runs again, with the
+    parameters that it had.
     """
     with one_line_errors(show_traceback):
         from fourfold.execute.troubles import safe_repr
-        from fourfold.replay import prepare_replay, stopped_after
+        from fourfold.replay import stopped_after
+        from fourfold.runs.story import open_run, story_of
 
-        run_item, failed, timeout_s = prepare_replay(run, item)
-        message = printable(" ".join(failed.message.split())[:200])
-        say(f"item {item} is {printable(failed.shown)}; it failed with {failed.error_type}: {message}")
-        if timeout_s is not None:
-            say(f"it is stopped after {timeout_s:g} s here as well")
+        prepare = _trial if story_of(open_run(run)).kind == "optimize" else _item
+        run_item, timeout_s = prepare(run, item)
         faulthandler.enable()
         try:
             with stopped_after(timeout_s):
@@ -42,6 +44,27 @@ def replay_command(
             _show(error, pdb)
             raise SystemExit(code_of(error) if isinstance(error, KeyboardInterrupt) else ERROR) from None
         say(f"this time it returned {safe_repr(value)}")
+
+
+def _item(run: str, item: int) -> tuple[Callable[[], Any], float | None]:
+    from fourfold.replay import prepare_replay
+
+    run_item, failed, timeout_s = prepare_replay(run, item)
+    message = printable(" ".join(failed.message.split())[:200])
+    say(f"item {item} is {printable(failed.shown)}; it failed with {failed.error_type}: {message}")
+    if timeout_s is not None:
+        say(f"it is stopped after {timeout_s:g} s here as well")
+    return run_item, timeout_s
+
+
+def _trial(run: str, number: int) -> tuple[Callable[[], Any], float | None]:
+    from fourfold.cli.tune_board import params_of, values_of
+    from fourfold.workloads.tune.again import prepare_trial
+
+    run_trial, told = prepare_trial(run, number)
+    found = f" with {values_of(told)}" if told.values else f": {printable(told.error)}" if told.error else ""
+    say(f"trial {number} had {params_of(told) or 'no parameters'}; it was {told.state}{found}")
+    return run_trial, None
 
 
 def _show(error: BaseException, pdb: bool) -> None:

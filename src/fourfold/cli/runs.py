@@ -70,8 +70,9 @@ def _print(found: list[tuple[str, Story | Exception]], folder: str, as_json: boo
 
 def progress_of(story: Story) -> str:
     """How far it is, as in 617 of 2,000 items, 3 failed."""
+    what = "trials" if story.kind == "optimize" else "items"
     text = f"{story.n_done + story.n_failed:,}"
-    text += f" of {story.total:,} items" if story.total is not None else " items"
+    text += f" of {story.total:,} {what}" if story.total is not None else f" {what}"
     return text + (f", {story.n_failed:,} failed" if story.n_failed else "")
 
 

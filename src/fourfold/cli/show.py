@@ -55,6 +55,8 @@ def show_command(
             print("options: " + ", ".join(f"{name}={value}" for name, value in story.options.items()))
         if story.command:
             print(f"command: {without_secrets(shlex.join(story.command))}")
+        if story.kind == "optimize":
+            print(f"its trials, also while it runs: fourfold tune --status {shlex.quote(run)}")
         for group in grouped[:GROUPS_SHOWN]:
             print(f"\n{describe_group(group)}")
             print(f"  see it again: fourfold replay {shlex.quote(run)} --item {group[0].item}")

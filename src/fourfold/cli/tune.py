@@ -124,7 +124,7 @@ def tune_command(
     Example: fourfold tune models:pipe 'in/*.parquet' --target late --space models:space --n-trials 30 -o model.joblib
     """
     given = {name: value for name, value in locals().items() if value is not None}
-    with one_line_errors(show_traceback, _interrupted(run, storage)):
+    with one_line_errors(show_traceback, _interrupted(run, storage, bool(inputs))):
         if status is not None or export is not None:
             _look(target, status, export, output, overwrite, as_json)
             return
@@ -145,7 +145,9 @@ def tune_command(
     raise SystemExit(code)
 
 
-def _interrupted(run: str | None, storage: str | None) -> str:
+def _interrupted(run: str | None, storage: str | None, is_search: bool) -> str:
+    if run is not None and is_search:
+        return f"interrupted; what finished is in {run}: the same command goes on"
     if run is not None:
         return f"interrupted; what finished is in {run}; go on: fourfold resume {shlex.quote(run)}"
     if storage is not None:

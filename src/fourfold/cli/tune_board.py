@@ -102,33 +102,18 @@ class Board:
 
     def table(self) -> Table:
         """The best trials."""
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for heading in ("trial", "value" if len(self._signs) == 1 else "values"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        table.add_column("parameters", overflow="fold")
-        for each in self.best[:N_SHOWN]:
-            table.add_row(str(each.number), values_of(each), Text(params_of(each)))
-        return table
+        return table_of(*self._shown())
 
     def print(self) -> None:
         """Print the best trials on stdout."""
-        from rich.console import Console
-
-        if not self.best:
-            return
-        console = Console(highlight=False)
-        if console.is_terminal:
-            console.print(self.table())
-        else:  # a pipe has no width, and wants no blanks to the end of it
-            console.width = 1 << 20
-            with console.capture() as text:
-                console.print(self.table())
-            print("\n".join(line.rstrip() for line in text.get().splitlines()))
+        if self.best:
+            print_table(*self._shown())
         if len(self.best) > N_SHOWN:
             print(f"and {len(self.best) - N_SHOWN:,} more that no other trial beats")
+
+    def _shown(self) -> tuple[Sequence[str], list[Sequence[str]]]:
+        headings = ("trial", "value" if len(self._signs) == 1 else "values", "parameters")
+        return headings, [(str(each.number), values_of(each), params_of(each)) for each in self.best[:N_SHOWN]]
 
     def as_json(self) -> dict[str, Any]:
         """All of it, for programs."""
@@ -152,6 +137,34 @@ def params_of(trial: Told) -> str:
     """Its parameters, for people."""
     told = (f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}" for name, value in trial.params.items())
     return printable(", ".join(told))
+
+
+def table_of(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table of figures, the last column of which is text."""
+    from rich.table import Table
+    from rich.text import Text  # not str: brackets and colons in it would be markup and emoji
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings[:-1]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column(headings[-1], overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table on stdout."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if console.is_terminal:
+        console.print(table_of(headings, rows))
+        return
+    console.width = 1 << 20  # a pipe has no width, and wants no blanks to the end of it
+    with console.capture() as text:
+        console.print(table_of(headings, rows))
+    print("\n".join(line.rstrip() for line in text.get().splitlines()))
 
 
 def print_json(found: dict[str, Any]) -> None:

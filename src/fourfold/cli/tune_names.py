@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import warnings
 from typing import Any, NamedTuple
 
 from fourfold.addresses import keep_out, without_secrets
@@ -156,10 +157,14 @@ def _made(what: str, make: Any) -> Any:
         OptionError: It takes other arguments, or does not like them.
         FourfoldError: A package is missing.
     """
+    import optuna
+
     from fourfold.errors import FourfoldError
 
     try:
-        return make()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # who types its name wants it
+            return make()
     except FourfoldError:
         raise
     except ImportError as error:

@@ -10,7 +10,12 @@ from typing import Any
 
 import typer
 
-OTHER_NAMES = {"batch_format": "batch", "storage_options": "storage_option"}
+OTHER_NAMES = {
+    "batch_format": "batch",
+    "storage_options": "storage_option",
+    "random_state": "seed",
+    "n_jobs": "workers",
+}
 """Options of the library whose names are others on the command line."""
 
 WRITTEN = {"format": "write_format"}

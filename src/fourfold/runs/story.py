@@ -217,17 +217,6 @@ def read_program(folder: Path, key: Key) -> bytes:
     return data
 
 
-def facts_of(folder: Path) -> dict[str, Any]:
-    """What the driver has told of a run, by name.
-
-    Raises:
-        JournalError: It cannot be read.
-    """
-    with reading(folder) as database:
-        rows = database.execute("select name, value from run") if database else ()
-        return {name: json.loads(text) for name, text in rows}
-
-
 def events_of(folder: Path) -> list[tuple[float, str, dict[str, Any]]]:
     """What happened, in order: seconds since 1970, the kind, and more about it.
 

@@ -52,6 +52,7 @@ class Desk:
         n_ended: How many trials this call has seen to their end.
         waited_s: Seconds that tickets have waited for a trial, together.
         error: What ends the call.
+        watch: Told of the trials that run, whenever these are others.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Desk:
         self.n_ended, self.waited_s = 0, 0.0
         self.failures: list[Failure] = []
         self.error: BaseException | None = None
+        self.watch: Callable[[list[int]], None] = _nobody
 
     # ---- which trial runs next ---------------------------------------------------------------------------------------
 
@@ -102,6 +104,7 @@ class Desk:
             here.ticket = ticket
             here.attempts += 1
             self.set(here, states.ATTEMPTS, here.attempts)
+            self.watch(self.running)
             return here
 
     def _waited_for(self, ticket: int) -> int | None:
@@ -231,6 +234,7 @@ class Desk:
                 self.rungs.pause(number)
             self.way.ended(number)  # it has drawn what others wait for
             self._note(here)
+            self.watch(self.running)
             self.changed.notify_all()
 
     def ended(self, number: int, end: End) -> None:
@@ -246,6 +250,7 @@ class Desk:
             self.checkpoints.drop(number)
             self.n_ended += 1
             self._note(here)
+            self.watch(self.running)
             if number not in self.batch:
                 self.tell(number)
             elif all(self.open[each].end is not None for each in self.batch):
@@ -306,8 +311,7 @@ class Desk:
     @property
     def running(self) -> list[int]:
         """The numbers of trials that workers have now."""
-        with self._lock:
-            return [n for n, each in self.open.items() if each.ticket is not None and each.end is None and not each.is_paused]
+        return [n for n, each in self.open.items() if each.ticket is not None and each.end is None and not each.is_paused]
 
     def newly_ended(self) -> list[Ended]:
         """What has ended or paused since the last time, told or not."""
@@ -349,3 +353,7 @@ def _renote(error: BaseException, note: str) -> None:
     """An exception that has come out of a ticket speaks of the trial."""
     others = [each for each in getattr(error, "__notes__", []) if not each.startswith(NOTE)]
     BaseException.__setattr__(error, "__notes__", [*others, note])
+
+
+def _nobody(running: list[int]) -> None:
+    """Nobody looks."""

@@ -186,6 +186,7 @@ class _Optimizing:
         first = len(self._study.get_trials(deepcopy=False)) if record is None else record.first
         desk = Desk(self._study, self._way, self._n_trials, deadline, checkpoints, first, self._wait_s())
         if record is not None:
+            desk.watch = record.running
             record.bring_back(desk, self._way, self._n_trials)
         return desk
 
@@ -222,7 +223,7 @@ class _Optimizing:
         if record is not None and ended:
             for each in ended:
                 record.keep(each, self._way)
-            record.beat(desk.running)
+            record.beat()
         for trial in desk.told():
             _log(self._study, trial)
             with asked(self._study):

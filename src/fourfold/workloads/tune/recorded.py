@@ -4,9 +4,13 @@ The study may live in memory: what is recorded makes it anew, number by number. 
 under their own numbers.
 """
 
+import contextlib
 import datetime
+import json
 import math
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -16,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from fourfold.execute.pickling import dump, dump_by_name, load
 from fourfold.execute.troubles import pickled, unpickled
 from fourfold.options import Settings
+from fourfold.runs.place import create_private
 from fourfold.runs.recording import Carriage, Recording, Subject
 from fourfold.runs.seal import CHECKPOINT
 from fourfold.workloads.tune import states
@@ -29,8 +34,8 @@ KIND = "optimize"
 
 PAUSED = "paused"
 
-RUNNING = "running_trials"
-"""What the journal calls the numbers of trials that ran when it was written last."""
+RUNNING = "running"
+"""The file of the run that has the numbers of the trials that run now, and nothing of use when the driver is gone."""
 
 Kept = dict[str, Any]
 """What is recorded of a trial: builtins only."""
@@ -70,6 +75,7 @@ class RecordedTrials:
         self.path = path
         self._recording = Recording(path, subject, Carriage(dump, dump_by_name, load, pickled, unpickled))
         self._recording.begin()
+        self._running, self._running_bytes = _opened(self._recording.folder / RUNNING), 0
         facts = self._recording.journal.facts()
         waiting = (each.number for each in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
         self._first = int(facts.get("first_trial", min(waiting, default=len(study.get_trials(deepcopy=False)))))
@@ -134,13 +140,20 @@ class RecordedTrials:
         }
         self._recording.add(trial.number, [kept])
 
-    def beat(self, running: list[int]) -> None:
-        """What is recorded outlives this process. `running`: the trials that run now."""
-        self._recording.journal.tell(**{RUNNING: running})
+    def beat(self) -> None:
+        """What is recorded outlives this process."""
         self._recording.beat(True)
+
+    def running(self, numbers: list[int]) -> None:
+        """These trials run now: whoever looks at the run is told so. Called by whichever thread has begun or ended one."""
+        data = json.dumps(numbers).encode()
+        with contextlib.suppress(OSError):  # no room: nobody needs it to go on
+            os.pwrite(self._running, data.ljust(self._running_bytes), 0)  # in one piece, over what was there
+            self._running_bytes = len(data)
 
     def close(self, state: str) -> None:
         """The call has ended: "done", "failed" or "interrupted"."""
+        os.close(self._running)
         self._recording.close(state)
 
 
@@ -153,6 +166,11 @@ def _pass_by(way: Way, study: optuna.Study, trial: FrozenTrial, kept: Kept | Non
     way.past(trial.number, "fixed_params" in trial.system_attrs, _drawn(kept) or list(trial.distributions.items()))
     if way.counts and kept is None:
         way.proposed(optuna.Trial(study, trial._trial_id))
+
+
+def _opened(path: Path) -> int:
+    path.unlink(missing_ok=True)  # of a driver that was killed
+    return create_private(path)
 
 
 def _trial_of(number: int, kept: Kept) -> FrozenTrial:

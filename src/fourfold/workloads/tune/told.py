@@ -1,6 +1,7 @@
 """Trials as people read them: of a study, or of a recorded run that may still be going on."""
 
 import datetime
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from fourfold.errors import OptionError
 from fourfold.execute.pickling import load
 from fourfold.runs.place import check_trusted
 from fourfold.runs.seal import load_key
-from fourfold.runs.story import Story, facts_of, read_values, story_of
+from fourfold.runs.story import Story, read_values, story_of
 from fourfold.workloads.tune import states
 from fourfold.workloads.tune.recorded import KIND, RUNNING, Kept
 
@@ -58,7 +59,7 @@ class RunOfTrials(NamedTuple):
         story: As of any run.
         directions: "minimize" or "maximize", for each value.
         trials: In the order of their numbers.
-        running: Numbers of trials that ran when the driver last wrote; empty when it is gone.
+        running: Numbers of trials that run now; empty when the driver is gone.
     """
 
     story: Story
@@ -96,14 +97,20 @@ def trials_of(folder: Path) -> RunOfTrials:
     if story.kind != KIND:
         raise OptionError(f"{folder} is a run of {story.name}, and not of trials: `fourfold show {folder}` tells of it")
     check_trusted(folder)
-    facts = facts_of(folder)
     found: dict[int, Told] = {}
     for first, parcel in read_values(folder, load_key()):
         for number, kept in enumerate(load(parcel), first):
             found[number] = _told_of_kept(number, kept)
-    running = facts.get(RUNNING, []) if story.state == "running" else []
+    running = _running(folder / RUNNING) if story.state == "running" else []
     directions = story.options.get("direction", "minimize").split(", ")
     return RunOfTrials(story, directions, [found[number] for number in sorted(found)], running)
+
+
+def _running(path: Path) -> list[int]:
+    try:
+        return [int(number) for number in json.loads(path.read_bytes())]
+    except (OSError, ValueError, TypeError):  # nothing runs yet, or half of it was read
+        return []
 
 
 def _told_of_kept(number: int, kept: Kept) -> Told:

@@ -89,7 +89,7 @@ class RunTrial:
 
     def _ended(self, function: Callable[[Any], Any], trial: "Trial") -> tuple[str, Any]:
         try:
-            with _numbers_of(trial.number, self._seed):
+            with numbers_of(trial.number, self._seed):
                 value = function(trial)
         except optuna.TrialPruned as pruned:
             return "pruned", str(pruned)
@@ -105,7 +105,7 @@ class RunTrial:
 
 
 @contextlib.contextmanager
-def _numbers_of(number: int, seed: int | None) -> Iterator[None]:
+def numbers_of(number: int, seed: int | None) -> Iterator[None]:
     """A block in which random numbers follow from the trial's number, as those of an item do from its index."""
     if seed is None:
         yield

@@ -11,9 +11,8 @@ import pickle
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from fourfold.errors import OptionError, OptionTypeError
 from fourfold.records import Failure
-from fourfold.workloads.tune.rungs import bracket_of, resources, shares
+from fourfold.workloads.tune.rungs import bracket_of, resources
 from fourfold.workloads.tune.search.fits import Job, Unit
 from fourfold.workloads.tune.search.prefixes import Candidate
 from fourfold.workloads.tune.search.rounds import Ended, Result, Rounds
@@ -46,9 +45,7 @@ class Passes:
             estimator.fit = Budget(estimator, leg.begin, leg.end, job.y)  # what scikit-learn calls
             train, test = job.splits[leg.unit.split]
             parameters = candidate.params if is_new else None
-            result: Result = _fit_and_score(
-                estimator, job.X, job.y, train=train, test=test, parameters=parameters, **job.how
-            )
+            result: Result = _fit_and_score(estimator, job.X, job.y, train=train, test=test, parameters=parameters, **job.how)
             del estimator.fit
         return result, pickle.dumps(estimator, 5)
 

@@ -1,0 +1,310 @@
+"""`fourfold tune`, as a user types it."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import joblib
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import fourfold as ff
+from fourfold.cli import app
+from fourfold.cli.target import load_function
+from fourfold.cli.tune_board import Board
+from fourfold.cli.tune_names import pruner_named, sampler_named
+from fourfold.cli.tune_record import rows_of
+from fourfold.errors import OptionError
+from fourfold.workloads.tune.again import prepare_trial
+from fourfold.workloads.tune.told import Told
+
+OBJECTIVES = """
+import os
+
+def parabola(trial):
+    x = trial.suggest_float("x", -10, 10)
+    k = trial.suggest_categorical("k", ["a", "b", None])
+    if trial.number == 3:
+        raise ValueError("no three")
+    if trial.number == 7:
+        return float("nan")
+    return (x - 2) ** 2 + (k == "a")
+
+def waits(trial):
+    x = trial.suggest_float("x", 0, 1)
+    if trial.number == 4 and not os.path.exists("go"):
+        open("gate", "w").close()  # until somebody reads
+        open("gate")  # until somebody writes, which nobody does
+    return x
+
+def raises(trial):
+    raise KeyError("it never works")
+
+def steps(trial):
+    x = trial.suggest_float("x", 0, 1)
+    for step in range(9):
+        trial.report(x, step)
+        trial.checkpoint(step)
+        if trial.should_prune():
+            import optuna
+            raise optuna.TrialPruned
+    return x
+
+def pipe():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    return make_pipeline(StandardScaler(), LogisticRegression())
+
+space = {"logisticregression__C": [0.001, 0.1, 10.0]}
+grid = {"x": [0.0, 0.25, 0.5], "k": ["b"]}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    (tmp_path / "mine.py").write_text(OBJECTIVES)
+    path, verbosity = list(sys.path), optuna.logging.get_verbosity()
+    yield tmp_path
+    optuna.logging.set_verbosity(verbosity)
+    sys.path[:] = path
+    sys.modules.pop("mine", None)
+
+
+def fourfold(*arguments: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    """The command as a program."""
+    command = [sys.executable, "-m", "fourfold", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=100)
+
+
+def here(*arguments: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    """The same in this process, which has imported all that it needs."""
+    with contextlib.chdir(folder):
+        done = CliRunner().invoke(app, arguments)
+    return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
+
+
+# ---- objectives
+
+
+@pytest.mark.slow
+def test_trials_are_those_of_optuna_and_what_failed_is_told(folder: Path) -> None:
+    command = ("tune", "mine:parabola", "--n-trials", "12", "--sampler", "random", "--seed", "0", "--engine", "serial")
+    done = fourfold(*command, "--run", "run", "-o", "trials.csv", folder=folder)
+    assert done.returncode == 3, done.stderr
+    first, *failed, verdict = done.stderr.splitlines()
+    assert first == "fourfold: 12 trials: 10 complete, 1 failed, 1 invalid; all are in trials.csv"
+    assert re.fullmatch(r"fourfold: 1 failed; trial 3 with x=\S+, k=\w+: ValueError: no three", failed[0])
+    assert failed[1].endswith("the objective returned nan")
+    assert "12 items" in verdict
+
+    with contextlib.chdir(folder):
+        parabola = load_function("mine:parabola")
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
+    study.optimize(parabola, 12, catch=ValueError)
+    trials = pd.read_csv(folder / "trials.csv", keep_default_na=False, na_values=[""])
+    expected = study.trials_dataframe()
+    assert trials["params_x"].tolist() == expected["params_x"].tolist()
+    assert trials["value"].equals(expected["value"])
+    assert trials["state"].tolist() == ["complete"] * 3 + ["failed"] + ["complete"] * 3 + ["invalid"] + ["complete"] * 4
+    heading, best = done.stdout.splitlines()[:2]
+    assert heading.split() == ["trial", "value", "parameters"]
+    assert best.split()[0] == str(study.best_trial.number)
+
+    told = json.loads(here("tune", "--status", "run", "--json", folder=folder).stdout)
+    assert told["states"] == {"complete": 10, "failed": 1, "invalid": 1}
+    assert (told["state"], told["total"], told["running"]) == ("done", 12, [])
+    assert told["best"][0]["values"] == [study.best_value]
+    again = here("tune", "--export", "run", "-o", "trials.csv", folder=folder)
+    assert (again.returncode, again.stderr) == (
+        2,
+        "fourfold: trials.csv is there already: choose another name, or --overwrite\n",
+    )
+    assert here("tune", "--export", "run", "-o", "trials.parquet", folder=folder).returncode == 0
+    assert pd.read_parquet(folder / "trials.parquet")["params_x"].tolist() == expected["params_x"].tolist()
+    assert "12 of 12 trials" in here("runs", folder=folder).stdout
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_how_to_go_on_and_that_gives_the_same_trials(folder: Path) -> None:
+    os.mkfifo(folder / "gate")
+    command = ["tune", "mine:waits", "--n-trials", "8", "--sampler", "random", "--seed", "1", "--run", "run", "--workers", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fourfold", *command], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        with open(folder / "gate"):  # trial 4 runs
+            pass
+        status = here("tune", "--status", "run", "--json", folder=folder)
+        told = json.loads(status.stdout)
+        assert told["state"] == "running"
+        assert 4 in told["running"]
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130
+    assert stderr.splitlines()[-1] == "fourfold: interrupted; what finished is in run; go on: fourfold resume run"
+    assert "go on: fourfold resume run" in here("tune", "--status", "run", folder=folder).stdout
+    (folder / "go").touch()
+    resumed = fourfold("resume", "run", folder=folder)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "fourfold: 8 trials: 8 complete" in resumed.stderr
+    whole = here(*command[:-4], "--engine", "serial", folder=folder)
+    assert resumed.stdout == whole.stdout
+    assert "its trials, also while it runs: fourfold tune --status run" in here("show", "run", folder=folder).stdout
+
+
+@pytest.mark.slow
+def test_a_trial_is_replayed_with_the_parameters_that_it_had(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ("tune", "mine:parabola", "--n-trials", "4", "--seed", "0", "--engine", "serial", "--run", "run", "--json")
+    best = json.loads(here(*command, folder=folder).stdout)["best"][0]
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    monkeypatch.chdir(folder)
+    again = prepare_trial(str(folder / "run"), best["number"])
+    assert again.told.params == best["params"]
+    assert again.run_trial() == best["values"][0]
+    with pytest.raises(OptionError, match="run has no trial 9 that has ended; it has 4"):
+        prepare_trial(str(folder / "run"), 9)
+    bad = fourfold("replay", "run", "--item", "3", folder=folder)
+    assert bad.returncode == 1
+    assert bad.stderr.splitlines()[0].endswith("it was failed: ValueError: no three")
+    assert bad.stderr.splitlines()[-1] == "ValueError: no three"
+
+
+@pytest.mark.slow
+def test_a_study_in_a_storage_goes_on_with_the_same_command(folder: Path) -> None:
+    command = ("tune", "mine:steps", "--direction", "maximize", "--engine", "serial", "--pruner", "asha:1,9,3", "--json")
+    kept = ("--storage", "sqlite:///studies.db", "--study", "mine", "--sampler", "grid", "--space", "mine:grid")
+    for n_trials in ("2", "3"):
+        done = here(*command, *kept, "--n-trials", n_trials, folder=folder)
+        assert done.returncode == 0, done.stderr
+        assert sum(json.loads(done.stdout)["states"].values()) == int(n_trials)
+    study = optuna.load_study(study_name="mine", storage=f"sqlite:///{folder}/studies.db")
+    assert sorted(each.params["x"] for each in study.trials) == [0.0, 0.25, 0.5]
+    assert study.best_params == {"x": 0.5}
+
+
+def test_a_search_in_which_nothing_works_is_an_error(folder: Path) -> None:
+    done = here("tune", "mine:raises", "--n-trials", "3", "--engine", "serial", folder=folder)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "3 failed; the first is trial 0 with no parameters: KeyError: 'it never works'" in done.stderr
+    assert done.stderr.splitlines()[-1] == "fourfold: no trial has a value"
+    stopped = here("tune", "mine:raises", "--n-trials", "3", "--engine", "serial", "--on-error", "raise", folder=folder)
+    assert stopped.returncode == 1
+    assert "KeyError: 'it never works'" in stopped.stderr
+
+
+# ---- estimators
+
+
+@pytest.mark.slow
+def test_the_best_estimator_is_in_the_file_and_its_scores_are_those_of_searchcv(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.normal(size=(120, 3)), columns=["a", "b", "c"])
+    table["y"] = np.where(table["a"] + rng.normal(size=120) > 0, "late", "early")
+    table.to_parquet(folder / "in.parquet")
+    command = ("tune", "mine:pipe", "in.parquet", "--target", "y", "--space", "mine:space", "--method", "grid", "--cv", "3")
+    done = here(*command, "--workers", "1", "--features", "a,b", "-o", "best.joblib", "--json", folder=folder)
+    assert done.returncode == 0, done.stderr
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    pipe = make_pipeline(StandardScaler(), LogisticRegression())
+    expected = ff.SearchCV(pipe, {"logisticregression__C": [0.001, 0.1, 10.0]}, method="grid", cv=3)
+    expected.fit(table[["a", "b"]], table["y"])
+    told = json.loads(done.stdout)
+    assert told["best"]["params"] == expected.best_params_
+    assert [each["mean_test_score"] for each in told["candidates"]] == expected.cv_results_["mean_test_score"].tolist()
+    best = joblib.load(folder / "best.joblib")
+    assert best.feature_names_in_.tolist() == ["a", "b"]
+    assert best.predict_proba(table[["a", "b"]]).tobytes() == expected.predict_proba(table[["a", "b"]]).tobytes()
+
+
+# ---- what cannot be
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("mine:parabola",), "--n-trials is missing"),
+        (("mine:parabol", "--n-trials", "2"), "did you mean 'parabola'?"),
+        (("mine:parabola", "--n-trials", "2", "--cv", "3"), "--cv is for an estimator, which needs INPUT"),
+        (("mine:pipe", "in.parquet", "--target", "y"), "an estimator needs --space MODULE:SPACE"),
+        (("mine:pipe", "in.parquet", "--target", "y", "--sampler", "tpe"), "--sampler is for an objective"),
+        (("mine:parabola", "--n-trials", "2", "--storage", "$NOT_THERE", "--study", "a"), "the environment has no NOT_THERE"),
+        (("mine:parabola", "--status", "run"), "--status RUN and --export RUN stand alone"),
+    ],
+)
+def test_what_cannot_be_is_one_line_and_a_usage_error(arguments: tuple[str, ...], says: str, folder: Path) -> None:
+    done = here("tune", *arguments, folder=folder)
+    (line,) = done.stderr.splitlines()
+    assert says in line
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("asha:1,81,3,4", "asha takes min_resource, max_resource, reduction_factor, in this order"),
+        ("asha:1,one", "'one' is no number"),
+        ("asha", "max_resource is missing"),
+        ("ash", "is not known; did you mean asha?"),
+        ("percentile", "missing 1 required positional argument: 'percentile'"),
+    ],
+)
+def test_a_pruner_that_cannot_be_is_named(text: str, says: str) -> None:
+    with pytest.raises(OptionError, match=re.escape(says.removesuffix("?"))):
+        pruner_named(text)
+
+
+def test_pruners_and_samplers_have_the_numbers_behind_their_names() -> None:
+    assert repr(pruner_named("asha:1,81,3")) == repr(ff.ASHA(1, 81, 3))
+    assert pruner_named("percentile:25,3")._n_startup_trials == 3
+    assert isinstance(sampler_named("qmc", 1, None), optuna.samplers.QMCSampler)
+    with pytest.raises(OptionError, match="--sampler grid needs --space"):
+        sampler_named("grid", None, None)
+    with pytest.raises(OptionError, match="--space is for --sampler grid here"):
+        sampler_named("tpe", None, {"x": [1]})
+
+
+# ---- what is shown
+
+
+def told(number: int, *values: float, state: str = "complete", **params: object) -> Told:
+    return Told(number, state, list(values) or None, params, {}, 0, 1, "", None, None)
+
+
+@pytest.mark.parametrize(("direction", "best"), [("minimize", [3, 1, 0]), ("maximize", [0, 1, 3])])
+def test_the_best_trials_come_first_and_those_without_a_value_never(direction: str, best: list[int]) -> None:
+    board = Board([direction], 9)
+    for trial in (told(0, 3.0), told(1, 2.0), told(2, state="crashed"), told(3, 1.0), told(4, 0.5, state="pruned")):
+        board.add(trial)
+    assert [each.number for each in board.best] == best
+    value = board.best[0].values
+    assert board.line() == f"5 of 9 trials: 3 complete, 1 pruned, 1 crashed; best {value[0]:g} (trial {best[0]})"
+
+
+def test_with_several_directions_those_are_best_that_no_other_beats() -> None:
+    board = Board(["minimize", "maximize"])
+    for number, values in enumerate([(1.0, 1.0), (2.0, 2.0), (2.0, 1.0), (0.5, 1.0), (0.5, 1.0)]):
+        board.add(told(number, *values))
+    assert [each.number for each in board.best] == [1, 3, 4]
+    assert board.line().endswith("; 3 are best")
+
+
+def test_a_parameter_of_several_types_is_text_in_a_table_and_one_of_numbers_stays() -> None:
+    rows = rows_of([told(0, 1.0, k=None, n=1), told(1, 2.0, k="a", n=2.5), told(2, 3.0, k=4), told(3, 3.0, k=[1])], 1)
+    assert [row["params_k"] for row in rows] == [None, "a", "4", "[1]"]
+    assert [row["params_n"] for row in rows] == [1.0, 2.5, None, None]
