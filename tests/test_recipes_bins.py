@@ -95,12 +95,6 @@ def test_it_cuts_where_its_own_fit_cuts_by_weight(model: Any, small_pieces: Cut)
     assert sorted(said[0]) == sorted(said[1])
 
 
-def test_64_pieces_are_cut_alike(small_pieces: Cut) -> None:
-    small_pieces(4, 1 << 20)
-    fitted, alone, _ = both(CASES[9], frame())
-    same_fitted(fitted, alone)
-
-
 def test_columns_of_integers_have_an_encoder_of_integers() -> None:
     fitted, alone, _ = both(KBinsDiscretizer(2, quantile_method="averaged_inverted_cdf"), frame()[["ties"]])
     same_fitted(fitted, alone)

@@ -123,11 +123,6 @@ def test_it_is_what_its_own_fit_makes_of_all_rows(
     same(fitted.get_feature_names_out(), alone.get_feature_names_out())
 
 
-@pytest.mark.parametrize(("estimator", "features"), [CASES[3], CASES[9], CASES[14]], ids=["one-hot", "ordinal", "robust"])
-def test_64_pieces_make_the_same(estimator: Any, features: list[str], small_pieces: Cut) -> None:
-    test_it_is_what_its_own_fit_makes_of_all_rows(estimator, features, 64, small_pieces)
-
-
 @pytest.mark.parametrize(("estimator", "features"), CASES[:1] + CASES[3:4] + CASES[9:10], ids=str)
 def test_pieces_without_rows_change_nothing(estimator: Any, features: list[str], small_pieces: Cut) -> None:
     small_pieces(64, 1 << 20)

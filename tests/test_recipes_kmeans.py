@@ -70,13 +70,6 @@ def test_it_is_what_its_own_fit_makes_of_all_rows(model: Any, n_pieces: int, wei
     np.testing.assert_array_equal(fitted.predict(frame[features]), alone.labels_)
 
 
-def test_64_pieces_come_to_the_same_centers(small_pieces: Cut) -> None:
-    small_pieces(N_ROWS // 64, 1 << 20)
-    frame = table().to_pandas()[["a", "b", "c"]]
-    fitted = ff.scan(frame).fit(clone(CASES[0]), engine="serial")
-    same_fitted(fitted, clone(CASES[0]).fit(frame), without=LEFT_OUT)
-
-
 @pytest.mark.parametrize("init", ["k-means++", "random"])
 @pytest.mark.parametrize("n_parts", [1, 7])
 def test_sparse_rows_stay_sparse_and_come_to_the_same_centers(init: str, n_parts: int) -> None:

@@ -143,6 +143,29 @@ def test_a_column_that_is_constant_far_from_zero_is_known_to_be() -> None:
     assert not triangle[:, [0, 2]].any()
 
 
+@pytest.mark.parametrize("value", [3.7, 1e8 + 0.1, -1e-9])
+@pytest.mark.parametrize("others", [[], ["x"]])
+def test_a_column_of_one_value_has_no_coefficient_whatever_rows_weigh(value: float, others: list[str]) -> None:
+    """scikit-learn makes of its rounding some coefficient, alone of a moderate size."""
+    rows = rows_of(NUMBERS[others].assign(one=value), "value", "weight")
+    for ends in ([], ENDS, range(0, len(NUMBERS), 7)):
+        found = fitted_to_parts(LinearRegression(), cut(rows, ends))
+        assert found.coef_[-1] == 0.0
+        assert found.rank_ == len(others)
+        mean = np.average(NUMBERS["value"], weights=NUMBERS["weight"])
+        middle = found.predict(
+            pd.DataFrame({"x": [np.average(NUMBERS["x"], weights=NUMBERS["weight"])], "one": [value]})[[*others, "one"]]
+        )
+        np.testing.assert_allclose(middle, mean, rtol=1e-10)
+
+
+def test_a_column_that_differs_by_the_last_digit_alone_has_its_coefficient() -> None:
+    at = np.arange(64) % 2
+    table = pd.DataFrame({"x": np.where(at, np.nextafter(1e8, 2e8), 1e8), "y": 2.0 * at})
+    found = ff.scan(table).fit(LinearRegression(), "y", engine="serial")
+    np.testing.assert_allclose(found.coef_, 2.0 / (np.nextafter(1e8, 2e8) - 1e8), rtol=1e-10)
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     values=st.lists(st.tuples(st.floats(-1e3, 1e3), st.integers(0, 3)), min_size=2, max_size=40),

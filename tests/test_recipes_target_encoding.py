@@ -62,13 +62,6 @@ def test_it_is_what_its_own_fit_makes_of_all_rows(encoder: Any, target: str, n_p
     same_fitted(fitted, clone(encoder).fit(rows[FEATURES], rows[target]))
 
 
-def test_64_pieces_are_encoded_alike(small_pieces: Cut) -> None:
-    small_pieces(4, 1 << 20)
-    rows = frame()
-    fitted = ff.scan(rows).fit(TargetEncoder(), "word", FEATURES, engine="serial")
-    same_fitted(fitted, TargetEncoder().fit(rows[FEATURES], rows["word"]))
-
-
 FOLDS: list[Any] = [
     KFold(4),
     KFold(3, shuffle=True, random_state=0),

@@ -109,8 +109,13 @@ class Factor:
         return Factored(left.n_rows + right.n_rows, weight, mean, rest, triangle)
 
     def finish(self, state: Factored) -> Factored:
-        """The means are the nearest floats."""
+        """The means are the nearest floats. Columns of one value have zeros, as rows of them have around an exact mean."""
+        import numpy as np
+
         mean = state.mean + state.rest
+        if self.is_centred:  # what is left of them is rounding, of the size of eps², and any other column has more than eps
+            least = np.finfo(np.float64).eps ** 1.5 * np.abs(mean) * np.sqrt(state.weight)
+            state.triangle[:, np.linalg.norm(state.triangle, axis=0) < least] = 0.0
         return state._replace(mean=mean, rest=state.rest - (mean - state.mean))
 
 
