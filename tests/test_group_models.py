@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 from groups import FEATURES, Mean, TwoClasses, one_thread, rows_of  # noqa: F401
 from sklearn.linear_model import Ridge
+from sklearn.naive_bayes import GaussianNB
 from tables import small_pieces  # noqa: F401
 
 import fourfold as ff
@@ -132,6 +133,92 @@ def test_what_models_say_may_be_texts_integers_or_rows_of_numbers() -> None:
 
     pairs = ff.scan(ROWS).fit_groups(Twice(), by="shop", **GIVEN)
     assert pairs.predict(ROWS.head(2).assign(shop=[3, 99]))[0].tolist() == [pairs[3].mean_] * 2
+
+
+# ---- chances -----------------------------------------------------------------------------------------------------------
+
+LABELS = {
+    0: ["late", "early", "early"],
+    1: ["early", "lost", "lost"],
+    2: ["late", "late", "late"],
+    3: ["lost", "early", "late"],
+}
+CLASSED = pd.DataFrame(
+    {
+        "line": [line for line in LABELS for _ in range(6)],
+        "x": np.random.default_rng(3).normal(size=24),
+        "y": [label for labels in LABELS.values() for label in labels * 2],
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def classifiers() -> ff.GroupModels:
+    return ff.scan(CLASSED).fit_groups(GaussianNB(), by="line", target="y", min_rows=3, engine="serial")
+
+
+def test_chances_are_those_of_the_model_of_a_group_and_0_for_classes_that_it_has_not_seen(classifiers: ff.GroupModels) -> None:
+    assert classifiers.classes_.tolist() == ["early", "late", "lost"]
+    said = classifiers.predict_proba(CLASSED)
+    assert said.shape == (24, 3)
+    for line in LABELS:
+        own, model = said[CLASSED.line == line], classifiers[line]
+        expected = pd.DataFrame(model.predict_proba(CLASSED[CLASSED.line == line][["x"]]), columns=model.classes_)
+        assert own.tolist() == expected.reindex(columns=["early", "late", "lost"], fill_value=0.0).to_numpy().tolist()
+
+
+def test_rows_without_a_model_have_no_chances_and_a_dataset_gets_a_column_for_each_class(
+    classifiers: ff.GroupModels,
+    small_pieces: Cut,  # noqa: F811
+) -> None:
+    small_pieces(2, 1 << 30)
+    new = CLASSED.iloc[[0, 0, 7, 7]].assign(line=[0, 1, 99, 98])
+    said = classifiers.predict_proba(new, "null")
+    assert np.isnan(said).all(axis=1).tolist() == [False, False, True, True]
+    assert classifiers.predict_proba(new[2:]).shape == (2, 3)
+    assert classifiers.predict_proba(new[:0]).shape == (0, 3)
+    with pytest.raises(KeyError, match="there was no group 99"):
+        classifiers.predict_proba(new, "raise")
+    found = classifiers.predict_proba(ff.scan(new)).to_pandas(engine="serial")
+    assert found.columns.tolist() == [*new.columns, "proba_early", "proba_late", "proba_lost"]
+    np.testing.assert_array_equal(found.iloc[:, 3:].to_numpy(), said)
+
+
+def test_chances_of_a_group_without_a_model_are_those_of_what_it_falls_back_on() -> None:
+    lonely = pd.DataFrame({"line": [9], "x": [0.5], "y": ["unheard of"]})
+    models = ff.scan(pd.concat([CLASSED, lonely])).fit_groups(
+        GaussianNB(), by="line", target="y", min_rows=2, fallback="global", engine="serial"
+    )
+    assert models.classes_.tolist() == ["early", "late", "lost", "unheard of"]
+    assert models.predict_proba(lonely).tolist() == models._model((0, 0)).predict_proba(lonely[["x"]]).tolist()
+    assert models.predict_proba(CLASSED)[:, 3].tolist() == [0.0] * 24
+
+
+def test_chances_come_back_from_disk(classifiers: ff.GroupModels, tmp_path: Path) -> None:
+    classifiers.save(tmp_path / "models")
+    back = ff.GroupModels.load(tmp_path / "models")
+    assert back.classes_.tolist() == classifiers.classes_.tolist()
+    assert back.predict_proba(CLASSED).tobytes() == classifiers.predict_proba(CLASSED).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("classes", "expected", "dtype"),
+    [([0, 2, 1], [0, 1, 2], "int64"), ([True, False], [False, True], "bool"), ([b"x", b"y"], [b"x", b"y"], "S1")],
+)
+def test_classes_keep_their_type(classes: list[Any], expected: list[Any], dtype: str) -> None:
+    rows = pd.DataFrame({"key": [1] * 6, "x": np.arange(6.0), "y": (classes * 3)[:6]})
+    models = ff.scan(rows).fit_groups(TwoClasses(), by="key", target="y", engine="serial")
+    assert (models.classes_.tolist(), models.classes_.dtype) == (expected, dtype)
+
+
+def test_models_that_know_no_chances_are_refused(models: ff.GroupModels) -> None:
+    with pytest.raises(OptionError, match="predict_proba is for classifiers of one target"):
+        models.predict_proba(ROWS)
+    with pytest.raises(AttributeError, match="these models have no classes"):
+        models.classes_  # noqa: B018
+    without = ff.scan(CLASSED).fit_groups(TwoClasses(), by="line", target="y", engine="serial")
+    with pytest.raises(OptionError, match="TwoClasses has no predict_proba"):
+        without.predict_proba(CLASSED)
 
 
 def test_it_is_a_mapping_of_the_groups_that_have_a_model() -> None:

@@ -18,7 +18,7 @@ from fourfold.workloads.groups.keys import key_table, keys_of
 from fourfold.workloads.groups.levels import Level
 from fourfold.workloads.groups.merge import Bucket, Merge, Merged, Pieces, huge_groups
 from fourfold.workloads.groups.models import GroupModels
-from fourfold.workloads.groups.one import STATUS_OF, TOO_FEW_ROWS, FitGroup, Fitted, Recipe, weight_name_of
+from fourfold.workloads.groups.one import STATUS_OF, TOO_FEW_ROWS, FitGroup, Fitted, Recipe, classes_of, weight_name_of
 from fourfold.workloads.groups.place import rows_folder
 from fourfold.workloads.groups.rows import APART, Columns, Group, GroupRows
 from fourfold.workloads.groups.sources import Source
@@ -154,7 +154,8 @@ def _fitted(groups: Mapping[int, Groups], init: tuple[Recipe, GroupRows], asked:
     report = call.conclude()
     of_group = dict(zip(((len(each.key), each.key) for each in items), ended, strict=True))
     levels = {level: _level(each, of_group, asked) for level, each in groups.items()}
-    models = GroupModels(asked.by, asked.columns.features, asked.fallback, levels, report, call.failures.sorted())
+    failures, classes = call.failures.sorted(), classes_of(ended)
+    models = GroupModels(asked.by, asked.columns.features, asked.fallback, levels, report, failures, classes)
     models.warn_of_failures()
     return models
 
