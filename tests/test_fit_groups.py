@@ -29,6 +29,9 @@ import fourfold.workloads.groups.merge as merge
 import fourfold.workloads.groups.place as place
 import fourfold.workloads.groups.spill as spill
 from fourfold.errors import OptionError, OptionTypeError, RunInUse, TooManyFailures, UnreadableInput
+from fourfold.records import Failure
+from fourfold.workloads.groups.fitting import _outcome
+from fourfold.workloads.groups.rows import Group
 
 Cut = Callable[[int, int], None]
 
@@ -165,6 +168,12 @@ def test_a_group_that_is_much_larger_than_a_bucket_is_put_together_by_who_fits_i
     for key, model in expected.items():
         assert models[key].coef_.tobytes() == model.coef_.tobytes()
     assert models.summary().rows.sum() == 3000
+
+
+def test_what_did_not_come_back_whole_is_an_error_of_its_group() -> None:
+    group = Group((1,), 3, 0, 0)
+    found = _outcome(group, Failure(0, "unpicklable", None, "TypeError", "no such class here", "", ""), 1)
+    assert (found.status, found.error) == ("error", "TypeError: no such class here")
 
 
 def test_the_largest_groups_are_fitted_first(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from fourfold.workloads.groups.keys import key_table, keys_of
 from fourfold.workloads.groups.levels import Level
 from fourfold.workloads.groups.merge import Bucket, Merge, Merged, Pieces, huge_groups
 from fourfold.workloads.groups.models import GroupModels
-from fourfold.workloads.groups.one import STATUS_OF, TOO_FEW_ROWS, FitGroup, Fitted, Recipe, classes_of, weight_name_of
+from fourfold.workloads.groups.one import ERROR, STATUS_OF, TOO_FEW_ROWS, FitGroup, Fitted, Recipe, classes_of, weight_name_of
 from fourfold.workloads.groups.place import rows_folder
 from fourfold.workloads.groups.rows import APART, Columns, Group, GroupRows
 from fourfold.workloads.groups.sources import Source
@@ -181,6 +181,6 @@ def _outcome(group: Group, outcome: Any, min_rows: int) -> Fitted:
     if outcome is None:
         return Fitted(TOO_FEW_ROWS, 0.0, None, f"{group.n_rows} rows are less than min_rows={min_rows}", None)
     if isinstance(outcome, Failure):
-        return Fitted(STATUS_OF[outcome.kind], math.nan, None, f"{outcome.error_type}: {outcome.message}", None)
+        return Fitted(STATUS_OF.get(outcome.kind, ERROR), math.nan, None, f"{outcome.error_type}: {outcome.message}", None)
     found: Fitted = outcome
     return found

@@ -29,8 +29,9 @@ from fourfold.workloads.groups.stored import load, save
 FALLBACKS = ("parent", "global", None)
 UNKNOWN = ("fallback", "null", "raise")
 
-KEPT_MODELS = 1000
-"""Models that stay unpickled, those that were used last. Fewer: they are unpickled again. More: memory. Not measured."""
+KEPT_MODELS, KEPT_BYTES = 1000, 256 << 20
+"""Models that stay unpickled, those that were used last, and what they may take as pickles. Fewer: they are unpickled again.
+More: memory. Not measured."""
 
 
 Place = tuple[int, int]
@@ -72,7 +73,7 @@ class GroupModels(Mapping[Any, Any]):
         self.by, self.features, self.fallback, self._classes = tuple(by), tuple(features), fallback, classes
         self.report, self.failures = report, list(failures)
         self._levels = dict(levels)
-        self._loaded: collections.OrderedDict[Place, Any] = collections.OrderedDict()
+        self._loaded: collections.OrderedDict[Place, tuple[Any, int]] = collections.OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_loaded": collections.OrderedDict()}
@@ -119,13 +120,15 @@ class GroupModels(Mapping[Any, Any]):
         return self._model((len(self.by), at))
 
     def _model(self, place: Place) -> Any:
-        model = self._loaded.pop(place, None)  # in one step: other threads load models too
-        if model is None:
-            data = self._levels[place[0]].pickles[place[1]]
-            assert data is not None
-            model = pickle.loads(data)
-        self._loaded[place] = model
-        if len(self._loaded) > KEPT_MODELS:
+        found = self._loaded.pop(place, None)  # in one step: other threads load models too
+        if found is not None:
+            self._loaded[place] = found
+            return found[0]
+        data = self._levels[place[0]].pickles[place[1]]
+        assert data is not None
+        model = pickle.loads(data)
+        self._loaded[place] = model, len(data)
+        while len(self._loaded) > KEPT_MODELS or sum(size for _, size in [*self._loaded.values()][:-1]) > KEPT_BYTES:
             with contextlib.suppress(KeyError):  # another thread was faster
                 self._loaded.popitem(last=False)
         return model
