@@ -185,6 +185,18 @@ def test_the_largest_groups_are_fitted_first(tmp_path: Path) -> None:
     assert notes.read_text().split() == ["3", "1", "4", "2"]
 
 
+def test_where_the_loop_finds_out_whether_workers_pay_it_does_not_begin_with_the_largest_group(tmp_path: Path) -> None:
+    sizes = {1: 1500, 2: 40, 3: 25_000, 4: 1200, 5: 60}
+    shop = np.repeat(list(sizes), list(sizes.values()))
+    rows = pd.DataFrame({"shop": shop, "a": shop.astype(float), "y": 0.0})
+    notes = tmp_path / "notes"
+    ff.scan(rows).fit_groups(Counted(str(notes)), by="shop", target="y", engine="auto")
+    assert [*notes.read_text().split()][2:] == ["3", "2", "5"]
+    notes.unlink()
+    ff.scan(rows[rows.shop.isin([2, 3])]).fit_groups(Counted(str(notes)), by="shop", target="y", engine="auto")
+    assert notes.read_text().split() == ["2", "3"]
+
+
 # ---- keys --------------------------------------------------------------------------------------------------------------
 
 DAY = datetime.date(2024, 2, 29)

@@ -5,7 +5,7 @@ rows ──Spill──> files of pieces ──Merge──> groups ──FitGroup
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
 
@@ -27,6 +27,10 @@ from fourfold.workloads.groups.spill import Buckets, Spill, Spilled, together, w
 FIXED_COST_ROWS = 1000
 """What a fit costs whatever its rows, in rows: below so many, groups count as equal, and those of one bucket come one after
 the other. Smaller: buckets are opened again for groups of other sizes. Larger: groups that take longer come too late."""
+
+TRIED = 3
+"""Groups that `engine="auto"` fits in the loop before the largest one, at most. Fewer: the first one alone may tell nothing,
+since it imports what all need. More: the largest one begins later. Not measured."""
 
 
 def fit_groups(source: Source, estimator: Any, asked: Asked, score: Any, folder: str | None) -> GroupModels:
@@ -137,7 +141,7 @@ def _fitted(groups: Mapping[int, Groups], init: tuple[Recipe, GroupRows], asked:
     items.sort(key=lambda group: (-len(group.key), group.bucket, group.first))
     changed = {
         "init": init,
-        "cost": _cost,
+        "cost": _costs(items, settings.engine == "auto"),
         "on_error": "raise" if asked.on_error == "raise" else "collect",
     }
     call = Call(FitGroup, items, Settings(**{**settings.__dict__, **changed}), name="fit_groups")
@@ -160,8 +164,20 @@ def _fitted(groups: Mapping[int, Groups], init: tuple[Recipe, GroupRows], asked:
     return models
 
 
-def _cost(group: Group) -> float:
-    return float(max(group.n_rows, FIXED_COST_ROWS))
+def _costs(items: Sequence[Group], is_auto: bool) -> Callable[[Group], float]:
+    """What puts the largest group first; behind some of middling size where that is to be found out by the loop.
+
+    Else the loop would fit the largest one before it knows that workers pay, and they would have nothing to do until then.
+    """
+    ranked = sorted(items, key=lambda group: group.n_rows)
+    middle = max(0, len(ranked) - 1) // 2
+    tried = {(group.key, group.bucket) for group in ranked[:-1][middle : middle + TRIED]} if is_auto else set()
+
+    def cost(group: Group) -> float:
+        is_tried = (group.key, group.bucket) in tried
+        return float(max(ranked[-1].n_rows if is_tried else group.n_rows, FIXED_COST_ROWS) + is_tried)
+
+    return cost
 
 
 def _level(groups: Groups, ended: Mapping[Any, Any], asked: Asked) -> Level:
