@@ -29,6 +29,9 @@ import fourfold.workloads.groups.merge as merge
 import fourfold.workloads.groups.place as place
 import fourfold.workloads.groups.spill as spill
 from fourfold.errors import OptionError, OptionTypeError, RunInUse, TooManyFailures, UnreadableInput
+from fourfold.records import Failure
+from fourfold.workloads.groups.fitting import _outcome
+from fourfold.workloads.groups.rows import Group
 
 pytestmark = pytest.mark.usefixtures("workers_of_tables")
 
@@ -169,6 +172,12 @@ def test_a_group_that_is_much_larger_than_a_bucket_is_put_together_by_who_fits_i
     assert models.summary().rows.sum() == 3000
 
 
+def test_what_did_not_come_back_whole_is_an_error_of_its_group() -> None:
+    group = Group((1,), 3, 0, 0)
+    found = _outcome(group, Failure(0, "unpicklable", None, "TypeError", "no such class here", "", ""), 1)
+    assert (found.status, found.error) == ("error", "TypeError: no such class here")
+
+
 def test_the_largest_groups_are_fitted_first(tmp_path: Path) -> None:
     sizes = {1: 1500, 2: 40, 3: 2500, 4: 1200}
     shop = np.repeat(list(sizes), list(sizes.values()))
@@ -176,6 +185,18 @@ def test_the_largest_groups_are_fitted_first(tmp_path: Path) -> None:
     notes = tmp_path / "notes"
     ff.scan(rows).fit_groups(Counted(str(notes)), by="shop", target="y", engine="serial")
     assert notes.read_text().split() == ["3", "1", "4", "2"]
+
+
+def test_where_the_loop_finds_out_whether_workers_pay_it_does_not_begin_with_the_largest_group(tmp_path: Path) -> None:
+    sizes = {1: 1500, 2: 40, 3: 25_000, 4: 1200, 5: 60}
+    shop = np.repeat(list(sizes), list(sizes.values()))
+    rows = pd.DataFrame({"shop": shop, "a": shop.astype(float), "y": 0.0})
+    notes = tmp_path / "notes"
+    ff.scan(rows).fit_groups(Counted(str(notes)), by="shop", target="y", engine="auto")
+    assert [*notes.read_text().split()][2:] == ["3", "2", "5"]
+    notes.unlink()
+    ff.scan(rows[rows.shop.isin([2, 3])]).fit_groups(Counted(str(notes)), by="shop", target="y", engine="auto")
+    assert notes.read_text().split() == ["2", "3"]
 
 
 # ---- keys --------------------------------------------------------------------------------------------------------------

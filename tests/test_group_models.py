@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pickle
+import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,12 +16,15 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from groups import FEATURES, Mean, TwoClasses, one_thread, rows_of  # noqa: F401
+from running import started
 from sklearn.linear_model import Ridge
+from sklearn.naive_bayes import GaussianNB
 from tables import small_pieces  # noqa: F401
 
 import fourfold as ff
 import fourfold.workloads.groups.stored as stored
 from fourfold.errors import OptionError, UnreadableInput
+from fourfold.workloads.groups.levels import Level
 
 Cut = Callable[[int, int], None]
 
@@ -132,6 +136,92 @@ def test_what_models_say_may_be_texts_integers_or_rows_of_numbers() -> None:
 
     pairs = ff.scan(ROWS).fit_groups(Twice(), by="shop", **GIVEN)
     assert pairs.predict(ROWS.head(2).assign(shop=[3, 99]))[0].tolist() == [pairs[3].mean_] * 2
+
+
+# ---- chances -----------------------------------------------------------------------------------------------------------
+
+LABELS = {
+    0: ["late", "early", "early"],
+    1: ["early", "lost", "lost"],
+    2: ["late", "late", "late"],
+    3: ["lost", "early", "late"],
+}
+CLASSED = pd.DataFrame(
+    {
+        "line": [line for line in LABELS for _ in range(6)],
+        "x": np.random.default_rng(3).normal(size=24),
+        "y": [label for labels in LABELS.values() for label in labels * 2],
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def classifiers() -> ff.GroupModels:
+    return ff.scan(CLASSED).fit_groups(GaussianNB(), by="line", target="y", min_rows=3, engine="serial")
+
+
+def test_chances_are_those_of_the_model_of_a_group_and_0_for_classes_that_it_has_not_seen(classifiers: ff.GroupModels) -> None:
+    assert classifiers.classes_.tolist() == ["early", "late", "lost"]
+    said = classifiers.predict_proba(CLASSED)
+    assert said.shape == (24, 3)
+    for line in LABELS:
+        own, model = said[CLASSED.line == line], classifiers[line]
+        expected = pd.DataFrame(model.predict_proba(CLASSED[CLASSED.line == line][["x"]]), columns=model.classes_)
+        assert own.tolist() == expected.reindex(columns=["early", "late", "lost"], fill_value=0.0).to_numpy().tolist()
+
+
+def test_rows_without_a_model_have_no_chances_and_a_dataset_gets_a_column_for_each_class(
+    classifiers: ff.GroupModels,
+    small_pieces: Cut,  # noqa: F811
+) -> None:
+    small_pieces(2, 1 << 30)
+    new = CLASSED.iloc[[0, 0, 7, 7]].assign(line=[0, 1, 99, 98])
+    said = classifiers.predict_proba(new, "null")
+    assert np.isnan(said).all(axis=1).tolist() == [False, False, True, True]
+    assert classifiers.predict_proba(new[2:]).shape == (2, 3)
+    assert classifiers.predict_proba(new[:0]).shape == (0, 3)
+    with pytest.raises(KeyError, match="there was no group 99"):
+        classifiers.predict_proba(new, "raise")
+    found = classifiers.predict_proba(ff.scan(new)).to_pandas(engine="serial")
+    assert found.columns.tolist() == [*new.columns, "proba_early", "proba_late", "proba_lost"]
+    np.testing.assert_array_equal(found.iloc[:, 3:].to_numpy(), said)
+
+
+def test_chances_of_a_group_without_a_model_are_those_of_what_it_falls_back_on() -> None:
+    lonely = pd.DataFrame({"line": [9], "x": [0.5], "y": ["unheard of"]})
+    models = ff.scan(pd.concat([CLASSED, lonely])).fit_groups(
+        GaussianNB(), by="line", target="y", min_rows=2, fallback="global", engine="serial"
+    )
+    assert models.classes_.tolist() == ["early", "late", "lost", "unheard of"]
+    assert models.predict_proba(lonely).tolist() == models._model((0, 0)).predict_proba(lonely[["x"]]).tolist()
+    assert models.predict_proba(CLASSED)[:, 3].tolist() == [0.0] * 24
+
+
+def test_chances_come_back_from_disk(classifiers: ff.GroupModels, tmp_path: Path) -> None:
+    classifiers.save(tmp_path / "models")
+    back = ff.GroupModels.load(tmp_path / "models")
+    assert back.classes_.tolist() == classifiers.classes_.tolist()
+    assert back.predict_proba(CLASSED).tobytes() == classifiers.predict_proba(CLASSED).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("classes", "expected", "dtype"),
+    [([0, 2, 1], [0, 1, 2], "int64"), ([True, False], [False, True], "bool"), ([b"x", b"y"], [b"x", b"y"], "S1")],
+)
+def test_classes_keep_their_type(classes: list[Any], expected: list[Any], dtype: str) -> None:
+    rows = pd.DataFrame({"key": [1] * 6, "x": np.arange(6.0), "y": (classes * 3)[:6]})
+    models = ff.scan(rows).fit_groups(TwoClasses(), by="key", target="y", engine="serial")
+    assert (models.classes_.tolist(), models.classes_.dtype) == (expected, dtype)
+
+
+def test_models_that_know_no_chances_are_refused(models: ff.GroupModels) -> None:
+    with pytest.raises(OptionError, match="predict_proba is for classifiers of one target"):
+        models.predict_proba(ROWS)
+    with pytest.raises(AttributeError, match="these models have no classes"):
+        models.classes_  # noqa: B018
+    without = ff.scan(CLASSED).fit_groups(TwoClasses(), by="line", target="y", engine="serial")
+    with pytest.raises(OptionError, match="TwoClasses has no predict_proba"):
+        without.predict_proba(CLASSED)
 
 
 def test_it_is_a_mapping_of_the_groups_that_have_a_model() -> None:
@@ -246,6 +336,126 @@ def test_a_save_that_is_cut_off_as_it_takes_the_place_of_another_leaves_one_whol
         models.save(tmp_path / "models", overwrite=True)
     assert [*ff.GroupModels.load(tmp_path / "models")] == [*models]
     assert os.listdir(tmp_path) == ["models"]
+
+
+SAVE = """
+    import os
+    import pandas as pd
+    from sklearn.dummy import DummyRegressor
+    import fourfold as ff
+    import fourfold.workloads.groups.stored as stored
+
+    rows = pd.DataFrame({"k": [1], "x": [0.0], "y": [2.0]})
+    models = ff.scan(rows).fit_groups(DummyRegressor(), by="k", target="y", engine="serial")
+    usual, stored.in_one_step = os.rename, lambda one, other: False
+    os.rename = lambda source, target: (usual(source, target), os.kill(os.getpid(), 9))
+    models.save("out/models", overwrite=True)
+"""
+
+
+class Killed(BaseException):
+    """After it nothing more happens to files."""
+
+
+@pytest.mark.parametrize("when", ["begun", "written", "replaced", pytest.param("really", marks=pytest.mark.slow)])
+def test_what_a_killed_save_leaves_is_removed_by_the_next_one_and_models_that_were_there_are_there_again(
+    when: str, models: ff.GroupModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill_at(owner: Any, name: str, usual: Any = lambda *args: None) -> None:
+        def killed(*args: Any) -> None:
+            usual(*args)
+            patched.setattr(os, "rename", lambda *args: None)
+            patched.setattr(stored.shutil, "rmtree", lambda *args, **options: None)
+            raise Killed
+
+        patched.setattr(owner, name, killed)
+
+    folder = tmp_path / "out"
+    models.save(folder / "models")
+    with monkeypatch.context() as patched:
+        if when == "really":
+            with started(SAVE, folder=tmp_path) as script:
+                assert script.end().code == -9
+        else:
+            kill_at(*{"begun": (os, "open"), "written": (stored, "_write_level"), "replaced": (os, "rename", os.rename)}[when])
+            patched.setattr(stored, "in_one_step", lambda one, other: False)
+            with pytest.raises(Killed):
+                models.save(folder / "models", overwrite=True)
+    left = set(os.listdir(folder))
+    is_replaced = when in ("replaced", "really")
+    assert {name[-4:] for name in left - {"models"}} == ({".new", ".old"} if is_replaced else {".new"})
+    assert ("models" in left) != is_replaced
+    assert [*ff.GroupModels.load(folder / "models")] == [*models]
+    with pytest.raises(OptionError, match="is there already"):
+        models.save(folder / "models")
+    ff.scan(ROWS).fit_groups(Mean(), by="town", **GIVEN).save(folder / "models", overwrite=True)
+    assert os.listdir(folder) == ["models"]
+    assert ff.GroupModels.load(folder / "models").by == ("town",)
+
+
+def test_what_another_save_writes_right_now_is_left_to_it(
+    models: ff.GroupModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual, during = stored._write_level, []
+
+    def another_one_comes(folder: Path, *args: Any) -> None:
+        monkeypatch.setattr(stored, "_write_level", usual)
+        ff.scan(ROWS).fit_groups(Mean(), by="town", **GIVEN).save(tmp_path / "models")
+        during.extend(sorted(os.listdir(tmp_path)))
+        usual(folder, *args)
+
+    monkeypatch.setattr(stored, "_write_level", another_one_comes)
+    models.save(tmp_path / "models", overwrite=True)
+    assert (len(during), during[-1]) == (2, "models")
+    assert os.listdir(tmp_path) == ["models"]
+    assert ff.GroupModels.load(tmp_path / "models").by == ("shop",)
+
+
+def test_a_folder_that_another_save_takes_for_one_of_the_dead_is_made_again(
+    models: ff.GroupModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for owner, name in ((os, "open"), (stored.fcntl, "flock")):
+        usual, swept = getattr(owner, name), []
+
+        def other_is_faster(*args: Any, owner: Any = owner, name: str = name, usual: Any = usual, swept: Any = swept) -> Any:
+            monkeypatch.setattr(owner, name, usual)
+            stored._sweep(tmp_path / "models")
+            swept.append(os.listdir(tmp_path))
+            return usual(*args)
+
+        monkeypatch.setattr(owner, name, other_is_faster)
+        models.save(tmp_path / "models", overwrite=True)
+        assert [[each for each in names if each.endswith(".new")] for names in swept] == [[]]
+        assert os.listdir(tmp_path) == ["models"]
+
+
+def test_models_are_written_one_by_one(tmp_path: Path) -> None:
+    class Made:
+        def __getitem__(self, at: int) -> bytes:
+            return bytes([at]) * 1_000_000
+
+    n_models = 40
+    facts = {name: [0] * n_models for name in ("rows", "seconds", "score")} | {
+        name: [word] * n_models for name, word in (("status", "ok"), ("error", ""))
+    }
+    levels = {1: Level.read(pa.table({"key": range(n_models)}), facts, Made())}
+    tracemalloc.start()
+    try:
+        stored.save({"by": ["key"]}, levels, tmp_path / "models", False)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 4_000_000
+    _, back = stored.load(tmp_path / "models")
+    assert all(back[1].pickles[at] == Made()[at] for at in range(n_models))
+
+
+def test_large_models_do_not_all_stay_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = ff.scan(ROWS).fit_groups(Mean(), by="shop", **GIVEN)
+    one, other, *_ = [models._levels[1].pickles[at] for at in range(2)]
+    monkeypatch.setattr("fourfold.workloads.groups.models.KEPT_BYTES", len(one) + len(other) + 10)
+    models.predict(ROWS)
+    assert len(models._loaded) == 3  # those that fit, and the last one
 
 
 def test_models_that_a_link_points_to_are_overwritten_where_they_are(models: ff.GroupModels, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ rows ──Spill──> files of pieces ──Merge──> groups ──FitGroup
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from fourfold.workloads.groups.keys import key_table, keys_of
 from fourfold.workloads.groups.levels import Level
 from fourfold.workloads.groups.merge import Bucket, Merge, Merged, Pieces, huge_groups
 from fourfold.workloads.groups.models import GroupModels
-from fourfold.workloads.groups.one import STATUS_OF, TOO_FEW_ROWS, FitGroup, Fitted, Recipe, weight_name_of
+from fourfold.workloads.groups.one import ERROR, STATUS_OF, TOO_FEW_ROWS, FitGroup, Fitted, Recipe, classes_of, weight_name_of
 from fourfold.workloads.groups.place import rows_folder
 from fourfold.workloads.groups.rows import APART, Columns, Group, GroupRows
 from fourfold.workloads.groups.sources import Source
@@ -27,6 +27,10 @@ from fourfold.workloads.groups.spill import Buckets, Spill, Spilled, together, w
 FIXED_COST_ROWS = 1000
 """What a fit costs whatever its rows, in rows: below so many, groups count as equal, and those of one bucket come one after
 the other. Smaller: buckets are opened again for groups of other sizes. Larger: groups that take longer come too late."""
+
+TRIED = 3
+"""Groups that `engine="auto"` fits in the loop before the largest one, at most. Fewer: the first one alone may tell nothing,
+since it imports what all need. More: the largest one begins later. Not measured."""
 
 
 def fit_groups(source: Source, estimator: Any, asked: Asked, score: Any, folder: str | None) -> GroupModels:
@@ -137,7 +141,7 @@ def _fitted(groups: Mapping[int, Groups], init: tuple[Recipe, GroupRows], asked:
     items.sort(key=lambda group: (-len(group.key), group.bucket, group.first))
     changed = {
         "init": init,
-        "cost": _cost,
+        "cost": _costs(items, settings.engine == "auto"),
         "on_error": "raise" if asked.on_error == "raise" else "collect",
     }
     call = Call(FitGroup, items, Settings(**{**settings.__dict__, **changed}), name="fit_groups")
@@ -154,13 +158,26 @@ def _fitted(groups: Mapping[int, Groups], init: tuple[Recipe, GroupRows], asked:
     report = call.conclude()
     of_group = dict(zip(((len(each.key), each.key) for each in items), ended, strict=True))
     levels = {level: _level(each, of_group, asked) for level, each in groups.items()}
-    models = GroupModels(asked.by, asked.columns.features, asked.fallback, levels, report, call.failures.sorted())
+    failures, classes = call.failures.sorted(), classes_of(ended)
+    models = GroupModels(asked.by, asked.columns.features, asked.fallback, levels, report, failures, classes)
     models.warn_of_failures()
     return models
 
 
-def _cost(group: Group) -> float:
-    return float(max(group.n_rows, FIXED_COST_ROWS))
+def _costs(items: Sequence[Group], is_auto: bool) -> Callable[[Group], float]:
+    """What puts the largest group first; behind some of middling size where that is to be found out by the loop.
+
+    Else the loop would fit the largest one before it knows that workers pay, and they would have nothing to do until then.
+    """
+    ranked = sorted(items, key=lambda group: group.n_rows)
+    middle = max(0, len(ranked) - 1) // 2
+    tried = {(group.key, group.bucket) for group in ranked[:-1][middle : middle + TRIED]} if is_auto else set()
+
+    def cost(group: Group) -> float:
+        is_tried = (group.key, group.bucket) in tried
+        return float(max(ranked[-1].n_rows if is_tried else group.n_rows, FIXED_COST_ROWS) + is_tried)
+
+    return cost
 
 
 def _level(groups: Groups, ended: Mapping[Any, Any], asked: Asked) -> Level:
@@ -180,6 +197,6 @@ def _outcome(group: Group, outcome: Any, min_rows: int) -> Fitted:
     if outcome is None:
         return Fitted(TOO_FEW_ROWS, 0.0, None, f"{group.n_rows} rows are less than min_rows={min_rows}", None)
     if isinstance(outcome, Failure):
-        return Fitted(STATUS_OF[outcome.kind], math.nan, None, f"{outcome.error_type}: {outcome.message}", None)
+        return Fitted(STATUS_OF.get(outcome.kind, ERROR), math.nan, None, f"{outcome.error_type}: {outcome.message}", None)
     found: Fitted = outcome
     return found

@@ -6,6 +6,7 @@ A group without a model falls back on one of more rows:
     fallback="global"    (region, shop) ──> all rows
 """
 
+import base64
 import collections
 import contextlib
 import logging
@@ -14,22 +15,23 @@ import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fourfold.data.kinds import as_column, as_table
+from fourfold.data.kinds import as_table
 from fourfold.data.steps import check_columns
 from fourfold.errors import OptionError
 from fourfold.records import Failure, Report
-from fourfold.workloads.groups.keys import Key, canonical, key_columns, keys_of, numbered
+from fourfold.workloads.groups.keys import Key, canonical
 from fourfold.workloads.groups.levels import Level
 from fourfold.workloads.groups.one import OK
+from fourfold.workloads.groups.predicting import SAY, PredictGroups, in_order, joined, rows_by_key
 from fourfold.workloads.groups.rows import frame_of
-from fourfold.workloads.groups.spill import without_dictionaries
 from fourfold.workloads.groups.stored import load, save
 
 FALLBACKS = ("parent", "global", None)
 UNKNOWN = ("fallback", "null", "raise")
 
-KEPT_MODELS = 1000
-"""Models that stay unpickled, those that were used last. Fewer: they are unpickled again. More: memory. Not measured."""
+KEPT_MODELS, KEPT_BYTES = 1000, 256 << 20
+"""Models that stay unpickled, those that were used last, and what they may take as pickles. Fewer: they are unpickled again.
+More: memory. Not measured."""
 
 
 Place = tuple[int, int]
@@ -66,11 +68,12 @@ class GroupModels(Mapping[Any, Any]):
         levels: Mapping[int, Level],
         report: Report | None = None,
         failures: Sequence[Failure] = (),
+        classes: bytes = b"",
     ) -> None:
-        self.by, self.features, self.fallback = tuple(by), tuple(features), fallback
+        self.by, self.features, self.fallback, self._classes = tuple(by), tuple(features), fallback, classes
         self.report, self.failures = report, list(failures)
         self._levels = dict(levels)
-        self._loaded: collections.OrderedDict[Place, Any] = collections.OrderedDict()
+        self._loaded: collections.OrderedDict[Place, tuple[Any, int]] = collections.OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_loaded": collections.OrderedDict()}
@@ -117,13 +120,15 @@ class GroupModels(Mapping[Any, Any]):
         return self._model((len(self.by), at))
 
     def _model(self, place: Place) -> Any:
-        model = self._loaded.pop(place, None)  # in one step: other threads load models too
-        if model is None:
-            data = self._levels[place[0]].pickles[place[1]]
-            assert data is not None
-            model = pickle.loads(data)
-        self._loaded[place] = model
-        if len(self._loaded) > KEPT_MODELS:
+        found = self._loaded.pop(place, None)  # in one step: other threads load models too
+        if found is not None:
+            self._loaded[place] = found
+            return found[0]
+        data = self._levels[place[0]].pickles[place[1]]
+        assert data is not None
+        model = pickle.loads(data)
+        self._loaded[place] = model, len(data)
+        while len(self._loaded) > KEPT_MODELS or sum(size for _, size in [*self._loaded.values()][:-1]) > KEPT_BYTES:
             with contextlib.suppress(KeyError):  # another thread was faster
                 self._loaded.popitem(last=False)
         return model
@@ -185,30 +190,63 @@ class GroupModels(Mapping[Any, Any]):
             OptionError: A column is not there, or `unknown` is no such word.
             KeyError: A group has no model, and `unknown="raise"`.
         """
-        if unknown not in UNKNOWN:
-            raise OptionError(f"unknown={unknown!r} is not known: it is {', '.join(UNKNOWN)}")
-        if hasattr(new, "map_batches"):
-            return new.map_batches(PredictGroups, init=(self, unknown), batch_format="arrow")
-        return self._predicted(as_table(new, "predict"), unknown)
+        return self._said(new, unknown, "predict")
 
-    def _predicted(self, table: Any, unknown: str) -> Any:
+    def predict_proba(self, new: Any, unknown: str = "fallback") -> Any:
+        """How likely the model of its group finds each class, for each row.
+
+        Args:
+            new: As `predict` takes it.
+            unknown: As there.
+
+        Returns:
+            An array, one row for each row and one column for each of `classes_`: 0 for a class that the model of a row has not
+            seen. NaN where there is no model. Of a Dataset: the same rows with columns `proba_<class>`, when it is run.
+
+        Raises:
+            OptionError: As `predict`; or the models have no `predict_proba`, or several targets.
+            KeyError: A group has no model, and `unknown="raise"`.
+        """
+        return self._said(new, unknown, "predict_proba")
+
+    @property
+    def classes_(self) -> Any:
+        """All classes that any of the models has seen, in order: an array.
+
+        Raises:
+            AttributeError: They have none.
+        """
         import numpy as np
 
-        check_columns([*self.by, *self.features], table.schema, "predict")
-        columns = key_columns(without_dictionaries(table.select(list(self.by))), self.by)
-        codes, firsts = numbered(columns, table.num_rows)
-        keys = keys_of([column.take(firsts) for column in columns], len(firsts))
+        if not self._classes:
+            raise AttributeError("these models have no classes: they are no classifiers of one target")
+        values = pickle.loads(self._classes)
+        array = np.array(values)
+        return array if array.ndim == 1 and array.tolist() == values else np.array([*values, None], object)[:-1]
+
+    def _said(self, new: Any, unknown: str, method: str) -> Any:
+        if unknown not in UNKNOWN:
+            raise OptionError(f"unknown={unknown!r} is not known: it is {', '.join(UNKNOWN)}")
+        if method == "predict_proba" and not self._classes:
+            raise OptionError(
+                "predict_proba is for classifiers of one target, and the models are none: predict says their values"
+            )
+        if hasattr(new, "map_batches"):
+            return new.map_batches(PredictGroups, init=(self, unknown, method), batch_format="arrow")
+        return self._said_of(as_table(new, method), unknown, method)
+
+    def _said_of(self, table: Any, unknown: str, method: str) -> Any:
+        check_columns([*self.by, *self.features], table.schema, method)
         rows_of: dict[Place | None, list[Any]] = {}
-        ends = np.bincount(codes, minlength=len(firsts)).cumsum()
-        parts = np.split(np.argsort(codes, kind="stable"), ends[:-1]) if keys else []
-        for key, rows in zip(keys, parts, strict=True):
+        for key, rows in rows_by_key(table, self.by):
             rows_of.setdefault(self._place(key, unknown), []).append(rows)
         X = frame_of(table, self.features, ())
+        say = SAY[method](self)
         said = []
         for place, found in rows_of.items():
-            chosen = found[0] if len(found) == 1 else np.sort(np.concatenate(found))
-            said.append((chosen, None if place is None else np.asarray(self._model(place).predict(X.take(chosen)))))
-        return _joined(said, table.num_rows)
+            chosen = in_order(found)
+            said.append((chosen, None if place is None else say(self._model(place), X.take(chosen))))
+        return joined(said, table.num_rows, say.width)
 
     def _place(self, key: Key, unknown: str) -> Place | None:
         """The model for rows with this key; None when there is none."""
@@ -235,7 +273,9 @@ class GroupModels(Mapping[Any, Any]):
         Raises:
             OptionError: Something is there already.
         """
-        save({"by": self.by, "features": self.features, "fallback": self.fallback}, self._levels, path, overwrite)
+        classes = base64.b64encode(self._classes).decode()
+        about = {"by": self.by, "features": self.features, "fallback": self.fallback, "classes": classes}
+        save(about, self._levels, path, overwrite)
 
     @classmethod
     def load(cls, path: "str | os.PathLike[str]") -> "GroupModels":
@@ -248,40 +288,5 @@ class GroupModels(Mapping[Any, Any]):
             UnreadableInput: The index is damaged, or a part of it is gone.
         """
         about, levels = load(path)
-        return cls(about["by"], about["features"], about["fallback"], levels)
-
-
-class PredictGroups:
-    """Called with batches of a Dataset."""
-
-    def __init__(self, models: GroupModels, unknown: str) -> None:
-        self._models, self._unknown = models, unknown
-
-    def __call__(self, table: Any) -> Any:
-        """The batch with one more column."""
-        import pyarrow as pa
-
-        values = self._models.predict(table, self._unknown)
-        column = pa.array(values, from_pandas=True) if values.ndim == 1 else as_column(values)
-        if column.null_count == len(column):  # of which type others are, this batch cannot know
-            column = pa.nulls(len(column))
-        return table.append_column("prediction", column)
-
-
-def _joined(parts: Sequence[tuple[Any, Any]], n_rows: int) -> Any:
-    """Values in the order of rows. Where there are none, NaN or None."""
-    import numpy as np
-
-    given = [values for _, values in parts if values is not None]
-    is_full = len(given) == len(parts)
-    dtype = np.result_type(*given) if given else np.dtype(float)
-    if any(each.dtype.kind != dtype.kind and not {each.dtype.kind, dtype.kind} <= {*"iuf"} for each in given):
-        dtype = np.dtype(object)  # numbers of one group and texts of another stay what they are
-    if not is_full:
-        dtype = np.result_type(dtype, float) if dtype.kind in "iuf" else np.dtype(object)
-    shape = (n_rows, *(given[0].shape[1:] if given else ()))
-    answer = np.full(shape, np.nan if dtype.kind == "f" else None, dtype) if not is_full else np.empty(shape, dtype)
-    for rows, values in parts:
-        if values is not None:
-            answer[rows] = values
-    return answer
+        classes = base64.b64decode(about.get("classes", ""))
+        return cls(about["by"], about["features"], about["fallback"], levels, classes=classes)

@@ -2,7 +2,7 @@
 
 import pickle
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from fourfold.execute import current
@@ -27,6 +27,7 @@ class Fitted(NamedTuple):
         score: What `score=` makes of the rows it was fitted to; None without.
         error: Why there is no model.
         model: Pickled; None when there is none.
+        classes: Those that it has seen; none of one that is no classifier of one target.
     """
 
     status: str
@@ -34,6 +35,7 @@ class Fitted(NamedTuple):
     score: float | None
     error: str
     model: bytes | None
+    classes: tuple[Any, ...] = ()
 
 
 class Recipe(NamedTuple):
@@ -97,7 +99,7 @@ class FitGroup:
         seconds = time.perf_counter() - began
         score = None if self._score is None else float(self._score(estimator, rows.X, rows.y))
         _set(estimator, self._limits)
-        return Fitted(OK, seconds, score, "", _pickled(estimator))
+        return Fitted(OK, seconds, score, "", _pickled(estimator), _classes_of(estimator))
 
 
 def seed_of(key: Key, name: str, seed: int | None) -> int:
@@ -146,6 +148,21 @@ def _scorer(score: Any) -> Callable[[Any, Any, Any], Any] | None:
     from sklearn.metrics import get_scorer
 
     return get_scorer(score)  # type: ignore[no-any-return]
+
+
+def _classes_of(estimator: Any) -> tuple[Any, ...]:
+    found: Any = getattr(estimator, "classes_", None)
+    return tuple(found.tolist()) if getattr(found, "ndim", 0) == 1 else ()
+
+
+def classes_of(ended: Iterable[Any]) -> bytes:
+    """All classes that models have seen, as a pickled list in order; nothing when there are none."""
+    found = list({value: None for each in ended if isinstance(each, Fitted) for value in each.classes})
+    try:
+        found.sort()
+    except TypeError:  # texts of one group, and numbers of another
+        found.sort(key=lambda value: (type(value).__name__, repr(value)))
+    return pickle.dumps(found, protocol=5) if found else b""
 
 
 def _pickled(estimator: Any) -> bytes:
