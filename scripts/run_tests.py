@@ -52,6 +52,9 @@ SPARKS = (
     "spark-local-cluster:machine_that,gpu",
     "spark-connect-cluster:machine_that",
 )
+"""Connect is another door to the engine that the first kind tests: of the contract, whose cases are about how items are
+divided, it runs one case of each test."""
+
 OF_SEVERAL = SPARKS[2:]
 OTHER_CLUSTERS = ("ray-two", "dask-processes")
 
@@ -207,6 +210,7 @@ def parts_of(name: str) -> Iterator[Part]:
     else:
         kind, _, words = name.partition(":")
         which = ["-k", words.replace(",", " or ")] if words else []
+        which += ["--one-case-of=contract"] if kind == SPARKS[1] else []
         yield pytest_of(kind, ".venv", "tests_on_clusters", f"--cluster={kind}", f"--timeout={PATIENCE_S}", *which)
 
 

@@ -77,11 +77,16 @@ def run(fn: Callable[[int], Any], item: Any) -> Any:
 
 @contextmanager
 def storm(seed: int, every_s: float) -> Iterator[list[int]]:
-    """Kill a random worker of this process's pool every `every_s` seconds during the block; gives the pids killed so far."""
+    """Kill a random worker of this process's pool every `every_s` seconds during the block; gives the pids killed so far.
+
+    Less often on a machine with other work: workers that are all killed before they have begun to work end a call, as they should.
+    """
+    from conftest import crowd  # not above: workers import this module, too
+
     over, killed, dice = threading.Event(), [], random.Random(seed)
 
     def kill() -> None:
-        while not over.wait(every_s):
+        while not over.wait(every_s * crowd()):
             pool = the_pool()  # none before the first call
             template = pool._template if pool is not None else None
             workers = [each.pid for each in living_descendants(0) if template is not None and each.parent == template.pid]

@@ -2,11 +2,13 @@
 
 import sys
 
+PIECES, MONTHS = 8, 2
+
 COMMAND = [
     sys.executable,
     "-c",
-    "import fourfold.data.pieces as pieces; pieces.PIECES = 8; from fourfold.cli import main; main()",
+    f"import fourfold.data.pieces as pieces; pieces.PIECES = {PIECES}; from fourfold.cli import main; main()",
     "demo",
     "--months",
-    "2",
+    str(MONTHS),
 ]

@@ -31,6 +31,8 @@ from fourfold.workloads.fit.seen import Numbers
 
 __all__ = ["small_pieces"]
 
+pytestmark = pytest.mark.usefixtures("workers_of_tables")
+
 Cut = Callable[[int, int], None]
 
 N_ROWS = 3000

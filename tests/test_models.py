@@ -42,6 +42,8 @@ from fourfold.workloads.models import Model
 
 __all__ = ["small_pieces"]
 
+pytestmark = pytest.mark.usefixtures("workers_of_tables")
+
 Cut = Callable[[int, int], None]
 
 N_ROWS = 300

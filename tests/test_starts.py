@@ -7,7 +7,7 @@ import signal
 
 import pytest
 from leaks import the_pool
-from running import run_script, until
+from running import SCALE, run_script, until
 
 import fourfold as ff
 from fourfold.distribute.engines.on_processes import starts
@@ -15,7 +15,7 @@ from fourfold.distribute.engines.on_processes.engine import Processes
 from fourfold.distribute.engines.on_processes.page import PID
 from fourfold.testing.rig import Rig
 
-LIMIT_S = 0.2
+LIMIT_S = 0.2 * SCALE
 """Seconds that a start has in these tests."""
 
 SCRIPT = """
@@ -47,7 +47,7 @@ def test_a_template_that_hangs_is_told_of_and_ends_as_one_error(tmp_path):
     ended = run_script(SCRIPT, folder=tmp_path, PYTHONPATH=str(tmp_path), **SHORT)
     assert (ended.code, ended.survivors) == (0, [])
     assert re.fullmatch(
-        r"workers could not start; the process that starts workers \(pid \d+\) started none in 0.2 s, and was stopped; "
+        rf"workers could not start; the process that starts workers \(pid \d+\) started none in {LIMIT_S:g} s, and was stopped; "
         r"the last that it said: waiting for the licence server. Run `fourfold doctor`\n",
         ended.stdout,
     )
@@ -70,12 +70,12 @@ def test_a_worker_that_hangs_before_it_is_ready_is_told_of_with_its_stack_and_en
     ended = run_script(SCRIPT, "hanging:main", folder=tmp_path, **SHORT)
     assert (ended.code, ended.survivors) == (0, [])
     assert re.fullmatch(
-        r"workers could not start; worker \d+ \(pid \d+\) was not ready after 0.2 s, and was stopped at "
+        rf"workers could not start; worker \d+ \(pid \d+\) was not ready after {LIMIT_S:g} s, and was stopped at "
         r'File ".*hanging.py", line 4 in wait_for_the_device. Run `fourfold doctor`\n',
         ended.stdout,
     )
     assert re.search(
-        r"worker \d+ \(pid \d+\) has been starting for 0.\d s; after 0.2 s it is stopped. It is here", ended.stderr
+        rf"worker \d+ \(pid \d+\) has been starting for 0.\d s; after {LIMIT_S:g} s it is stopped. It is here", ended.stderr
     )
     assert "in wait_for_the_device" in ended.stderr
 

@@ -20,6 +20,7 @@ from fourfold.distribute.engines.on_processes.pool import POOL
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+from cases import one_case_each
 from notes import Notes
 
 SETTLE_S = 10.0
@@ -27,6 +28,7 @@ SETTLE_S = 10.0
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--cluster", choices=sorted(KINDS), required=True, help="the kind of cluster to start and test on")
+    parser.addoption("--one-case-of", metavar="NAME,...", default="", help="run one case of each test in test_NAME.py, ...")
 
 
 MARK = f"FOURFOLD_TESTS={os.getpid()}"
@@ -53,7 +55,11 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.add_marker(pytest.mark.contract(*rows))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    names = {item.path.stem.removeprefix("test_") for item in items} - {*config.getoption("--one-case-of").split(",")}
+    kept = one_case_each(items, names)
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
     items.sort(key=lambda item: item.get_closest_marker("breaks_it") is not None)
 
 
