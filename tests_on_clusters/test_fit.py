@@ -123,7 +123,10 @@ def test_rows_of_a_frame_that_are_wanted_again_are_kept_where_they_were_made(
         frame.fit(MinMaxScaler())
         once = (tmp_path / "calls").stat().st_size
         one = frame.fit(Power())
-        assert (tmp_path / "calls").stat().st_size == 2 * once, "four passes, of which the first one alone runs the steps"
+        calls = (tmp_path / "calls").stat().st_size - once
+        if not cluster.speculates:  # else what takes long runs twice
+            assert calls == once, "four passes, of which the first one alone runs the steps"
+        assert calls < 3 * once
         other = ff.scan(before).fit(Power(), features=["x", "id"])
     expected = np.concatenate([(TABLE[["x", "id"]].to_numpy() ** power).sum(axis=0) for power in range(1, 5)])
     np.testing.assert_allclose(one.sums_, expected, rtol=1e-10)
@@ -167,8 +170,8 @@ def fit_deadly(estimator: Deadly, about: About) -> Fit:
 
 
 def test_a_process_that_is_killed_in_a_pass_over_a_frame_changes_no_bit(cluster: Cluster, tmp_path: Path) -> None:
-    if cluster.kind != "spark":
-        pytest.skip("on Spark tasks stay from pass to pass, and jobs go on where one is lost")
+    if cluster.kind != "spark" or cluster.is_connect:
+        pytest.skip("tasks that stay from pass to pass are for Spark Classic, and jobs go on where one is lost")
     frame = ff.scan(native(cluster)).select(["x", "id"])
     marker = tmp_path / "killed"
     fitted = frame.fit(Deadly(str(marker)))

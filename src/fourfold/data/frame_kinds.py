@@ -65,7 +65,7 @@ class OnSpark:
             return None
         context = frame.sparkSession.sparkContext
         told = context.getConf().get
-        if "true" in (told("spark.network.crypto.enabled"), told("spark.ssl.rpc.enabled")):  # lines are not encrypted
+        if any(told(name) == "true" for name in NOT_WITH_MEMBERS):
             return None
 
         def start(invitation: Invitation, n_members: int) -> None:
@@ -81,6 +81,10 @@ class OnSpark:
         numbers = frame.sparkSession.range(0, n_partitions, 1, n_partitions)
         return _parts_of(numbers.mapInArrow(_knowing(known), PARTS).toArrow())
 
+
+NOT_WITH_MEMBERS = ("spark.network.crypto.enabled", "spark.ssl.rpc.enabled", "spark.speculation")
+"""Settings with which no tasks stay: their lines are not encrypted; and Spark would start one once more that takes long, and
+end it when the other one has found that nobody waits for it."""
 
 PARTS = "number int, part binary"
 """The columns in which values of partitions come back from Spark."""
