@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fourfold.records import Failure
-from fourfold.workloads.tune.rungs import bracket_of, resources
+from fourfold.workloads.tune.rungs import Decision, bracket_of, resources
 from fourfold.workloads.tune.search.fits import Job, Unit
 from fourfold.workloads.tune.search.prefixes import Candidate
 from fourfold.workloads.tune.search.rounds import Ended, Result, Rounds
@@ -84,9 +84,10 @@ class Ladder:
         self._had = [0] * len(candidates)
         self._learned: dict[tuple[int, int], bytes] = {}
         self._took_s: dict[tuple[int, int], float] = {}
+        self._failed: set[int] = set()
 
-    def search(self, evaluate: Callable[..., Mapping[str, Any]], metric: str) -> None:
-        """Run rounds until nobody goes on."""
+    def search(self, evaluate: Callable[..., Mapping[str, Any]], scores_of: Callable[[Mapping[str, Any]], Any]) -> None:
+        """Run rounds until nobody goes on. `scores_of` has the scores in a table of all so far."""
         going = list(range(len(self._candidates)))
         number = 0
         while going:
@@ -96,12 +97,12 @@ class Ladder:
                 more_results={"iter": [number] * len(going), "n_resources": ends},
                 run=lambda job, _, going=going, ends=ends: self._results(job, going, ends),
             )
-            scores = table[f"mean_test_{metric}"][-len(going) :]
+            scores = scores_of(table)[-len(going) :]
             going = self._next(going, ends, [float(score) for score in scores])
             number += 1
 
     def _results(self, job: Job, going: Sequence[int], ends: Sequence[int]) -> list[Result]:
-        legs = []
+        legs: list[Leg] = []
         for row, (each, end) in enumerate(zip(going, ends, strict=True)):
             for split in range(len(job.splits)):
                 unit = Unit(len(legs), split, [Candidate(row, self._candidates[each])])
@@ -116,25 +117,33 @@ class Ladder:
             result["fit_time"] += self._took_s.get(place, 0.0)
             self._took_s[place] = result["fit_time"]
             ended.take(leg.unit, [result])
-        self._failed = {row for row, split in ended.results if ended.results[row, split]["fit_error"] is not None}
+        self._failed |= {going[row] for (row, _), result in ended.results.items() if result["fit_error"] is not None}
         return self._rounds.told(ended, [self._candidates[each] for each in going])
 
     def _next(self, going: Sequence[int], ends: Sequence[int], scores: Sequence[float]) -> list[int]:
         """Who goes on. The best are told of first, so that whoever goes on does so by the whole rung."""
+        goes_on = []
         for row in sorted(range(len(going)), key=lambda row: (scores[row] != scores[row], -scores[row], row)):
             number, self._had[going[row]] = going[row], ends[row]
-            if row in self._failed:
+            decision = self._rungs.report(number, ends[row] - 1, scores[row])
+            if number in self._failed:
                 self._rungs.fail(number)
-            elif ends[row] < self.most:
-                if self._rungs.report(number, ends[row] - 1, scores[row]).value == "pause":
-                    self._rungs.pause(number)
-                else:
-                    self._early.append(number)
-            else:
-                self._rungs.report(number, ends[row] - 1, scores[row])
+            elif ends[row] == self.most:
                 self._rungs.end(number)
-        found = [*self._early]
-        self._early.clear()
-        while (number := self._rungs.promotable(is_last=True)) is not None:
-            found.append(number)
-        return sorted(found)
+            elif decision is Decision.PAUSE:
+                self._rungs.pause(number)
+            else:
+                goes_on.append(number)
+        while (promoted := self._rungs.promotable(is_last=True)) is not None:
+            goes_on.append(promoted)
+        return sorted(goes_on)
+
+
+def best_of(refit: Any, metric: Any, table: Mapping[str, Any]) -> int:
+    """The row of the best candidate: of those that had the most passes, the one with the best score."""
+    import numpy as np
+
+    if callable(refit):
+        return int(refit(table))
+    scores = np.where(table["n_resources"] == table["n_resources"].max(), table[f"mean_test_{metric}"], np.nan)
+    return int(np.nanargmax(scores)) if not np.isnan(scores).all() else int(np.argmax(table["n_resources"]))
