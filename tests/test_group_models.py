@@ -25,6 +25,7 @@ import fourfold as ff
 import fourfold.workloads.groups.stored as stored
 from fourfold.errors import OptionError, UnreadableInput
 from fourfold.workloads.groups.levels import Level
+from fourfold.workloads.groups.pickled import Pickled
 
 Cut = Callable[[int, int], None]
 
@@ -431,8 +432,8 @@ def test_a_folder_that_another_save_takes_for_one_of_the_dead_is_made_again(
 
 def test_models_are_written_one_by_one(tmp_path: Path) -> None:
     class Made:
-        def __getitem__(self, at: int) -> bytes:
-            return bytes([at]) * 1_000_000
+        def __getitem__(self, at: int) -> Pickled:
+            return Pickled(bytes([at]) * 500_000, (bytes([at + 1]) * 500_000,))
 
     n_models = 40
     facts = {name: [0] * n_models for name in ("rows", "seconds", "score")} | {
@@ -450,10 +451,37 @@ def test_models_are_written_one_by_one(tmp_path: Path) -> None:
     assert all(back[1].pickles[at] == Made()[at] for at in range(n_models))
 
 
+@pytest.mark.parametrize("engine", ["serial", "processes"])
+def test_large_arrays_of_models_come_back_as_their_own_and_may_be_changed(engine: str, tmp_path: Path) -> None:
+    class Large(Mean):
+        room: Any = None
+
+        def fit(self, X: Any, y: Any) -> "Large":  # type: ignore[override]
+            if Large.room is None:
+                Large.room = np.arange(20_000.0).reshape(2, -1)
+            Large.room[0, 0] = len(X)
+            self.small_, self.large_ = np.arange(10.0), Large.room
+            return self
+
+    models = ff.scan(ROWS).fit_groups(Large(), by="shop", **{**GIVEN, "engine": engine, "on_error": "raise"})
+    models.save(tmp_path / "models")
+    for found in (models, ff.GroupModels.load(tmp_path / "models")):
+        for at in (1, 11):
+            assert found[at].large_[0, 0] == (ROWS.shop == at).sum()
+            assert found[at].large_.ravel()[1:].tolist() == [*range(1, 20_000)]
+            assert found[at].small_.tolist() == np.arange(10.0).tolist()
+            found[at].large_ += 1
+        assert found._levels[1].pickles[1].load().large_[0, 1] == 1.0
+    file = tmp_path / "models" / "1-0.models"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(UnreadableInput, match=r"1-0\.models: ends before the model at \d+ does"):
+        ff.GroupModels.load(tmp_path / "models")[11]
+
+
 def test_large_models_do_not_all_stay_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     models = ff.scan(ROWS).fit_groups(Mean(), by="shop", **GIVEN)
-    one, other, *_ = [models._levels[1].pickles[at] for at in range(2)]
-    monkeypatch.setattr("fourfold.workloads.groups.models.KEPT_BYTES", len(one) + len(other) + 10)
+    one, other = [models._levels[1].pickles[at] for at in range(2)]
+    monkeypatch.setattr("fourfold.workloads.groups.models.KEPT_BYTES", one.size_bytes + other.size_bytes + 10)
     models.predict(ROWS)
     assert len(models._loaded) == 3  # those that fit, and the last one
 
@@ -471,7 +499,7 @@ def test_what_is_no_folder_of_models_is_refused(models: ff.GroupModels, tmp_path
         ff.GroupModels.load(tmp_path)
     models.save(tmp_path / "models")
     index = tmp_path / "models" / "groups.json"
-    index.write_text(json.dumps(json.loads(index.read_text()) | {"format": 2}))
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"format": 1}))
     with pytest.raises(OptionError, match="in a way that this one does not know"):
         ff.GroupModels.load(tmp_path / "models")
 

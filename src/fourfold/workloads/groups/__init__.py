@@ -6,7 +6,7 @@
     one.py       the fit of one group, in a worker    rows.py     ... of its rows as an estimator sees them
     fitting.py   all of it, from here                 levels.py   what is kept of groups
     models.py    ... as users have it                 stored.py   ... on disk
-    predicting.py   what their models say of rows
+    predicting.py   what their models say of rows     pickled.py   a model as bytes
 
 A row goes through two files. Pieces are read once, and each writes a file whose rows are sorted by buckets, which are hashes
 of keys; then each bucket is put together from all of these, so that a group is a slice of one file:

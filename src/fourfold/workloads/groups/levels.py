@@ -5,13 +5,14 @@ from typing import Any, NamedTuple, Protocol
 
 from fourfold.workloads.groups.keys import Key, keys_of
 from fourfold.workloads.groups.one import OK, Fitted
+from fourfold.workloads.groups.pickled import Pickled
 from fourfold.workloads.groups.rows import Group
 
 
 class Pickles(Protocol):
     """Where the pickled models of a level are."""
 
-    def __getitem__(self, at: int) -> bytes | None:
+    def __getitem__(self, at: int) -> Pickled | None:
         """That of a group; None when it has none."""
 
 

@@ -124,10 +124,10 @@ class GroupModels(Mapping[Any, Any]):
         if found is not None:
             self._loaded[place] = found
             return found[0]
-        data = self._levels[place[0]].pickles[place[1]]
-        assert data is not None
-        model = pickle.loads(data)
-        self._loaded[place] = model, len(data)
+        pickled = self._levels[place[0]].pickles[place[1]]
+        assert pickled is not None
+        model = pickled.load()
+        self._loaded[place] = model, pickled.size_bytes
         while len(self._loaded) > KEPT_MODELS or sum(size for _, size in [*self._loaded.values()][:-1]) > KEPT_BYTES:
             with contextlib.suppress(KeyError):  # another thread was faster
                 self._loaded.popitem(last=False)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from fourfold.execute import current
-from fourfold.execute.pickling import dump_whole
 from fourfold.workloads.groups.keys import Key, number_of
+from fourfold.workloads.groups.pickled import Pickled
 from fourfold.workloads.groups.rows import Examples, Group, GroupRows
 
 OK, TOO_FEW_ROWS, ONE_CLASS, ERROR, CRASHED, TIMED_OUT = "ok", "too_few_rows", "one_class", "error", "crashed", "timed_out"
@@ -26,7 +26,7 @@ class Fitted(NamedTuple):
         seconds: What its fit took.
         score: What `score=` makes of the rows it was fitted to; None without.
         error: Why there is no model.
-        model: Pickled; None when there is none.
+        model: None when there is none.
         classes: Those that it has seen; none of one that is no classifier of one target.
     """
 
@@ -34,7 +34,7 @@ class Fitted(NamedTuple):
     seconds: float
     score: float | None
     error: str
-    model: bytes | None
+    model: Pickled | None
     classes: tuple[Any, ...] = ()
 
 
@@ -99,7 +99,7 @@ class FitGroup:
         seconds = time.perf_counter() - began
         score = None if self._score is None else float(self._score(estimator, rows.X, rows.y))
         _set(estimator, self._limits)
-        return Fitted(OK, seconds, score, "", _pickled(estimator), _classes_of(estimator))
+        return Fitted(OK, seconds, score, "", Pickled.of(estimator), _classes_of(estimator))
 
 
 def seed_of(key: Key, name: str, seed: int | None) -> int:
@@ -163,15 +163,6 @@ def classes_of(ended: Iterable[Any]) -> bytes:
     except TypeError:  # texts of one group, and numbers of another
         found.sort(key=lambda value: (type(value).__name__, repr(value)))
     return pickle.dumps(found, protocol=5) if found else b""
-
-
-def _pickled(estimator: Any) -> bytes:
-    """The model as bytes: by the name of its class, unless that is one of the user's script, which other programs have not."""
-    try:
-        data = pickle.dumps(estimator, protocol=5)
-    except Exception:
-        return dump_whole(estimator)
-    return dump_whole(estimator) if b"__main__" in data else data
 
 
 def weight_name_of(estimator: Any) -> str:

@@ -2,8 +2,8 @@
 
 folder/
   groups.json        what this is, and of which versions
-  LEVEL.arrow        keys and what became of them, and where each model is: file, offset, size
-  LEVEL-N.models     pickles, one behind the other
+  LEVEL.arrow        keys and what became of them, and where each model is: file, offset, sizes of its parts
+  LEVEL-N.models     models, one behind the other: of each the pickle, and then its large arrays
 
 Until it is whole it is .NAME.<token>.new, and its index is locked as long as somebody writes it; where two names cannot change
 places in one step, the models that were there before are .NAME.<token>.old for a moment.
@@ -25,11 +25,16 @@ from fourfold.data.commit import in_one_step
 from fourfold.errors import OptionError, UnreadableInput
 from fourfold.version import VERSION
 from fourfold.workloads.groups.levels import Level
+from fourfold.workloads.groups.pickled import Pickled
 
-INDEX, FORMAT = "groups.json", 1
+INDEX, FORMAT = "groups.json", 2
 
 FILE_BYTES = 64 << 20
 """Bytes of models in one file, about. Smaller: more files. Larger: fewer, which a damage costs more of. Not measured."""
+
+
+Place = tuple[str, int, list[int]]
+"""Where a model is: its file, its offset there, and the sizes of its parts."""
 
 
 class Stored:
@@ -37,28 +42,29 @@ class Stored:
 
     Args:
         folder: Where they are.
-        places: Of each model its file, offset and size; None where there is none.
+        places: None where there is none.
     """
 
-    def __init__(self, folder: str, places: Sequence[tuple[str, int, int] | None]) -> None:
+    def __init__(self, folder: str, places: "Sequence[Place | None]") -> None:
         self._folder, self._places = folder, places
 
-    def __getitem__(self, at: int) -> bytes | None:
+    def __getitem__(self, at: int) -> Pickled | None:
         """See `fourfold.workloads.groups.levels.Pickles`."""
         place = self._places[at]
         if place is None:
             return None
-        name, offset, size = place
+        name, offset, sizes = place
         path = os.path.join(self._folder, name)
         try:
             with open(path, "rb") as file:
                 file.seek(offset)
-                data = file.read(size)
+                head, *arrays = [file.read(size) for size in sizes]
         except OSError as error:
             raise UnreadableInput(f"{path}: cannot be read: {error.strerror}") from error
-        if len(data) < size:
+        found = Pickled(head, tuple(arrays))
+        if found.size_bytes < sum(sizes):
             raise UnreadableInput(f"{path}: ends before the model at {offset} does: was it copied whole?")
-        return data
+        return found
 
 
 def save(about: Mapping[str, Any], levels: Mapping[int, Level], path: Any, overwrite: bool) -> None:
@@ -188,7 +194,7 @@ def _write_level(folder: Path, number: int, level: Level) -> None:
         places = [None if data is None else files.put(data) for data in pickles]
     columns = [pa.array(level.facts[name], type_) for name, type_ in _facts().items()]
     where = [pa.array([None if place is None else place[at] for place in places], type_) for at, type_ in enumerate(_where())]
-    names = [*(f"key{at}" for at in range(level.keys.num_columns)), *_facts(), "file", "offset", "size"]
+    names = [*(f"key{at}" for at in range(level.keys.num_columns)), *_facts(), "file", "offset", "sizes"]
     table = pa.table([*level.keys.columns, *columns, *where], names=names)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
@@ -206,16 +212,16 @@ class _Files:
         self._file: Any = None
         self._n_files = 0
 
-    def put(self, data: bytes) -> tuple[str, int, int]:
-        """Where it is: file, offset, size."""
-        if self._file is not None and self._file.tell() + len(data) > FILE_BYTES:
+    def put(self, model: Pickled) -> Place:
+        """Where it is now."""
+        if self._file is not None and self._file.tell() + model.size_bytes > FILE_BYTES:
             self.close()
         if self._file is None:
             self._file = open(self._folder / f"{self._level}-{self._n_files}.models", "wb")  # noqa: SIM115
             self._n_files += 1
         offset = self._file.tell()
-        self._file.write(data)
-        return os.path.basename(self._file.name), offset, len(data)
+        sizes = [self._file.write(part) for part in (model.head, *model.arrays)]
+        return os.path.basename(self._file.name), offset, sizes
 
     def close(self) -> None:
         """No more comes into the last one."""
@@ -239,7 +245,7 @@ def _facts() -> dict[str, Any]:
 def _where() -> list[Any]:
     import pyarrow as pa
 
-    return [pa.string(), pa.int64(), pa.int64()]
+    return [pa.string(), pa.int64(), pa.list_(pa.int64())]
 
 
 def load(path: Any) -> tuple[dict[str, Any], dict[int, Level]]:
@@ -269,6 +275,6 @@ def _read_level(folder: str, number: int, by: Sequence[str]) -> Level:
         raise UnreadableInput(f"{path}: is no whole index of models: was it copied whole? ({error})") from error
     keys = pa.table([table.column(f"key{at}") for at in range(len(by))], names=list(by))
     facts = {name: table.column(name).to_pylist() for name in _facts()}
-    files, offsets, sizes = (table.column(name).to_pylist() for name in ("file", "offset", "size"))
+    files, offsets, sizes = (table.column(name).to_pylist() for name in ("file", "offset", "sizes"))
     places = [None if each[0] is None else each for each in zip(files, offsets, sizes, strict=True)]
     return Level.read(keys, facts, Stored(folder, places))
