@@ -130,11 +130,12 @@ class Members:
         return found
 
     def close(self) -> None:
-        """They end, and the job with them."""
-        for line in self._lines:
+        """They end, and the job with them; where none has come, it ends when its tasks find that nobody waits."""
+        lines, self._lines = self._lines, []
+        for line in lines:
             line.close()
-        self._lines = []
-        self._job.join(CLOSE_S)
+        if lines:
+            self._job.join(CLOSE_S)
 
 
 def serve(invitation: Invitation) -> None:
