@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, Literal
@@ -14,14 +13,15 @@ from sklearn.metrics._scorer import _MultimetricScorer
 from sklearn.model_selection import ParameterGrid, ParameterSampler, check_cv
 from sklearn.model_selection._search import BaseSearchCV
 from sklearn.model_selection._search_successive_halving import BaseSuccessiveHalving
-from sklearn.model_selection._validation import _insert_error_scores, _warn_or_raise_about_fit_failures
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import _check_method_params, _num_samples, indexable
 
 from fourfold.errors import MissingExtra
+from fourfold.workloads.dataset import Dataset
 from fourfold.workloads.tune.search.asked import METHODS, N_TRIALS, check_arguments, check_folds, options_of
-from fourfold.workloads.tune.search.fits import Job
+from fourfold.workloads.tune.search.datasets import Folds, asked_for, check_scores
+from fourfold.workloads.tune.search.done import Done, Rows
 from fourfold.workloads.tune.search.incremental import Budget, Ladder, best_of
 from fourfold.workloads.tune.search.rounds import Rounds
 from fourfold.workloads.tune.search.spaces import for_grid, for_sampling, parts_of
@@ -160,7 +160,8 @@ class SearchCV(BaseSearchCV):  # type: ignore[misc]
         """Try the candidates, and fit the best one.
 
         Args:
-            X: Rows: an array, a DataFrame, a sparse matrix, or any that has a length and can be indexed.
+            X: Rows: an array, a DataFrame, a sparse matrix, or any that has a length and can be indexed. Or a Dataset: then
+                give `target=`, and `features=`, `weight=` and `by=` as you like: docs/tune.md has what it can do.
             y: What to predict; None for an estimator that needs none.
             **params: Of the estimator's `fit`, cut to each fold where they are as long as X; `groups` for the splitter. With
                 scikit-learn's metadata routing they go where they were requested.
@@ -174,6 +175,8 @@ class SearchCV(BaseSearchCV):  # type: ignore[misc]
             Exception: Under `error_score="raise"`: what a fit raised.
         """
         check_arguments(self)
+        if isinstance(X, Dataset):
+            return self._fit_dataset(X, y, params)
         rounds = Rounds(options_of(self), self.run, self.timeout is not None)
         scorers, refit_metric = self._get_scorers()
         X, y = indexable(X, y)
@@ -184,7 +187,7 @@ class SearchCV(BaseSearchCV):  # type: ignore[misc]
         told = self._init_callback_context(max_subtasks=1 + (self.refit is not False))
         told.call_on_fit_task_begin(estimator=self, **about)
         self._set_folds(X, y, routed)
-        done = _Done(self, rounds, X, y, scorers, routed)
+        done = Done(self, rounds, Rows(self, X, y, scorers, routed))
         if self.pruner is None:
             self._run_search(done.evaluate, callback_ctx=told)
         else:
@@ -195,11 +198,39 @@ class SearchCV(BaseSearchCV):  # type: ignore[misc]
         self._set_best(done.table, refit_metric)
         if self.refit:
             self._refit(X, y, routed, done.table, told.subcontext(task_name="refit-with-best-params"), about)
+        self._set_done(done, scorers)
+        told.call_on_fit_task_end(estimator=self, **about)
+        return self
+
+    def _fit_dataset(self, dataset: Dataset, y: Any, params: Mapping[str, Any]) -> "SearchCV":
+        """Of rows that are not in memory."""
+        asked, options = asked_for(self, y, params), options_of(self)
+        check_scores(self.estimator, self.scoring)
+        scorers, refit_metric = self._get_scorers()
+        folds = Folds(self, dataset, asked, options, scorers)
+        self.n_splits_ = folds.n_folds
+        done = Done(self, Rounds(options, None, False), None)
+
+        def run(_: Any, candidates: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+            return done.rounds.told(folds.results(candidates), {}, candidates)
+
+        self._run_search(lambda candidates, **named: done.evaluate(candidates, run=run, **named))
+        done.judge_at_end()
+        refit_metric = self._set_multimetric(done.results, refit_metric)
+        self._set_best(done.table, refit_metric)
+        if self.refit:
+            began = time.time()
+            self.best_estimator_ = folds.fitted(self.best_params_)
+            self.refit_time_ = time.time() - began
+            if hasattr(self.best_estimator_, "feature_names_in_"):
+                self.feature_names_in_ = self.best_estimator_.feature_names_in_
+        self._set_done(done, scorers)
+        return self
+
+    def _set_done(self, done: Done, scorers: Any) -> None:
         self.scorer_ = scorers._scorers if isinstance(scorers, _MultimetricScorer) else scorers
         self.cv_results_ = done.table
         self.failures_, self.reports_ = done.rounds.failures, done.rounds.reports
-        told.call_on_fit_task_end(estimator=self, **about)
-        return self
 
     def _set_folds(self, X: Any, y: Any, routed: Any) -> None:
         self._checked_cv_orig = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
@@ -283,75 +314,3 @@ class SearchCV(BaseSearchCV):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.array_api_support = False
         return tags
-
-
-class _Done:
-    """What one `fit` has evaluated so far."""
-
-    def __init__(self, search: SearchCV, rounds: Rounds, X: Any, y: Any, scorers: Any, routed: Any) -> None:
-        self._search, self._X, self._y, self._routed = search, X, y, routed
-        self._how = {
-            "scorer": scorers,
-            "fit_params": routed.estimator.fit,
-            "score_params": routed.scorer.score,
-            "return_train_score": search.return_train_score,
-            "return_times": True,
-            "error_score": search.error_score,
-            "verbose": search.verbose,
-        }
-        self.rounds = rounds
-        self.candidates: list[Mapping[str, Any]] = []
-        self.results: list[dict[str, Any]] = []
-        self.table: dict[str, Any] = {}
-        self._more: dict[str, list[Any]] = defaultdict(list)
-        self._is_judged = False
-
-    def evaluate(
-        self,
-        candidate_params: Any,
-        cv: Any = None,
-        more_results: Mapping[str, Sequence[Any]] | None = None,
-        callback_ctx: Any = None,
-        judge: bool = True,
-        run: Callable[..., list[dict[str, Any]]] | None = None,
-    ) -> dict[str, Any]:
-        """Fit and score candidates; returns the table of all so far. Most names are scikit-learn's.
-
-        `run` does it in another way than fit by fit; with `judge=False` nobody is told of failures before the end.
-        """
-        candidates, search = list(candidate_params), self._search
-        job = self._job(cv or search._checked_cv_orig, len(candidates))
-        results = (run or self.rounds.results)(job, candidates)
-        if not results:
-            raise ValueError("No fits were performed. Was the CV iterator empty? Were there no candidates?")
-        self._is_judged = judge
-        if judge:
-            _warn_or_raise_about_fit_failures(results, search.error_score)
-        if callable(search.scoring):
-            _insert_error_scores(results, search.error_score)
-        self.candidates += candidates
-        self.results += results
-        for key, value in (more_results or {}).items():
-            self._more[key].extend(value)
-        self.table = search._format_results(self.candidates, search.n_splits_, self.results, self._more)
-        return self.table
-
-    def judge_at_end(self) -> None:
-        """Warn of fits that failed, or raise when all did, unless that was done round by round."""
-        if not self._is_judged:
-            _warn_or_raise_about_fit_failures(self.results, self._search.error_score)
-
-    def _job(self, cv: Any, n_candidates: int) -> Job:
-        from sklearn import get_config
-
-        search, X, y = self._search, self._X, self._y
-        splits = list(cv.split(X, y, **self._routed.splitter.split))
-        if len(splits) != search.n_splits_:
-            raise ValueError(
-                "cv.split and cv.get_n_splits return inconsistent results. "
-                f"Expected {search.n_splits_} splits, got {len(splits)}"
-            )
-        if search.verbose > 0:
-            n_fits = n_candidates * len(splits)
-            print(f"Fitting {len(splits)} folds for each of {n_candidates} candidates, totalling {n_fits} fits")
-        return Job(clone(search.estimator), X, y, splits, self._how, get_config(), n_candidates)

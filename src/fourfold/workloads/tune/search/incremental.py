@@ -118,7 +118,7 @@ class Ladder:
             self._took_s[place] = result["fit_time"]
             ended.take(leg.unit, [result])
         self._failed |= {going[row] for (row, _), result in ended.results.items() if result["fit_error"] is not None}
-        return self._rounds.told(ended, [self._candidates[each] for each in going])
+        return self._rounds.told(ended.results, ended.kinds, [self._candidates[each] for each in going])
 
     def _next(self, going: Sequence[int], ends: Sequence[int], scores: Sequence[float]) -> list[int]:
         """Who goes on. The best are told of first, so that whoever goes on does so by the whole rung."""

@@ -74,7 +74,7 @@ class Rounds:
         alone = _numbered([(unit.split, [each._replace(path=())]) for unit in apart for each in unit.candidates])
         for unit, value in self.run(Fits, job, alone, None):
             ended.take(unit, value)
-        return self.told(ended, candidates)
+        return self.told(ended.results, ended.kinds, candidates)
 
     def run(
         self, worker: Callable[[Job], Any], job: Job, items: Sequence[Any], cost: Callable[[Any], float] | None
@@ -98,19 +98,21 @@ class Rounds:
         self.reports.append(call.conclude())
         return zip(items, values, strict=True)
 
-    def told(self, ended: "Ended", candidates: Sequence[Mapping[str, Any]]) -> list[Result]:
-        """The results of a round, whose failures are noted."""
-        results = []
-        for row, split in sorted(ended.results):
-            result = ended.results[row, split]
-            text = result["fit_error"]
+    def told(
+        self,
+        results: Mapping[tuple[int, int], Result],
+        kinds: Mapping[tuple[int, int], str],
+        candidates: Sequence[Mapping[str, Any]],
+    ) -> list[Result]:
+        """The results of a round in order, by candidate and fold. Failures are noted; `kinds` has those that no fit raised."""
+        for row, split in sorted(results):
+            text = results[row, split]["fit_error"]
             if text is not None:
-                kind = ended.kinds.get((row, split), "raised")
+                kind = kinds.get((row, split), "raised")
                 reason = text.strip().splitlines()[-1] if kind == "raised" else text.splitlines()[0]
                 self.failures.append(FitFailure(self._n_before + row, split, candidates[row], kind, reason, text))
-            results.append(result)
         self._n_before += len(candidates)
-        return results
+        return [results[place] for place in sorted(results)]
 
 
 class Ended:
