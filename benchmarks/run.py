@@ -36,6 +36,7 @@ PROMISES = {
     "P9": "p9_driver_memory",
     "P10": "p10_logistic",
     "P11": "p11_prediction",
+    "P12": "p12_tuning",
     "P13": "p13_journal",
     "P15": "p15_scale",
     "FIT": "fits",
@@ -48,7 +49,7 @@ PROMISES = {
 PROMISE_TIMEOUT_S = 1500.0
 
 # What benchmarks/requirements.txt installs and `make bench` finds there.
-NEEDED = ("distributed", "fourfold", "joblib", "mpire", "numpy", "psutil", "pyspark", "ray", "sklearn")
+NEEDED = ("distributed", "fourfold", "joblib", "mpire", "numpy", "optuna", "psutil", "pyspark", "ray", "sklearn")
 
 DEFAULT_ROUNDS = 5
 QUICK_ROUNDS = 2
