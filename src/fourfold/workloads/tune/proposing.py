@@ -207,8 +207,9 @@ def sampled_by(study: optuna.Study, sampler: BaseSampler) -> Iterator[None]:
 
 
 class AsProposed(BaseSampler):
-    """What a trial asks for while it runs is drawn as if all others still were where they were when it was proposed: those of
-    its batch run meanwhile, and some samplers look at them.
+    """Draws what a trial asks for while it runs as if all others still were where they were when it was proposed.
+
+    Those of its batch run meanwhile, and some samplers look at them.
 
     Args:
         own: The sampler of this trial.
