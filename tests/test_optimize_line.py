@@ -256,7 +256,7 @@ def test_what_a_late_worker_says_of_a_trial_that_is_over_does_not_count(desk: De
 
 def test_after_the_end_nobody_gets_a_trial(desk: Desk) -> None:
     desk.job(0)
-    desk.close()
+    desk.close(is_done=False)
     assert desk.job(1) is None
     assert [each.system_attrs[states.STATE] for each in desk.study.trials] == [states.UNFINISHED]
 
