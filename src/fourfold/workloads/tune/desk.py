@@ -323,7 +323,7 @@ class Desk:
     def _note(self, here: Open) -> None:
         self._ended.append(Ended(self.study._storage.get_trial(here.trial._trial_id), here.end, here.study_attrs))
 
-    def close(self, is_done: bool) -> None:
+    def close(self, is_done: bool = False) -> None:
         """No trial runs any more: none is left running in the study.
 
         Args:
