@@ -15,7 +15,7 @@ from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.feature_selection import SelectKBest
-from sklearn.linear_model import Ridge
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import accuracy_score, make_scorer
 from sklearn.model_selection import GridSearchCV, GroupKFold, HalvingRandomSearchCV, KFold, RandomizedSearchCV, StratifiedKFold
 from sklearn.naive_bayes import GaussianNB
@@ -304,7 +304,7 @@ DIFFERENT = {"check_supervised_y_2d": "nobody warns of it: scikit-learn's own se
 @pytest.mark.filterwarnings("ignore")  # what checks do may warn
 @parametrize_with_checks(
     [
-        ff.SearchCV(DecisionTreeClassifier(), {"max_depth": [1, 2]}, method="grid", cv=2, error_score="raise"),
+        ff.SearchCV(LogisticRegression(), {"C": [0.1, 1.0]}, method="grid", cv=2, error_score="raise"),
         ff.SearchCV(Ridge(), {"alpha": [0.1, 1.0]}, n_trials=2, cv=2, error_score="raise", random_state=0),
     ],
     expected_failed_checks=lambda search: DIFFERENT if isinstance(search.estimator, Ridge) else {},
