@@ -27,6 +27,10 @@ def quiet() -> Any:
     optuna.logging.set_verbosity(before)
 
 
+has_constraints = hasattr(optuna.trial.BaseTrial, "set_constraint")
+"""Since Optuna 5."""
+
+
 def objective(trial: Any) -> float:
     x, k = trial.suggest_float("x", -10, 10), trial.suggest_int("k", 1, 5)
     return (x - 2) ** 2 + k + (trial.suggest_categorical("c", ["a", "b"]) == "a")
@@ -90,7 +94,11 @@ def test_a_grid_ends_when_all_of_it_was_tried() -> None:
     assert len({repr(each.params) for each in complete}) == 18
 
 
-@pytest.mark.parametrize("make", [lambda: RandomSampler(3), lambda: TPESampler(seed=3)], ids=["random", "TPE"])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: RandomSampler(3), lambda: TPESampler(seed=3), lambda: QMCSampler(seed=3)],
+    ids=["random", "TPE", "quasi-random"],
+)
 def test_where_a_trial_asks_for_others_than_the_first_one_workers_make_no_difference(make: Any) -> None:
     tables = [table(ff.optimize(conditional, n_trials=16, sampler=make(), batch_size=4, **each)) for each in WORKERS]
     assert tables[1:] == tables[:1] * 3
@@ -148,6 +156,7 @@ def test_numbers_of_a_trial_follow_from_its_number() -> None:
 # ---- what a study can ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(not has_constraints, reason="this Optuna has no Trial.set_constraint")
 def test_several_directions_and_constraints() -> None:
     def fn(trial: Any) -> tuple[float, float]:
         x = trial.suggest_float("x", 0, 5)
