@@ -105,7 +105,7 @@ def test_trials_are_those_of_optuna_and_what_failed_is_told(folder: Path) -> Non
     assert first == "fourfold: 12 trials: 10 complete, 1 failed, 1 invalid; all are in trials.csv"
     assert re.fullmatch(r"fourfold: 1 failed; trial 3 with x=\S+, k=\w+: ValueError: no three", failed[0])
     assert failed[1].endswith("the objective returned nan")
-    assert "12 items" in verdict
+    assert "12 trials" in verdict
 
     with contextlib.chdir(folder):
         parabola = load_function("mine:parabola")

@@ -6,7 +6,8 @@ from typing import Any
 
 from fourfold.records import Failure
 from fourfold.workloads.tune import states
-from fourfold.workloads.tune.desk import Desk, End, Open, asked
+from fourfold.workloads.tune.desk import Desk
+from fourfold.workloads.tune.opened import End, Open, asked
 from fourfold.workloads.tune.proposing import sampled_by
 from fourfold.workloads.tune.rungs import Decision
 from fourfold.workloads.tune.trial import OF_STUDY, Job
@@ -47,21 +48,13 @@ class Answers:
         here = self._desk.job(ticket)
         if here is None:
             return None
-        with self._desk.changed:
-            here.attempts += 1
-            self._desk.set(here, states.ATTEMPTS, here.attempts)
-            return Job(
-                here.trial.number,
-                here.trial.datetime_start,
-                tuple(each.name for each in self._study.directions),
-                self._study.study_name,
-            )
+        directions = tuple(each.name for each in self._study.directions)
+        return Job(here.trial.number, here.trial.datetime_start, directions, self._study.study_name, here.attempts)
 
-    def end(self, ticket: int, kind: str, value: Any) -> None:
-        """The trial of a ticket has come to its end, or to a point where it was told to."""
+    def end(self, number: int, kind: str, value: Any) -> None:
+        """A trial has come to its end, or to a point where it was told to."""
         with self._desk.changed:
-            here = self._of(self._desk.number_of(ticket))
-            number = here.trial.number
+            here = self._of(number)
             if kind == "pruned" and here.is_to_pause:
                 here.is_to_pause = False
                 self._desk.paused(number)
@@ -71,10 +64,10 @@ class Answers:
                 self._desk.failures.append(_invalid(here, end))
             self._desk.ended(number, end)
 
-    def raised(self, ticket: int) -> None:
+    def raised(self, number: int) -> None:
         """The objective has raised: what becomes of the trial the outcome of its ticket says."""
         with self._desk.changed:
-            here = self._desk.open.get(self._desk.number_of(ticket))
+            here = self._desk.open.get(number)
             if here is not None:
                 here.ticket = None
 
@@ -102,8 +95,10 @@ class Answers:
             if rungs is None:
                 return here.trial.should_prune()
             if not self._desk.checkpoints.has(number):
-                self._warn()
-                return here.trial.should_prune()
+                must_stop = here.trial.should_prune()
+                if must_stop:
+                    self._warn()
+                return must_stop
             for step, value in here.reported:
                 here.is_to_pause = rungs.report(number, step, self._desk.sign * value) == Decision.PAUSE
             here.reported.clear()

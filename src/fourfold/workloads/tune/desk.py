@@ -1,4 +1,4 @@
-"""The desk in the driver: it owns the study, hands out trials, and answers what they ask.
+"""The desk in the driver: it owns the study, hands out trials, and hears what becomes of them.
 
 a ticket ──"job"──> a trial that runs again, or was paused and goes on, or is new; nothing for now; nothing any more
 the trial ──"suggest_float", "report", …──> the study            from threads of lines, one after the other
@@ -8,18 +8,16 @@ the ticket's outcome ──> ended, failed ──> the study is told     a batch
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import optuna
-from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from fourfold.records import Failure
 from fourfold.workloads.tune import states
 from fourfold.workloads.tune.checkpoints import Checkpoints
+from fourfold.workloads.tune.opened import End, Ended, Open, asked, counts, study_attrs
 from fourfold.workloads.tune.proposing import Way
 from fourfold.workloads.tune.rungs import Rungs
 
@@ -27,42 +25,11 @@ WAIT_S = 5.0
 """Seconds after which a ticket for which there is no trial yet is given back. Fewer: more tickets. More: a worker that is to
 end, since memory is short, ends later."""
 
+LOST_IN_A_ROW = 8
+"""Workers that die one after the other before one of them has asked for a trial end the call: what they are sent kills them.
+Fewer: chance ends it. More: it takes longer to say so. Not measured."""
 
-@dataclass
-class End:
-    """What became of a trial: its state, its values, or why it has none."""
-
-    state: str
-    values: list[float] | None = None
-    error: str = ""
-    failure: Failure | None = None
-
-
-@dataclass
-class Open:
-    """A trial that has not been told to the study."""
-
-    trial: optuna.Trial
-    sampler: BaseSampler
-    ticket: int | None = None
-    attempts: int = 0
-    is_paused: bool = False
-    is_to_pause: bool = False
-    """It was told to pause, and has not yet."""
-    end: End | None = None
-    study_attrs: dict[str, Any] = field(default_factory=dict)
-    """What the sampler had counted in the study when it was proposed."""
-    reported: list[tuple[int, float]] = field(default_factory=list)
-    """What its bracket has not heard yet."""
-    reported_steps: set[int] = field(default_factory=set)
-
-
-class Ended(NamedTuple):
-    """A trial as it was when it ended, before it was told; or when it paused, which is no end."""
-
-    trial: FrozenTrial
-    end: End | None
-    study_attrs: dict[str, Any]
+NOTE = "fourfold: "
 
 
 class Desk:
@@ -78,7 +45,12 @@ class Desk:
         wait_s: A ticket waits at most so long for a trial.
 
     Attributes:
+        open: Trials that the study has not been told of, by number.
+        ready: Those that wait for a worker.
+        batch: Those of which none is told before all have ended.
         failures: Trials without a value, each with `index` its number.
+        n_ended: How many trials this call has seen to their end.
+        waited_s: Seconds that tickets have waited for a trial, together.
         error: What ends the call.
         watch: Told of the trials that run, whenever these are others.
     """
@@ -93,21 +65,24 @@ class Desk:
         first: int,
         wait_s: float = WAIT_S,
     ) -> None:
-        self.study, self._way, self._n_trials, self._deadline = study, way, n_trials, deadline
+        self.study, self.way, self._n_trials, self._deadline = study, way, n_trials, deadline
         self.checkpoints, self._first, self._wait_s = checkpoints, first, wait_s
         self.rungs: Rungs | None = study.pruner.rungs() if hasattr(study.pruner, "rungs") else None
         self.sign = 1.0 if study.directions[0].name == "MAXIMIZE" else -1.0
         self._lock = threading.RLock()
         self.changed = threading.Condition(self._lock)
         self.open: dict[int, Open] = {}
+        self.ready: deque[int] = deque()
+        self.batch: list[int] = []
         self._of_ticket: dict[int, int] = {}
-        self._ready: deque[int] = deque()
-        """Trials that were proposed, and wait for a worker."""
-        self._batch: list[int] = []
-        """Trials of which none is told before all have ended."""
+        self._waits: dict[int, object] = {}
+        """Tickets that wait for a trial, each with what tells who asked last: a worker that has died asks no more."""
         self._told: deque[int] = deque()
         self._ended: deque[Ended] = deque()
-        self.n_begun = sum(_counts(each) for each in study.get_trials(deepcopy=False))
+        self._lost_in_a_row = 0
+        self._is_closed = False
+        self.n_begun = sum(counts(each) for each in study.get_trials(deepcopy=False))
+        self.n_ended, self.waited_s = 0, 0.0
         self.failures: list[Failure] = []
         self.error: BaseException | None = None
         self.watch: Callable[[list[int]], None] = _nobody
@@ -116,33 +91,62 @@ class Desk:
 
     def job(self, ticket: int) -> Open | None:
         """The trial that a ticket is to run; None when there is none."""
-        until = time.monotonic() + self._wait_s
         with self.changed:
-            here = self.open.get(self._of_ticket.get(ticket, -1))
-            if here is not None and here.end is None and not here.is_paused:  # its worker has died, or it is tried again
-                return here
+            self.study._thread_local.cached_all_trials = None  # a thread serves many trials: each looks at the study anew
+            self._lost_in_a_row = 0
+            here = self.of_ticket(ticket)
+            if here is None:  # else its worker has died, or it is tried again
+                number = self._waited_for(ticket)
+                if number is None:
+                    return None
+                self._of_ticket[ticket] = number
+                here = self.open[number]
+            here.ticket = ticket
+            here.attempts += 1
+            self.set(here, states.ATTEMPTS, here.attempts)
+            self.watch(self.running)
+            return here
+
+    def _waited_for(self, ticket: int) -> int | None:
+        began = time.monotonic()
+        until = began + self._wait_s
+        asks = self._waits[ticket] = object()
+        try:
             while (number := self._next()) is None:
                 left = until - time.monotonic()
                 if left <= 0 or not self.may_have_more:
                     return None
                 self.changed.wait(left)
-            self._of_ticket[ticket] = number
-            here = self.open[number]
-            here.ticket = ticket
-            self.watch(self.running)
-            return here
+                if self._waits.get(ticket) is not asks:
+                    return None
+            return number
+        finally:
+            self.waited_s += time.monotonic() - began
+            if self._waits.get(ticket) is asks:
+                del self._waits[ticket]
+
+    def undelivered(self, ticket: int, attempts: int) -> None:
+        """Who asked for a trial is not there any more: somebody else is to have it, and it has not begun."""
+        with self.changed:
+            here = self.of_ticket(ticket)
+            if here is not None and here.ticket == ticket and here.attempts == attempts:
+                del self._of_ticket[ticket]
+                here.ticket, here.attempts = None, attempts - 1
+                self.ready.appendleft(here.trial.number)
+                self.changed.notify_all()
 
     def hung_up(self, ticket: int) -> None:
         """The line of a ticket has ended. When its trial has not, its worker has died."""
         with self.changed:
-            here = self.open.get(self._of_ticket.get(ticket, -1))
-            if here is not None and here.ticket == ticket and here.end is None and not here.is_paused:
+            here = self.of_ticket(ticket)
+            if here is not None and here.ticket == ticket:
                 self.set(here, states.STATE, states.CRASHED)  # unless it ends otherwise after all
             self.changed.notify_all()
 
-    def number_of(self, ticket: int) -> int:
-        """The number of the trial of a ticket; −1 when it has none."""
-        return self._of_ticket.get(ticket, -1)
+    def of_ticket(self, ticket: int) -> Open | None:
+        """The trial that runs, or is to run again, for a ticket."""
+        here = self.open.get(self._of_ticket.get(ticket, -1))
+        return here if here is not None and here.end is None and not here.is_paused else None
 
     @property
     def may_have_more(self) -> bool:
@@ -151,7 +155,7 @@ class Desk:
             if self.is_stopping:
                 return False
             self._promote()
-            if self._ready or self._may_begin:
+            if self.ready or self._may_begin:
                 return True
             return self.rungs is not None and self._runs
 
@@ -159,7 +163,7 @@ class Desk:
     def is_stopping(self) -> bool:
         """Whether no trial is begun or continued any more."""
         is_late = self._deadline is not None and time.monotonic() >= self._deadline
-        return is_late or self.error is not None or self.study._stop_flag
+        return is_late or self._is_closed or self.error is not None or self.study._stop_flag
 
     @property
     def _runs(self) -> bool:
@@ -173,95 +177,51 @@ class Desk:
         if self.is_stopping:
             return None
         self._promote()
-        if not self._ready and self._may_begin and not self._must_wait:
+        must_wait = bool(self.batch) or (self.way.waits_for_first and self._runs)
+        if not self.ready and self._may_begin and not must_wait:
             self._propose()
-        return self._ready.popleft() if self._ready else None
-
-    @property
-    def _must_wait(self) -> bool:
-        return bool(self._batch) or (self._way.waits_for_first and bool(self.open))
+        return self.ready.popleft() if self.ready else None
 
     def _promote(self) -> None:
         """Let the best of the paused trials go on, as soon as a worker is free."""
-        if self.rungs is None or self._ready:
+        if self.rungs is None or self.ready:
             return
         is_last = not self._may_begin and not self._runs
         number = self.rungs.promotable(is_last)
         if number is not None:
             self.open[number].is_paused = False
-            self._ready.append(number)
+            self.ready.append(number)
 
     def _propose(self) -> None:
-        size = self._way.batch_size
+        size = self.way.batch_size
         if size is None:
-            self._ready.append(self.begin().trial.number)
+            self.ready.append(self.begin().trial.number)
             return
         while self._may_begin:
             number = self.begin().trial.number
-            self._batch.append(number)
-            self._ready.append(number)
+            self.batch.append(number)
+            self.ready.append(number)
             if (number + 1 - self._first) % size == 0:
                 break
 
     def begin(self) -> Open:
-        """Make the next trial of the study."""
-        trial = self.study.ask()
-        here = self.open[trial.number] = Open(trial, self._way.proposed(trial))
-        if self._way.counts:
-            here.study_attrs = study_attrs(self.study)
-        self.n_begun += 1
-        return here
+        """Make the next trial of the study.
 
-    def resume(self, number: int, kept: FrozenTrial | None, end: End | None, is_told: bool) -> None:
-        """Go on from a trial of an earlier call.
-
-        Args:
-            number: Of the trial.
-            kept: As it was; None when nobody knows: it begins again.
-            end: How it ended; None when it has not.
-            is_told: The study is told of it at once, and not with its batch.
+        Raises:
+            Exception: What its sampler raises. The trial is one that has failed, then, and the call ends.
         """
-        there = self.study.get_trials(deepcopy=False)
-        if number < len(there) and there[number].state.is_finished():  # the study has outlived its driver
-            return
-        if number == len(there) and kept is not None and end is not None and is_told:
-            self.study.add_trial(kept)
-            self.n_begun += 1
-            return
-        if number < len(there) and there[number].state == TrialState.RUNNING:
-            trial = optuna.Trial(self.study, there[number]._trial_id)
-            here = self.open[number] = Open(trial, self._way.proposed(trial))
-        else:
-            here = self.begin()
-        if kept is not None:
-            self._fill(here, kept)
-        if not is_told:
-            self._batch.append(number)
-        if end is not None:
-            here.end = end
-            if is_told:
-                self._tell(number)
-        elif kept is not None and self.rungs is not None:
-            here.is_paused = True
-            for step, value in kept.intermediate_values.items():
-                self.rungs.report(number, step, self.sign * value)
-            self.rungs.pause(number)
-        else:
-            self._ready.append(number)
-
-    def _fill(self, here: Open, kept: FrozenTrial) -> None:
-        storage, trial_id = self.study._storage, here.trial._trial_id
-        for name, value in kept.params.items():
-            distribution = kept.distributions[name]
-            storage.set_trial_param(trial_id, name, distribution.to_internal_repr(value), distribution)
-        for step, value in kept.intermediate_values.items():
-            storage.set_trial_intermediate_value(trial_id, step, value)
-        for key, value in kept.user_attrs.items():
-            storage.set_trial_user_attr(trial_id, key, value)
-        for key, value in kept.system_attrs.items():
-            storage.set_trial_system_attr(trial_id, key, value)
-        here.reported_steps = set(kept.intermediate_values)
-        here.attempts = int(kept.system_attrs.get(states.ATTEMPTS, 0))
+        trial = self.study.ask()
+        here = self.open[trial.number] = Open(trial, self.study.sampler)
+        self.n_begun += 1
+        try:
+            here.sampler = self.way.proposed(trial)
+        except Exception as error:
+            self.error = self.error or error
+            self.ended(trial.number, End(states.FAILED, error=f"{type(error).__name__}: {error}"))
+            raise
+        if self.way.counts:
+            here.study_attrs = study_attrs(self.study)
+        return here
 
     # ---- what becomes of trials --------------------------------------------------------------------------------------
 
@@ -272,8 +232,8 @@ class Desk:
             here.is_paused, here.ticket = True, None
             if self.rungs is not None:
                 self.rungs.pause(number)
-            self._ended.append(self._noted(here))
-            self.watch(self.running)
+            self.way.ended(number)  # it has drawn what others wait for
+            self._note(here)
             self.changed.notify_all()
 
     def ended(self, number: int, end: End) -> None:
@@ -285,54 +245,72 @@ class Desk:
             if end.error:
                 self.set(here, states.ERROR, end.error)
             if self.rungs is not None:
-                self.rungs.end(number)
+                (self.rungs.end if end.state in (states.COMPLETE, states.PRUNED) else self.rungs.fail)(number)
             self.checkpoints.drop(number)
-            self._ended.append(self._noted(here))
-            self.watch(self.running)
-            if number not in self._batch:
-                self._tell(number)
-            elif all(self.open[each].end is not None for each in self._batch):
-                for each in sorted(self._batch):
-                    self._tell(each)
-                self._batch.clear()
+            self.n_ended += 1
+            self._note(here)
+            if number not in self.batch:
+                self.tell(number)
+            elif all(self.open[each].end is not None for each in self.batch):
+                for each in sorted(self.batch):
+                    self.tell(each)
+                self.batch.clear()
             self.changed.notify_all()
 
     def failed(self, failure: Failure, is_caught: Callable[[BaseException], bool]) -> None:
         """A ticket has failed for good."""
         with self.changed:
-            number = self._of_ticket.get(failure.index)
-            here = self.open.get(number) if number is not None else None
-            if number is None or here is None or here.end is not None or here.is_paused:  # what its trial has said stands
-                self.error = self.error or (failure.error if number is None else None)
-                self.changed.notify_all()
+            self._waits.pop(failure.index, None)
+            self.changed.notify_all()
+            here, error = self.of_ticket(failure.index), failure.error
+            if here is None:
+                if failure.index not in self._of_ticket:  # else its trial has said what became of it, and that stands
+                    self._lost(failure)
                 return
-            params = here.trial.params
-            state = states.OUT_OF_MEMORY if isinstance(failure.error, MemoryError) else states.OF_KIND[failure.kind]
-            told = Failure(**{**vars(failure), "index": number, "item": f"trial {number} with {params}"})
+            number, item = here.trial.number, f"trial {here.trial.number} with {here.trial.params}"
+            state = states.OUT_OF_MEMORY if isinstance(error, MemoryError) else states.OF_KIND[failure.kind]
+            told = Failure(**{**vars(failure), "index": number, "item": item, "attempts": here.attempts})
             self.failures.append(told)
-            error = failure.error
-            if state == states.FAILED and error is not None and not is_caught(error):
-                self.error = self.error or error
-            self.ended(number, End(state, error=f"{failure.error_type}: {failure.message}", failure=told))
+            if error is not None:
+                _renote(error, f"{NOTE}{item} (attempt {here.attempts}, {failure.worker or 'driver'})")
+                if state == states.FAILED and not is_caught(error):
+                    self.error = self.error or error
+            self.ended(number, End(state, error=f"{failure.error_type}: {failure.message}"))
 
-    def _tell(self, number: int) -> None:
+    def _lost(self, failure: Failure) -> None:
+        """A ticket has failed that had no trial."""
+        self._lost_in_a_row += 1
+        if states.OF_KIND[failure.kind] == states.FAILED or self._lost_in_a_row >= LOST_IN_A_ROW:
+            self.error = self.error or failure.error
+
+    def tell(self, number: int) -> None:
+        """Tell the study what became of a trial."""
         here = self.open.pop(number)
         assert here.end is not None
-        end, study = here.end, self.study
-        with asked(study):
-            if end.state == states.COMPLETE:
-                study.tell(here.trial, end.values)
-            else:
-                study.tell(here.trial, state=TrialState.PRUNED if end.state == states.PRUNED else TrialState.FAIL)
-        self._way.ended(number)
-        self._told.append(number)
+        is_pruned, values = here.end.state == states.PRUNED, here.end.values
+        try:
+            with asked(self.study):
+                if here.end.state == states.COMPLETE:
+                    self.study.tell(here.trial, values)
+                else:
+                    self.study.tell(here.trial, state=TrialState.PRUNED if is_pruned else TrialState.FAIL)
+        except Exception as error:  # of the sampler, of the user's constraints, of the storage
+            self.error = self.error or error
+        self.way.ended(number)
+        self._told.append(here.trial._trial_id)
 
     def told(self) -> list[FrozenTrial]:
         """The trials that were told to the study since the last time."""
         with self._lock:
-            trials = self.study.get_trials(deepcopy=False) if self._told else []
-            found = [trials[number] for number in self._told]
+            found = [self.study._storage.get_trial(each) for each in self._told]
             self._told.clear()
+            return found
+
+    def newly_ended(self) -> list[Ended]:
+        """What has ended or paused since the last time, told or not."""
+        with self._lock:
+            found = list(self._ended)
+            self._ended.clear()
             return found
 
     @property
@@ -340,30 +318,29 @@ class Desk:
         """The numbers of trials that workers have now."""
         return [n for n, each in self.open.items() if each.ticket is not None and each.end is None and not each.is_paused]
 
-    def newly_ended(self) -> list["Ended"]:
-        """What has ended or paused since the last time, told or not."""
-        with self._lock:
-            found = list(self._ended)
-            self._ended.clear()
-            return found
+    def _note(self, here: Open) -> None:
+        self.watch(self.running)
+        self._ended.append(Ended(self.study._storage.get_trial(here.trial._trial_id), here.end, here.study_attrs))
 
-    def _noted(self, here: Open) -> "Ended":
-        return Ended(self.study._storage.get_trial(here.trial._trial_id), here.end, here.study_attrs)
+    def close(self, is_done: bool) -> None:
+        """No trial runs any more: none is left running in the study.
 
-    def close(self) -> None:
-        """No trial runs any more: none is left running in the study."""
+        Args:
+            is_done: Those that wait will not go on, in a later call either.
+        """
         with self.changed:
-            self._batch.clear()
+            self._is_closed = True
+            self.batch.clear()
+            self.ready.clear()
             for number, here in sorted(self.open.items()):
                 if here.end is None:
-                    here.end = (
-                        End(states.PRUNED) if here.is_paused else End(states.UNFINISHED, error="the call ended before it")
-                    )
+                    unfinished = End(states.UNFINISHED, error="the call ended before it")
+                    here.end = End(states.PRUNED) if here.is_paused else unfinished
                     self.set(here, states.STATE, here.end.state)
-                    if here.is_paused:
-                        self._ended.append(self._noted(here))
-                self._tell(number)
-            self._ready.clear()
+                    if here.is_paused and is_done:
+                        self._note(here)
+                        self.checkpoints.drop(number)
+                self.tell(number)
             self.changed.notify_all()
 
     def set(self, here: Open, key: str, value: Any) -> None:
@@ -371,27 +348,11 @@ class Desk:
         self.study._storage.set_trial_system_attr(here.trial._trial_id, key, value)
 
 
-@contextmanager
-def asked(study: optuna.Study) -> Iterator[None]:
-    """A block in which the study believes that it is optimised: in a callback or objective it may be stopped."""
-    before = study._thread_local.in_optimize_loop
-    study._thread_local.in_optimize_loop = True
-    try:
-        yield
-    finally:
-        study._thread_local.in_optimize_loop = before
-
-
-def study_attrs(study: optuna.Study) -> dict[str, Any]:
-    """What samplers have noted in a study."""
-    attrs = study._storage.get_study_system_attrs(study._study_id)
-    return {key: value for key, value in attrs.items() if not key.startswith("fourfold:")}
+def _renote(error: BaseException, note: str) -> None:
+    """An exception that has come out of a ticket speaks of the trial."""
+    others = [each for each in getattr(error, "__notes__", []) if not each.startswith(NOTE)]
+    BaseException.__setattr__(error, "__notes__", [*others, note])
 
 
 def _nobody(running: list[int]) -> None:
     """Nobody looks."""
-
-
-def _counts(trial: FrozenTrial) -> bool:
-    """Whether a trial is one of the `n_trials` of its study."""
-    return trial.state != TrialState.WAITING and trial.system_attrs.get(states.STATE) != states.UNFINISHED

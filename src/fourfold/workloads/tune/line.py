@@ -1,4 +1,8 @@
-"""The private line between a trial where it runs and the desk in the driver: a connection for each ticket.
+"""The private line between trials where they run and the desk in the driver.
+
+    worker ── one connection for each thread that runs trials ──> a thread here ──> the desk
+              (ticket, what, arguments)  ──>
+                                         <──  (True, value), (False, exception)
 
 On this thread and on threads the desk is called as it is. Elsewhere there is a socket, and both sides prove that they know a
 key of this call before anything is unpickled: a socket of this machine without a name in the file system, or, for workers of
@@ -7,14 +11,17 @@ a cluster, one at the address by which they reach this machine.
 
 import contextlib
 import os
+import pickle
 import socket
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client, Connection, Listener
-from typing import Any
+from multiprocessing.connection import Client, Connection, Listener, answer_challenge, deliver_challenge
+from typing import Any, NamedTuple
+
+import cloudpickle
 
 from fourfold.errors import EngineError
 from fourfold.workloads.tune.trial import Ask
@@ -24,34 +31,56 @@ KEY_BYTES = 32
 BACKLOG = 128
 """Connections that wait to be accepted. Fewer: workers that begin at once are refused."""
 
-Handle = Callable[[str, tuple[Any, ...]], Any]
+CONNECT_S = 20.0
+"""Seconds in which a worker must have reached the driver. Fewer: a busy network is taken for a wall. More: who cannot be
+reached at all is told of later. Not measured."""
+
+ALIVE_S = 30
+"""Seconds without a word after which the other machine is asked whether it is there. Fewer: more packets. More: a worker whose
+driver has lost its power waits longer. Not measured."""
+
+LATER_S = 0.1
+"""Seconds until connections are accepted again, when this process has too many open files."""
+
+
+class Served(NamedTuple):
+    """What a line leads to.
+
+    Attributes:
+        handle: Does what is asked.
+        hung_up: Called with a ticket when its connection has ended before it.
+        undelivered: Called with a ticket when a trial could not be handed to it.
+    """
+
+    handle: Callable[[str, tuple[Any, ...]], Any]
+    hung_up: Callable[[int], None]
+    undelivered: Callable[[int, Any], None]
 
 
 class Here:
     """The line of a desk in this process. Pickled, it is one that leads back here.
 
     Args:
-        handle: Does what is asked.
-        hung_up: Called with a ticket when its connection has ended.
+        served: The desk.
         reach: Gives the address by which workers reach this machine; None: they are on it.
     """
 
-    def __init__(self, handle: Handle, hung_up: Callable[[int], None], reach: Callable[[], str | None]) -> None:
-        self._handle, self._hung_up, self._reach = handle, hung_up, reach
+    def __init__(self, served: Served, reach: Callable[[], str | None]) -> None:
+        self._served, self._reach = served, reach
         self._key = os.urandom(KEY_BYTES)
         self._listener: Listener | None = None
         self._folder: str | None = None
         self._connections: set[Connection] = set()
         self._lock = threading.Lock()
-        self._is_closed = False
+        self._closed = threading.Event()
 
     @contextlib.contextmanager
     def opened(self, ticket: int) -> Iterator[Ask]:
         """See `fourfold.workloads.tune.trial.Line`."""
         try:
-            yield lambda what, *args: self._handle(what, args)
+            yield lambda what, *args: self._served.handle(what, args)
         finally:
-            self._hung_up(ticket)
+            self._served.hung_up(ticket)
 
     def __reduce__(self) -> tuple[Any, ...]:
         with self._lock:
@@ -62,8 +91,8 @@ class Here:
 
     def close(self) -> None:
         """End all connections."""
+        self._closed.set()
         with self._lock:
-            self._is_closed = True
             listener, connections = self._listener, list(self._connections)
         if listener is not None:
             with contextlib.suppress(OSError):  # who waits for a caller is woken up by one
@@ -90,13 +119,14 @@ class Here:
 
     def _accept(self) -> None:
         assert self._listener is not None
-        while True:
+        while not self._closed.is_set():
             try:
                 connection = self._listener.accept()
             except OSError:
-                return
+                self._closed.wait(LATER_S)
+                continue
             with self._lock:
-                if self._is_closed:
+                if self._closed.is_set():
                     connection.close()
                     return
                 self._connections.add(connection)
@@ -105,15 +135,19 @@ class Here:
     def _serve(self, connection: Connection) -> None:
         ticket: int | None = None
         try:
-            _prove(connection, self._key, asks_first=True)
-            ticket = connection.recv()
+            _watched(connection)
+            deliver_challenge(connection, self._key)
+            answer_challenge(connection, self._key)
             while True:
-                what, args = connection.recv()
+                asked, request = connection.recv_bytes(), None
                 try:
-                    reply = True, self._handle(what, args)
+                    ticket, what, args = request = pickle.loads(asked)
+                    reply = True, self._served.handle(what, args)
                 except Exception as error:
                     reply = False, error
-                connection.send(reply)
+                self._reply(connection, ticket, request, reply)
+                if request is not None and (what in ("end", "raised") or (what == "job" and reply == (True, None))):
+                    ticket = None
         except (EOFError, OSError, AuthenticationError):
             pass
         finally:
@@ -121,7 +155,15 @@ class Here:
                 self._connections.discard(connection)
             connection.close()
             if ticket is not None:
-                self._hung_up(ticket)
+                self._served.hung_up(ticket)
+
+    def _reply(self, connection: Connection, ticket: int | None, request: Any, reply: tuple[bool, Any]) -> None:
+        try:
+            connection.send_bytes(_pickled(reply))
+        except OSError:
+            if ticket is not None and request is not None and request[1] == "job" and reply[0] and reply[1] is not None:
+                self._served.undelivered(ticket, reply[1])
+            raise
 
 
 class There:
@@ -134,42 +176,103 @@ class There:
 
     def __init__(self, address: Any, key: bytes) -> None:
         self._address, self._key = address, key
+        self._of_thread = threading.local()
 
     @contextlib.contextmanager
     def opened(self, ticket: int) -> Iterator[Ask]:
         """See `fourfold.workloads.tune.trial.Line`."""
+        wire = getattr(self._of_thread, "wire", None)
+        if wire is None or wire.is_broken:
+            wire = self._of_thread.wire = Wire(self._address, self._key)
+        yield lambda what, *args: wire.ask(ticket, what, args)
+
+
+class Wire:
+    """One connection to a desk. Threads of an objective share it; a process that an objective has forked opens its own.
+
+    Args:
+        address: Of the desk.
+        key: To prove who one is.
+
+    Raises:
+        EngineError: The desk cannot be reached.
+    """
+
+    def __init__(self, address: Any, key: bytes) -> None:
+        self._address, self._key = address, key
+        self._connect()
+
+    def _connect(self) -> None:
+        self._pid, self._lock, self.is_broken = os.getpid(), threading.Lock(), False
         try:
-            connection = _connected(self._address)
-        except OSError as error:
+            self._connection = _connected(self._address)
+            _watched(self._connection)
+            answer_challenge(self._connection, self._key)
+            deliver_challenge(self._connection, self._key)
+        except (OSError, EOFError) as error:
+            why, where = error or "it hung up", _shown(self._address)
             raise EngineError(
-                f"a worker on {socket.gethostname()} cannot reach the driver at {self._address}: {error}. Trials ask the "
-                "driver for their parameters: the machines of the cluster must be able to open a connection to it"
+                f"a worker on {socket.gethostname()} cannot reach the driver at {where}: {why}. Trials ask the driver for "
+                "their parameters: the machines of the cluster must be able to open a connection to it"
             ) from error
-        with connection:
-            _prove(connection, self._key, asks_first=False)
-            connection.send(ticket)
 
-            def ask(what: str, *args: Any) -> Any:
-                connection.send((what, args))
-                is_good, value = connection.recv()
-                if is_good:
-                    return value
-                raise value
+    def ask(self, ticket: int, what: str, args: tuple[Any, ...]) -> Any:
+        """Let the desk do something.
 
-            yield ask
+        Raises:
+            Exception: What that raised.
+            EngineError: The desk is not there any more.
+        """
+        if self._pid != os.getpid():
+            self._connect()
+        request = _pickled((ticket, what, args))
+        with self._lock:
+            if self.is_broken:
+                raise EngineError("the driver has hung up: the call of ff.optimize is over")
+            self.is_broken = True  # an exception from outside between question and answer would leave the answer for the next
+            try:
+                self._connection.send_bytes(request)
+                reply = self._connection.recv_bytes()
+            except (EOFError, OSError) as error:
+                raise EngineError("the driver has hung up: the call of ff.optimize is over") from error
+            self.is_broken = False
+        is_good, value = pickle.loads(reply)
+        if is_good:
+            return value
+        raise value
+
+
+def _pickled(value: Any) -> bytes:
+    """What crosses the line: as cheap as can be, and an exception that cannot travel as its text."""
+    for dump in (pickle.dumps, cloudpickle.dumps):
+        with contextlib.suppress(Exception):
+            data: bytes = dump(value)
+            pickle.loads(data) if value[0] is False else None  # some exceptions can be pickled, and never be unpickled
+            return data
+    if value[0] is not False:
+        return bytes(cloudpickle.dumps(value))  # to say why not
+    return pickle.dumps((False, RuntimeError(f"{type(value[1]).__name__}: {value[1]}")))
 
 
 def _connected(address: Any) -> Connection:
-    return Client(address)
+    if not isinstance(address, tuple):
+        return Client(address)
+    with socket.create_connection(address, CONNECT_S) as reached:
+        reached.settimeout(None)
+        return Connection(reached.detach())
 
 
-def _prove(connection: Connection, key: bytes, asks_first: bool) -> None:
-    """Each side lets the other one prove that it knows the key."""
-    from multiprocessing.connection import answer_challenge, deliver_challenge
+def _watched(connection: Connection) -> None:
+    """Of another machine it is told when it has gone; what is short goes at once."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as same:
+        if same.family == socket.AF_UNIX:
+            return
+        same.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        same.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name in ("TCP_KEEPIDLE", "TCP_KEEPALIVE", "TCP_KEEPINTVL"):
+            if hasattr(socket, name):
+                same.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), ALIVE_S)
 
-    if asks_first:
-        deliver_challenge(connection, key)
-        answer_challenge(connection, key)
-    else:
-        answer_challenge(connection, key)
-        deliver_challenge(connection, key)
+
+def _shown(address: Any) -> str:
+    return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "its socket"

@@ -8,23 +8,29 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from typing import Any, Literal
 
-import optuna
+import fourfold.machine as machine
+from fourfold.call import Call
+from fourfold.distribute.verdict import seconds as in_words
+from fourfold.errors import MissingExtra, OptionError, OptionTypeError
+from fourfold.execute import current
+from fourfold.options import RunOfBlock, Settings, resolve, seconds, whole_number
+from fourfold.records import Failure, Report
+
+try:
+    import optuna
+except ModuleNotFoundError as missing:
+    raise MissingExtra(f"tuning needs {missing.name}, which is not installed: pip install 'fourfold[ml]'") from missing
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-import fourfold.machine as machine
-from fourfold.call import Call
-from fourfold.errors import OptionError, OptionTypeError
-from fourfold.execute import current
-from fourfold.options import RunOfBlock, Settings, resolve, seconds, whole_number
-from fourfold.records import Failure
 from fourfold.workloads.tune import states
 from fourfold.workloads.tune.answers import Answers
 from fourfold.workloads.tune.checkpoints import Checkpoints
-from fourfold.workloads.tune.desk import Desk, asked
-from fourfold.workloads.tune.line import Here
+from fourfold.workloads.tune.desk import WAIT_S, Desk
+from fourfold.workloads.tune.line import Here, Served
+from fourfold.workloads.tune.opened import asked
 from fourfold.workloads.tune.proposing import Way, way_of
 from fourfold.workloads.tune.reach import own_address
 from fourfold.workloads.tune.recorded import RecordedTrials
@@ -71,7 +77,7 @@ def optimize(
         callbacks: Called here with the study and each trial that has ended.
         mode: "batch": what a trial draws depends on its number and on what was told before its batch, not on which worker is
             faster. "async": it depends on what was told when a worker was free, which is faster where trials differ.
-            Random, grid and quasi-random search are reproducible either way.
+            Random, grid and quasi-random search are reproducible either way. Under `ff.ASHA` others are "async" always.
         batch_size: Trials that are proposed together under "batch"; None: as many as there are workers. A result can be had
             again with the same one.
         **options: See `fourfold.Options`. `engine="auto"` means processes. `retries=` runs a trial again that has raised; one
@@ -112,10 +118,11 @@ def optimize(
     if mode not in ("batch", "async"):
         raise OptionError(f'mode={mode!r} is not known. Choices: "batch", "async"')
     size = whole_number("batch_size", batch_size, 1) if batch_size is not None else settings.workers or machine.cores().n_cores
-    own = _study(study, direction, directions, sampler, pruner, settings.seed)
+    own = _study(study, machine.user_name_of(objective), direction, directions, sampler, pruner, settings.seed)
     limit = seconds("timeout", timeout)
     caught = tuple(catch) if isinstance(catch, Iterable) else (catch,)
-    way = way_of(own.sampler, mode, size)
+    is_paused_by_others = hasattr(own.pruner, "rungs")  # which trials go on depends on who was faster: no batch is of one mind
+    way = way_of(own.sampler, "async" if is_paused_by_others else mode, size)
     return _Optimizing(objective, own, way, n_trials, limit, caught, list(callbacks), settings).run()
 
 
@@ -141,7 +148,7 @@ class _Optimizing:
         """Run all trials."""
         study, settings = self._study, self._settings
         study._stop_flag = False
-        study._storage.set_study_system_attr(study._study_id, states.WAY, self._way.told)
+        study.set_user_attr(states.WAY, self._way.told)
         with ExitStack() as stack:
             record = self._record()
             state = "failed"
@@ -151,16 +158,17 @@ class _Optimizing:
             checkpoints = Checkpoints(folder, None if record is None else record.seal)
             stack.callback(checkpoints.close)
             desk = self._desk(checkpoints, record)
-            line = Here(Answers(desk).handle, desk.hung_up, lambda: own_address(settings.engine))
+            served = Served(Answers(desk).handle, desk.hung_up, lambda ticket, job: desk.undelivered(ticket, job.attempts))
+            line = Here(served, lambda: own_address(settings.engine))
             stack.callback(line.close)
             try:
                 self._go_through(desk, line, record)
-                state = "done"
+                state = "done" if desk.error is None else "failed"
             except KeyboardInterrupt:
                 state = "interrupted"
                 raise
             finally:
-                desk.close()
+                desk.close(is_done=state == "done")
                 self._note(desk, record)
                 study.failures = sorted(desk.failures, key=lambda failure: failure.index)  # type: ignore[attr-defined]
         if desk.error is not None:
@@ -176,14 +184,19 @@ class _Optimizing:
     def _desk(self, checkpoints: Checkpoints, record: RecordedTrials | None) -> Desk:
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
         first = len(self._study.get_trials(deepcopy=False)) if record is None else record.first
-        is_loop = self._settings.engine == "serial" or current.inside_item()
-        desk = Desk(
-            self._study, self._way, self._n_trials, deadline, checkpoints, first, **({"wait_s": 0.0} if is_loop else {})
-        )
+        desk = Desk(self._study, self._way, self._n_trials, deadline, checkpoints, first, self._wait_s())
         if record is not None:
             desk.watch = record.running
             record.bring_back(desk, self._way, self._n_trials)
         return desk
+
+    def _wait_s(self) -> float:
+        """How long a ticket may wait for a trial."""
+        engine, limit = self._settings.engine, self._settings.timeout
+        is_loop = engine == "serial" or (not isinstance(engine, str) and engine.info.inline)
+        if is_loop or current.inside_item():
+            return 0.0
+        return WAIT_S if limit is None else min(WAIT_S, limit / 2)  # a ticket that waits has the time of a trial
 
     def _go_through(self, desk: Desk, line: Here, record: RecordedTrials | None) -> None:
         settings = self._settings
@@ -199,8 +212,10 @@ class _Optimizing:
                     self._note(desk, record)
                     if desk.error is not None:
                         return
+            call.raise_if_stopped()
         finally:
-            self._study.report = call.conclude()  # type: ignore[attr-defined]
+            self._study.report = report = _of_trials(call.report(), desk)  # type: ignore[attr-defined]
+            logging.getLogger("fourfold").info("%s: %s", self._name, report.verdict)
 
     def _note(self, desk: Desk, record: RecordedTrials | None) -> None:
         """Record, and tell the user's callbacks, what has ended."""
@@ -223,6 +238,19 @@ def _tickets(desk: Desk) -> Iterator[int]:
         yield ticket
 
 
+def _of_trials(report: Report, desk: Desk) -> Report:
+    """The report of a call whose items are tickets, of the trials that these have run."""
+    busy_s = max(0.0, report.busy_s - desk.waited_s)
+    verdict = report.verdict.replace(
+        f"{report.n_items} items with {in_words(report.busy_s)}", f"{desk.n_ended} trials with {in_words(busy_s)}"
+    )
+    if report.elapsed_s:
+        before, after = (f"{each / report.elapsed_s:.2f} times as fast as its " for each in (report.busy_s, busy_s))
+        verdict = verdict.replace(f"{before}items", f"{after}trials")
+    told = {"verdict": verdict, "n_items": desk.n_ended, "n_failures": len(desk.failures), "busy_s": busy_s}
+    return Report(**{**vars(report), **told})
+
+
 def _settings(options: Any, trial_timeout: float | None) -> Settings:
     if "timeout" in options:
         raise OptionError("timeout= is for the whole study here: trial_timeout= is for each trial")
@@ -237,6 +265,7 @@ def _settings(options: Any, trial_timeout: float | None) -> Settings:
 
 def _study(
     study: optuna.Study | None,
+    name: str,
     direction: Direction | None,
     directions: Sequence[Direction] | None,
     sampler: BaseSampler | None,
@@ -249,7 +278,9 @@ def _study(
         several = None if directions is None else list(directions)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
-            return optuna.create_study(direction=direction, directions=several, sampler=sampler, pruner=pruner)
+            return optuna.create_study(  # Hyperband's brackets follow from the name
+                study_name=name, direction=direction, directions=several, sampler=sampler, pruner=pruner
+            )
         finally:
             optuna.logging.set_verbosity(verbosity)
     if not isinstance(study, optuna.Study):

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import optuna
-from optuna.samplers import BaseSampler, GridSampler, QMCSampler, RandomSampler
+from optuna.samplers import BaseSampler, BruteForceSampler, GridSampler, QMCSampler, RandomSampler
 
 Drawn = list[tuple[str, Any]]
 """Parameters that a sampler was asked for, one after the other, each with its distribution."""
@@ -37,6 +37,11 @@ def way_of(sampler: BaseSampler, mode: str, batch_size: int) -> "Way":
         return Way(sampler, "async: trials depend on which workers are faster")
     if batch_size == 1:
         return Way(sampler, "one by one", batch_size=1)
+    if isinstance(sampler, BruteForceSampler):
+        return Way(sampler, "as workers are free: nothing is drawn that another trial has drawn")
+    if not type(sampler).__module__.startswith("optuna."):  # nobody knows what it remembers: a copy may not do
+        told = f"batch of {batch_size}, as far as the sampler draws all parameters of a trial together"
+        return Way(sampler, told, batch_size, draws_first=True)
     return InBatches(sampler, batch_size)
 
 
@@ -51,10 +56,16 @@ class Way:
     """
 
     def __init__(
-        self, sampler: BaseSampler, told: str, batch_size: int | None = None, first_alone: bool = False, counts: bool = False
+        self,
+        sampler: BaseSampler,
+        told: str,
+        batch_size: int | None = None,
+        first_alone: bool = False,
+        counts: bool = False,
+        draws_first: bool = False,
     ) -> None:
         self._sampler, self.told, self.batch_size, self.first_alone = sampler, told, batch_size, first_alone
-        self.counts = counts
+        self.counts, self._draws_first = counts, counts or draws_first
 
     @property
     def waits_for_first(self) -> bool:
@@ -63,7 +74,7 @@ class Way:
 
     def proposed(self, trial: optuna.Trial) -> BaseSampler:
         """What draws the parameters of a new trial. Called once for each, in the order of their numbers."""
-        if self.counts:  # now, in the order of numbers
+        if self._draws_first:  # now, in the order of numbers
             self._draw_related(trial, self._sampler)
         return self._sampler
 
@@ -95,7 +106,7 @@ class InBatches(Way):
         own = copy.deepcopy(self._sampler)
         _seed(own, self._roots, trial.number)
         self._draw_related(trial, own)
-        return own
+        return AsProposed(own, _as_they_are(trial.study))
 
 
 class InOneStream(Way):
@@ -193,6 +204,55 @@ def sampled_by(study: optuna.Study, sampler: BaseSampler) -> Iterator[None]:
         yield
     finally:
         study.sampler = before
+
+
+class AsProposed(BaseSampler):
+    """What a trial asks for while it runs is drawn as if all others still were where they were when it was proposed.
+
+    Those of its batch run meanwhile, and some samplers look at them.
+
+    Args:
+        own: The sampler of this trial.
+        trials: All trials of the study when it was proposed.
+    """
+
+    def __init__(self, own: BaseSampler, trials: list[optuna.trial.FrozenTrial]) -> None:
+        self._own, self._trials = own, trials
+
+    def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
+        """See Optuna."""
+        # Under Hyperband it is a view of the study that is made for this call.
+        view = copy.copy(study) if type(study) is optuna.Study else study
+        view._storage = _Then(study._storage, [trial if each.number == trial.number else each for each in self._trials])
+        return self._own.sample_independent(view, trial, param_name, param_distribution)
+
+    def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
+        """Not asked: they were drawn before."""
+        return self._own.infer_relative_search_space(study, trial)
+
+    def sample_relative(self, study: Any, trial: Any, search_space: Any) -> Any:
+        """Not asked: they were drawn before."""
+        return self._own.sample_relative(study, trial, search_space)
+
+
+def _as_they_are(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """All trials; those that run change later on, and are copied."""
+    found = study._storage.get_all_trials(study._study_id, deepcopy=False)
+    return [each if each.state.is_finished() else copy.deepcopy(each) for each in found]
+
+
+class _Then:
+    """A storage whose trials are as they were."""
+
+    def __init__(self, storage: Any, trials: list[optuna.trial.FrozenTrial]) -> None:
+        self._storage, self._trials = storage, trials
+
+    def get_all_trials(self, study_id: int, deepcopy: bool = True, states: Any = None) -> list[optuna.trial.FrozenTrial]:
+        found = [each for each in self._trials if states is None or each.state in states]
+        return copy.deepcopy(found) if deepcopy else found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
 
 
 # ---- the random numbers of a sampler -----------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import datetime
 import json
 import math
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,10 @@ from fourfold.runs.place import create_private
 from fourfold.runs.recording import Carriage, Recording, Subject
 from fourfold.runs.seal import CHECKPOINT
 from fourfold.workloads.tune import states
-from fourfold.workloads.tune.desk import Desk, End, Ended
-from fourfold.workloads.tune.proposing import Way
+from fourfold.workloads.tune.desk import Desk
+from fourfold.workloads.tune.opened import End, Ended
+from fourfold.workloads.tune.proposing import Drawn, Way
+from fourfold.workloads.tune.resumed import go_on
 
 KIND = "optimize"
 """Of a run of trials."""
@@ -73,6 +76,7 @@ class RecordedTrials:
         self.path = path
         self._recording = Recording(path, subject, Carriage(dump, dump_by_name, load, pickled, unpickled))
         self._recording.begin()
+        self._lock = threading.Lock()
         self._running, self._running_bytes = _opened(self._recording.folder / RUNNING), 0
         facts = self._recording.journal.facts()
         waiting = (each.number for each in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
@@ -98,22 +102,25 @@ class RecordedTrials:
         if n_trials is not None:
             self._recording.tell_total(max(0, n_trials - self._first))
         found: dict[int, Kept] = dict(self._recording.values_so_far())
-        if not found:
+        there = {each.number: each for each in desk.study.get_trials(deepcopy=False) if each.state != TrialState.WAITING}
+        last = max([*found, *there], default=-1)
+        if last < self._first or not found:
             return
         size = way.batch_size or 1
         n_whole = end = self._first
         while all(number in found for number in range(n_whole, n_whole + size)):
             n_whole += size
-        while end <= max(found):
+        while end <= last:
             end += size
-        for number in range(self._first, end if n_trials is None else min(end, n_trials)):
+        for number in range(self._first, end if n_trials is None else max(last + 1, min(end, n_trials))):
             kept = found.get(number)
             is_told = size == 1 or number < n_whole
             trial, ended = (None, None) if kept is None else (_trial_of(number, kept), _end_of(kept))
-            if trial is not None and ended is not None and is_told:
-                drawn = [(name, json_to_distribution(text)) for name, text in kept["drawn"]] if kept else []
-                way.past(number, "fixed_params" in trial.system_attrs, drawn)
-            desk.resume(number, trial, ended, is_told)
+            if number in there and there[number].state.is_finished():
+                _pass_by(way, desk.study, there[number], kept)
+            elif trial is not None and ended is not None and is_told:
+                way.past(number, "fixed_params" in trial.system_attrs, _drawn(kept))
+            go_on(desk, number, trial, ended, is_told)
             for key, value in (kept["study_attrs"] if kept is not None else {}).items():
                 desk.study._storage.set_study_system_attr(desk.study._study_id, key, value)
 
@@ -142,14 +149,27 @@ class RecordedTrials:
     def running(self, numbers: list[int]) -> None:
         """These trials run now: whoever looks at the run is told so. Called by whichever thread has begun or ended one."""
         data = json.dumps(numbers).encode()
-        with contextlib.suppress(OSError):  # no room: nobody needs it to go on
+        with self._lock, contextlib.suppress(OSError):  # no room, or all is over: nobody needs it to go on
             os.pwrite(self._running, data.ljust(self._running_bytes), 0)  # in one piece, over what was there
             self._running_bytes = len(data)
 
     def close(self, state: str) -> None:
         """The call has ended: "done", "failed" or "interrupted"."""
-        os.close(self._running)
+        with self._lock:
+            os.close(self._running)
+            self._running = -1
         self._recording.close(state)
+
+
+def _drawn(kept: Kept | None) -> Drawn:
+    return [(name, json_to_distribution(text)) for name, text in kept["drawn"]] if kept is not None else []
+
+
+def _pass_by(way: Way, study: optuna.Study, trial: FrozenTrial, kept: Kept | None) -> None:
+    """A trial that has ended in a study which outlived its driver, recorded or not: what it drew is drawn."""
+    way.past(trial.number, "fixed_params" in trial.system_attrs, _drawn(kept) or list(trial.distributions.items()))
+    if way.counts and kept is None:
+        way.proposed(optuna.Trial(study, trial._trial_id))
 
 
 def _opened(path: Path) -> int:

@@ -10,7 +10,7 @@ ERROR = "fourfold:error"
 ATTEMPTS = "fourfold:attempts"
 """System attribute of a trial: how often it was begun."""
 WAY = "fourfold:mode"
-"""System attribute of a study: how its trials were proposed."""
+"""User attribute of a study, since others cannot be looked at: how its trials were proposed."""
 
 OF_KIND = {
     "raised": FAILED,

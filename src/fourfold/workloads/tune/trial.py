@@ -25,12 +25,14 @@ class Job(NamedTuple):
         started: When it began first.
         directions: Of the study.
         study_name: Likewise.
+        attempts: How often it was begun, with this time.
     """
 
     number: int
     started: datetime.datetime | None
     directions: tuple[str, ...]
     study_name: str
+    attempts: int
 
 
 class Ask(Protocol):
@@ -71,22 +73,24 @@ class RunTrial:
         Raises:
             Exception: What the objective raises, but for TrialPruned.
         """
+        function = self._function()
         with self._line.opened(ticket) as ask:
             job = ask("job", ticket)
             if job is None:
                 return
             current.renew()  # the time that it has waited is not the trial's
             try:
-                end = self._ended(Trial(ask, job))
+                end = self._ended(function, Trial(ask, job))
             except BaseException:
-                ask("raised", ticket)
+                with contextlib.suppress(Exception):  # nobody listens any more: what was raised is told all the same
+                    ask("raised", job.number)
                 raise
-            ask("end", ticket, *end)
+            ask("end", job.number, *end)
 
-    def _ended(self, trial: "Trial") -> tuple[str, Any]:
+    def _ended(self, function: Callable[[Any], Any], trial: "Trial") -> tuple[str, Any]:
         try:
             with numbers_of(trial.number, self._seed):
-                value = self._function()(trial)
+                value = function(trial)
         except optuna.TrialPruned as pruned:
             return "pruned", str(pruned)
         return "value", plain(value)

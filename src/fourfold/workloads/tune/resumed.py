@@ -1,0 +1,73 @@
+"""Trials of an earlier call find their places at the desk again."""
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from fourfold.workloads.tune import states
+from fourfold.workloads.tune.desk import Desk
+from fourfold.workloads.tune.opened import End, Open
+
+
+def go_on(desk: Desk, number: int, kept: FrozenTrial | None, end: End | None, is_told: bool) -> None:
+    """Go on from a trial of an earlier call.
+
+    Args:
+        desk: Where it is served.
+        number: Of the trial.
+        kept: As it was; None when nobody knows: it begins again.
+        end: How it ended; None when it has not.
+        is_told: The study is told of it at once, and not with its batch.
+    """
+    there = desk.study.get_trials(deepcopy=False)
+    if desk.rungs is not None and kept is not None:
+        reports = {step: desk.sign * value for step, value in kept.intermediate_values.items()}
+        desk.rungs.recall(number, reports, waits=end is None)
+        if end is not None and end.state not in (states.COMPLETE, states.PRUNED):
+            desk.rungs.fail(number)
+    if number < len(there) and there[number].state.is_finished():  # the study has outlived its driver
+        return
+    if number == len(there) and kept is not None and end is not None and is_told:
+        desk.study.add_trial(kept)
+        desk.n_begun += 1
+        return
+    is_left = number < len(there) and there[number].state == TrialState.RUNNING
+    here = _running(desk, there[number]) if is_left else desk.begin()
+    if kept is not None:
+        _fill(desk, here, kept)
+    if not is_told:
+        desk.batch.append(number)
+    if end is not None:
+        here.end = end
+        if is_told:
+            desk.tell(number)
+    elif kept is not None and desk.rungs is not None:
+        here.is_paused = True
+    else:
+        desk.ready.append(number)
+
+
+def _running(desk: Desk, left: FrozenTrial) -> Open:
+    """A trial that a driver has left in a study which outlived it: it begins again, with what it had drawn."""
+    trial = optuna.Trial(desk.study, left._trial_id)
+    here = desk.open[left.number] = Open(trial, desk.way.proposed(trial))
+    here.reported_steps = set(left.intermediate_values)
+    here.attempts = int(left.system_attrs.get(states.ATTEMPTS, 0))
+    return here
+
+
+def _fill(desk: Desk, here: Open, kept: FrozenTrial) -> None:
+    storage, trial_id = desk.study._storage, here.trial._trial_id
+    has = storage.get_trial(trial_id)
+    for name, value in kept.params.items():
+        if name not in has.params:
+            distribution = kept.distributions[name]
+            storage.set_trial_param(trial_id, name, distribution.to_internal_repr(value), distribution)
+    for step, value in kept.intermediate_values.items():
+        if step not in has.intermediate_values:
+            storage.set_trial_intermediate_value(trial_id, step, value)
+    for key, value in kept.user_attrs.items():
+        storage.set_trial_user_attr(trial_id, key, value)
+    for key, value in kept.system_attrs.items():
+        storage.set_trial_system_attr(trial_id, key, value)
+    here.reported_steps = set(kept.intermediate_values)
+    here.attempts = int(kept.system_attrs.get(states.ATTEMPTS, 0))

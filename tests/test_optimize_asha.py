@@ -1,0 +1,138 @@
+"""Trials that wait and go on: `ff.optimize` under `ff.ASHA`."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+import fourfold as ff
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+STEPS = 9
+
+
+def curve(trial: Any, step: int) -> float:
+    """What is learned, the better the nearer x is to 1; 0.3 of it at the first step, and more at each."""
+    x: float = trial.suggest_float("x", 0, 1)
+    return x * (1 - 0.7 * 0.6**step)
+
+
+def learned(trial: Any) -> float:
+    """Goes on where it has stopped, and says at which steps it was anew."""
+    state = trial.restore({"step": 0, "starts": []})
+    state["starts"].append(state["step"])
+    for step in range(state["step"], STEPS):
+        trial.report(curve(trial, step), step)
+        trial.checkpoint({**state, "step": step + 1})
+        if trial.should_prune():
+            raise optuna.TrialPruned
+    trial.set_user_attr("starts", state["starts"])
+    return curve(trial, STEPS)
+
+
+def without_checkpoints(trial: Any) -> float:
+    for step in range(STEPS):
+        trial.report(curve(trial, step), step)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+    return curve(trial, STEPS)
+
+
+def searched(objective: Callable[[Any], float] = learned, n_trials: int = 27, **options: Any) -> optuna.Study:
+    sampler = optuna.samplers.RandomSampler(3)
+    return ff.optimize(
+        objective, n_trials=n_trials, direction="maximize", sampler=sampler, pruner=ff.ASHA(1, STEPS), **options
+    )
+
+
+def n_steps(study: optuna.Study) -> int:
+    return sum(len(trial.intermediate_values) for trial in study.trials)
+
+
+@pytest.mark.parametrize("options", [{"engine": "serial"}, {"engine": "threads", "workers": 2}, {"workers": 2}])
+def test_trials_that_wait_go_on_from_their_checkpoints_and_the_best_one_comes_to_the_end(options: dict[str, Any]) -> None:
+    study = searched(**options)
+    states = [trial.state.name for trial in study.trials]
+    assert set(states) == {"COMPLETE", "PRUNED"}
+    assert len(states) == 27
+    assert study.best_params["x"] == max(trial.params["x"] for trial in study.trials)
+    assert n_steps(study) < 27 * STEPS / 2
+    starts = [trial.user_attrs["starts"] for trial in study.trials if "starts" in trial.user_attrs]
+    assert any(len(each) > 1 and each == sorted(each) for each in starts)  # one has waited, and did no step twice
+    assert all(trial.value == pytest.approx(curve_of(trial)) for trial in study.trials if trial.state.name == "PRUNED")
+
+
+def curve_of(trial: optuna.trial.FrozenTrial) -> float:
+    assert trial.last_step is not None
+    return float(trial.params["x"]) * (1 - 0.7 * 0.6**trial.last_step)
+
+
+def test_with_one_worker_the_same_trials_go_on_every_time() -> None:
+    tables = [
+        [(trial.params, trial.value, trial.state) for trial in searched(workers=workers, engine=engine).trials]
+        for workers, engine in ((1, "serial"), (1, "processes"))
+    ]
+    assert tables[0] == tables[1]
+
+
+def test_without_checkpoints_trials_stop_for_good_and_it_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    study = searched(without_checkpoints, engine="serial")
+    assert n_steps(study) < 27 * STEPS / 2
+    assert len([line for line in caplog.messages if "trial.checkpoint" in line]) == 1
+
+
+def test_a_sampler_that_learns_is_asked_whenever_a_worker_is_free() -> None:
+    study = ff.optimize(
+        learned,
+        n_trials=20,
+        direction="maximize",
+        sampler=optuna.samplers.TPESampler(seed=1),
+        pruner=ff.Hyperband(1, STEPS),
+        workers=2,
+    )
+    assert len(study.trials) == 20
+    assert not [trial for trial in study.trials if trial.state.name not in ("COMPLETE", "PRUNED")]
+
+
+KILLED = """
+import os, signal, sys
+from tests_of_asha import searched
+import optuna
+
+class Counted:
+    n = 0
+
+def after(study, trial):
+    Counted.n += 1
+    if Counted.n == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+searched(workers=1, engine="serial", run=sys.argv[1], callbacks=[after])
+"""
+
+
+def test_a_killed_driver_finds_the_trials_that_wait_and_their_checkpoints(tmp_path: Path) -> None:
+    (tmp_path / "tests_of_asha.py").write_text(Path(__file__).read_text())
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "run")], env={**os.environ, "PYTHONPATH": path}, capture_output=True
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    script = "import sys; from tests_of_asha import *; s = searched(workers=1, engine='serial', run=sys.argv[1]); "
+    script += "print([t.state.name for t in s.trials].count('COMPLETE'), n_steps(s), s.best_params['x'])"
+    again = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "run")], env={**os.environ, "PYTHONPATH": path}, capture_output=True
+    )
+    assert again.returncode == 0, again.stderr.decode()
+    n_complete, steps, x = again.stdout.split()
+    whole = searched(workers=1, engine="serial")
+    assert float(x) == whole.best_params["x"]
+    assert int(n_complete) >= 1
+    assert int(steps) < 27 * STEPS / 2
