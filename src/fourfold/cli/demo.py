@@ -109,8 +109,9 @@ def print_tuned(done: Tuned) -> None:
         board.add(told_of(trial))
     crew = "1 worker" if report.workers == 1 else f"{report.workers} workers"
     ratio = f"{done.theirs_s / done.ours_s:.2f} x as fast: {crew} ({report.engine}), start included"
-    if done.n_before:
-        ratio = f"no ratio: {done.n_before} of {len(done.study.trials)} trials were recorded before"
+    n_trials = len(done.study.trials)
+    if report.n_items < n_trials:
+        ratio = f"no ratio: {n_trials - report.n_items} of {n_trials} trials were recorded before"
     print_line("Optuna", f"{done.theirs_s:.2f} s, one trial after the other")
     print_line("fourfold", f"{done.ours_s:.2f} s, {ratio}")
     same = f"AUCs differ by {done.difference:.1g} at most" if done.difference else "equal, bit for bit"

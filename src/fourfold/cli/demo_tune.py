@@ -7,7 +7,8 @@ features/ ──sample of those to learn from──┬─ half: each trial fits 
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,6 @@ class Tuned:
         theirs_s, ours_s: Seconds of Optuna and of fourfold.
         difference: By how much the AUC of a trial differs at most between the two.
         study: The one of fourfold; its trial 0 is the pipeline as it is without a search.
-        n_before: Trials that were recorded before.
     """
 
     n_learned: int
@@ -44,7 +44,6 @@ class Tuned:
     ours_s: float
     difference: float
     study: optuna.Study
-    n_before: int
 
     @property
     def settings(self) -> Settings:
@@ -93,35 +92,33 @@ def tune(train: Dataset, options: dict[str, Any]) -> Tuned:
     columns = [*FEATURES, *CATEGORIES, TARGET]
     halves = train.select(columns).sample(SHARE, seed=1).split(0.5, seed=2)
     learned, judged = (half.to_pandas(engine="serial") for half in halves)
-    objective, theirs, ours = Objective(learned, judged), _study(), _study()
-    n_before = _recorded(options.get("run"))
-    _, theirs_s = timed(lambda: theirs.optimize(objective, N_TRIALS))
-    _, ours_s = timed(lambda: optimize(objective, n_trials=N_TRIALS, study=ours, **options))
-    return Tuned(len(learned), len(judged), theirs_s, ours_s, differ(theirs, ours), ours, n_before)
+    with without_log():
+        objective, theirs, ours = Objective(learned, judged), _study(), _study()
+        _, theirs_s = timed(lambda: theirs.optimize(objective, N_TRIALS))
+        _, ours_s = timed(lambda: optimize(objective, n_trials=N_TRIALS, study=ours, **options))
+    return Tuned(len(learned), len(judged), theirs_s, ours_s, differ(theirs, ours), ours)
 
 
 def _study() -> optuna.Study:
     """A random search, which draws the same in both ways, and begins with what one would write without it."""
     import optuna
 
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(0))
-    finally:
-        optuna.logging.set_verbosity(verbosity)
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(0))
     study.enqueue_trial(UNTUNED._asdict())
     return study
 
 
-def _recorded(run: str | None) -> int:
-    """How many trials a run has already."""
-    from pathlib import Path
+@contextmanager
+def without_log() -> Iterator[None]:
+    """A block in which Optuna says nothing of each trial: the best are printed."""
+    import optuna
 
-    from fourfold.runs.place import JOURNAL
-    from fourfold.workloads.tune.told import trials_of
-
-    return len(trials_of(Path(run)).trials) if run is not None and os.path.exists(os.path.join(run, JOURNAL)) else 0
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)
 
 
 def differ(theirs: optuna.Study, ours: optuna.Study) -> float:

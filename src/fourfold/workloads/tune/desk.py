@@ -234,7 +234,6 @@ class Desk:
                 self.rungs.pause(number)
             self.way.ended(number)  # it has drawn what others wait for
             self._note(here)
-            self.watch(self.running)
             self.changed.notify_all()
 
     def ended(self, number: int, end: End) -> None:
@@ -250,7 +249,6 @@ class Desk:
             self.checkpoints.drop(number)
             self.n_ended += 1
             self._note(here)
-            self.watch(self.running)
             if number not in self.batch:
                 self.tell(number)
             elif all(self.open[each].end is not None for each in self.batch):
@@ -308,11 +306,6 @@ class Desk:
             self._told.clear()
             return found
 
-    @property
-    def running(self) -> list[int]:
-        """The numbers of trials that workers have now."""
-        return [n for n, each in self.open.items() if each.ticket is not None and each.end is None and not each.is_paused]
-
     def newly_ended(self) -> list[Ended]:
         """What has ended or paused since the last time, told or not."""
         with self._lock:
@@ -320,7 +313,13 @@ class Desk:
             self._ended.clear()
             return found
 
+    @property
+    def running(self) -> list[int]:
+        """The numbers of trials that workers have now."""
+        return [n for n, each in self.open.items() if each.ticket is not None and each.end is None and not each.is_paused]
+
     def _note(self, here: Open) -> None:
+        self.watch(self.running)
         self._ended.append(Ended(self.study._storage.get_trial(here.trial._trial_id), here.end, here.study_attrs))
 
     def close(self, is_done: bool = False) -> None:

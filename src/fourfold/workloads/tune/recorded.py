@@ -9,6 +9,7 @@ import datetime
 import json
 import math
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ class RecordedTrials:
         self.path, self._study = path, study
         self._recording = Recording(path, subject, Carriage(dump, dump_by_name, load, pickled, unpickled))
         self._recording.begin()
+        self._lock = threading.Lock()
         self._running, self._running_bytes = _opened(self._recording.folder / RUNNING), 0
         facts = self._recording.journal.facts()
         waiting = (each.number for each in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
@@ -147,13 +149,15 @@ class RecordedTrials:
     def running(self, numbers: list[int]) -> None:
         """These trials run now: whoever looks at the run is told so. Called by whichever thread has begun or ended one."""
         data = json.dumps(numbers).encode()
-        with contextlib.suppress(OSError):  # no room: nobody needs it to go on
+        with self._lock, contextlib.suppress(OSError):  # no room, or all is over: nobody needs it to go on
             os.pwrite(self._running, data.ljust(self._running_bytes), 0)  # in one piece, over what was there
             self._running_bytes = len(data)
 
     def close(self, state: str) -> None:
         """The call has ended: "done", "failed" or "interrupted"."""
-        os.close(self._running)
+        with self._lock:
+            os.close(self._running)
+            self._running = -1
         self._recording.close(state)
 
 
