@@ -7,11 +7,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from fourfold.data import staying
+from fourfold.data.frame_kinds import OnSpark
 from fourfold.data.staying import Invitation, Members, MembersLost, serve
 
 PATIENCE_S = 20.0
@@ -185,3 +187,17 @@ def test_a_machine_that_says_nothing_is_noticed_on_both_sides_and_also_by_who_wa
         members.share([0], always)
         members.close()
     assert sorted(seen) == [[False, 1, 0], [True, 1, 40_000]]
+
+
+@pytest.mark.parametrize(
+    "name", ["spark.network.crypto.enabled", "spark.authenticate.enableSaslEncryption", "spark.speculation"]
+)
+@pytest.mark.parametrize("value", ["true", "True"])  # as Spark takes both
+def test_no_tasks_of_spark_stay_where_it_encrypts_what_it_sends_or_starts_tasks_twice(name: str, value: str) -> None:
+    begun: list[Any] = []
+    context = SimpleNamespace(
+        getConf=lambda: {name: value}, parallelize=lambda *given: begun.append(given), defaultParallelism=1
+    )
+    frame: Any = SimpleNamespace(sparkSession=SimpleNamespace(sparkContext=context))
+    assert OnSpark().members(frame, 1) is None
+    assert not begun
