@@ -7,11 +7,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from fourfold.data import staying
+from fourfold.data.frame_kinds import OnSpark
 from fourfold.data.staying import Invitation, Members, MembersLost, serve
 
 PATIENCE_S = 20.0
@@ -131,3 +133,71 @@ def test_where_the_job_has_ended_nobody_is_waited_for() -> None:
 
     with pytest.raises(MembersLost, match="none has come"):
         Members(fails, 2, "127.0.0.1", "127.0.0.1")
+
+
+def test_members_end_though_a_child_of_this_process_has_inherited_their_lines() -> None:
+    members = invited(serve, serve)
+    inherited = [line.dup() for line in members._lines]  # what a fork leaves in the child
+    try:
+        members.close()
+        assert not members._job.is_alive(), "they would hold their slots as long as the child lives"
+    finally:
+        for line in inherited:
+            line.close()
+
+
+def test_who_sends_byte_by_byte_has_no_more_time_than_others_to_prove_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staying, "PROOF_S", 0.2)
+    here, there = socket.socketpair()
+    ended, told = threading.Event(), []
+
+    def trickle() -> None:
+        for byte in (32).to_bytes(8, "little") + bytes(32):
+            there.sendall(bytes([byte]))
+            if ended.wait(0.1):
+                return
+
+    def asks() -> None:
+        told.append(staying._has_key(here, b"key", first=True))
+        ended.set()
+
+    threads = [threading.Thread(target=each) for each in (trickle, asks)]
+    with here, there:
+        for each in threads:
+            each.start()
+        assert ended.wait(2.0)
+        for each in threads:
+            each.join(PATIENCE_S)
+    assert told == [False]
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="a setting of Linux")
+def test_a_machine_that_says_nothing_is_noticed_on_both_sides_and_also_by_who_waits_for_it_to_take_a_question() -> None:
+    seen = []
+
+    def noticing(line: socket.socket, asks: bool) -> None:
+        notice(line, asks)
+        seen.append([asks, *(line.getsockopt(*each) for each in options)])
+
+    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE), (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)]
+    notice = staying._notice_silence
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(staying, "_notice_silence", noticing)
+        members = invited(serve)
+        members.share([0], always)
+        members.close()
+    assert sorted(seen) == [[False, 1, 0], [True, 1, 40_000]]
+
+
+@pytest.mark.parametrize(
+    "name", ["spark.network.crypto.enabled", "spark.authenticate.enableSaslEncryption", "spark.speculation"]
+)
+@pytest.mark.parametrize("value", ["true", "True"])  # as Spark takes both
+def test_no_tasks_of_spark_stay_where_it_encrypts_what_it_sends_or_starts_tasks_twice(name: str, value: str) -> None:
+    begun: list[Any] = []
+    context = SimpleNamespace(
+        getConf=lambda: {name: value}, parallelize=lambda *given: begun.append(given), defaultParallelism=1
+    )
+    frame: Any = SimpleNamespace(sparkSession=SimpleNamespace(sparkContext=context))
+    assert OnSpark().members(frame, 1) is None
+    assert not begun

@@ -65,7 +65,7 @@ class OnSpark:
             return None
         context = frame.sparkSession.sparkContext
         told = context.getConf().get
-        if any(told(name) == "true" for name in NOT_WITH_MEMBERS):
+        if any((told(name) or "").lower() == "true" for name in NOT_WITH_MEMBERS):
             return None
 
         def start(invitation: Invitation, n_members: int) -> None:
@@ -82,7 +82,12 @@ class OnSpark:
         return _parts_of(numbers.mapInArrow(_knowing(known), PARTS).toArrow())
 
 
-NOT_WITH_MEMBERS = ("spark.network.crypto.enabled", "spark.ssl.rpc.enabled", "spark.speculation")
+NOT_WITH_MEMBERS = (
+    "spark.authenticate.enableSaslEncryption",
+    "spark.network.crypto.enabled",
+    "spark.speculation",
+    "spark.ssl.rpc.enabled",
+)
 """Settings with which no tasks stay: their lines are not encrypted; and Spark would start one once more that takes long, and
 end it when the other one has found that nobody waits for it."""
 

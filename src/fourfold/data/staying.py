@@ -31,7 +31,8 @@ CLOSE_S = 5.0
 """Seconds that the job has to end, before it is left to the cluster: members may be in the middle of an answer."""
 
 SILENT_S, PROBES = 10, 3
-"""Seconds of silence after which it is asked whether a machine is there, and how often."""
+"""Seconds of silence after which it is asked whether a machine is there, and how often. For as long as all that takes, a
+question may wait until a machine says that it has it: by default that would be a quarter of an hour."""
 
 Question = Callable[[int], bytes]
 
@@ -82,7 +83,7 @@ class Members:
             with contextlib.suppress(TimeoutError):
                 line, _ = server.accept()
                 if _has_key(line, key, first=True):
-                    _notice_silence(line)
+                    _notice_silence(line, asks=True)
                     until = time.monotonic() + OTHERS_S if not self._lines else until
                     self._lines.append(line)
                 else:
@@ -133,6 +134,8 @@ class Members:
         """They end, and the job with them; where none has come, it ends when its tasks find that nobody waits."""
         lines, self._lines = self._lines, []
         for line in lines:
+            with contextlib.suppress(OSError):  # it has ended already
+                line.shutdown(socket.SHUT_RDWR)  # a child of this process may have inherited it, and closes nothing
             line.close()
         if lines:
             self._job.join(CLOSE_S)
@@ -146,6 +149,7 @@ def serve(invitation: Invitation) -> None:
         return
     with line, contextlib.suppress(OSError, EOFError):
         if _has_key(line, invitation.key, first=False):
+            _notice_silence(line, asks=False)
             while True:
                 packed, numbers = pickle.loads(_received(line))
                 _send(line, pickle.dumps(_answers(packed, numbers)))
@@ -170,25 +174,33 @@ def _quietly(start: Callable[[Invitation, int], Any], invitation: Invitation, n_
 
 def _has_key(line: socket.socket, key: bytes, first: bool) -> bool:
     """Whether who is at the other end has the key, which is told to nobody; and let them know the same of us."""
-    line.settimeout(PROOF_S)
+    until = time.monotonic() + PROOF_S
     mine, side = secrets.token_bytes(32), (b"here", b"member")
     try:
+        line.settimeout(PROOF_S)
         _send(line, mine)
-        theirs = _received(line, most=32)
+        theirs = _received(line, most=32, until=until)
         _send(line, hmac.digest(key, side[not first] + theirs, "sha256"))
-        is_right = hmac.compare_digest(_received(line, most=32), hmac.digest(key, side[first] + mine, "sha256"))
+        is_right = hmac.compare_digest(_received(line, most=32, until=until), hmac.digest(key, side[first] + mine, "sha256"))
     except (OSError, EOFError):
         return False
     line.settimeout(None)
     return is_right
 
 
-def _notice_silence(line: socket.socket) -> None:
-    """A machine that has lost its power says nothing: the kernel asks for it."""
+def _notice_silence(line: socket.socket, asks: bool) -> None:
+    """A machine that has lost its power says nothing: the kernel asks for it.
+
+    Args:
+        line: To the other one.
+        asks: This is who asks. An answer may have to wait, while others are read, but a member takes each question at once.
+    """
     line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", SILENT_S), ("TCP_KEEPINTVL", SILENT_S), ("TCP_KEEPCNT", PROBES)):
         if hasattr(socket, name):
             line.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    if asks and hasattr(socket, "TCP_USER_TIMEOUT"):
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENT_S * (1 + PROBES) * 1000)
     line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
@@ -196,16 +208,18 @@ def _send(line: socket.socket, data: bytes) -> None:
     line.sendall(len(data).to_bytes(8, "little") + data)
 
 
-def _received(line: socket.socket, most: int | None = None) -> bytes:
-    size = int.from_bytes(_exactly(line, 8), "little")
+def _received(line: socket.socket, most: int | None = None, until: float | None = None) -> bytes:
+    size = int.from_bytes(_exactly(line, 8, until), "little")
     if most is not None and size > most:
         raise EOFError("that is no member")
-    return _exactly(line, size)
+    return _exactly(line, size, until)
 
 
-def _exactly(line: socket.socket, size: int) -> bytes:
+def _exactly(line: socket.socket, size: int, until: float | None) -> bytes:
     data = bytearray()
     while len(data) < size:
+        if until is not None:
+            line.settimeout(max(until - time.monotonic(), 0.001))
         part = line.recv(min(size - len(data), 1 << 20))
         if not part:
             raise EOFError("the line has ended")
