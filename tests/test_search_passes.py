@@ -1,5 +1,6 @@
 """Learners with `partial_fit` under a pruner: few passes for all, more for the best, which go on from what they have learned."""
 
+import time
 import warnings
 from typing import Any
 
@@ -47,8 +48,8 @@ class Counts(ClassifierMixin, BaseEstimator):
 
 
 def climbed(rates: list[float], pruner: Any = None, **options: Any) -> Any:
-    given = {"method": "grid", "cv": 2, "pruner": pruner or ff.ASHA(1, 9, 3), **options}
-    return ff.SearchCV(options.pop("estimator", Counts()), {"rate": rates}, **given).fit(X, y)
+    given = {"estimator": Counts(), "method": "grid", "cv": 2, "pruner": pruner or ff.ASHA(1, 9, 3), **options}
+    return ff.SearchCV(space={"rate": rates}, **given).fit(X, y)
 
 
 def test_the_best_third_goes_on_at_each_rung_from_what_it_has_learned() -> None:
@@ -61,6 +62,23 @@ def test_the_best_third_goes_on_at_each_rung_from_what_it_has_learned() -> None:
     assert (search.best_index_, search.best_params_) == (12, {"rate": 8.0})
     assert search.best_estimator_.n_passes_ == 9
     assert search.best_estimator_.classes_.tolist() == [0, 1]
+
+
+class Slow(Counts):
+    """A pass takes a moment."""
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None) -> "Slow":
+        """Busy for 10 ms."""
+        end = time.perf_counter() + 0.01
+        while time.perf_counter() < end:
+            pass
+        super().partial_fit(X, y, classes)
+        return self
+
+
+def test_the_time_of_a_fit_counts_all_passes_that_a_candidate_has_had() -> None:
+    table = climbed([1.0, 2.0, 3.0], estimator=Slow()).cv_results_
+    assert (table["mean_fit_time"] >= 0.01 * table["n_resources"]).all()
 
 
 def test_who_is_best_is_asked_of_those_with_the_most_passes() -> None:
