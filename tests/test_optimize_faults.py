@@ -196,6 +196,18 @@ def test_of_200_trials_with_a_worker_killed_at_every_20th_all_end(tmp_path: Path
     assert [each.value for each in found.trials] == [each.value for each in plain.trials]
 
 
+def test_a_worker_that_is_killed_when_its_trial_has_ended_takes_no_trial_along(tmp_path: Path) -> None:
+    def fn(trial: Any) -> float:
+        if trial.number % 3 == 1 and turns_up_once(tmp_path / str(trial.number)):
+            threading.Timer(0.001 * trial.number, die, [None]).start()
+        return trial.suggest_float("x", 0, 1)
+
+    found = ff.optimize(fn, n_trials=20, sampler=RandomSampler(0), workers=2)
+    assert states_of(found) == [states.COMPLETE] * 20
+    plain = ff.optimize(lambda t: t.suggest_float("x", 0, 1), n_trials=20, sampler=RandomSampler(0), engine="serial")
+    assert [each.value for each in found.trials] == [each.value for each in plain.trials]
+
+
 @pytest.mark.slow
 def test_a_worker_that_waits_for_a_trial_does_not_use_up_its_time(tmp_path: Path) -> None:
     """The other one of its batch runs twice, together longer than each trial may."""

@@ -113,6 +113,8 @@ class Answers:
 
     def checkpoint(self, number: int, data: bytes) -> None:
         """Keep what it wants to go on with."""
+        with self._desk.changed:
+            self._of(number)
         self._desk.checkpoints.put(number, data)
 
     def restore(self, number: int) -> bytes | None:
