@@ -162,6 +162,8 @@ class _Optimizing:
             stack.callback(line.close)
             try:
                 self._go_through(desk, line, record)
+                while desk.may_have_more:  # the last ticket died when its trial was handed to it: somebody else is to run that
+                    self._go_through(desk, line, record)
                 state = "done"
             except KeyboardInterrupt:
                 state = "interrupted"
@@ -183,7 +185,8 @@ class _Optimizing:
     def _desk(self, checkpoints: Checkpoints, record: RecordedTrials | None) -> Desk:
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
         first = len(self._study.get_trials(deepcopy=False)) if record is None else record.first
-        desk = Desk(self._study, self._way, self._n_trials, deadline, checkpoints, first, self._wait_s())
+        retries = self._settings.retries
+        desk = Desk(self._study, self._way, self._n_trials, deadline, checkpoints, first, self._wait_s(), retries)
         if record is not None:
             record.bring_back(desk, self._way, self._n_trials)
         return desk
@@ -198,8 +201,11 @@ class _Optimizing:
 
     def _go_through(self, desk: Desk, line: Here, record: RecordedTrials | None) -> None:
         settings = self._settings
-        fn = RunTrial(self._objective, settings.init, settings.seed, line)
-        inner = Settings(**{**vars(settings), "init": (), "seed": None, "run": None, "on_error": "collect", "chunk": 1})
+        retry_on = settings.retry_on if isinstance(settings.retry_on, tuple) else (settings.retry_on,)
+        fn = RunTrial(self._objective, settings.init, settings.seed, line, retry_on if settings.retries else ())
+        inner = Settings(
+            **{**vars(settings), "init": (), "seed": None, "run": None, "on_error": "collect", "chunk": 1, "retries": 0}
+        )
         call = Call(fn, _tickets(desk), inner, bounded=True, name=self._name)
         try:
             with closing(call.segments()) as segments:
@@ -245,7 +251,13 @@ def _of_trials(report: Report, desk: Desk) -> Report:
     if report.elapsed_s:
         before, after = (f"{each / report.elapsed_s:.2f} times as fast as its " for each in (report.busy_s, busy_s))
         verdict = verdict.replace(f"{before}items", f"{after}trials")
-    told = {"verdict": verdict, "n_items": desk.n_ended, "n_failures": len(desk.failures), "busy_s": busy_s}
+    told = {
+        "verdict": verdict,
+        "n_items": desk.n_ended,
+        "n_failures": len(desk.failures),
+        "busy_s": busy_s,
+        "n_retries": desk.n_retries,
+    }
     return Report(**{**vars(report), **told})
 
 
