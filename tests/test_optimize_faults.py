@@ -12,6 +12,7 @@ from typing import Any
 
 import optuna
 import pytest
+import trials
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
 import fourfold as ff
@@ -19,13 +20,7 @@ from fourfold.errors import ItemTimeout, WorkerLost
 from fourfold.records import Failure
 from fourfold.workloads.tune import states
 
-
-@pytest.fixture(autouse=True, scope="module")
-def quiet() -> Any:
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    yield
-    optuna.logging.set_verbosity(before)
+quiet = trials.quiet
 
 
 def states_of(study: optuna.Study) -> list[str]:
