@@ -8,6 +8,7 @@ from typing import Any
 
 import optuna
 import pytest
+import trials
 from optuna.samplers import QMCSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 from running import run_script, started
@@ -63,12 +64,7 @@ SCRIPT = """
 """
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quiet() -> Any:
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    yield
-    optuna.logging.set_verbosity(before)
+quiet = trials.quiet
 
 
 def kill_and_go_on(folder: Path, storage: str, kind: str, n_trials: int, kill_at: int) -> tuple[list[Any], list[Any], int]:

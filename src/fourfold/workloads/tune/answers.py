@@ -17,7 +17,7 @@ SUGGESTIONS = frozenset({"suggest_float", "suggest_int", "suggest_categorical"})
 OF_TRIAL = frozenset({"params", "distributions", "user_attrs", "constraints"})
 REQUESTS = frozenset(
     {
-        *("job", "end", "raised", "suggest", "report", "should_prune", "checkpoint", "restore"),
+        *("job", "end", "raised", "again", "suggest", "report", "should_prune", "checkpoint", "restore"),
         *("set_user_attr", "set_system_attr", "system_attrs", "set_constraint", "get", "study"),
     }
 )
@@ -72,6 +72,12 @@ class Answers:
             if here is not None:
                 here.ticket = None
 
+    def again(self, number: int) -> bool:
+        """Whether a trial that has raised what may be tried again is."""
+        with self._desk.changed:
+            self._of(number)
+            return self._desk.again(number)
+
     def suggest(self, number: int, how: str, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """A value for a parameter."""
         if how not in SUGGESTIONS:
@@ -115,6 +121,8 @@ class Answers:
 
     def checkpoint(self, number: int, data: bytes) -> None:
         """Keep what it wants to go on with."""
+        with self._desk.changed:
+            self._of(number)
         self._desk.checkpoints.put(number, data)
 
     def restore(self, number: int) -> bytes | None:
