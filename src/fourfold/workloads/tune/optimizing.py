@@ -102,7 +102,7 @@ def optimize(
         ...     return (trial.suggest_float("x", -10, 10) - 2) ** 2
         >>> study = ff.optimize(objective, n_trials=20, sampler=optuna.samplers.RandomSampler(0), workers=2)
         >>> len(study.trials), round(study.best_value, 3)
-        (20, 0.053)
+        (20, 0.003)
     """
     settings = _settings(options, trial_timeout)
     if not callable(objective):
