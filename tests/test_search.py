@@ -4,18 +4,20 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import joblib
 import numpy as np
 import pytest
 from scipy import sparse
 from scipy.stats import loguniform, randint, uniform
 from sklearn import config_context
+from sklearn.base import clone
 from sklearn.cluster import KMeans
 from sklearn.datasets import make_classification, make_regression
 from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.feature_selection import SelectKBest
-from sklearn.linear_model import Ridge
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import accuracy_score, make_scorer
 from sklearn.model_selection import GridSearchCV, GroupKFold, HalvingRandomSearchCV, KFold, RandomizedSearchCV, StratifiedKFold
 from sklearn.naive_bayes import GaussianNB
@@ -28,6 +30,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from threadpoolctl import threadpool_limits
 
 import fourfold as ff
+from fourfold.machine import cores
+from fourfold.workloads.tune.search.asked import jobs_of, options_of
 
 X, y = make_classification(80, 6, random_state=0)
 XR, yr = make_regression(90, 5, noise=20, random_state=0)
@@ -304,7 +308,7 @@ DIFFERENT = {"check_supervised_y_2d": "nobody warns of it: scikit-learn's own se
 @pytest.mark.filterwarnings("ignore")  # what checks do may warn
 @parametrize_with_checks(
     [
-        ff.SearchCV(DecisionTreeClassifier(), {"max_depth": [1, 2]}, method="grid", cv=2, error_score="raise"),
+        ff.SearchCV(LogisticRegression(), {"C": [0.1, 1.0]}, method="grid", cv=2, error_score="raise"),
         ff.SearchCV(Ridge(), {"alpha": [0.1, 1.0]}, n_trials=2, cv=2, error_score="raise", random_state=0),
     ],
     expected_failed_checks=lambda search: DIFFERENT if isinstance(search.estimator, Ridge) else {},
@@ -318,3 +322,31 @@ def test_it_can_be_searched_over_itself() -> None:
     outer = ff.SearchCV(inner, {"cv": [StratifiedKFold(2), StratifiedKFold(3)]}, method="grid", cv=2, n_jobs=2).fit(X, y)
     assert len(outer.cv_results_["params"]) == 2
     assert outer.best_estimator_.best_params_["max_depth"] in (1, 2)
+
+
+def test_it_says_nothing_unless_it_is_asked_to(capsys: pytest.CaptureFixture[str]) -> None:
+    space = {"max_depth": [1, 2]}
+    search = ff.SearchCV(DecisionTreeClassifier(random_state=0), space, method="grid", cv=2)
+    assert options_of(search)["progress"] is False
+    search.fit(X, y)
+    assert capsys.readouterr() == ("", "")
+    search.set_params(verbose=1).fit(X, y)
+    assert "progress" not in options_of(search)  # a bar on a terminal
+    assert capsys.readouterr().out == "Fitting 2 folds for each of 2 candidates, totalling 4 fits\n"
+    search.set_params(verbose=3).fit(X, y)
+    assert capsys.readouterr().out.count("[CV 1/2] END") == 2
+
+
+def test_a_block_and_the_environment_say_where_fits_run_unless_the_search_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    search = ff.SearchCV(GaussianNB(), {"var_smoothing": [1.0]}, method="grid")
+    assert (options_of(search)["engine"], options_of(search)["workers"]) == ("serial", 1)
+    two = clone(search).set_params(n_jobs=2)
+    assert (options_of(two)["engine"], options_of(two)["workers"]) == ("processes", 2)
+    monkeypatch.setenv("FOURFOLD_ENGINE", "threads")
+    assert (options_of(search)["engine"], options_of(search).get("workers")) == ("threads", None)
+    with ff.using(engine="serial"):
+        assert options_of(two)["engine"] == "serial"
+    assert options_of(search.set_params(engine="processes"))["engine"] == "processes"
+    with joblib.parallel_config(n_jobs=3):
+        assert jobs_of(None) == 3
+    assert jobs_of(-1) == cores().n_cores

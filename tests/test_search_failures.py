@@ -84,6 +84,7 @@ def test_sys_exit_in_a_fit_is_a_row() -> None:
     assert search.cv_results_["mean_test_score"].tolist() == [0.5, -1.0]
 
 
+@pytest.mark.slow
 def test_a_fit_that_takes_too_long_is_a_row_and_only_that() -> None:
     search = searched(Does(), {"what": ["", "hang"]}, timeout=1.0)
     assert np.isnan(search.cv_results_["mean_test_score"]).tolist() == [False, True]
@@ -142,6 +143,7 @@ def fits(folder: Path) -> list[str]:
     return path.read_text().split() if path.exists() else []
 
 
+@pytest.mark.slow
 def test_a_search_whose_process_was_killed_does_only_the_rest(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "wait")
     with started(SEARCH, str(tmp_path), folder=tmp_path) as script:

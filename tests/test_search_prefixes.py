@@ -1,5 +1,6 @@
 """The first steps of a pipeline are fitted once per fold for all candidates that have them alike, and only then."""
 
+import time
 from typing import Any
 
 import numpy as np
@@ -123,6 +124,22 @@ def test_a_shared_step_costs_each_candidate_its_time() -> None:
     assert again.tolist() == rows.tolist()
 
 
+class Slow(Step):
+    """Its fit takes a moment."""
+
+    def fit(self, X: Any, y: Any = None) -> "Slow":
+        """Busy for 20 ms."""
+        end = time.perf_counter() + 0.02
+        while time.perf_counter() < end:
+            pass
+        return self
+
+
+def test_the_table_has_the_time_of_a_fit_as_if_it_had_been_alone() -> None:
+    search = ff.SearchCV(pipeline(Slow()), SMOOTHING, method="grid", cv=2, refit=False).fit(X, y)
+    assert (search.cv_results_["mean_fit_time"] >= 0.02).all()
+
+
 def test_another_fold_finds_nothing_of_the_one_before() -> None:
     shared = Shared()
     shared.of(0, ("a",)).cache(_fit_slowly)(StandardScaler(), np.ones((2, 1)))
@@ -147,3 +164,32 @@ def test_a_pipeline_with_a_memory_uses_that(tmp_path: Any) -> None:
     own = pipeline(StandardScaler(), memory=str(tmp_path))
     ff.SearchCV(own, SMOOTHING, method="grid", cv=2).fit(X, y)
     assert [*tmp_path.glob("joblib/**/output.pkl")]
+
+
+# ---- the order of fits ---------------------------------------------------------------------------------------------------
+
+
+class Sized(GaussianNB):
+    """Says how large it is when it is fitted."""
+
+    def __init__(self, n_estimators: int = 1, var_smoothing: float = 1e-9) -> None:
+        super().__init__(var_smoothing=var_smoothing)
+        self.n_estimators = n_estimators
+
+    def fit(self, X: Any, y: Any) -> "Sized":
+        """As its base."""
+        N_FITS.append(self.n_estimators)
+        return super().fit(X, y)
+
+
+def test_the_fits_that_take_longest_begin_first() -> None:
+    N_FITS.clear()
+    ff.SearchCV(Sized(), {"n_estimators": [5, 100, 20]}, method="grid", cv=2, refit=False).fit(X, y)
+    assert N_FITS == [100, 100, 20, 20, 5, 5]
+
+
+def test_fits_that_nothing_tells_apart_are_in_the_order_of_the_grid() -> None:
+    N_FITS.clear()
+    ff.SearchCV(Sized(n_estimators=7), {"var_smoothing": [1.0, 2.0]}, method="grid", cv=2, refit=False).fit(X, y)
+    assert N_FITS == [7] * 4
+    assert ff.SearchCV(Sized(), {"n_estimators": [1.0, True]}, method="grid", cv=2).fit(X, y).n_splits_ == 2

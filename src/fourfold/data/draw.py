@@ -15,7 +15,7 @@ SEED_STEP = 0x9E3779B97F4A7C15
 
 
 class Draw:
-    """The rows whose hash lies in `[low, high)`, of numbers from 0 to 1.
+    """The rows whose hash lies in `[low, high)`, of numbers from 0 to 1; where `low` is the greater, in none between them.
 
     Args:
         low: The least hash that is drawn.
@@ -63,7 +63,8 @@ class Draw:
             hashes = mixed(hashes, self.stage)
         # 2**64 is no number of 64 bits: compared are the upper 53 bits, which a float holds exactly.
         shares = (hashes >> np.uint64(11)).astype(np.float64) / 2.0**53
-        return batch.filtered(pa.array((shares >= self.low) & (shares < self.high)))
+        above, below = shares >= self.low, shares < self.high
+        return batch.filtered(pa.array(above & below if self.low <= self.high else above | below))
 
 
 def mixed(keys: Any, seed: int) -> Any:

@@ -10,5 +10,8 @@ spaces.py      lists, and distributions of SciPy and Optuna, as each method want
 tpe.py         candidates from Optuna's TPE, in batches
 rounds.py      candidates × folds -> units -> results, and what becomes of those that kill their worker
 prefixes.py    which candidates share the first steps of a pipeline, and how these are fitted once
+incremental.py budgets of `partial_fit`, and who gets more of it
+datasets.py    rows that are not in memory
+done.py        the table of all that was evaluated
 fits.py        what a worker does: all candidates of a unit, on one fold
 """

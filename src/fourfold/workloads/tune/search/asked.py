@@ -31,6 +31,8 @@ def check_arguments(search: Any) -> None:
         )
     if search.method == "tpe":
         _check_tpe(search)
+    if search.pruner is not None:
+        _check_pruner(search)
 
 
 def _check_halving(search: Any) -> None:
@@ -51,6 +53,20 @@ def _check_tpe(search: Any) -> None:
     is_multimetric = isinstance(search.scoring, list | tuple | set | dict)
     if is_multimetric and not isinstance(search.refit, str):
         raise OptionError('method="tpe" needs one score to go by: name it in refit=, as in refit="accuracy"')
+
+
+def _check_pruner(search: Any) -> None:
+    if search.method not in ("random", "grid"):
+        raise OptionError(f'pruner= goes with method="random" or "grid": "{search.method}" says itself who goes on')
+    if not hasattr(search.estimator, "partial_fit"):
+        raise OptionError(
+            f"pruner= is for estimators with partial_fit, which go on from what they have learned, and "
+            f'{type(search.estimator).__name__} has none: take method="halving" with resource="n_samples"'
+        )
+    if isinstance(search.scoring, list | tuple | set | dict) and not isinstance(search.refit, str):
+        raise OptionError('pruner= needs one score to go by: name it in refit=, as in refit="accuracy"')
+    if search.timeout is not None:
+        raise OptionError("timeout= and pruner= do not go together: how long a fit takes depends on how far it gets")
 
 
 def check_folds(search: Any, cv: Any) -> None:

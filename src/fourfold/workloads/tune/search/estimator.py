@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, Literal
@@ -14,14 +13,16 @@ from sklearn.metrics._scorer import _MultimetricScorer
 from sklearn.model_selection import ParameterGrid, ParameterSampler, check_cv
 from sklearn.model_selection._search import BaseSearchCV
 from sklearn.model_selection._search_successive_halving import BaseSuccessiveHalving
-from sklearn.model_selection._validation import _insert_error_scores, _warn_or_raise_about_fit_failures
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import _check_method_params, _num_samples, indexable
 
 from fourfold.errors import MissingExtra
+from fourfold.workloads.dataset import Dataset
 from fourfold.workloads.tune.search.asked import METHODS, N_TRIALS, check_arguments, check_folds, options_of
-from fourfold.workloads.tune.search.fits import Job
+from fourfold.workloads.tune.search.datasets import Folds, asked_for, check_scores
+from fourfold.workloads.tune.search.done import Done, Rows
+from fourfold.workloads.tune.search.incremental import Budget, Ladder, best_of
 from fourfold.workloads.tune.search.rounds import Rounds
 from fourfold.workloads.tune.search.spaces import for_grid, for_sampling, parts_of
 
@@ -55,6 +56,8 @@ class SearchCV(BaseSearchCV):  # type: ignore[misc]
         random_state: Of candidates, and of the rows that "halving" draws. The same number gives the same candidates.
         n_jobs: Fits at once, in processes. None: one, in this process, or all workers of an `engine` that is given; −1: as
             many as there are cores.
+        pruner: None, or `ff.ASHA` or `ff.Hyperband`, for an estimator with `partial_fit`. A resource is one pass over the rows
+            then: all candidates begin with few, and the best go on from what they have learned. With "random" or "grid".
         engine: Where fits run, as in `fourfold.Options`. "auto": worker processes when there are several jobs.
         timeout: Seconds that one fit, with its scores, may take. Then fits are in processes, also with one job.
         run: A folder: the same call with it does what is left, after this process was killed, too.
@@ -99,6 +102,7 @@ class SearchCV(BaseSearchCV):  # type: ignore[misc]
         "n_trials": [Interval(Integral, 1, None, closed="left"), None],
         "timeout": [Interval(Real, 0, None, closed="neither"), None],
         "run": [str, os.PathLike, None],
+        "pruner": [HasMethods(["rungs"]), None],
         "engine": "no_validation",
     }
 
@@ -116,6 +120,7 @@ class SearchCV(BaseSearchCV):  # type: ignore[misc]
         return_train_score: bool = False,
         random_state: Any = None,
         n_jobs: int | None = None,
+        pruner: Any = None,
         engine: Any = "auto",
         timeout: float | None = None,
         run: str | os.PathLike[str] | None = None,
@@ -137,6 +142,7 @@ class SearchCV(BaseSearchCV):  # type: ignore[misc]
         self.return_train_score = return_train_score
         self.random_state = random_state
         self.n_jobs = n_jobs
+        self.pruner = pruner
         self.engine = engine
         self.timeout = timeout
         self.run = run
@@ -154,7 +160,8 @@ class SearchCV(BaseSearchCV):  # type: ignore[misc]
         """Try the candidates, and fit the best one.
 
         Args:
-            X: Rows: an array, a DataFrame, a sparse matrix, or any that has a length and can be indexed.
+            X: Rows: an array, a DataFrame, a sparse matrix, or any that has a length and can be indexed. Or a Dataset: then
+                give `target=`, and `features=`, `weight=` and `by=` as you like: docs/tune.md has what it can do.
             y: What to predict; None for an estimator that needs none.
             **params: Of the estimator's `fit`, cut to each fold where they are as long as X; `groups` for the splitter. With
                 scikit-learn's metadata routing they go where they were requested.
@@ -168,6 +175,8 @@ class SearchCV(BaseSearchCV):  # type: ignore[misc]
             Exception: Under `error_score="raise"`: what a fit raised.
         """
         check_arguments(self)
+        if isinstance(X, Dataset):
+            return self._fit_dataset(X, y, params)
         rounds = Rounds(options_of(self), self.run, self.timeout is not None)
         scorers, refit_metric = self._get_scorers()
         X, y = indexable(X, y)
@@ -178,18 +187,50 @@ class SearchCV(BaseSearchCV):  # type: ignore[misc]
         told = self._init_callback_context(max_subtasks=1 + (self.refit is not False))
         told.call_on_fit_task_begin(estimator=self, **about)
         self._set_folds(X, y, routed)
-        done = _Done(self, rounds, X, y, scorers, routed)
-        self._run_search(done.evaluate, callback_ctx=told)
+        done = Done(self, rounds, Rows(self, X, y, scorers, routed))
+        if self.pruner is None:
+            self._run_search(done.evaluate, callback_ctx=told)
+        else:
+            ladder = Ladder(self.pruner, list(self._generate_candidate_params()), rounds)
+            ladder.search(done.evaluate, self._scores_of)
         done.judge_at_end()
         refit_metric = self._set_multimetric(done.results, refit_metric)
         self._set_best(done.table, refit_metric)
         if self.refit:
-            self._refit(X, y, routed, told.subcontext(task_name="refit-with-best-params"), about)
+            self._refit(X, y, routed, done.table, told.subcontext(task_name="refit-with-best-params"), about)
+        self._set_done(done, scorers)
+        told.call_on_fit_task_end(estimator=self, **about)
+        return self
+
+    def _fit_dataset(self, dataset: Dataset, y: Any, params: Mapping[str, Any]) -> "SearchCV":
+        """Of rows that are not in memory."""
+        asked, options = asked_for(self, y, params), options_of(self)
+        check_scores(self.estimator, self.scoring)
+        scorers, refit_metric = self._get_scorers()
+        folds = Folds(self, dataset, asked, options, scorers)
+        self.n_splits_ = folds.n_folds
+        done = Done(self, Rounds(options, None, False), None)
+
+        def run(_: Any, candidates: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+            return done.rounds.told(folds.results(candidates), {}, candidates)
+
+        self._run_search(lambda candidates, **named: done.evaluate(candidates, run=run, **named))
+        done.judge_at_end()
+        refit_metric = self._set_multimetric(done.results, refit_metric)
+        self._set_best(done.table, refit_metric)
+        if self.refit:
+            began = time.time()
+            self.best_estimator_ = folds.fitted(self.best_params_)
+            self.refit_time_ = time.time() - began
+            if hasattr(self.best_estimator_, "feature_names_in_"):
+                self.feature_names_in_ = self.best_estimator_.feature_names_in_
+        self._set_done(done, scorers)
+        return self
+
+    def _set_done(self, done: Done, scorers: Any) -> None:
         self.scorer_ = scorers._scorers if isinstance(scorers, _MultimetricScorer) else scorers
         self.cv_results_ = done.table
         self.failures_, self.reports_ = done.rounds.failures, done.rounds.reports
-        told.call_on_fit_task_end(estimator=self, **about)
-        return self
 
     def _set_folds(self, X: Any, y: Any, routed: Any) -> None:
         self._checked_cv_orig = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
@@ -223,18 +264,20 @@ class SearchCV(BaseSearchCV):  # type: ignore[misc]
 
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         proposals = Proposals(parts_of(self.space), seed)
-        metric = self.refit if isinstance(self.refit, str) else "score"
 
         def score(candidates: list[dict[str, Any]]) -> Any:
-            table = evaluate_candidates(candidates, judge=False)
-            name = f"mean_test_{metric}"
-            if name not in table:
-                scores = ", ".join(key[len("mean_test_") :] for key in table if key.startswith("mean_test_"))
-                raise ValueError(f'method="tpe" needs one score to go by: name one of {scores} in refit=, not {self.refit!r}')
-            return table[name][-len(candidates) :]
+            return self._scores_of(evaluate_candidates(candidates, judge=False))[-len(candidates) :]
 
         proposals.search(N_TRIALS if self.n_trials is None else self.n_trials, score)
         self.study_ = proposals.study
+
+    def _scores_of(self, table: Mapping[str, Any]) -> Any:
+        """The scores to go by."""
+        name = f"mean_test_{self.refit if isinstance(self.refit, str) else 'score'}"
+        if name not in table:
+            scores = ", ".join(key[len("mean_test_") :] for key in table if key.startswith("mean_test_"))
+            raise ValueError(f"this search needs one score to go by: name one of {scores} in refit=, not {self.refit!r}")
+        return table[name]
 
     def _set_multimetric(self, results: Sequence[Mapping[str, Any]], refit_metric: Any) -> Any:
         """A function's scores are known to be several only when it has given some."""
@@ -249,18 +292,19 @@ class SearchCV(BaseSearchCV):  # type: ignore[misc]
         if not self.refit and self.multimetric_:
             return
         select = BaseSuccessiveHalving._select_best_index if self.method == "halving" else self._select_best_index
-        self.best_index_ = select(self.refit, refit_metric, table)
+        self.best_index_ = (select if self.pruner is None else best_of)(self.refit, refit_metric, table)
         if not callable(self.refit):
             self.best_score_ = table[f"mean_test_{refit_metric}"][self.best_index_]
         self.best_params_ = table["params"][self.best_index_]
 
-    def _refit(self, X: Any, y: Any, routed: Any, told: Any, about: Mapping[str, Any]) -> None:
+    def _refit(self, X: Any, y: Any, routed: Any, table: Mapping[str, Any], told: Any, about: Mapping[str, Any]) -> None:
         best = clone(self.estimator).set_params(**clone(self.best_params_, safe=False))
         self.best_estimator_ = best
         with told.propagate_callback_context(best):
             told.call_on_fit_task_begin(estimator=self, **about)
             began = time.time()
-            best.fit(X, *([] if y is None else [y]), **routed.estimator.fit)
+            fit = best.fit if self.pruner is None else Budget(best, 0, int(table["n_resources"][self.best_index_]), y)
+            fit(X, *([] if y is None else [y]), **routed.estimator.fit)
             self.refit_time_ = time.time() - began
         if hasattr(best, "feature_names_in_"):
             self.feature_names_in_ = best.feature_names_in_
@@ -270,70 +314,3 @@ class SearchCV(BaseSearchCV):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.array_api_support = False
         return tags
-
-
-class _Done:
-    """What one `fit` has evaluated so far."""
-
-    def __init__(self, search: SearchCV, rounds: Rounds, X: Any, y: Any, scorers: Any, routed: Any) -> None:
-        self._search, self._X, self._y, self._routed = search, X, y, routed
-        self._how = {
-            "scorer": scorers,
-            "fit_params": routed.estimator.fit,
-            "score_params": routed.scorer.score,
-            "return_train_score": search.return_train_score,
-            "return_times": True,
-            "error_score": search.error_score,
-            "verbose": search.verbose,
-        }
-        self.rounds = rounds
-        self.candidates: list[Mapping[str, Any]] = []
-        self.results: list[dict[str, Any]] = []
-        self.table: dict[str, Any] = {}
-        self._more: dict[str, list[Any]] = defaultdict(list)
-        self._is_judged = False
-
-    def evaluate(
-        self,
-        candidate_params: Any,
-        cv: Any = None,
-        more_results: Mapping[str, Sequence[Any]] | None = None,
-        callback_ctx: Any = None,
-        judge: bool = True,
-    ) -> dict[str, Any]:
-        """Fit and score candidates; returns the table of all so far. The names are scikit-learn's."""
-        candidates, search = list(candidate_params), self._search
-        results = self.rounds.results(self._job(cv or search._checked_cv_orig, len(candidates)), candidates)
-        if not results:
-            raise ValueError("No fits were performed. Was the CV iterator empty? Were there no candidates?")
-        self._is_judged = judge
-        if judge:
-            _warn_or_raise_about_fit_failures(results, search.error_score)
-        if callable(search.scoring):
-            _insert_error_scores(results, search.error_score)
-        self.candidates += candidates
-        self.results += results
-        for key, value in (more_results or {}).items():
-            self._more[key].extend(value)
-        self.table = search._format_results(self.candidates, search.n_splits_, self.results, self._more)
-        return self.table
-
-    def judge_at_end(self) -> None:
-        """Warn of fits that failed, or raise when all did, unless that was done round by round."""
-        if not self._is_judged:
-            _warn_or_raise_about_fit_failures(self.results, self._search.error_score)
-
-    def _job(self, cv: Any, n_candidates: int) -> Job:
-        from sklearn import get_config
-
-        search, X, y = self._search, self._X, self._y
-        splits = list(cv.split(X, y, **self._routed.splitter.split))
-        if len(splits) != search.n_splits_:
-            raise ValueError(
-                "cv.split and cv.get_n_splits return inconsistent results. "
-                f"Expected {search.n_splits_} splits, got {len(splits)}"
-            )
-        if search.verbose > 0:
-            n_fits = n_candidates * len(splits)
-            print(f"Fitting {len(splits)} folds for each of {n_candidates} candidates, totalling {n_fits} fits")
-        return Job(clone(search.estimator), X, y, splits, self._how, get_config(), n_candidates)

@@ -64,35 +64,29 @@ class Rounds:
         if self._is_split:
             groups = [[candidate] for group in groups for candidate in group]
         units = _numbered([(split, group) for split in range(len(job.splits)) for group in groups])
-        done: dict[tuple[int, int], Result] = {}
-        kinds: dict[tuple[int, int], str] = {}
+        ended = Ended(job)
         apart: list[Unit] = []
-        for unit, value in self._finished(job, units):
+        for unit, value in self.run(Fits, job, units, _costs(job, units)):
             if isinstance(value, Failure) and len(unit.candidates) > 1:
                 apart.append(unit)
             else:
-                self._take(unit, value, job, done, kinds)
-        alone = [
-            (unit.split, [each._replace(path=())])
-            for unit in sorted(apart, key=lambda unit: unit.number)
-            for each in unit.candidates
-        ]
-        for unit, value in self._finished(job, _numbered(alone)):
-            self._take(unit, value, job, done, kinds)
-        places = [(index, split) for index in range(len(candidates)) for split in range(len(job.splits))]
-        self._note(candidates, places, done, kinds)
-        self._n_before += len(candidates)
-        return [done[place] for place in places]
+                ended.take(unit, value)
+        alone = _numbered([(unit.split, [each._replace(path=())]) for unit in apart for each in unit.candidates])
+        for unit, value in self.run(Fits, job, alone, None):
+            ended.take(unit, value)
+        return self.told(ended.results, ended.kinds, candidates)
 
-    def _finished(self, job: Job, units: list[Unit]) -> Iterator[tuple[Unit, Any]]:
-        """Each unit with its results, or with its Failure."""
-        if not units:
+    def run(
+        self, worker: Callable[[Job], Any], job: Job, items: Sequence[Any], cost: Callable[[Any], float] | None
+    ) -> Iterator[tuple[Any, Any]]:
+        """Each item with its value, or with its Failure, in order."""
+        if not items:
             return iter(())
-        changed: dict[str, Any] = {"init": (job,), "cost": _costs(job, units)}
+        changed: dict[str, Any] = {"init": (job,), "cost": cost}
         changed["on_error"] = "raise" if job.how["error_score"] == "raise" else "collect"
         if self._run is not None:
             changed["run"] = self._run.of_next_call()
-        call = Call(Fits, units, resolve({**self._options, **changed}), name="SearchCV")
+        call = Call(worker, items, resolve({**self._options, **changed}), name="SearchCV")
         values: list[Any] = []
         with closing(call.in_order()) as segments:
             for segment in segments:
@@ -102,31 +96,41 @@ class Rounds:
                         raise failure.error  # no fit's: parameters that do not exist, a scorer that gives no number
         call.raise_if_stopped()
         self.reports.append(call.conclude())
-        return zip(units, values, strict=True)
+        return zip(items, values, strict=True)
 
-    def _take(
-        self, unit: Unit, value: Any, job: Job, done: dict[tuple[int, int], Result], kinds: dict[tuple[int, int], str]
-    ) -> None:
+    def told(
+        self,
+        results: Mapping[tuple[int, int], Result],
+        kinds: Mapping[tuple[int, int], str],
+        candidates: Sequence[Mapping[str, Any]],
+    ) -> list[Result]:
+        """The results of a round in order, by candidate and fold. Failures are noted; `kinds` has those that no fit raised."""
+        for row, split in sorted(results):
+            text = results[row, split]["fit_error"]
+            if text is not None:
+                kind = kinds.get((row, split), "raised")
+                reason = text.strip().splitlines()[-1] if kind == "raised" else text.splitlines()[0]
+                self.failures.append(FitFailure(self._n_before + row, split, candidates[row], kind, reason, text))
+        self._n_before += len(candidates)
+        return [results[place] for place in sorted(results)]
+
+
+class Ended:
+    """The results of a round so far, by candidate and fold; `kinds` has those whose worker died."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self.results: dict[tuple[int, int], Result] = {}
+        self.kinds: dict[tuple[int, int], str] = {}
+
+    def take(self, unit: Unit, value: Any) -> None:
+        """Note what came of a unit: results, or its Failure."""
         for at, candidate in enumerate(unit.candidates):
             place = (candidate.number, unit.split)
             if isinstance(value, Failure):
-                done[place], kinds[place] = _without_score(value, job), value.kind
+                self.results[place], self.kinds[place] = _without_score(value, self._job), value.kind
             else:
-                done[place] = value[at]
-
-    def _note(
-        self,
-        candidates: Sequence[Mapping[str, Any]],
-        places: list[tuple[int, int]],
-        done: dict[tuple[int, int], Result],
-        kinds: dict[tuple[int, int], str],
-    ) -> None:
-        for index, split in places:
-            text = done[index, split]["fit_error"]
-            if text is not None:
-                kind = kinds.get((index, split), "raised")
-                reason = text.strip().splitlines()[-1] if kind == "raised" else text.splitlines()[0]
-                self.failures.append(FitFailure(self._n_before + index, split, candidates[index], kind, reason, text))
+                self.results[place] = value[at]
 
 
 def _numbered(parts: Iterable[tuple[int, list[Candidate]]]) -> list[Unit]:
