@@ -37,6 +37,7 @@ PROMISES = {
     "P9": "p9_driver_memory",
     "P10": "p10_logistic",
     "P11": "p11_prediction",
+    "P12": "p12_tuning",
     "SEARCH": "p12_search",
     "ASHA": "p12_asha",
     "P13": "p13_journal",

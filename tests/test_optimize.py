@@ -1,16 +1,23 @@
 """`ff.optimize` is `study.optimize` with processes: the same trials, whoever runs them, and all that Optuna can do with a study."""
 
+import importlib
 import os
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import pytest
 from optuna.samplers import BaseSampler, GridSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
+from optuna.visualization._intermediate_values import _get_intermediate_plot_info
+from optuna.visualization._optimization_history import _get_optimization_history_info_list
+from optuna.visualization._slice import _get_slice_plot_info
+from optuna.visualization._timeline import _get_timeline_info
 
 import fourfold as ff
-from fourfold.errors import NotPicklable, OptionError, OptionTypeError
+from fourfold.errors import MissingExtra, NotPicklable, OptionError, OptionTypeError
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
@@ -25,6 +32,10 @@ def quiet() -> Any:
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     yield
     optuna.logging.set_verbosity(before)
+
+
+has_constraints = hasattr(optuna.trial.BaseTrial, "set_constraint")
+"""Since Optuna 5."""
 
 
 def objective(trial: Any) -> float:
@@ -90,7 +101,11 @@ def test_a_grid_ends_when_all_of_it_was_tried() -> None:
     assert len({repr(each.params) for each in complete}) == 18
 
 
-@pytest.mark.parametrize("make", [lambda: RandomSampler(3), lambda: TPESampler(seed=3)], ids=["random", "TPE"])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: RandomSampler(3), lambda: TPESampler(seed=3), lambda: QMCSampler(seed=3)],
+    ids=["random", "TPE", "quasi-random"],
+)
 def test_where_a_trial_asks_for_others_than_the_first_one_workers_make_no_difference(make: Any) -> None:
     tables = [table(ff.optimize(conditional, n_trials=16, sampler=make(), batch_size=4, **each)) for each in WORKERS]
     assert tables[1:] == tables[:1] * 3
@@ -135,6 +150,19 @@ def test_the_study_says_how_its_trials_were_proposed() -> None:
     assert way_of(mode="async").startswith("async: trials depend on which workers are faster")
 
 
+def test_async_no_trial_waits_for_a_long_one(tmp_path: Path) -> None:
+    """The first one ends when the sixth has begun, which in batches of two would be never."""
+
+    def fn(trial: Any) -> float:
+        (tmp_path / str(trial.number)).touch()
+        while trial.number == 0 and not (tmp_path / "5").exists():
+            threading.Event().wait(0.01)
+        return trial.suggest_float("x", 0, 1)
+
+    found = ff.optimize(fn, n_trials=8, sampler=TPESampler(seed=0), mode="async", workers=2, trial_timeout=30)
+    assert [each.state.name for each in found.trials] == ["COMPLETE"] * 8
+
+
 def test_numbers_of_a_trial_follow_from_its_number() -> None:
     def draw(trial: Any) -> float:
         return float(ff.rng().random() + np.random.rand())
@@ -148,6 +176,7 @@ def test_numbers_of_a_trial_follow_from_its_number() -> None:
 # ---- what a study can ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(not has_constraints, reason="this Optuna has no Trial.set_constraint")
 def test_several_directions_and_constraints() -> None:
     def fn(trial: Any) -> tuple[float, float]:
         x = trial.suggest_float("x", 0, 5)
@@ -267,8 +296,11 @@ def test_optuna_shows_and_explains_the_study() -> None:
     frame = found.trials_dataframe()
     assert len(frame) == 30
     assert list(frame["system_attrs_fourfold:state"].unique()) == ["complete"]
-    pytest.importorskip("matplotlib", reason="Optuna's pictures need it")
-    optuna.visualization.matplotlib.plot_optimization_history(found)
+    shown = _get_optimization_history_info_list(found, None, "value", False)[0].values_info.values
+    assert shown == [each.value for each in found.trials]
+    assert {each.param_name for each in _get_slice_plot_info(found, None, None, "value").subplots} == {"x", "k", "c"}
+    assert len(_get_intermediate_plot_info(found).trial_infos) == 0
+    assert len(_get_timeline_info(found).bars) == 30
 
 
 def test_the_report_counts_trials() -> None:
@@ -336,3 +368,10 @@ def test_what_cannot_be_used_is_said_before_anything_runs(options: Any, error: A
 def test_a_study_keeps_its_own_sampler() -> None:
     with pytest.raises(OptionError, match=r"sampler= and study= were both given"):
         ff.optimize(objective, n_trials=1, study=optuna.create_study(), sampler=RandomSampler(0))
+
+
+def test_without_optuna_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "fourfold.workloads.tune.optimizing")
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(MissingExtra, match=r"tuning needs optuna, which is not installed: pip install 'fourfold\[ml\]'"):
+        importlib.import_module("fourfold.workloads.tune.optimizing")

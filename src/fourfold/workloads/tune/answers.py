@@ -6,18 +6,19 @@ from typing import Any
 
 from fourfold.records import Failure
 from fourfold.workloads.tune import states
+from fourfold.workloads.tune.asking import Job
 from fourfold.workloads.tune.desk import Desk
 from fourfold.workloads.tune.opened import End, Open, asked
 from fourfold.workloads.tune.proposing import sampled_by
 from fourfold.workloads.tune.rungs import Decision
-from fourfold.workloads.tune.trial import OF_STUDY, Job
+from fourfold.workloads.tune.study_there import OF_STUDY
 
 SUGGESTIONS = frozenset({"suggest_float", "suggest_int", "suggest_categorical"})
 OF_TRIAL = frozenset({"params", "distributions", "user_attrs", "constraints"})
 REQUESTS = frozenset(
     {
         *("job", "end", "raised", "suggest", "report", "should_prune", "checkpoint", "restore"),
-        *("set_user_attr", "set_constraint", "get", "study"),
+        *("set_user_attr", "set_system_attr", "system_attrs", "set_constraint", "get", "study"),
     }
 )
 
@@ -114,6 +115,8 @@ class Answers:
 
     def checkpoint(self, number: int, data: bytes) -> None:
         """Keep what it wants to go on with."""
+        with self._desk.changed:
+            self._of(number)
         self._desk.checkpoints.put(number, data)
 
     def restore(self, number: int) -> bytes | None:
@@ -124,6 +127,16 @@ class Answers:
         """Something of the user's."""
         with self._desk.changed:
             self._of(number).trial.set_user_attr(key, value)
+
+    def set_system_attr(self, number: int, key: str, value: Any) -> None:
+        """Something of a sampler's or pruner's."""
+        with self._desk.changed:
+            self._desk.set(self._of(number), key, value)
+
+    def system_attrs(self, number: int) -> dict[str, Any]:
+        """What samplers, pruners and we have noted."""
+        with self._desk.changed:
+            return dict(self._study._storage.get_trial_system_attrs(self._of(number).trial._trial_id))
 
     def set_constraint(self, number: int, key: str, value: Any) -> None:
         """How far it is from being feasible."""

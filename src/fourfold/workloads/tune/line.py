@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import cloudpickle
 
 from fourfold.errors import EngineError
-from fourfold.workloads.tune.trial import Ask
+from fourfold.workloads.tune.asking import Ask
 
 KEY_BYTES = 32
 
@@ -76,7 +76,7 @@ class Here:
 
     @contextlib.contextmanager
     def opened(self, ticket: int) -> Iterator[Ask]:
-        """See `fourfold.workloads.tune.trial.Line`."""
+        """See `fourfold.workloads.tune.asking.Line`."""
         try:
             yield lambda what, *args: self._served.handle(what, args)
         finally:
@@ -180,7 +180,7 @@ class There:
 
     @contextlib.contextmanager
     def opened(self, ticket: int) -> Iterator[Ask]:
-        """See `fourfold.workloads.tune.trial.Line`."""
+        """See `fourfold.workloads.tune.asking.Line`."""
         wire = getattr(self._of_thread, "wire", None)
         if wire is None or wire.is_broken:
             wire = self._of_thread.wire = Wire(self._address, self._key)

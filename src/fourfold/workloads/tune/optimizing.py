@@ -219,12 +219,12 @@ class _Optimizing:
 
     def _note(self, desk: Desk, record: RecordedTrials | None) -> None:
         """Record, and tell the user's callbacks, what has ended."""
-        ended = desk.newly_ended()
+        told, ended = desk.told(), desk.newly_ended()  # in this order: nobody is told of what is not recorded
         if record is not None and ended:
             for each in ended:
                 record.keep(each, self._way)
             record.beat()
-        for trial in desk.told():
+        for trial in told:
             _log(self._study, trial)
             with asked(self._study):
                 for callback in self._callbacks:

@@ -32,7 +32,7 @@ def way_of(sampler: BaseSampler, mode: str, batch_size: int) -> "Way":
     if isinstance(sampler, GridSampler):
         return Way(sampler, "in order: each trial's point follows from its number")
     if isinstance(sampler, QMCSampler):
-        return Way(sampler, "in order: each trial's point follows from its number", first_alone=True, counts=True)
+        return InSequence(sampler)
     if mode == "async":
         return Way(sampler, "async: trials depend on which workers are faster")
     if batch_size == 1:
@@ -93,6 +93,22 @@ class Way:
     def _draw_related(self, trial: optuna.Trial, sampler: BaseSampler) -> None:
         with sampled_by(trial.study, sampler):
             getattr(trial, "relative_params", None)  # a later Optuna than 5 may not have it: it has drawn them before, then
+
+
+class InSequence(Way):
+    """Quasi-random search: points are counted in the study, and drawn when a trial is proposed.
+
+    What the first trial did not ask for comes from a generator of its own, by a trial's number and the parameter's name.
+    """
+
+    def __init__(self, sampler: QMCSampler) -> None:
+        super().__init__(sampler, "in order: each trial's point follows from its number", first_alone=True, counts=True)
+        self._root = [_state_of(each) for each in _sources(sampler)]
+
+    def proposed(self, trial: optuna.Trial) -> BaseSampler:
+        """See `Way`."""
+        self._draw_related(trial, self._sampler)
+        return self._sampler if self.first_alone else _Beside([*self._root, trial.number])
 
 
 class InBatches(Way):
@@ -207,7 +223,7 @@ def sampled_by(study: optuna.Study, sampler: BaseSampler) -> Iterator[None]:
 
 
 class AsProposed(BaseSampler):
-    """What a trial asks for while it runs is drawn as if all others still were where they were when it was proposed.
+    """Draws what a trial asks for while it runs as if all others still were where they were when it was proposed.
 
     Those of its batch run meanwhile, and some samplers look at them.
 

@@ -1,4 +1,4 @@
-"""The address by which the workers of a cluster reach this machine."""
+"""The address by which the workers of a cluster reach this machine: the one that this machine has on the way to them."""
 
 import contextlib
 import socket
@@ -9,46 +9,53 @@ from urllib.parse import urlsplit
 from fourfold.options import cluster_of
 
 LOOPBACK = "127.0.0.1"
+"""Of a cluster on this machine."""
 
 
 def own_address(engine: Any) -> str | None:
     """Where a desk listens for the workers of an engine; None when they are processes of this machine.
 
+    Called when the engine is connected.
+
     Args:
         engine: The option: a name, an address, or an Engine object.
     """
-    if not isinstance(engine, str):
-        info = engine.info
-        return _by_cluster(info.name, "") if info.elsewhere else None
-    cluster = cluster_of(engine)
-    return _by_cluster(cluster, engine) if cluster in _OF_CLUSTERS else None
+    if isinstance(engine, str):
+        cluster, connection = cluster_of(engine), None
+        host = urlsplit(engine).hostname if "://" in engine else None
+    else:
+        cluster, connection, host = engine.info.name, getattr(engine, "connection", None), None
+        if not engine.info.elsewhere:
+            return None
+    if cluster not in _OF_CLUSTERS:
+        return None if connection is None else LOOPBACK
+    return (_towards(host) if host else None) or _OF_CLUSTERS[cluster](connection) or LOOPBACK
 
 
-def _by_cluster(cluster: str, address: str) -> str:
-    host = urlsplit(address).hostname if "://" in address else None
-    found = _OF_CLUSTERS.get(cluster, lambda: None)() or (_towards(host) if host else None)
-    return found or LOOPBACK
+def _of_spark(connection: Any) -> str | None:
+    """What the driver tells its executors; of a session of Connect, whose driver is elsewhere, the way to its server."""
+    sessions = getattr(sys.modules.get("pyspark.sql"), "SparkSession", None)
+    session = getattr(connection, "spark", None) or (sessions.getActiveSession() if sessions is not None else None)
+    context = getattr(session, "_sc", None)
+    if context is not None:
+        return str(context.getConf().get("spark.driver.host") or "") or None
+    with contextlib.suppress(AttributeError):
+        return _towards(str(session.client.host))  # type: ignore[union-attr]
+    return None
 
 
-def _of_spark() -> str | None:
-    session = getattr(sys.modules.get("pyspark.sql"), "SparkSession", None)
-    active = session.getActiveSession() if session is not None else None
-    context = getattr(active, "_sc", None)  # a session of Connect has none: its driver is elsewhere
-    return context.getConf().get("spark.driver.host") if context is not None else None
-
-
-def _of_ray() -> str | None:
+def _of_ray(connection: Any) -> str | None:
     ray = sys.modules.get("ray")
     return str(ray.util.get_node_ip_address()) if ray is not None and ray.is_initialized() else None
 
 
-def _of_dask() -> str | None:
-    distributed = sys.modules.get("distributed")
-    if distributed is None:
-        return None
-    with contextlib.suppress(ValueError):  # there is no client
-        return _towards(urlsplit(distributed.get_client().scheduler.address).hostname or "")
-    return None
+def _of_dask(connection: Any) -> str | None:
+    client = getattr(connection, "client", None)
+    if client is None and "distributed" in sys.modules:
+        with contextlib.suppress(ValueError):  # there is none
+            client = sys.modules["distributed"].get_client()
+    address = str(getattr(getattr(client, "scheduler", None), "address", ""))
+    return _towards(urlsplit(address).hostname or "") if "://" in address else None
 
 
 _OF_CLUSTERS = {"spark": _of_spark, "ray": _of_ray, "dask": _of_dask}

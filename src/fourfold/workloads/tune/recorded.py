@@ -73,7 +73,7 @@ class RecordedTrials:
             "pruner": type(study.pruner).__name__,
         }
         subject = Subject(name, KIND, parts, {**parts, **beside}, shown, repeatable=True, failures_stand=True)
-        self.path = path
+        self.path, self._study = path, study
         self._recording = Recording(path, subject, Carriage(dump, dump_by_name, load, pickled, unpickled))
         self._recording.begin()
         self._lock = threading.Lock()
@@ -136,7 +136,7 @@ class RecordedTrials:
             "user_attrs": dict(trial.user_attrs),
             "system_attrs": dict(trial.system_attrs),
             "started": trial.datetime_start,
-            "ended": datetime.datetime.now(),
+            "ended": self._study._storage.get_trial(trial._trial_id).datetime_complete or datetime.datetime.now(),
             "drawn": [(name, distribution_to_json(each)) for name, each in way.drawn_by(trial.number)],
             "study_attrs": study_attrs,
         }

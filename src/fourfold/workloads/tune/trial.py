@@ -8,45 +8,15 @@ import datetime
 import pickle
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import cloudpickle
 import optuna
 from optuna.trial import BaseTrial
 
 from fourfold.execute import current
-
-
-class Job(NamedTuple):
-    """What a worker is told of a trial that it is to run.
-
-    Attributes:
-        number: Of the trial.
-        started: When it began first.
-        directions: Of the study.
-        study_name: Likewise.
-        attempts: How often it was begun, with this time.
-    """
-
-    number: int
-    started: datetime.datetime | None
-    directions: tuple[str, ...]
-    study_name: str
-    attempts: int
-
-
-class Ask(Protocol):
-    """The way to the desk, as long as one ticket is worked on."""
-
-    def __call__(self, what: str, *args: Any) -> Any:
-        """Ask the desk to do something; gives or raises what that did."""
-
-
-class Line(Protocol):
-    """Leads to the desk."""
-
-    def opened(self, ticket: int) -> Any:
-        """A context with an `Ask`."""
+from fourfold.workloads.tune.asking import Ask, Job, Line
+from fourfold.workloads.tune.study_there import StudyThere
 
 
 class RunTrial:
@@ -203,7 +173,7 @@ class Trial(BaseTrial):
         self._ask("set_constraint", self.number, key, value)
 
     @property
-    def study(self) -> "StudyThere":
+    def study(self) -> StudyThere:
         """The study, as far as it can be asked from here."""
         return StudyThere(self._ask, self._job)
 
@@ -230,6 +200,16 @@ class Trial(BaseTrial):
         value: dict[str, Any] = self._ask("get", self.number, "user_attrs")
         return value
 
+    def set_system_attr(self, key: str, value: Any) -> None:
+        """As in Optuna before 5, which calls it deprecated."""
+        self._ask("set_system_attr", self.number, key, value)
+
+    @property
+    def system_attrs(self) -> dict[str, Any]:
+        """As in Optuna before 5, which calls it deprecated."""
+        value: dict[str, Any] = self._ask("system_attrs", self.number)
+        return value
+
     @property
     def constraints(self) -> dict[str, float]:
         """As in Optuna."""
@@ -240,61 +220,3 @@ class Trial(BaseTrial):
     def datetime_start(self) -> datetime.datetime | None:
         """As in Optuna."""
         return self._job.started
-
-
-OF_STUDY = frozenset(
-    {
-        *("best_params", "best_value", "best_values", "best_trial", "best_trials", "trials", "user_attrs"),
-        *("metric_names", "get_trials", "set_user_attr", "stop"),
-    }
-)
-"""What an objective may ask its study for."""
-
-
-class StudyThere:
-    """The study of a trial, which is at the desk.
-
-    Args:
-        ask: The way there.
-        job: The trial.
-    """
-
-    def __init__(self, ask: Ask, job: Job) -> None:
-        self._ask, self._job = ask, job
-
-    @property
-    def study_name(self) -> str:
-        """As in Optuna."""
-        return self._job.study_name
-
-    @property
-    def directions(self) -> list[optuna.study.StudyDirection]:
-        """As in Optuna."""
-        return [optuna.study.StudyDirection[each] for each in self._job.directions]
-
-    @property
-    def direction(self) -> optuna.study.StudyDirection:
-        """As in Optuna."""
-        if len(self._job.directions) > 1:
-            raise RuntimeError("a study with several directions has no single one: look at `directions`")
-        return self.directions[0]
-
-    def get_trials(self, deepcopy: bool = True, states: Any = None) -> list[Any]:
-        """As in Optuna."""
-        value: list[Any] = self._ask("study", "get_trials", (False, states))
-        return value
-
-    def set_user_attr(self, key: str, value: Any) -> None:
-        """As in Optuna."""
-        self._ask("study", "set_user_attr", (key, value))
-
-    def stop(self) -> None:
-        """As in Optuna: no trial is started any more."""
-        self._ask("study", "stop", ())
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in OF_STUDY:
-            raise AttributeError(
-                f"the study of a trial has no {name!r} where the trial runs. It has: {', '.join(sorted(OF_STUDY))}"
-            )
-        return self._ask("study", name, None)

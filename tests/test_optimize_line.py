@@ -1,0 +1,272 @@
+"""The line between trials and the desk, and the desk itself: what happens when one of both sides goes, at any moment."""
+
+import logging
+import os
+import queue
+import socket
+import threading
+from collections.abc import Iterator
+from multiprocessing.connection import Client
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.samplers import RandomSampler
+
+from fourfold.errors import EngineError
+from fourfold.records import Failure
+from fourfold.workloads.tune import line, states
+from fourfold.workloads.tune.answers import Answers
+from fourfold.workloads.tune.checkpoints import Checkpoints
+from fourfold.workloads.tune.desk import LOST_IN_A_ROW, Desk
+from fourfold.workloads.tune.line import Here, Served, There
+from fourfold.workloads.tune.proposing import way_of
+
+WAIT_S = 20.0
+
+
+class Peer:
+    """What a line leads to here: it notes all that it is told."""
+
+    def __init__(self) -> None:
+        self.said: queue.Queue[Any] = queue.Queue()
+        self.may_go_on = threading.Event()
+
+    def handle(self, what: str, args: tuple[Any, ...]) -> Any:
+        self.said.put((what, *args))
+        if what == "job":
+            assert self.may_go_on.wait(WAIT_S)
+            return "a trial"
+        if what == "fail":
+            raise args[0]
+        return args
+
+    def served(self) -> Served:
+        hung_up = lambda ticket: self.said.put(("hung up", ticket))  # noqa: E731
+        return Served(self.handle, hung_up, lambda ticket, job: self.said.put(("undelivered", ticket, job)))
+
+    def next(self) -> Any:
+        return self.said.get(timeout=WAIT_S)
+
+
+@pytest.fixture
+def peer() -> Peer:
+    return Peer()
+
+
+@pytest.fixture(params=[None, "127.0.0.1"], ids=["here", "network"])
+def here(request: Any, peer: Peer) -> Iterator[Here]:
+    found = Here(peer.served(), lambda: request.param)
+    yield found
+    found.close()
+
+
+def there(here: Here) -> There:
+    kind, args = here.__reduce__()
+    found: There = kind(*args)
+    return found
+
+
+def test_what_is_asked_is_answered_and_what_is_raised_is_raised(here: Here, peer: Peer) -> None:
+    with there(here).opened(3) as ask:
+        assert ask("sum", 1, "a") == (1, "a")
+        with pytest.raises(KeyError, match="k"):
+            ask("fail", KeyError("k"))
+        assert ask("sum", 2) == (2,)
+
+
+class NeverBack(Exception):
+    """Can be pickled and not unpickled."""
+
+    def __init__(self, a: int, b: int) -> None:
+        super().__init__("of two")
+
+
+def test_an_exception_that_cannot_travel_comes_as_its_text(here: Here, peer: Peer) -> None:
+    def raises(what: str, args: tuple[Any, ...]) -> Any:
+        raise NeverBack(1, 2)
+
+    here._served = Served(raises, print, print)
+    with there(here).opened(0) as ask, pytest.raises(RuntimeError, match="NeverBack: of two"):
+        ask("sum")
+
+
+def test_who_ends_before_its_trial_has_hung_up(here: Here, peer: Peer) -> None:
+    peer.may_go_on.set()
+    wire = line.Wire(*here.__reduce__()[1])
+    assert wire.ask(7, "job", (7,)) == "a trial"
+    wire._connection.close()
+    assert [peer.next(), peer.next()] == [("job", 7), ("hung up", 7)]
+    wire = line.Wire(*here.__reduce__()[1])
+    wire.ask(8, "job", (8,))
+    wire.ask(8, "end", (8,))
+    wire._connection.close()
+    wire = line.Wire(*here.__reduce__()[1])
+    wire.ask(9, "sum", ())
+    assert [peer.next(), peer.next(), peer.next()] == [("job", 8), ("end", 8), ("sum",)]
+
+
+def ask_in_vain(wire: line.Wire) -> None:
+    with pytest.raises(EngineError):
+        wire.ask(7, "job", (7,))
+
+
+def test_a_trial_for_somebody_who_has_died_meanwhile_is_given_back(peer: Peer) -> None:
+    here = Here(peer.served(), lambda: None)
+    try:
+        wire = line.Wire(*here.__reduce__()[1])
+        asks = threading.Thread(target=ask_in_vain, args=(wire,))
+        asks.start()
+        assert peer.next() == ("job", 7)
+        with socket.socket(fileno=os.dup(wire._connection.fileno())) as same:
+            same.shutdown(socket.SHUT_RDWR)
+        asks.join(WAIT_S)
+        peer.may_go_on.set()
+        assert peer.next() == ("undelivered", 7, "a trial")
+    finally:
+        here.close()
+
+
+def test_an_exception_from_outside_leaves_no_answer_for_the_next_one(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    far = there(here)
+    with far.opened(0) as ask:
+        wire = far._of_thread.wire
+        with monkeypatch.context() as patch:
+            patch.setattr(wire, "_connection", Interrupted(wire._connection))
+            with pytest.raises(KeyboardInterrupt):
+                ask("sum", 1)
+        with pytest.raises(EngineError, match="over"):
+            ask("sum", 2)
+    with far.opened(1) as ask:
+        assert ask("sum", 3) == (3,)
+
+
+class Interrupted:
+    """A connection at which Ctrl-C comes between question and answer."""
+
+    def __init__(self, connection: Any) -> None:
+        self.send_bytes = connection.send_bytes
+
+    def recv_bytes(self) -> bytes:
+        raise KeyboardInterrupt
+
+
+def test_who_does_not_know_the_key_gets_nothing_unpickled(here: Here, peer: Peer, caplog: Any, capfd: Any) -> None:
+    caplog.set_level(logging.DEBUG)
+    address, key = here.__reduce__()[1]
+    with pytest.raises(Exception, match=r"digest|hung up|reset|answer") as caught:
+        line.Wire(address, bytes(32))
+    connection = Client(address) if not isinstance(address, tuple) else line._connected(address)
+    connection.send_bytes(b"\x80\x04.")
+    connection.close()
+    assert peer.said.empty()
+    said = [*caplog.messages, *capfd.readouterr(), repr(caught.value), repr(there(here)), repr(here)]
+    assert all(each not in text for text in said for each in (key.hex(), repr(key)[2:20]))
+
+
+def test_a_driver_that_cannot_be_reached_is_named() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with pytest.raises(EngineError, match=rf"cannot reach the driver at 127.0.0.1:{port}: .*must be able to open"):
+        There(("127.0.0.1", port), b"").opened(0).__enter__()
+
+
+def test_when_the_line_closes_who_waits_is_told(peer: Peer) -> None:
+    here = Here(peer.served(), lambda: None)
+    far = there(here)
+    with far.opened(0) as ask:
+        ask("sum")
+        here.close()
+        with pytest.raises(EngineError, match=r"the driver has hung up: the call of ff\.optimize is over"):
+            ask("sum")
+
+
+# ---- the desk --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    study = optuna.create_study(sampler=RandomSampler(0))
+    found = Desk(study, way_of(study.sampler, "batch", 1), 4, None, Checkpoints(str(tmp_path)), 0, wait_s=WAIT_S)
+    yield found
+    found.close()
+    optuna.logging.set_verbosity(before)
+
+
+def test_of_a_ticket_that_asks_again_only_the_last_one_gets_a_trial(desk: Desk) -> None:
+    first = desk.job(0)
+    assert first is not None
+    answers: queue.Queue[Any] = queue.Queue()
+    waiting = threading.Thread(target=lambda: answers.put(desk.job(1)))
+    waiting.start()
+    while 1 not in desk._waits:
+        assert waiting.is_alive()
+    asked_before = desk._waits[1]
+    again = threading.Thread(target=lambda: answers.put(desk.job(1)))
+    again.start()
+    while desk._waits.get(1) is asked_before:
+        assert again.is_alive()
+    Answers(desk).end(0, "value", 1.0)
+    found = [answers.get(timeout=WAIT_S) for _ in range(2)]
+    waiting.join(WAIT_S), again.join(WAIT_S)
+    (second,) = (each for each in found if each is not None)
+    assert second.trial.number == 1
+    assert set(desk.open) == {1}
+
+
+def test_a_ticket_that_failed_while_it_waited_gets_no_trial_any_more(desk: Desk) -> None:
+    desk.job(0)
+    answers: queue.Queue[Any] = queue.Queue()
+    waiting = threading.Thread(target=lambda: answers.put(desk.job(1)))
+    waiting.start()
+    while 1 not in desk._waits:
+        assert waiting.is_alive()
+    desk.failed(failure_of(1), lambda error: False)
+    assert answers.get(timeout=WAIT_S) is None
+    waiting.join(WAIT_S)
+    assert desk.error is None
+
+
+def test_a_trial_that_was_not_delivered_runs_elsewhere_and_has_not_begun(desk: Desk) -> None:
+    first = desk.job(0)
+    assert first is not None
+    desk.undelivered(0, first.attempts)
+    again = desk.job(5)
+    assert again is first
+    assert again.attempts == 1
+    desk.undelivered(0, 1)
+    assert not desk.ready, "it is not that ticket's any more"
+
+
+def test_what_a_late_worker_says_of_a_trial_that_is_over_does_not_count(desk: Desk) -> None:
+    answers = Answers(desk)
+    desk.job(0)
+    answers.end(0, "value", 1.0)
+    for call in (lambda: answers.end(0, "value", 2.0), lambda: answers.report(0, 1.0, 0)):
+        with pytest.raises(ValueError, match="trial 0 is over"):
+            call()
+    desk.failed(failure_of(0), lambda error: False)
+    assert (desk.error, desk.failures) == (None, [])
+    assert desk.study.trials[0].values == [1.0]
+
+
+def test_after_the_end_nobody_gets_a_trial(desk: Desk) -> None:
+    desk.job(0)
+    desk.close()
+    assert desk.job(1) is None
+    assert [each.system_attrs[states.STATE] for each in desk.study.trials] == [states.UNFINISHED]
+
+
+def test_workers_that_die_again_and_again_without_a_trial_end_the_call(desk: Desk) -> None:
+    for ticket in range(LOST_IN_A_ROW):
+        assert desk.error is None
+        desk.failed(failure_of(ticket), lambda error: False)
+    assert desk.error is not None
+
+
+def failure_of(ticket: int) -> Failure:
+    return Failure(ticket, "crashed", RuntimeError("killed"), "RuntimeError", "killed", "", "")
