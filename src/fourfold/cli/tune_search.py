@@ -53,7 +53,7 @@ def _searched(estimator: Any, inputs: list[str], given: dict[str, Any]) -> Searc
     from sklearn.exceptions import FitFailedWarning
 
     from fourfold.cli.storage import storage_for
-    from fourfold.cli.tune_names import space_named
+    from fourfold.cli.tune_names import pruner_named, space_named
     from fourfold.workloads.scan import scan
     from fourfold.workloads.tune.search.estimator import SearchCV
 
@@ -64,6 +64,8 @@ def _searched(estimator: Any, inputs: list[str], given: dict[str, Any]) -> Searc
     options = {theirs: given[ours] for ours, theirs in names.items() if ours in given}
     if given.get("on_error") == "raise":
         options["error_score"] = "raise"
+    if "pruner" in given:
+        options["pruner"] = pruner_named(given["pruner"])
     verbose = 0 if given.get("progress") is False else 1
     found = SearchCV(estimator, space_named(given["space"]), verbose=verbose, **{"n_jobs": -1, **options})
     rows = scan(inputs, format=given.get("format"), storage_options=storage_for(inputs, given.get("storage_option")))
