@@ -138,6 +138,14 @@ def test_a_recorded_fit_that_goes_on_as_another_one_says_what_differs(
         rows.fit(*second, engine="serial", run=str(tmp_path / "run"))
 
 
+def test_what_was_fitted_is_told_to_nobody_else(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir(mode=0o755)  # of the user, who may have let others look into it
+    ff.scan(TABLE).fit(MinMaxScaler(), features=["a"], run=str(run), engine="serial")
+    modes = {path.name: path.stat().st_mode & 0o077 for path in run.iterdir()}
+    assert modes == dict.fromkeys(["fit", "fit.json", "pass-1"], 0)
+
+
 def test_a_recorded_fit_of_other_rows_says_what_it_said_before(tmp_path: Path) -> None:
     ff.scan(TABLE).fit(MinMaxScaler(), None, ["a"], engine="serial", run=tmp_path / "run")
     with pytest.raises(RunChanged, match="pass-1 was recorded"):

@@ -21,6 +21,7 @@ import fourfold as ff
 from fourfold.data.frames import FrameFold
 from fourfold.errors import OptionError
 from fourfold.workloads.frame import Frame
+from fourfold.workloads.groups import merge, spill
 
 GIVEN: dict[str, Any] = {"by": "shop", "target": "y", "features": FEATURES}
 
@@ -204,3 +205,15 @@ def test_a_row_that_a_step_fails_on_is_shown() -> None:
     with pytest.raises(ValueError, match="not this one") as raised:
         frame.fit_groups(Mean(), **GIVEN)
     assert "fourfold: the row is {'shop': 3" in raised.value.__notes__[0]
+
+
+def test_a_partition_may_be_large_and_no_worker_holds_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, write, seen = rows_of(64, 2000), merge._write, []
+    kept = pa.Table.from_pandas(rows[["shop", *FEATURES, "y"]], preserve_index=False)
+    monkeypatch.setattr(spill, "BUCKET_BYTES", kept.nbytes // 8)
+    monkeypatch.setattr(merge, "_write", lambda path, table: seen.append(table.num_rows) or write(path, table))
+    models = framed(rows, 1).fit_groups(Mean(), **GIVEN)
+    assert sum(seen) == len(rows)
+    assert max(seen) < len(rows) / 2
+    for key, model in loop(Mean(), rows, "shop").items():
+        assert models[key].rows_ == model.rows_

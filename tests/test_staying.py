@@ -201,3 +201,36 @@ def test_no_tasks_of_spark_stay_where_it_encrypts_what_it_sends_or_starts_tasks_
     frame: Any = SimpleNamespace(sparkSession=SimpleNamespace(sparkContext=context))
     assert OnSpark().members(frame, 1) is None
     assert not begun
+
+
+@pytest.mark.parametrize("n_slots", [1, 3, None])
+def test_no_more_tasks_of_spark_stay_than_run_at_once(n_slots: int | None) -> None:
+    profiles = SimpleNamespace(defaultResourceProfile=lambda: "default")
+    spark = SimpleNamespace(resourceProfileManager=lambda: profiles, maxNumConcurrentTasks={"default": n_slots}.__getitem__)
+    tasks: list[threading.Thread] = []
+
+    class Rows:
+        def __init__(self, numbers: range, n_tasks: int) -> None:
+            assert len(numbers) == n_tasks
+            tasks.extend(threading.Thread(target=self.run, args=(number,)) for number in numbers)
+
+        def run(self, number: int) -> None:
+            self.each(number)
+
+        def foreach(self, each: Callable[[int], Any]) -> None:
+            self.each = each
+            for task in tasks:
+                task.start()
+            for task in tasks:
+                task.join(PATIENCE_S)
+
+    context = SimpleNamespace(
+        getConf=dict,
+        parallelize=Rows,
+        defaultParallelism=2,
+        _jsc=SimpleNamespace(sc=lambda: None if n_slots is None else spark),
+    )
+    members = OnSpark().members(SimpleNamespace(sparkSession=SimpleNamespace(sparkContext=context)), 8)
+    assert members is not None
+    members.close()
+    assert len(tasks) == (n_slots or 2)

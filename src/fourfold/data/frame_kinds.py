@@ -73,7 +73,7 @@ class OnSpark:
 
         host = told("spark.driver.host", "127.0.0.1")
         try:
-            return Members(start, min(n_partitions, context.defaultParallelism), host, told("spark.driver.bindAddress", host))
+            return Members(start, min(n_partitions, _slots_of(context)), host, told("spark.driver.bindAddress", host))
         except (MembersLost, OSError):
             return None
 
@@ -90,6 +90,20 @@ NOT_WITH_MEMBERS = (
 )
 """Settings with which no tasks stay: their lines are not encrypted; and Spark would start one once more that takes long, and
 end it when the other one has found that nobody waits for it."""
+
+
+def _slots_of(context: Any) -> int:
+    """Tasks that run at once, one at least: others would come when the first ones have ended, and be waited for in vain.
+
+    `defaultParallelism` is what a user has set, where they have, and that is often twice as many and more.
+    """
+    try:
+        spark = context._jsc.sc()
+        found = int(spark.maxNumConcurrentTasks(spark.resourceProfileManager().defaultResourceProfile()))
+    except Exception:  # it is no part of what Spark promises
+        found = context.defaultParallelism
+    return max(1, found)
+
 
 PARTS = "number int, part binary"
 """The columns in which values of partitions come back from Spark."""

@@ -8,6 +8,7 @@ RUN/pass-1 …     a run for each pass over the rows; pass-2-kept is of rows tha
 import json
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,8 +52,9 @@ def _noted(path: Path, of: Mapping[str, str]) -> dict[str, str]:
         found = json.loads(path.read_text())
         return {str(name): str(was) for name, was in found.items()}
     except FileNotFoundError:
-        private = path.with_name(f"{path.name}.{os.getpid()}")
-        private.write_text(json.dumps(of, indent=1))
+        handle, private = tempfile.mkstemp(dir=path.parent)  # as all of a run, nobody else may read it
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(of, file, indent=1)
         os.replace(private, path)
     except (ValueError, AttributeError):  # words for people: a fit goes on without them
         pass

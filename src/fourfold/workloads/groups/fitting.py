@@ -40,7 +40,7 @@ def fit_groups(source: Source, estimator: Any, asked: Asked, score: Any, folder:
         keys = _key_schema(source.schema, asked.by)
         spill = Spill(Buckets(place, asked.by, asked.levels), keys, asked.names, settings.run is not None)
         spilled = [each for each in source.spill(spill) if each.n_rows]
-        buckets = spill.buckets.of_pieces(len(spilled))
+        buckets = spill.buckets.of_pieces(spilled)
         pieces = Pieces.of(spilled)
         groups = _groups(settings, buckets, pieces, spilled, keys)
         recipe = Recipe(

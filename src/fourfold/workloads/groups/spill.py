@@ -28,6 +28,10 @@ HEAVY_SHARE, HEAVY_ROWS = 64, 256
 """Keys are counted apart of which a batch has at least the 64th part of its rows, and so many. Smaller: more keys travel.
 Larger: groups go unnoticed that are much larger than a bucket."""
 
+BUCKET_BYTES = 128 << 20
+"""Bytes of a bucket, about, where pieces are larger than that: a partition of a cluster may be of any size. Smaller: more
+files. Larger: who puts one together, or fits its groups, needs more memory. Not measured."""
+
 Categories = tuple[Any, ...]
 
 Heavy = dict[Key, tuple[int, int]]
@@ -40,7 +44,7 @@ class Spilled(NamedTuple):
     Attributes:
         number: Its own.
         names: Of its files, in order: one, unless the types of its columns change within it.
-        n_rows: It has so many.
+        n_rows, n_bytes: It has so many.
         schema: Of its rows; None when there are none.
         nullable: Columns with nulls in it.
         heavy: For each level, keys of which there are many rows: how many, and in which bucket.
@@ -50,6 +54,7 @@ class Spilled(NamedTuple):
     number: int
     names: tuple[str, ...]
     n_rows: int
+    n_bytes: int
     schema: Any
     nullable: frozenset[str]
     heavy: dict[int, Heavy]
@@ -71,9 +76,10 @@ class Buckets(NamedTuple):
     levels: tuple[int, ...]
     n_buckets: int = FINE_BUCKETS
 
-    def of_pieces(self, n_pieces: int) -> "Buckets":
-        """As many as there are pieces, about: what a worker holds to put one together is then one of these."""
-        return self._replace(n_buckets=min(FINE_BUCKETS, 1 << max(0, n_pieces - 1).bit_length()))
+    def of_pieces(self, spilled: Sequence[Spilled]) -> "Buckets":
+        """As many as there are pieces, about: what a worker holds to put one together is then one of these, or less."""
+        wanted = max(len(spilled), sum(each.n_bytes for each in spilled) // BUCKET_BYTES)
+        return self._replace(n_buckets=min(FINE_BUCKETS, 1 << max(0, wanted - 1).bit_length()))
 
     def fine(self, level: int, bucket: int) -> slice:
         """The fine buckets that are one."""
@@ -118,7 +124,7 @@ class Spill:
         """Go through all tables."""
         name = str(piece.number) if self._names_are_numbers else f"{piece.number}-{secrets.token_hex(8)}"
         files = _Files(self.buckets, name)
-        n_rows, nullable, categories = 0, set[str](), dict[str, Categories]()
+        n_rows, n_bytes, nullable, categories = 0, 0, set[str](), dict[str, Categories]()
         try:
             for table in tables:
                 if not table.num_rows:
@@ -126,14 +132,15 @@ class Spill:
                 table = table.select(self._columns)
                 categories = together([categories, categories_of(table)]) if n_rows else categories_of(table)
                 plain = self._with_keys(without_dictionaries(table)).combine_chunks()
-                n_rows += plain.num_rows
+                n_rows, n_bytes = n_rows + plain.num_rows, n_bytes + plain.nbytes
                 nullable |= {name for name in plain.column_names if plain.column(name).null_count}
                 files.write(plain)
             files.commit()
         finally:
             files.close()
         schema = unified(files.schemas) if files.schemas else None
-        return Spilled(piece.number, tuple(files.names), n_rows, schema, frozenset(nullable), files.heavy, categories)
+        names, has_nulls = tuple(files.names), frozenset(nullable)
+        return Spilled(piece.number, names, n_rows, n_bytes, schema, has_nulls, files.heavy, categories)
 
     def _with_keys(self, table: Any) -> Any:
         for field in self._keys:
