@@ -68,8 +68,8 @@ class Slow(Counts):
     """A pass takes a moment."""
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> "Slow":
-        """Busy for 2 ms."""
-        end = time.perf_counter() + 0.002
+        """Busy for 10 ms."""
+        end = time.perf_counter() + 0.01
         while time.perf_counter() < end:
             pass
         super().partial_fit(X, y, classes)
@@ -78,7 +78,7 @@ class Slow(Counts):
 
 def test_the_time_of_a_fit_counts_all_passes_that_a_candidate_has_had() -> None:
     table = climbed([1.0, 2.0, 3.0], estimator=Slow()).cv_results_
-    assert (table["mean_fit_time"] >= 0.002 * table["n_resources"]).all()
+    assert (table["mean_fit_time"] >= 0.01 * table["n_resources"]).all()
 
 
 def test_who_is_best_is_asked_of_those_with_the_most_passes() -> None:

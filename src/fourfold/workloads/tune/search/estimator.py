@@ -87,7 +87,7 @@ class SearchCV(BaseSearchCV):  # type: ignore[misc]
         >>> from sklearn.svm import SVC
         >>> X, y = load_iris(return_X_y=True)
         >>> search = ff.SearchCV(SVC(), {"C": [0.1, 1, 10], "kernel": ["linear", "rbf"]}, method="grid").fit(X, y)
-        >>> search.best_params_, round(search.best_score_, 3)
+        >>> search.best_params_, round(float(search.best_score_), 3)
         ({'C': 1, 'kernel': 'linear'}, 0.98)
     """
 
