@@ -32,7 +32,7 @@ WORK_MS, N_TRIALS = 50.0, 64
 BAR_LOOP, BAR_THREADS = 1.85, 1.8
 
 # Without work: all that a trial takes is overhead. Fewer: the start of a call counts. More: Optuna with SQLite takes minutes.
-N_EMPTY = 300
+N_EMPTY = 200
 BAR_OVERHEAD_MS, BAR_SQLITE = 5.0, 0.5
 
 TIMEOUT_S = 900.0

@@ -12,6 +12,7 @@ from typing import Any
 
 import optuna
 import pytest
+import trials
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
 import fourfold as ff
@@ -19,13 +20,7 @@ from fourfold.errors import ItemTimeout, WorkerLost
 from fourfold.records import Failure
 from fourfold.workloads.tune import states
 
-
-@pytest.fixture(autouse=True, scope="module")
-def quiet() -> Any:
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    yield
-    optuna.logging.set_verbosity(before)
+quiet = trials.quiet
 
 
 def states_of(study: optuna.Study) -> list[str]:
@@ -146,14 +141,14 @@ def test_a_trial_that_raises_runs_again_as_often_as_it_may(tmp_path: Path) -> No
     def fn(trial: Any) -> float:
         x = trial.suggest_float("x", 0, 1)
         trial.report(x, 0)
-        if trial.number == 2 and turns_up_once(tmp_path / "raised"):
+        if trial.number >= 2 and turns_up_once(tmp_path / str(trial.number)):
             raise ConnectionError
         return x
 
     found = ff.optimize(fn, n_trials=4, sampler=RandomSampler(0), workers=2, retries=1)
     assert states_of(found) == [states.COMPLETE] * 4
-    assert [each.system_attrs[states.ATTEMPTS] for each in found.trials] == [1, 1, 2, 1]
-    assert found.failures == []
+    assert [each.system_attrs[states.ATTEMPTS] for each in found.trials] == [1, 1, 2, 2]
+    assert (found.failures, found.report.n_retries) == ([], 2)
     plain = ff.optimize(lambda t: t.suggest_float("x", 0, 1), n_trials=4, sampler=RandomSampler(0), engine="serial")
     assert [each.value for each in found.trials] == [each.value for each in plain.trials]
 
@@ -217,12 +212,14 @@ def test_a_worker_that_waits_for_a_trial_does_not_use_up_its_time(tmp_path: Path
             threading.Event().wait(0.9)
             if turns_up_once(tmp_path / "raised"):
                 raise ConnectionError
+        trial.set_user_attr("pid", os.getpid())
         return trial.suggest_float("x", 0, 1)
 
     options: Any = {"sampler": TPESampler(seed=0), "batch_size": 2, "workers": 2, "trial_timeout": 1.5, "retries": 1}
-    found = ff.optimize(fn, n_trials=4, **options)
-    assert states_of(found) == [states.COMPLETE] * 4
-    assert found.report.n_workers_lost == 0
+    found = ff.optimize(fn, n_trials=20, **options)
+    assert states_of(found) == [states.COMPLETE] * 20
+    assert len({each.user_attrs["pid"] for each in found.trials}) <= 2, "none was stopped"
+    assert found.report.n_retries == 1
 
 
 class Fragile(BaseSampler):

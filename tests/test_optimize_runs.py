@@ -8,6 +8,7 @@ from typing import Any
 
 import optuna
 import pytest
+import trials
 from optuna.samplers import QMCSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 from running import run_script, started
@@ -17,6 +18,15 @@ from fourfold.errors import RunError
 from fourfold.workloads.tune import states
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+
+QUICK = """
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    @event.listens_for(Engine, "connect")
+    def leave_it_to_the_kernel(connection, record):  # a process is killed here, and the machine is not
+        connection.execute("PRAGMA synchronous=OFF")
+"""
 
 SCRIPT = """
     import json, os, signal, sys, warnings
@@ -63,19 +73,15 @@ SCRIPT = """
 """
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quiet() -> Any:
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    yield
-    optuna.logging.set_verbosity(before)
+quiet = trials.quiet
 
 
 def kill_and_go_on(folder: Path, storage: str, kind: str, n_trials: int, kill_at: int) -> tuple[list[Any], list[Any], int]:
     """What was there at the kill, what is there at the end, and how many trials the second call ran."""
-    killed = run_script(SCRIPT, storage, kind, str(n_trials), str(kill_at), "before.json", folder=folder)
+    script = SCRIPT if storage == "memory" else QUICK + SCRIPT
+    killed = run_script(script, storage, kind, str(n_trials), str(kill_at), "before.json", folder=folder)
     assert (killed.code, killed.survivors) == (-signal.SIGKILL, []), killed.stderr
-    ended = run_script(SCRIPT, storage, kind, str(n_trials), "0", "after.json", folder=folder)
+    ended = run_script(script, storage, kind, str(n_trials), "0", "after.json", folder=folder)
     assert ended.code == 0, ended.stderr
     before, after = (json.loads((folder / name).read_text()) for name in ("before.json", "after.json"))
     return before, after, int(ended.stdout)
@@ -189,7 +195,7 @@ INTERRUPTED = """
 def test_ctrl_c_leaves_no_trial_running_in_a_storage(tmp_path: Path) -> None:
     for name in ("busy-0", "busy-1"):
         os.mkfifo(tmp_path / name)
-    with started(INTERRUPTED, folder=tmp_path) as script:
+    with started(QUICK + INTERRUPTED, folder=tmp_path) as script:
         for name in ("busy-0", "busy-1"):
             with open(tmp_path / name) as pipe:
                 pipe.read()

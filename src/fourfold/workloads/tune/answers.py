@@ -17,7 +17,7 @@ SUGGESTIONS = frozenset({"suggest_float", "suggest_int", "suggest_categorical"})
 OF_TRIAL = frozenset({"params", "distributions", "user_attrs", "constraints"})
 REQUESTS = frozenset(
     {
-        *("job", "end", "raised", "suggest", "report", "should_prune", "checkpoint", "restore"),
+        *("job", "end", "raised", "again", "suggest", "report", "should_prune", "checkpoint", "restore"),
         *("set_user_attr", "set_system_attr", "system_attrs", "set_constraint", "get", "study"),
     }
 )
@@ -71,6 +71,12 @@ class Answers:
             here = self._desk.open.get(number)
             if here is not None:
                 here.ticket = None
+
+    def again(self, number: int) -> bool:
+        """Whether a trial that has raised what may be tried again is."""
+        with self._desk.changed:
+            self._of(number)
+            return self._desk.again(number)
 
     def suggest(self, number: int, how: str, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """A value for a parameter."""

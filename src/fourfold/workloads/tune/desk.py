@@ -43,6 +43,7 @@ class Desk:
         checkpoints: Keeps what trials want to go on with.
         first: The number of the first trial of this call and of those before that it continues.
         wait_s: A ticket waits at most so long for a trial.
+        retries: How often a trial that has raised runs again.
 
     Attributes:
         open: Trials that the study has not been told of, by number.
@@ -50,6 +51,7 @@ class Desk:
         batch: Those of which none is told before all have ended.
         failures: Trials without a value, each with `index` its number.
         n_ended: How many trials this call has seen to their end.
+        n_retries: How often a trial that had raised was run again.
         waited_s: Seconds that tickets have waited for a trial, together.
         error: What ends the call.
         watch: Told of the trials that run, whenever these are others.
@@ -64,9 +66,10 @@ class Desk:
         checkpoints: Checkpoints,
         first: int,
         wait_s: float = WAIT_S,
+        retries: int = 0,
     ) -> None:
         self.study, self.way, self._n_trials, self._deadline = study, way, n_trials, deadline
-        self.checkpoints, self._first, self._wait_s = checkpoints, first, wait_s
+        self.checkpoints, self._first, self._wait_s, self._retries = checkpoints, first, wait_s, retries
         self.rungs: Rungs | None = study.pruner.rungs() if hasattr(study.pruner, "rungs") else None
         self.sign = 1.0 if study.directions[0].name == "MAXIMIZE" else -1.0
         self._lock = threading.RLock()
@@ -82,7 +85,7 @@ class Desk:
         self._lost_in_a_row = 0
         self._is_closed = False
         self.n_begun = sum(counts(each) for each in study.get_trials(deepcopy=False))
-        self.n_ended, self.waited_s = 0, 0.0
+        self.n_ended, self.n_retries, self.waited_s = 0, 0, 0.0
         self.failures: list[Failure] = []
         self.error: BaseException | None = None
         self.watch: Callable[[list[int]], None] = _nobody
@@ -135,6 +138,20 @@ class Desk:
                 self.ready.appendleft(here.trial.number)
                 self.changed.notify_all()
 
+    def again(self, number: int) -> bool:
+        """Whether a trial that has raised runs again: in whatever worker is free, and without waiting for its ticket."""
+        with self.changed:
+            here = self.open[number]
+            here.n_raised += 1
+            if here.n_raised > self._retries:
+                return False
+            self._of_ticket.pop(-1 if here.ticket is None else here.ticket, None)
+            here.ticket = None
+            self.n_retries += 1
+            self.ready.appendleft(number)
+            self.changed.notify_all()
+            return True
+
     def hung_up(self, ticket: int) -> None:
         """The line of a ticket has ended. When its trial has not, its worker has died."""
         with self.changed:
@@ -157,7 +174,7 @@ class Desk:
             self._promote()
             if self.ready or self._may_begin:
                 return True
-            return self.rungs is not None and self._runs
+            return (self.rungs is not None or self._retries > 0) and self._runs
 
     @property
     def is_stopping(self) -> bool:

@@ -146,7 +146,7 @@ class Here:
                 except Exception as error:
                     reply = False, error
                 self._reply(connection, ticket, request, reply)
-                if request is not None and (what in ("end", "raised") or (what == "job" and reply == (True, None))):
+                if request is not None and (what in ("end", "raised", "again") or (what == "job" and reply == (True, None))):
                     ticket = None
         except (EOFError, OSError, AuthenticationError):
             pass

@@ -29,6 +29,7 @@ class Open:
     sampler: BaseSampler
     ticket: int | None = None
     attempts: int = 0
+    n_raised: int = 0
     is_paused: bool = False
     is_to_pause: bool = False
     """It was told to pause, and has not yet."""

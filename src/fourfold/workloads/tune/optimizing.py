@@ -10,11 +10,10 @@ from typing import Any, Literal
 
 import fourfold.machine as machine
 from fourfold.call import Call
-from fourfold.distribute.verdict import seconds as in_words
 from fourfold.errors import MissingExtra, OptionError, OptionTypeError
 from fourfold.execute import current
 from fourfold.options import RunOfBlock, Settings, resolve, seconds, whole_number
-from fourfold.records import Failure, Report
+from fourfold.records import Failure
 
 try:
     import optuna
@@ -23,7 +22,7 @@ except ModuleNotFoundError as missing:
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from fourfold.workloads.tune import states
 from fourfold.workloads.tune.answers import Answers
@@ -34,6 +33,7 @@ from fourfold.workloads.tune.opened import asked
 from fourfold.workloads.tune.proposing import Way, way_of
 from fourfold.workloads.tune.reach import own_address
 from fourfold.workloads.tune.recorded import RecordedTrials
+from fourfold.workloads.tune.said import log_end, of_trials
 from fourfold.workloads.tune.trial import RunTrial
 
 Direction = Literal["minimize", "maximize"] | StudyDirection
@@ -163,6 +163,8 @@ class _Optimizing:
             stack.callback(line.close)
             try:
                 self._go_through(desk, line, record)
+                while desk.may_have_more:  # the last ticket died when its trial was handed to it: somebody else is to run that
+                    self._go_through(desk, line, record)
                 state = "done" if desk.error is None else "failed"
             except KeyboardInterrupt:
                 state = "interrupted"
@@ -184,7 +186,8 @@ class _Optimizing:
     def _desk(self, checkpoints: Checkpoints, record: RecordedTrials | None) -> Desk:
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
         first = len(self._study.get_trials(deepcopy=False)) if record is None else record.first
-        desk = Desk(self._study, self._way, self._n_trials, deadline, checkpoints, first, self._wait_s())
+        retries = self._settings.retries
+        desk = Desk(self._study, self._way, self._n_trials, deadline, checkpoints, first, self._wait_s(), retries)
         if record is not None:
             desk.watch = record.running
             record.bring_back(desk, self._way, self._n_trials)
@@ -200,8 +203,11 @@ class _Optimizing:
 
     def _go_through(self, desk: Desk, line: Here, record: RecordedTrials | None) -> None:
         settings = self._settings
-        fn = RunTrial(self._objective, settings.init, settings.seed, line)
-        inner = Settings(**{**vars(settings), "init": (), "seed": None, "run": None, "on_error": "collect", "chunk": 1})
+        retry_on = settings.retry_on if isinstance(settings.retry_on, tuple) else (settings.retry_on,)
+        fn = RunTrial(self._objective, settings.init, settings.seed, line, retry_on if settings.retries else ())
+        inner = Settings(
+            **{**vars(settings), "init": (), "seed": None, "run": None, "on_error": "collect", "chunk": 1, "retries": 0}
+        )
         call = Call(fn, _tickets(desk), inner, bounded=True, name=self._name)
         try:
             with closing(call.segments()) as segments:
@@ -214,7 +220,7 @@ class _Optimizing:
                         return
             call.raise_if_stopped()
         finally:
-            self._study.report = report = _of_trials(call.report(), desk)  # type: ignore[attr-defined]
+            self._study.report = report = of_trials(call.report(), desk)  # type: ignore[attr-defined]
             logging.getLogger("fourfold").info("%s: %s", self._name, report.verdict)
 
     def _note(self, desk: Desk, record: RecordedTrials | None) -> None:
@@ -225,7 +231,7 @@ class _Optimizing:
                 record.keep(each, self._way)
             record.beat()
         for trial in told:
-            _log(self._study, trial)
+            log_end(self._study, trial)
             with asked(self._study):
                 for callback in self._callbacks:
                     callback(self._study, trial)
@@ -236,19 +242,6 @@ def _tickets(desk: Desk) -> Iterator[int]:
         if not desk.may_have_more:
             return
         yield ticket
-
-
-def _of_trials(report: Report, desk: Desk) -> Report:
-    """The report of a call whose items are tickets, of the trials that these have run."""
-    busy_s = max(0.0, report.busy_s - desk.waited_s)
-    verdict = report.verdict.replace(
-        f"{report.n_items} items with {in_words(report.busy_s)}", f"{desk.n_ended} trials with {in_words(busy_s)}"
-    )
-    if report.elapsed_s:
-        before, after = (f"{each / report.elapsed_s:.2f} times as fast as its " for each in (report.busy_s, busy_s))
-        verdict = verdict.replace(f"{before}items", f"{after}trials")
-    told = {"verdict": verdict, "n_items": desk.n_ended, "n_failures": len(desk.failures), "busy_s": busy_s}
-    return Report(**{**vars(report), **told})
 
 
 def _settings(options: Any, trial_timeout: float | None) -> Settings:
@@ -289,16 +282,3 @@ def _study(
         if value is not None:
             raise OptionError(f"{name}= and study= were both given: a study has its own, which optuna.create_study() sets")
     return study
-
-
-def _log(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Say what has become of a trial, in Optuna's log."""
-    log = logging.getLogger("optuna.fourfold")
-    if trial.state == TrialState.COMPLETE:
-        found = trial.values[0] if len(trial.values) == 1 else trial.values
-        log.info("Trial %d finished with value %s and parameters %s", trial.number, found, trial.params)
-    elif trial.state == TrialState.PRUNED:
-        log.info("Trial %d pruned", trial.number)
-    else:
-        why = trial.system_attrs.get(states.ERROR, "")
-        log.warning("Trial %d %s: %s; parameters %s", trial.number, trial.system_attrs.get(states.STATE), why, trial.params)

@@ -15,6 +15,8 @@ from typing import Any
 import optuna
 from optuna.samplers import BaseSampler, BruteForceSampler, GridSampler, QMCSampler, RandomSampler
 
+from fourfold.workloads.tune.sources import seed_all, sources_of, state_of, word_of
+
 Drawn = list[tuple[str, Any]]
 """Parameters that a sampler was asked for, one after the other, each with its distribution."""
 
@@ -103,7 +105,7 @@ class InSequence(Way):
 
     def __init__(self, sampler: QMCSampler) -> None:
         super().__init__(sampler, "in order: each trial's point follows from its number", first_alone=True, counts=True)
-        self._root = [_state_of(each) for each in _sources(sampler)]
+        self._root = [state_of(each) for each in sources_of(sampler)]
 
     def proposed(self, trial: optuna.Trial) -> BaseSampler:
         """See `Way`."""
@@ -116,11 +118,11 @@ class InBatches(Way):
 
     def __init__(self, sampler: BaseSampler, batch_size: int) -> None:
         super().__init__(sampler, f"batch of {batch_size}", batch_size)
-        self._roots = [_state_of(each) for each in _sources(sampler)]
+        self._roots = [state_of(each) for each in sources_of(sampler)]
 
     def proposed(self, trial: optuna.Trial) -> BaseSampler:
         own = copy.deepcopy(self._sampler)
-        _seed(own, self._roots, trial.number)
+        seed_all(own, self._roots, trial.number)
         self._draw_related(trial, own)
         return AsProposed(own, _as_they_are(trial.study))
 
@@ -135,7 +137,7 @@ class InOneStream(Way):
     def __init__(self, sampler: RandomSampler) -> None:
         super().__init__(sampler, "in order: each trial's point follows from its number")
         self._random = sampler
-        self._root = [_state_of(each) for each in _sources(sampler)]
+        self._root = [state_of(each) for each in sources_of(sampler)]
         self._path: Drawn | None = None
         self._first: tuple[int, _Noting] | None = None
         self._noted: dict[int, Drawn] = {}
@@ -194,7 +196,7 @@ class _Beside(RandomSampler):
         self._root = root
 
     def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
-        seed = _word([*self._root, zlib.crc32(param_name.encode())])
+        seed = word_of([*self._root, zlib.crc32(param_name.encode())])
         return RandomSampler(seed).sample_independent(study, trial, param_name, param_distribution)
 
 
@@ -269,46 +271,3 @@ class _Then:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._storage, name)
-
-
-# ---- the random numbers of a sampler -----------------------------------------------------------------------------------
-
-DEPTH = 4
-"""Samplers that hold samplers that hold …: so deep they are searched. Not measured; Optuna has 2."""
-
-
-def _sources(sampler: Any) -> list[Any]:
-    """All sources of random numbers that a sampler of Optuna holds, in a fixed order: objects with a NumPy `rng`."""
-    found: list[Any] = []
-    _search(sampler, DEPTH, found, set())
-    return found
-
-
-def _search(holder: Any, depth: int, found: list[Any], seen: set[int]) -> None:
-    import numpy as np
-
-    if id(holder) in seen or not depth:
-        return
-    seen.add(id(holder))
-    for _, each in sorted(getattr(holder, "__dict__", {}).items()):
-        if isinstance(getattr(type(each), "rng", None), property) and isinstance(each.rng, np.random.RandomState):
-            found.append(each)
-        elif type(each).__module__.startswith("optuna."):
-            _search(each, depth - 1, found, seen)
-
-
-def _state_of(source: Any) -> int:
-    """A number that tells where a source stands, without drawing from it."""
-    _, keys, place, *_ = source.rng.get_state()
-    return zlib.crc32(keys.tobytes(), place)
-
-
-def _seed(sampler: Any, roots: list[int], number: int) -> None:
-    for at, (source, root) in enumerate(zip(_sources(sampler), roots, strict=True)):
-        source.rng.seed(_word([root, number, at]))
-
-
-def _word(entropy: list[int]) -> int:
-    import numpy as np
-
-    return int(np.random.SeedSequence(entropy).generate_state(1)[0])

@@ -27,15 +27,24 @@ class RunTrial:
         init: What with.
         seed: Root of all trials' random numbers; None for none.
         line: To the desk.
+        retry_on: Exceptions after which the desk is asked whether the trial is to run again.
     """
 
-    def __init__(self, objective: Callable[..., Any], init: tuple[Any, ...], seed: int | None, line: Line) -> None:
+    def __init__(
+        self,
+        objective: Callable[..., Any],
+        init: tuple[Any, ...],
+        seed: int | None,
+        line: Line,
+        retry_on: tuple[type[BaseException], ...] = (),
+    ) -> None:
         self._objective, self._init, self._seed, self._line = objective, init, seed, line
+        self._retry_on = retry_on
         self._built: Callable[[Any], Any] | None = None
         self._building = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RunTrial, (self._objective, self._init, self._seed, self._line)
+        return RunTrial, (self._objective, self._init, self._seed, self._line, self._retry_on)
 
     def __call__(self, ticket: int) -> None:
         """Run one trial, if there is one to run.
@@ -51,7 +60,9 @@ class RunTrial:
             current.renew()  # the time that it has waited is not the trial's
             try:
                 end = self._ended(function, Trial(ask, job))
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, self._retry_on) and ask("again", job.number):
+                    return
                 with contextlib.suppress(Exception):  # nobody listens any more: what was raised is told all the same
                     ask("raised", job.number)
                 raise
