@@ -1,6 +1,7 @@
 """`fourfold tune`, as a user types it."""
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -18,10 +19,11 @@ import pytest
 from typer.testing import CliRunner
 
 import fourfold as ff
-from fourfold.cli import app
+import fourfold.addresses as addresses
+from fourfold.cli import app, tune_board
 from fourfold.cli.target import load_function
 from fourfold.cli.tune_board import Board
-from fourfold.cli.tune_names import pruner_named, sampler_named
+from fourfold.cli.tune_names import pruner_named, sampler_named, storage_named
 from fourfold.cli.tune_record import rows_of
 from fourfold.errors import OptionError
 from fourfold.workloads.tune.again import prepare_trial
@@ -65,7 +67,19 @@ def pipe():
     from sklearn.preprocessing import StandardScaler
     return make_pipeline(StandardScaler(), LogisticRegression())
 
+def fails():
+    from sklearn.dummy import DummyClassifier
+
+    class Fails(DummyClassifier):
+        def fit(self, X, y):
+            if self.random_state == 2:
+                raise ValueError("no two")
+            return super().fit(X, y)
+
+    return Fails()
+
 space = {"logisticregression__C": [0.001, 0.1, 10.0]}
+states = {"random_state": [1, 2]}
 grid = {"x": [0.0, 0.25, 0.5], "k": ["b"]}
 """
 
@@ -232,6 +246,17 @@ def test_the_best_estimator_is_in_the_file_and_its_scores_are_those_of_searchcv(
     assert best.predict_proba(table[["a", "b"]]).tobytes() == expected.predict_proba(table[["a", "b"]]).tobytes()
 
 
+def test_a_fit_that_fails_is_told_and_the_code_says_so(folder: Path) -> None:
+    pd.DataFrame({"a": [1, 2] * 10, "y": [0, 1] * 10}).to_parquet(folder / "in.parquet")
+    command = ("tune", "mine:fails", "in.parquet", "--target", "y", "--space", "mine:states", "--method", "grid", "--cv", "2")
+    done = here(*command, "--workers", "1", "--no-progress", folder=folder)
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("fourfold: 2 fits failed; the first, on fold 0 with {'random_state': 2}: ")
+    assert "no two" in done.stderr
+    scores = [line.split()[0] for line in done.stdout.splitlines()[1:]]
+    assert scores == ["0.5", "nan"]
+
+
 # ---- what cannot be
 
 
@@ -308,3 +333,39 @@ def test_a_parameter_of_several_types_is_text_in_a_table_and_one_of_numbers_stay
     rows = rows_of([told(0, 1.0, k=None, n=1), told(1, 2.0, k="a", n=2.5), told(2, 3.0, k=4), told(3, 3.0, k=[1])], 1)
     assert [row["params_k"] for row in rows] == [None, "a", "4", "[1]"]
     assert [row["params_n"] for row in rows] == [1.0, 2.5, None, None]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stream", "show", "shown"),
+    [
+        (Terminal, None, "trial  value  parameters"),
+        (Terminal, False, ""),
+        (io.StringIO, None, "fourfold: 1 trials: 1 complete; best 2 (trial 0)\n"),
+        (io.StringIO, False, ""),
+    ],
+)
+def test_trials_are_a_table_on_a_terminal_lines_elsewhere_and_nothing_when_quiet(
+    stream: type[io.StringIO], show: bool | None, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune_board, "LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(sys, "stderr", written := stream())
+    with tune_board.Live(Board(["minimize"]), show).shown() as live:
+        live.board.add(told(0, 2.0, x=1.5))
+        live.beat()
+    text = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", written.getvalue())
+    assert shown in text if stream is Terminal and shown else text == shown
+
+
+def test_a_login_in_a_storage_is_in_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(addresses, "_of_commands", {})
+    url = "postgresql://me:word@host/db"
+    assert storage_named(url) == url
+    assert addresses.without_kept_out(["--storage", url, f"--storage={url}"]) == ["--storage", "=…", "--storage==…"]
+    monkeypatch.setenv("MINE", "sqlite:///other.db")
+    assert storage_named("$MINE") == "sqlite:///other.db"
+    assert addresses.without_kept_out(["--storage", "$MINE"]) == ["--storage", "$MINE"]

@@ -10,7 +10,8 @@
     replay.py      fourfold replay RUN --item N  clean.py   fourfold clean [FOLDER]
     trust.py       fourfold trust RUN
     doctor.py      fourfold doctor
-    demo.py        fourfold demo      (demo_data.py its tables, demo_flights.py its function, demo_steps.py its steps)
+    demo.py        fourfold demo      (demo_data.py its tables, demo_flights.py its function, its steps demo_steps.py,
+                                      demo_tune.py, demo_train.py)
     bench.py       fourfold bench
     status.py      fourfold status PID
     batches.py     a dataset into a folder, for map --batch and predict

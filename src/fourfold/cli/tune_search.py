@@ -76,6 +76,7 @@ def _searched(estimator: Any, inputs: list[str], given: dict[str, Any]) -> Searc
         raise OptionError(f"there is no column {target!r}; there are: {', '.join(map(str, table.columns))}")
     with warnings.catch_warnings(), redirect_stdout(sys.stderr):  # what it says is no answer
         warnings.filterwarnings("ignore", category=FitFailedWarning)  # they are told below
+        warnings.filterwarnings("ignore", "One or more of the test scores are non-finite")  # likewise
         found.fit(table.drop(columns=target), table[target])
     return found
 

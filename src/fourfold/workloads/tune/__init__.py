@@ -5,6 +5,7 @@
     line.py        between the two       proposing.py ... what trials draw, by their numbers
     recorded.py    `run=`                resumed.py, checkpoints.py, reach.py, states.py, opened.py, said.py, sources.py
     asha.py        `ff.ASHA`, `ff.Hyperband`          rungs.py    ... what they decide: pure
+    told.py        trials of a record, as people read them     again.py   ... and run one of them again
     search/        `ff.SearchCV`
 
 A worker has tickets, not trials: with each it asks the desk for what is to run next. So a trial that was paused goes on in any

@@ -36,7 +36,7 @@ KIND = "optimize"
 PAUSED = "paused"
 
 RUNNING = "running"
-"""The file of the run that has the numbers of the trials that run now, and nothing of use when the driver is gone."""
+"""The file of the run that has the numbers of the trials that run now."""
 
 Kept = dict[str, Any]
 """What is recorded of a trial: builtins only."""
@@ -158,6 +158,7 @@ class RecordedTrials:
         with self._lock:
             os.close(self._running)
             self._running = -1
+        (self._recording.folder / RUNNING).unlink(missing_ok=True)
         self._recording.close(state)
 
 
