@@ -2,13 +2,21 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 from fourfold.data.kinds import as_column
 from fourfold.errors import OptionError
 from fourfold.workloads.groups.keys import Key, key_columns, keys_of, numbered
 from fourfold.workloads.groups.spill import without_dictionaries
 from fourfold.workloads.predict import COLUMN_OF, named
+
+
+class Models(Protocol):
+    """What this needs of GroupModels, which need this."""
+
+    @property
+    def classes_(self) -> Any:
+        """All classes, in order."""
 
 
 def rows_by_key(table: Any, by: Sequence[str]) -> Iterator[tuple[Key, Any]]:
@@ -35,7 +43,7 @@ class _Values:
 
     width: int | None = None
 
-    def __init__(self, models: Any) -> None:
+    def __init__(self, models: Models) -> None:
         pass
 
     def __call__(self, model: Any, X: Any) -> Any:
@@ -47,7 +55,7 @@ class _Values:
 class _Chances:
     """Says how likely a model finds each class of all models; those that it has not seen are not."""
 
-    def __init__(self, models: Any) -> None:
+    def __init__(self, models: Models) -> None:
         self._places = {each: at for at, each in enumerate(models.classes_.tolist())}
         self.width: int | None = len(self._places)
 
@@ -97,7 +105,7 @@ def joined(parts: Sequence[tuple[Any, Any]], n_rows: int, width: int | None = No
 class PredictGroups:
     """Called with batches of a Dataset."""
 
-    def __init__(self, models: Any, unknown: str, method: str) -> None:
+    def __init__(self, models: Models, unknown: str, method: str) -> None:
         self._models, self._unknown, self._method = models, unknown, method
 
     def __call__(self, table: Any) -> Any:
