@@ -13,6 +13,7 @@ from fourfold.call import Call
 from fourfold.distribute.verdict import seconds as in_words
 from fourfold.errors import MissingExtra, OptionError, OptionTypeError
 from fourfold.execute import current
+from fourfold.interrupts import Shield
 from fourfold.options import RunOfBlock, Settings, resolve, seconds, whole_number
 from fourfold.records import Failure, Report
 
@@ -217,11 +218,12 @@ class _Optimizing:
 
     def _note(self, desk: Desk, record: RecordedTrials | None) -> None:
         """Record, and tell the user's callbacks, what has ended."""
-        told, ended = desk.told(), desk.newly_ended()  # in this order: nobody is told of what is not recorded
-        if record is not None and ended:
-            for each in ended:
-                record.keep(each, self._way)
-            record.beat()
+        with Shield():  # what is taken here is nowhere else: Ctrl-C waits until it is recorded
+            told, ended = desk.told(), desk.newly_ended()  # in this order: nobody is told of what is not recorded
+            if record is not None and ended:
+                for each in ended:
+                    record.keep(each, self._way)
+                record.beat()
         for trial in told:
             _log(self._study, trial)
             with asked(self._study):
