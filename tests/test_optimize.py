@@ -1,9 +1,7 @@
 """`ff.optimize` is `study.optimize` with processes: the same trials, whoever runs them, and all that Optuna can do with a study."""
 
-import functools
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,7 @@ import pytest
 from optuna.samplers import BaseSampler, GridSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 
 import fourfold as ff
-from fourfold.errors import MissingExtra, NotPicklable, OptionError, OptionTypeError, UnknownOption
+from fourfold.errors import NotPicklable, OptionError, OptionTypeError
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
@@ -328,71 +326,11 @@ def test_inside_an_item_trials_run_one_after_the_other() -> None:
         ({"n_trials": 1, "chunk": 2}, OptionError, "each trial travels alone"),
         ({"n_trials": 1, "on_error": "skip"}, OptionError, "catch="),
         ({"n_trials": 1, "study": 3}, OptionTypeError, "must be a study of Optuna"),
-        ({"n_trials": 1, "n_jobs": 2}, UnknownOption, "workers= says how many"),
-        ({"n_trials": 1, "storage": "sqlite:///x.db"}, UnknownOption, r"hand it over as study="),
-        ({"n_trials": 1, "direction": "max"}, OptionError, r"direction='max' is not known\. Choices: \"minimize\""),
-        ({"n_trials": 1, "direction": ["minimize", "maximize"]}, OptionTypeError, "directions="),
-        ({"n_trials": 1, "directions": "minimize"}, OptionTypeError, "must be a list"),
-        ({"n_trials": 1, "direction": "minimize", "directions": ["minimize"]}, OptionError, "both given"),
-        ({"n_trials": 1, "sampler": TPESampler}, OptionTypeError, r"a class; an instance is needed: TPESampler\(…\)"),
-        ({"n_trials": 1, "pruner": "asha"}, OptionTypeError, "must be a pruner of Optuna"),
-        ({"n_trials": 1, "pruner": RandomSampler(0)}, OptionTypeError, "must be a pruner of Optuna"),
-        ({"n_trials": 1, "catch": "ValueError"}, OptionTypeError, "a class of exceptions"),
-        ({"n_trials": 1, "catch": [ValueError("x")]}, OptionTypeError, "a class of exceptions"),
-        ({"n_trials": 1, "callbacks": print}, OptionTypeError, "a list of functions"),
     ],
 )
 def test_what_cannot_be_used_is_said_before_anything_runs(options: Any, error: Any, words: str) -> None:
     with pytest.raises(error, match=words):
         ff.optimize(objective, **options)
-
-
-async def awaited(trial: Any) -> float:
-    return 0.0
-
-
-def decorated(fn: Any) -> Any:
-    return functools.wraps(fn)(lambda trial: fn(trial, [1, 2]))
-
-
-@pytest.mark.parametrize(
-    ("wrong", "words"),
-    [
-        (lambda: 1.0, "one argument, the trial, and takes"),
-        (lambda trial, data: 1.0, "functools.partial"),
-        (lambda trial, *, data: 1.0, "missing a required argument: 'data'|missing a required keyword-only argument: 'data'"),
-        (awaited, "use def, not async def"),
-        (ThreadPoolExecutor, "is a class without __call__"),
-        (0.3, "without calling it"),
-    ],
-)
-def test_an_objective_that_cannot_be_called_with_a_trial_is_refused_before_any_runs(wrong: Any, words: str) -> None:
-    with pytest.raises(OptionTypeError, match=words):
-        ff.optimize(wrong, n_trials=1)
-
-
-@pytest.mark.parametrize(
-    "fn",
-    [
-        functools.partial(lambda trial, data: trial.suggest_float("x", 0, 1), data=[1]),
-        decorated(lambda trial, data: trial.suggest_float("x", 0, 1)),
-        lambda trial, scale=2: scale * trial.suggest_float("x", 0, 1),
-        lambda *all_of_them: all_of_them[0].suggest_float("x", 0, 1),
-    ],
-)
-def test_an_objective_may_have_other_arguments_that_are_filled(fn: Any) -> None:
-    assert ff.optimize(fn, n_trials=1, engine="serial").trials[0].state.name == "COMPLETE"
-
-
-@pytest.mark.parametrize(("sampler", "package"), [("CmaEsSampler", "cmaes"), ("GPSampler", "torch")])
-def test_the_package_that_a_sampler_needs_is_asked_for_before_the_first_trial(
-    sampler: str, package: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("fourfold.workloads.tune.checked.find_spec", lambda name: None)
-    study = optuna.create_study(sampler=getattr(optuna.samplers, sampler)())
-    with pytest.raises(MissingExtra, match=f"pip install {package}"):
-        ff.optimize(objective, n_trials=20, study=study)
-    assert study.trials == []
 
 
 def test_a_study_keeps_its_own_sampler() -> None:
