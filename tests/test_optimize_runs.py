@@ -16,6 +16,7 @@ from running import run_script, started
 import fourfold as ff
 from fourfold.errors import RunError
 from fourfold.workloads.tune import states
+from fourfold.workloads.tune.desk import Desk
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
@@ -207,3 +208,28 @@ def test_ctrl_c_leaves_no_trial_running_in_a_storage(tmp_path: Path) -> None:
     assert {each.system_attrs[states.STATE] for each in study.trials[2:]} == {states.UNFINISHED}
     study._storage.remove_session()
     study._storage._backend.engine.dispose()
+
+
+def test_ctrl_c_while_a_trial_is_recorded_does_not_lose_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    take = Desk.newly_ended
+
+    def take_and_interrupt(desk: Desk) -> Any:
+        found = take(desk)
+        if found:
+            monkeypatch.undo()
+            signal.raise_signal(signal.SIGINT)
+        return found
+
+    def trials() -> optuna.Study:
+        return ff.optimize(
+            lambda trial: trial.suggest_float("x", 0, 1),
+            n_trials=3,
+            sampler=RandomSampler(0),
+            engine="serial",
+            run=tmp_path / "run",
+        )
+
+    monkeypatch.setattr(Desk, "newly_ended", take_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        trials()
+    assert trials().report.n_items == 2

@@ -199,6 +199,8 @@ REFUSED = {
     "an engine that does not exist": ({"engine": "spork"}, "unknown engine 'spork'"),
     "a method that does not exist": ({"method": "gird"}, "The 'method' parameter of SearchCV must be a str among"),
     "no jobs": ({"n_jobs": 0}, "n_jobs == 0 has no meaning"),
+    "an unknown parameter": ({"space": {"C": [1.0]}}, r"\(did you mean 'c'\?\): Invalid parameter 'C' for estimator Does"),
+    "an unknown one in a later part": ({"space": [{"c": [1.0]}, {"what": [""], "cc": [2.0]}]}, "Invalid parameter 'cc'"),
 }
 
 
@@ -207,3 +209,28 @@ def test_what_cannot_be_done_is_said_before_a_fit(case: str) -> None:
     options, said = REFUSED[case]
     with pytest.raises(ValueError, match=said):
         ff.SearchCV(Does("kill"), **{"space": {"c": [1.0]}, **options}).fit(X, y)
+
+
+def test_a_parameter_that_lacks_the_name_of_its_step_is_told_with_it() -> None:
+    pipeline = Pipeline([("scale", StandardScaler()), ("does", Does("kill"))])
+    with pytest.raises(ValueError, match=r"did you mean 'does__c'\?.*Invalid parameter 'c' for estimator Pipeline"):
+        ff.SearchCV(pipeline, {"c": [1.0]}).fit(X, y)
+
+
+def test_parameters_of_a_step_that_is_searched_itself_are_taken() -> None:
+    pipeline = Pipeline([("scale", StandardScaler()), ("last", Does("raise"))])
+    search = ff.SearchCV(pipeline, {"last": [Does()], "last__c": [1.0, 2.0]}, method="grid", cv=2).fit(X, y)
+    assert [each["last__c"] for each in search.cv_results_["params"]] == [1.0, 2.0]
+
+
+class TakesAll(Does):
+    """As boosters have it: more parameters than its `get_params` tells."""
+
+    def set_params(self, **params: Any) -> "TakesAll":
+        vars(self).update(params)
+        return self
+
+
+def test_an_estimator_may_take_parameters_that_it_does_not_tell() -> None:
+    search = ff.SearchCV(TakesAll(), {"depth": [1, 2]}, method="grid", cv=2).fit(X, y)
+    assert [each["depth"] for each in search.cv_results_["params"]] == [1, 2]

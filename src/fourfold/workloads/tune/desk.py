@@ -354,6 +354,8 @@ class Desk:
                     unfinished = End(states.UNFINISHED, error="the call ended before it")
                     here.end = End(states.PRUNED) if here.is_paused else unfinished
                     self.set(here, states.STATE, here.end.state)
+                    if here.end.error:
+                        self.set(here, states.ERROR, here.end.error)
                     if here.is_paused and is_done:
                         self._note(here)
                         self.checkpoints.drop(number)

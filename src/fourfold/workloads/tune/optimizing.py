@@ -12,6 +12,7 @@ import fourfold.machine as machine
 from fourfold.call import Call
 from fourfold.errors import MissingExtra, OptionError, OptionTypeError
 from fourfold.execute import current
+from fourfold.interrupts import Shield
 from fourfold.options import RunOfBlock, Settings, resolve, seconds, whole_number
 from fourfold.records import Failure
 
@@ -24,7 +25,7 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
-from fourfold.workloads.tune import states
+from fourfold.workloads.tune import checked, states
 from fourfold.workloads.tune.answers import Answers
 from fourfold.workloads.tune.checkpoints import Checkpoints
 from fourfold.workloads.tune.desk import WAIT_S, Desk
@@ -105,10 +106,7 @@ def optimize(
         (20, 0.003)
     """
     settings = _settings(options, trial_timeout)
-    if not callable(objective):
-        raise OptionTypeError(
-            f"objective={objective!r} must be a function of a trial; it is of type {type(objective).__name__}"
-        )
+    checked.check_objective(objective)
     if n_trials is None and timeout is None:
         raise OptionError(
             "n_trials= is missing: how many trials the study is to have (or timeout=, after which none is begun)"
@@ -119,11 +117,12 @@ def optimize(
         raise OptionError(f'mode={mode!r} is not known. Choices: "batch", "async"')
     size = whole_number("batch_size", batch_size, 1) if batch_size is not None else settings.workers or machine.cores().n_cores
     own = _study(study, machine.user_name_of(objective), direction, directions, sampler, pruner, settings.seed)
+    checked.check_packages(own.sampler)
     limit = seconds("timeout", timeout)
-    caught = tuple(catch) if isinstance(catch, Iterable) else (catch,)
+    caught, told = checked.caught(catch), checked.called_back(callbacks)
     is_paused_by_others = hasattr(own.pruner, "rungs")  # which trials go on depends on who was faster: no batch is of one mind
     way = way_of(own.sampler, "async" if is_paused_by_others else mode, size)
-    return _Optimizing(objective, own, way, n_trials, limit, caught, list(callbacks), settings).run()
+    return _Optimizing(objective, own, way, n_trials, limit, caught, told, settings).run()
 
 
 class _Optimizing:
@@ -225,11 +224,12 @@ class _Optimizing:
 
     def _note(self, desk: Desk, record: RecordedTrials | None) -> None:
         """Record, and tell the user's callbacks, what has ended."""
-        told, ended = desk.told(), desk.newly_ended()  # in this order: nobody is told of what is not recorded
-        if record is not None and ended:
-            for each in ended:
-                record.keep(each, self._way)
-            record.beat()
+        with Shield():  # what is taken here is nowhere else: Ctrl-C waits until it is recorded
+            told, ended = desk.told(), desk.newly_ended()  # in this order: nobody is told of what is not recorded
+            if record is not None and ended:
+                for each in ended:
+                    record.keep(each, self._way)
+                record.beat()
         for trial in told:
             log_end(self._study, trial)
             with asked(self._study):
@@ -250,6 +250,7 @@ def _settings(options: Any, trial_timeout: float | None) -> Settings:
     for name, why in (("cost", "trials are not known before"), ("chunk", "each trial travels alone")):
         if name in options:
             raise OptionError(f"{name}= has no meaning here: {why}")
+    checked.check_names(options)
     settings = resolve({**options, "timeout": trial_timeout})
     if settings.on_error != "raise":
         raise OptionError("on_error= has no meaning here: name in catch= the exceptions that do not end the call")
@@ -266,6 +267,8 @@ def _study(
     seed: int | None,
 ) -> optuna.Study:
     if study is None:
+        checked.check_directions(direction, directions)
+        checked.check_parts(sampler, pruner)
         verbosity = optuna.logging.get_verbosity()
         sampler = TPESampler(seed=seed) if sampler is None else sampler
         several = None if directions is None else list(directions)

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+from sklearn.base import clone
+
 from fourfold.errors import MissingExtra, OptionError
 from fourfold.machine import cores
-from fourfold.options import resolve, whole_number
+from fourfold.options import did_you_mean, resolve, whole_number
+from fourfold.workloads.tune.search.spaces import parts_of
 
 METHODS = ("random", "grid", "halving", "tpe")
 N_TRIALS = 10
@@ -17,6 +20,8 @@ def check_arguments(search: Any) -> None:
     Raises:
         OptionError: An argument has a value that cannot be used, or goes with another one of them only.
     """
+    for part in parts_of(search.space):
+        _check_names(search.estimator, part)
     if search.n_trials is not None:
         whole_number("n_trials", search.n_trials, 1)
         if search.method == "grid":
@@ -33,6 +38,28 @@ def check_arguments(search: Any) -> None:
         _check_tpe(search)
     if search.pruner is not None:
         _check_pruner(search)
+
+
+def _check_names(estimator: Any, part: dict[str, Any]) -> None:
+    """Whether an estimator has the parameters of a part of a space: asked before the first fit, not before a candidate's own.
+
+    Raises:
+        ValueError: It has not; scikit-learn's own, with the name that may be meant.
+    """
+    if isinstance(estimator, type) or not hasattr(estimator, "get_params"):
+        return  # scikit-learn says what is wrong
+    known = estimator.get_params(deep=True)
+    for name in part:
+        pieces = name.split("__")
+        is_of_another_step = any("__".join(pieces[:at]) in part for at in range(1, len(pieces)))  # which is searched, too
+        if name in known or is_of_another_step:
+            continue
+        try:
+            clone(estimator).set_params(**{name: None})  # some have parameters that get_params does not tell
+        except ValueError as error:
+            behind = [each for each in known if f"__{each}".lower().endswith(f"__{name}".lower())]
+            hint = f" (did you mean {behind[0]!r}?)" if behind else did_you_mean(name, list(known))
+            raise ValueError(f"space={part!r}{hint}: {error}") from None
 
 
 def _check_halving(search: Any) -> None:
