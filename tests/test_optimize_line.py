@@ -3,6 +3,7 @@
 import logging
 import os
 import queue
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -317,6 +318,21 @@ def test_ctrl_c_while_a_trial_is_told_leaves_it_not_running(desk: Desk, monkeypa
         Answers(desk).end(0, "value", 1.0)
     desk.close()
     assert [(each.state, each.values) for each in desk.study.trials] == [(TrialState.COMPLETE, [1.0])]
+
+
+def test_ctrl_c_while_the_storage_makes_a_trial_leaves_it_not_running(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = desk.study._storage.create_new_trial
+
+    def interrupted(*args: Any) -> int:
+        number = make(*args)
+        signal.raise_signal(signal.SIGINT)
+        return number
+
+    monkeypatch.setattr(desk.study._storage, "create_new_trial", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        desk.job(0)
+    desk.close()
+    assert [each.state for each in desk.study.trials] == [TrialState.FAIL]
 
 
 def test_after_the_end_nobody_gets_a_trial(desk: Desk) -> None:

@@ -15,6 +15,7 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from fourfold.interrupts import Shield
 from fourfold.records import Failure
 from fourfold.workloads.tune import states
 from fourfold.workloads.tune.checkpoints import Checkpoints
@@ -210,8 +211,9 @@ class Desk:
         Raises:
             Exception: What its sampler raises. The trial is one that has failed, then, and the call ends.
         """
-        trial = self._asked()
-        here = self.take_up(trial, self.study.sampler)
+        with Shield():
+            trial = self._asked()
+            here = self.take_up(trial, self.study.sampler)
         self.n_begun += 1
         try:
             here.sampler = self.way.proposed(trial)
@@ -314,15 +316,16 @@ class Desk:
         here = self.open[number]
         assert here.end is not None
         is_pruned, values = here.end.state == states.PRUNED, here.end.values
-        try:
-            with asked(self.study):
-                if here.end.state == states.COMPLETE:
-                    self.study.tell(here.trial, values)
-                else:
-                    self.study.tell(here.trial, state=TrialState.PRUNED if is_pruned else TrialState.FAIL)
-        except Exception as error:  # of the sampler, of the user's constraints, of the storage
-            self.error = self.error or error
-        del self.open[number]  # not before: Ctrl-C leaves no trial running
+        with Shield():
+            try:
+                with asked(self.study):
+                    if here.end.state == states.COMPLETE:
+                        self.study.tell(here.trial, values)
+                    else:
+                        self.study.tell(here.trial, state=TrialState.PRUNED if is_pruned else TrialState.FAIL)
+            except Exception as error:  # of the sampler, of the user's constraints, of the storage
+                self.error = self.error or error
+            del self.open[number]  # not before: a second Ctrl-C leaves no trial running
         self.way.ended(number)
         self._told.append(here.trial._trial_id)
 
@@ -355,7 +358,7 @@ class Desk:
         Args:
             is_done: Those that wait will not go on, in a later call either.
         """
-        with self.changed:
+        with Shield(), self.changed:
             self._is_closed = True
             self.batch.clear()
             self.ready.clear()
