@@ -66,6 +66,36 @@ def test_a_grid_ends_when_all_of_it_was_tried() -> None:
     found = ff.optimize(objective, n_trials=100, sampler=GridSampler(GRID, seed=1), workers=2)
     complete = [each for each in found.trials if each.state.name == "COMPLETE"]
     assert len({repr(each.params) for each in complete}) == 18
+    assert len(found.trials) == 18
+
+
+def test_enqueued_trials_are_of_the_batches_that_they_are_of_in_a_recorded_run(tmp_path: Path) -> None:
+    def call(**options: Any) -> list[Any]:
+        study = optuna.create_study(sampler=TPESampler(seed=3, n_startup_trials=2))
+        for x in (1.0, 2.0, 3.0):
+            study.enqueue_trial({"x": x})
+        ff.optimize(
+            lambda t: t.suggest_float("x", -10, 10) ** 2, n_trials=9, study=study, batch_size=2, engine="serial", **options
+        )
+        return table(study)
+
+    assert call() == call(run=tmp_path / "run")
+
+
+def test_a_long_trial_holds_up_no_other_and_no_callback() -> None:
+    are_told = threading.Event()
+
+    def fn(trial: Any) -> float:
+        if trial.number == 1:
+            assert are_told.wait(20), "others wait for this one"
+        return float(trial.suggest_float("x", 0, 1))
+
+    def tell(study: optuna.Study, trial: Any) -> None:
+        if trial.number == 50:
+            are_told.set()
+
+    found = ff.optimize(fn, n_trials=60, sampler=RandomSampler(0), engine="threads", workers=2, callbacks=[tell])
+    assert len(found.trials) == 60
 
 
 @pytest.mark.parametrize(

@@ -248,7 +248,18 @@ class FragileAfter(Fragile):
             raise RuntimeError("no more")
 
 
-@pytest.mark.parametrize("kind", [Fragile, FragileAfter])
+class FragileBefore(Fragile):
+    """Fails when its third trial is made."""
+
+    def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
+        return {}
+
+    def before_trial(self, study: Any, trial: Any) -> None:
+        if trial.number == 3:
+            raise RuntimeError("no more")
+
+
+@pytest.mark.parametrize("kind", [Fragile, FragileAfter, FragileBefore])
 def test_a_sampler_that_fails_ends_the_call_and_leaves_no_trial_running(kind: Any) -> None:
     study = optuna.create_study(sampler=kind())
     with pytest.raises(RuntimeError, match="no more"):

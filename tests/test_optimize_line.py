@@ -3,6 +3,7 @@
 import logging
 import os
 import queue
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -12,12 +13,14 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.samplers import RandomSampler
+from optuna.samplers import GridSampler, RandomSampler, TPESampler
+from optuna.trial import TrialState
 
 from fourfold.errors import EngineError
 from fourfold.records import Failure
 from fourfold.workloads.tune import line, states
 from fourfold.workloads.tune.answers import Answers
+from fourfold.workloads.tune.asha import ASHA
 from fourfold.workloads.tune.checkpoints import Checkpoints
 from fourfold.workloads.tune.desk import LOST_IN_A_ROW, Desk
 from fourfold.workloads.tune.line import Here, Served, There
@@ -252,6 +255,84 @@ def test_what_a_late_worker_says_of_a_trial_that_is_over_does_not_count(desk: De
     desk.failed(failure_of(0), lambda error: False)
     assert (desk.error, desk.failures) == (None, [])
     assert desk.study.trials[0].values == [1.0]
+
+
+def test_of_a_grid_no_point_is_begun_twice_while_the_last_ones_run(tmp_path: Path) -> None:
+    study = optuna.create_study(sampler=GridSampler({"x": [1, 2]}))
+    desk = Desk(study, way_of(study.sampler, "batch", 1), 9, None, Checkpoints(str(tmp_path)), 0, wait_s=0)
+    assert (desk.job(0), desk.job(1)) != (None, None)
+    assert desk.job(2) is None
+    assert not desk.may_have_more
+    study.enqueue_trial({"x": 3})
+    assert desk.job(3) is not None, "it is no point of the grid"
+    desk.close()
+    assert [each.state for each in study.trials] == [TrialState.FAIL] * 3
+
+
+def test_a_batch_has_its_size_where_another_process_makes_trials_too(tmp_path: Path) -> None:
+    study = optuna.create_study(sampler=TPESampler(seed=0))
+    begins = optuna.Study._pop_waiting_trial_id
+
+    class Shared(optuna.Study):
+        def _pop_waiting_trial_id(self) -> int | None:
+            self._storage.create_new_trial(self._study_id)
+            return begins(self)
+
+    study.__class__ = Shared
+    desk = Desk(study, way_of(study.sampler, "batch", 2), 40, None, Checkpoints(str(tmp_path)), 1, wait_s=0)
+    assert desk.job(0) is not None
+    assert desk.batch == [1, 3]
+    desk.close()
+
+
+def test_a_trial_that_is_to_go_on_and_does_not_is_pruned_like_those_that_wait(tmp_path: Path) -> None:
+    study = optuna.create_study(sampler=TPESampler(seed=0), pruner=ASHA(1, 9))
+    desk = Desk(study, way_of(study.sampler, "async", 1), 3, None, Checkpoints(str(tmp_path)), 0, wait_s=0)
+    answers = Answers(desk)
+    for number in range(3):
+        assert desk.job(number) is not None
+        answers.checkpoint(number, b"")
+        answers.report(number, float(number), 0)
+    for number in range(3):
+        if answers.should_prune(number):
+            answers.end(number, "pruned", "")
+    assert desk.may_have_more
+    assert desk.ready
+    desk.close()
+    assert TrialState.FAIL not in {each.state for each in study.trials}
+
+
+@pytest.mark.parametrize("at", ["before", "after"])
+def test_ctrl_c_while_a_trial_is_told_leaves_it_not_running(desk: Desk, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
+    desk.job(0)
+    tell = desk.study.tell
+
+    def interrupted(*args: Any, **named: Any) -> None:
+        monkeypatch.undo()
+        if at == "after":
+            tell(*args, **named)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(desk.study, "tell", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Answers(desk).end(0, "value", 1.0)
+    desk.close()
+    assert [(each.state, each.values) for each in desk.study.trials] == [(TrialState.COMPLETE, [1.0])]
+
+
+def test_ctrl_c_while_the_storage_makes_a_trial_leaves_it_not_running(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = desk.study._storage.create_new_trial
+
+    def interrupted(*args: Any) -> int:
+        number = make(*args)
+        signal.raise_signal(signal.SIGINT)
+        return number
+
+    monkeypatch.setattr(desk.study._storage, "create_new_trial", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        desk.job(0)
+    desk.close()
+    assert [each.state for each in desk.study.trials] == [TrialState.FAIL]
 
 
 def test_after_the_end_nobody_gets_a_trial(desk: Desk) -> None:

@@ -153,6 +153,34 @@ def test_what_failed_stays_failed_with_its_error(tmp_path: Path) -> None:
     assert again.trials[1].system_attrs[states.ERROR] == "ValueError: bad"
 
 
+def test_trials_that_wait_when_a_call_fails_are_over_in_its_study_and_the_next_call_goes_on_without_them(
+    tmp_path: Path,
+) -> None:
+    must_fail = tmp_path / "must-fail"
+    must_fail.touch()
+
+    def fn(trial: Any) -> float:
+        x = trial.suggest_float("x", 0, 1)
+        for step in range(trial.restore(0), 9):
+            trial.report(x, step)
+            trial.checkpoint(step + 1)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        if must_fail.exists():
+            raise ValueError("bad")
+        return float(x)
+
+    study = optuna.create_study(sampler=RandomSampler(0), pruner=ff.ASHA(1, 9))
+    options: Any = {"n_trials": 9, "study": study, "engine": "serial", "run": tmp_path / "run"}
+    with pytest.raises(ValueError, match="bad"):
+        ff.optimize(fn, **options)
+    must_fail.unlink()
+    ff.optimize(fn, **options)
+    assert len(study.trials) == 9
+    assert TrialState.COMPLETE in {each.state for each in study.trials}
+    assert all(each.state.is_finished() for each in study.trials)
+
+
 def test_another_objective_is_refused(tmp_path: Path) -> None:
     options: Any = {"n_trials": 2, "sampler": RandomSampler(1), "engine": "serial", "run": tmp_path / "run"}
     ff.optimize(lambda t: t.suggest_float("x", 0, 1), **options)

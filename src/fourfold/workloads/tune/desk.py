@@ -12,8 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 import optuna
+from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from fourfold.interrupts import Shield
 from fourfold.records import Failure
 from fourfold.workloads.tune import states
 from fourfold.workloads.tune.checkpoints import Checkpoints
@@ -46,7 +48,9 @@ class Desk:
         retries: How often a trial that has raised runs again.
 
     Attributes:
+        wait_s: The same.
         open: Trials that the study has not been told of, by number.
+        going: The numbers of those that run or are to, and neither wait for others nor have ended.
         ready: Those that wait for a worker.
         batch: Those of which none is told before all have ended.
         failures: Trials without a value, each with `index` its number.
@@ -69,12 +73,13 @@ class Desk:
         retries: int = 0,
     ) -> None:
         self.study, self.way, self._n_trials, self._deadline = study, way, n_trials, deadline
-        self.checkpoints, self._first, self._wait_s, self._retries = checkpoints, first, wait_s, retries
+        self.checkpoints, self._first, self.wait_s, self._retries = checkpoints, first, wait_s, retries
         self.rungs: Rungs | None = study.pruner.rungs() if hasattr(study.pruner, "rungs") else None
         self.sign = 1.0 if study.directions[0].name == "MAXIMIZE" else -1.0
         self._lock = threading.RLock()
         self.changed = threading.Condition(self._lock)
         self.open: dict[int, Open] = {}
+        self.going: set[int] = set()
         self.ready: deque[int] = deque()
         self.batch: list[int] = []
         self._of_ticket: dict[int, int] = {}
@@ -104,15 +109,16 @@ class Desk:
                     return None
                 self._of_ticket[ticket] = number
                 here = self.open[number]
-            here.ticket = ticket
+            here.ticket, here.is_paused = ticket, False
             here.attempts += 1
+            self.going.add(here.trial.number)
             self.set(here, states.ATTEMPTS, here.attempts)
             self.watch(self.running)
             return here
 
     def _waited_for(self, ticket: int) -> int | None:
         began = time.monotonic()
-        until = began + self._wait_s
+        until = began + self.wait_s
         asks = self._waits[ticket] = object()
         try:
             while (number := self._next()) is None:
@@ -174,7 +180,7 @@ class Desk:
             self._promote()
             if self.ready or self._may_begin:
                 return True
-            return (self.rungs is not None or self._retries > 0) and self._runs
+            return (self.rungs is not None or self._retries > 0) and bool(self.going)
 
     @property
     def is_stopping(self) -> bool:
@@ -183,18 +189,14 @@ class Desk:
         return is_late or self._is_closed or self.error is not None or self.study._stop_flag
 
     @property
-    def _runs(self) -> bool:
-        return any(not each.is_paused and each.end is None for each in self.open.values())
-
-    @property
     def _may_begin(self) -> bool:
-        return self._n_trials is None or self.n_begun < self._n_trials
+        return (self._n_trials is None or self.n_begun < self._n_trials) and self.way.has_more(self.study)
 
     def _next(self) -> int | None:
         if self.is_stopping:
             return None
         self._promote()
-        must_wait = bool(self.batch) or (self.way.waits_for_first and self._runs)
+        must_wait = bool(self.batch) or (self.way.waits_for_first and bool(self.going))
         if not self.ready and self._may_begin and not must_wait:
             self._propose()
         return self.ready.popleft() if self.ready else None
@@ -203,10 +205,9 @@ class Desk:
         """Let the best of the paused trials go on, as soon as a worker is free."""
         if self.rungs is None or self.ready:
             return
-        is_last = not self._may_begin and not self._runs
+        is_last = not self._may_begin and not self.going
         number = self.rungs.promotable(is_last)
         if number is not None:
-            self.open[number].is_paused = False
             self.ready.append(number)
 
     def _propose(self) -> None:
@@ -218,7 +219,7 @@ class Desk:
             number = self.begin().trial.number
             self.batch.append(number)
             self.ready.append(number)
-            if (number + 1 - self._first) % size == 0:
+            if (number + 1 - self._first) % size == 0 or len(self.batch) >= size:  # a study of several has gaps
                 break
 
     def begin(self) -> Open:
@@ -227,8 +228,9 @@ class Desk:
         Raises:
             Exception: What its sampler raises. The trial is one that has failed, then, and the call ends.
         """
-        trial = self.study.ask()
-        here = self.open[trial.number] = Open(trial, self.study.sampler)
+        with Shield():
+            trial = self._asked()
+            here = self.take_up(trial, self.study.sampler)
         self.n_begun += 1
         try:
             here.sampler = self.way.proposed(trial)
@@ -240,6 +242,30 @@ class Desk:
             here.study_attrs = study_attrs(self.study)
         return here
 
+    def take_up(self, trial: optuna.Trial, sampler: BaseSampler) -> Open:
+        """A trial is open from now on."""
+        here = self.open[trial.number] = Open(trial, sampler)
+        self.going.add(trial.number)
+        return here
+
+    def _asked(self) -> optuna.Trial:
+        """What `Study.ask` gives, which leaves a trial running when its sampler fails."""
+        study = self.study
+        study._thread_local.cached_all_trials = None
+        trial_id = study._pop_waiting_trial_id()
+        if trial_id is None:
+            trial_id = study._storage.create_new_trial(study._study_id)
+        try:
+            return optuna.Trial(study, trial_id)
+        except BaseException as error:
+            self.error = self.error or error
+            state = states.FAILED if isinstance(error, Exception) else states.UNFINISHED
+            study._storage.set_trial_system_attr(trial_id, states.STATE, state)
+            study._storage.set_trial_system_attr(trial_id, states.ERROR, f"{type(error).__name__}: {error}")
+            study._storage.set_trial_state_values(trial_id, TrialState.FAIL)
+            self._told.append(trial_id)
+            raise
+
     # ---- what becomes of trials --------------------------------------------------------------------------------------
 
     def paused(self, number: int) -> None:
@@ -247,6 +273,7 @@ class Desk:
         with self.changed:
             here = self.open[number]
             here.is_paused, here.ticket = True, None
+            self.going.discard(number)
             if self.rungs is not None:
                 self.rungs.pause(number)
             self.way.ended(number)  # it has drawn what others wait for
@@ -258,6 +285,7 @@ class Desk:
         with self.changed:
             here = self.open[number]
             here.end = end
+            self.going.discard(number)
             self.set(here, states.STATE, end.state)
             if end.error:
                 self.set(here, states.ERROR, end.error)
@@ -302,17 +330,19 @@ class Desk:
 
     def tell(self, number: int) -> None:
         """Tell the study what became of a trial."""
-        here = self.open.pop(number)
+        here = self.open[number]
         assert here.end is not None
         is_pruned, values = here.end.state == states.PRUNED, here.end.values
-        try:
-            with asked(self.study):
-                if here.end.state == states.COMPLETE:
-                    self.study.tell(here.trial, values)
-                else:
-                    self.study.tell(here.trial, state=TrialState.PRUNED if is_pruned else TrialState.FAIL)
-        except Exception as error:  # of the sampler, of the user's constraints, of the storage
-            self.error = self.error or error
+        with Shield():
+            try:
+                with asked(self.study):
+                    if here.end.state == states.COMPLETE:
+                        self.study.tell(here.trial, values)
+                    else:
+                        self.study.tell(here.trial, state=TrialState.PRUNED if is_pruned else TrialState.FAIL)
+            except Exception as error:  # of the sampler, of the user's constraints, of the storage
+                self.error = self.error or error
+            del self.open[number]  # not before: a second Ctrl-C leaves no trial running
         self.way.ended(number)
         self._told.append(here.trial._trial_id)
 
@@ -333,7 +363,7 @@ class Desk:
     @property
     def running(self) -> list[int]:
         """The numbers of trials that workers have now."""
-        return [n for n, each in self.open.items() if each.ticket is not None and each.end is None and not each.is_paused]
+        return [number for number in sorted(self.going) if self.open[number].ticket is not None]
 
     def _note(self, here: Open) -> None:
         self.watch(self.running)
@@ -345,7 +375,7 @@ class Desk:
         Args:
             is_done: Those that wait will not go on, in a later call either.
         """
-        with self.changed:
+        with Shield(), self.changed:
             self._is_closed = True
             self.batch.clear()
             self.ready.clear()
@@ -353,6 +383,7 @@ class Desk:
                 if here.end is None:
                     unfinished = End(states.UNFINISHED, error="the call ended before it")
                     here.end = End(states.PRUNED) if here.is_paused else unfinished
+                    self.going.discard(number)
                     self.set(here, states.STATE, here.end.state)
                     if here.end.error:
                         self.set(here, states.ERROR, here.end.error)

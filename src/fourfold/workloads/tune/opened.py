@@ -69,3 +69,9 @@ def study_attrs(study: optuna.Study) -> dict[str, Any]:
 def counts(trial: FrozenTrial) -> bool:
     """Whether a trial is one of the `n_trials` of its study."""
     return trial.state != TrialState.WAITING and trial.system_attrs.get(states.STATE) != states.UNFINISHED
+
+
+def first_of(study: optuna.Study) -> int:
+    """The number of the trial that begins next: one that waits, or a new one."""
+    trials = study.get_trials(deepcopy=False)
+    return min((each.number for each in trials if each.state == TrialState.WAITING), default=len(trials))

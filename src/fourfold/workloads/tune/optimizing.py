@@ -30,7 +30,7 @@ from fourfold.workloads.tune.answers import Answers
 from fourfold.workloads.tune.checkpoints import Checkpoints
 from fourfold.workloads.tune.desk import WAIT_S, Desk
 from fourfold.workloads.tune.line import Here, Served
-from fourfold.workloads.tune.opened import asked
+from fourfold.workloads.tune.opened import asked, first_of
 from fourfold.workloads.tune.proposing import Way, way_of
 from fourfold.workloads.tune.reach import own_address
 from fourfold.workloads.tune.recorded import RecordedTrials
@@ -161,6 +161,8 @@ class _Optimizing:
             line = Here(served, lambda: own_address(settings.engine))
             stack.callback(line.close)
             try:
+                if record is not None:
+                    record.bring_back(desk, self._way, self._n_trials)
                 self._go_through(desk, line, record)
                 while desk.may_have_more:  # the last ticket died when its trial was handed to it: somebody else is to run that
                     self._go_through(desk, line, record)
@@ -184,12 +186,11 @@ class _Optimizing:
 
     def _desk(self, checkpoints: Checkpoints, record: RecordedTrials | None) -> Desk:
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
-        first = len(self._study.get_trials(deepcopy=False)) if record is None else record.first
+        first = first_of(self._study) if record is None else record.first
         retries = self._settings.retries
         desk = Desk(self._study, self._way, self._n_trials, deadline, checkpoints, first, self._wait_s(), retries)
         if record is not None:
             desk.watch = record.running
-            record.bring_back(desk, self._way, self._n_trials)
         return desk
 
     def _wait_s(self) -> float:
@@ -207,7 +208,7 @@ class _Optimizing:
         inner = Settings(
             **{**vars(settings), "init": (), "seed": None, "run": None, "on_error": "collect", "chunk": 1, "retries": 0}
         )
-        call = Call(fn, _tickets(desk), inner, bounded=True, name=self._name)
+        call = Call(fn, _tickets(desk), inner, bounded=desk.wait_s == 0, name=self._name)
         try:
             with closing(call.segments()) as segments:
                 for segment in segments:

@@ -14,6 +14,7 @@ from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler, BruteForceSampler, GridSampler, QMCSampler, RandomSampler
+from optuna.trial import TrialState
 
 from fourfold.workloads.tune.sources import seed_all, sources_of, state_of, word_of
 
@@ -32,7 +33,7 @@ def way_of(sampler: BaseSampler, mode: str, batch_size: int) -> "Way":
     if type(sampler) is RandomSampler:
         return InOneStream(sampler)
     if isinstance(sampler, GridSampler):
-        return Way(sampler, "in order: each trial's point follows from its number")
+        return InGrid(sampler)
     if isinstance(sampler, QMCSampler):
         return InSequence(sampler)
     if mode == "async":
@@ -74,6 +75,10 @@ class Way:
         """Whether the trial that runs must end before another one is proposed."""
         return self.first_alone
 
+    def has_more(self, study: optuna.Study) -> bool:
+        """Whether there is anything to try that no trial has begun."""
+        return True
+
     def proposed(self, trial: optuna.Trial) -> BaseSampler:
         """What draws the parameters of a new trial. Called once for each, in the order of their numbers."""
         if self._draws_first:  # now, in the order of numbers
@@ -95,6 +100,33 @@ class Way:
     def _draw_related(self, trial: optuna.Trial, sampler: BaseSampler) -> None:
         with sampled_by(trial.study, sampler):
             getattr(trial, "relative_params", None)  # a later Optuna than 5 may not have it: it has drawn them before, then
+
+
+class InGrid(Way):
+    """Each trial tries another point, and there are no more trials than points."""
+
+    def __init__(self, sampler: GridSampler) -> None:
+        super().__init__(sampler, "in order: each trial's point follows from its number")
+        self._grid = sampler
+        self._begun: set[int] | None = None
+
+    def has_more(self, study: optuna.Study) -> bool:
+        """See `Way`."""
+        if self._begun is None:
+            self._begun = set()
+            for each in study.get_trials(deepcopy=False):
+                self._note(each.system_attrs)
+        is_all = len(self._begun) >= len(self._grid._all_grids)
+        return not is_all or bool(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
+    def proposed(self, trial: optuna.Trial) -> BaseSampler:
+        """See `Way`."""
+        self._note(trial.study._storage.get_trial_system_attrs(trial._trial_id))
+        return self._sampler
+
+    def _note(self, attrs: dict[str, Any]) -> None:
+        if self._begun is not None and "grid_id" in attrs and self._grid._same_search_space(attrs["search_space"]):
+            self._begun.add(attrs["grid_id"])
 
 
 class InSequence(Way):

@@ -26,7 +26,7 @@ from fourfold.runs.recording import Carriage, Recording, Subject
 from fourfold.runs.seal import CHECKPOINT
 from fourfold.workloads.tune import states
 from fourfold.workloads.tune.desk import Desk
-from fourfold.workloads.tune.opened import End, Ended
+from fourfold.workloads.tune.opened import End, Ended, first_of
 from fourfold.workloads.tune.proposing import Drawn, Way
 from fourfold.workloads.tune.resumed import go_on
 
@@ -79,8 +79,7 @@ class RecordedTrials:
         self._lock = threading.Lock()
         self._running, self._running_bytes = _opened(self._recording.folder / RUNNING), 0
         facts = self._recording.journal.facts()
-        waiting = (each.number for each in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
-        self._first = int(facts.get("first_trial", min(waiting, default=len(study.get_trials(deepcopy=False)))))
+        self._first = int(facts.get("first_trial", first_of(study)))
         self._recording.journal.tell(first_trial=self._first)
 
     def seal(self, number: int, data: bytes) -> str:

@@ -19,12 +19,13 @@ def go_on(desk: Desk, number: int, kept: FrozenTrial | None, end: End | None, is
         is_told: The study is told of it at once, and not with its batch.
     """
     there = desk.study.get_trials(deepcopy=False)
+    is_over = number < len(there) and there[number].state.is_finished()
     if desk.rungs is not None and kept is not None:
         reports = {step: desk.sign * value for step, value in kept.intermediate_values.items()}
-        desk.rungs.recall(number, reports, waits=end is None)
+        desk.rungs.recall(number, reports, waits=end is None and not is_over)
         if end is not None and end.state not in (states.COMPLETE, states.PRUNED):
             desk.rungs.fail(number)
-    if number < len(there) and there[number].state.is_finished():  # the study has outlived its driver
+    if is_over:  # the study has outlived its driver
         return
     if number == len(there) and kept is not None and end is not None and is_told:
         desk.study.add_trial(kept)
@@ -38,10 +39,12 @@ def go_on(desk: Desk, number: int, kept: FrozenTrial | None, end: End | None, is
         desk.batch.append(number)
     if end is not None:
         here.end = end
+        desk.going.discard(number)
         if is_told:
             desk.tell(number)
     elif kept is not None and desk.rungs is not None:
         here.is_paused = True
+        desk.going.discard(number)
     else:
         desk.ready.append(number)
 
@@ -49,7 +52,7 @@ def go_on(desk: Desk, number: int, kept: FrozenTrial | None, end: End | None, is
 def _running(desk: Desk, left: FrozenTrial) -> Open:
     """A trial that a driver has left in a study which outlived it: it begins again, with what it had drawn."""
     trial = optuna.Trial(desk.study, left._trial_id)
-    here = desk.open[left.number] = Open(trial, desk.way.proposed(trial))
+    here = desk.take_up(trial, desk.way.proposed(trial))
     here.reported_steps = set(left.intermediate_values)
     here.attempts = int(left.system_attrs.get(states.ATTEMPTS, 0))
     return here
