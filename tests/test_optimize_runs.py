@@ -103,7 +103,7 @@ def never_killed(kind: str, n_trials: int) -> list[Any]:
 def test_of_200_trials_whose_driver_is_killed_at_100_the_first_100_stay_as_they_are(tmp_path: Path) -> None:
     before, after, n_run = kill_and_go_on(tmp_path, "memory", "random", 200, 100)
     assert (len(before), len(after)) == (100, 200)
-    assert json.dumps(after[:100]) == json.dumps(before)
+    assert json.dumps([after[number] for number, *_ in before]) == json.dumps(before)  # two workers: 101 may end before 100
     assert n_run <= 100
     assert [row[:3] for row in after] == never_killed("random", 200)
 

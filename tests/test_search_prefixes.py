@@ -104,6 +104,9 @@ def test_a_subclass_of_pipeline_shares_nothing() -> None:
 def test_groups_are_not_so_large_that_workers_have_nothing_to_do() -> None:
     many = [{"last__var_smoothing": float(at)} for at in range(2 * MOST + 1)]
     assert [len(group) for group in grouped(pipeline(Step()), many)] == [MOST, MOST, 1]
+    assert [most_in_group(24, workers) for workers in (1, 2, 4, 8)] == [6, 3, 1, 1]
+    assert len(grouped(pipeline(Step()), many[:8], most_in_group(24, 4))) == 8
+    assert most_in_group(1000, 2) == MOST
 
 
 def test_a_step_that_writes_into_its_rows_harms_no_other_candidate() -> None:

@@ -20,6 +20,10 @@ MOST = 8
 """Candidates in a group at most. Smaller: shared steps are fitted more often, once per group. Larger: fewer units, which may
 not suffice for all workers. With eight, steps that take as long as all else cost an eighth of it."""
 
+UNITS_PER_WORKER = 4
+"""Groups are made smaller where there would be fewer units than that for each worker. Fewer: workers wait for the last unit.
+More: shared steps are fitted more often."""
+
 Path = tuple[Any, ...]
 """What tells the shared steps of candidates apart: one entry for each step, from the first. Alike means fitted alike."""
 
@@ -35,8 +39,13 @@ class Candidate(NamedTuple):
 # ---- here: who shares what -----------------------------------------------------------------------------------------------
 
 
-def grouped(estimator: Any, candidates: Sequence[Mapping[str, Any]]) -> list[list[Candidate]]:
-    """The candidates, in groups that share their first steps; one that shares nothing is a group by itself."""
+def most_in_group(n_fits: int, n_workers: int) -> int:
+    """How many candidates a group has at most, where so many fits are to keep so many workers busy."""
+    return min(MOST, max(1, n_fits // (UNITS_PER_WORKER * n_workers)))
+
+
+def grouped(estimator: Any, candidates: Sequence[Mapping[str, Any]], most: int = MOST) -> list[list[Candidate]]:
+    """The candidates, in groups of at most so many that share their first steps; one that shares nothing is one by itself."""
     values = _Values()
     base = _Steps(estimator) if is_shareable(estimator) else None
     paths = [base.path_of(params, values) if base is not None else () for params in candidates]
@@ -46,7 +55,7 @@ def grouped(estimator: Any, candidates: Sequence[Mapping[str, Any]]) -> list[lis
         depth = max((d for d in range(1, len(path) + 1) if counts[path[:d]] > 1), default=0)
         shared = path[:depth]
         groups.setdefault(shared or index, []).append(Candidate(index, params, shared))
-    return [group[at : at + MOST] for group in groups.values() for at in range(0, len(group), MOST)]
+    return [group[at : at + most] for group in groups.values() for at in range(0, len(group), most)]
 
 
 def is_shareable(estimator: Any) -> bool:

@@ -10,10 +10,11 @@ from contextlib import closing
 from typing import Any, NamedTuple
 
 from fourfold.call import Call
+from fourfold.machine import cores
 from fourfold.options import RunOfBlock, resolve
 from fourfold.records import Failure, Report
 from fourfold.workloads.tune.search.fits import Fits, Job, Unit
-from fourfold.workloads.tune.search.prefixes import Candidate, grouped
+from fourfold.workloads.tune.search.prefixes import MOST, Candidate, grouped, most_in_group
 
 PROPORTIONAL = frozenset({"n_estimators", "max_iter", "n_iter", "iterations", "n_epochs", "epochs", "num_boost_round"})
 """Parameters by which the time of a fit grows, as a rule: the largest begin first."""
@@ -60,7 +61,7 @@ class Rounds:
 
     def results(self, job: Job, candidates: Sequence[Mapping[str, Any]]) -> list[Result]:
         """What came of each candidate on each fold, in scikit-learn's order: candidates, and within each its folds."""
-        groups = grouped(job.estimator, candidates)
+        groups = grouped(job.estimator, candidates, self._most_in_group(len(candidates) * len(job.splits)))
         if self._is_split:
             groups = [[candidate] for group in groups for candidate in group]
         units = _numbered([(split, group) for split in range(len(job.splits)) for group in groups])
@@ -75,6 +76,11 @@ class Rounds:
         for unit, value in self.run(Fits, job, alone, None):
             ended.take(unit, value)
         return self.told(ended.results, ended.kinds, candidates)
+
+    def _most_in_group(self, n_fits: int) -> int:
+        if self._run is not None or self._options["engine"] == "serial":
+            return MOST  # the units of a record are the same for any number of workers, and one worker waits for nobody
+        return most_in_group(n_fits, self._options.get("workers") or cores().n_cores)
 
     def run(
         self, worker: Callable[[Job], Any], job: Job, items: Sequence[Any], cost: Callable[[Any], float] | None
