@@ -93,9 +93,10 @@ def test_a_fit_that_takes_too_long_is_a_row_and_only_that() -> None:
 
 def test_of_candidates_that_share_a_step_only_the_one_that_crashes_has_no_score() -> None:
     pipeline = Pipeline([("scale", StandardScaler()), ("does", Does())])
-    search = searched(pipeline, {"does__what": ["", "exit", "raise"], "does__c": [1, 2]}, n_jobs=2, return_train_score=True)
-    assert np.isnan(search.cv_results_["mean_test_score"]).tolist() == [False, True, True] * 2
-    assert np.isnan(search.cv_results_["mean_train_score"]).tolist() == [False, True, True] * 2
+    space = {"does__what": ["", "exit", "raise"], "does__c": [1, 2, 3, 4]}  # of fewer there would be no groups
+    search = searched(pipeline, space, n_jobs=2, return_train_score=True)
+    assert np.isnan(search.cv_results_["mean_test_score"]).tolist() == [False, True, True] * 4
+    assert np.isnan(search.cv_results_["mean_train_score"]).tolist() == [False, True, True] * 4
     assert len(search.reports_) == 2  # all, and those of the groups that were lost
 
 

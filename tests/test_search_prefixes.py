@@ -13,7 +13,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 import fourfold as ff
-from fourfold.workloads.tune.search.prefixes import MOST, OneFit, Shared, grouped
+from fourfold.workloads.tune.search.prefixes import MOST, OneFit, Shared, grouped, most_in_group
 
 rng = np.random.default_rng(0)
 X, y = rng.normal(size=(40, 4)), np.arange(40) % 2
