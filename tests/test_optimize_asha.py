@@ -118,6 +118,29 @@ searched(workers=1, engine="serial", run=sys.argv[1], callbacks=[after])
 """
 
 
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize("make", [optuna.samplers.RandomSampler, optuna.samplers.QMCSampler])
+def test_a_call_that_goes_on_while_its_first_trial_waits_draws_what_it_would_have_drawn(tmp_path: Path, make: Any) -> None:
+    must_stop = tmp_path / "must-stop"
+
+    def fn(trial: Any) -> float:
+        if must_stop.exists() and trial.number == 2:
+            raise KeyboardInterrupt
+        return learned(trial)
+
+    def call(**options: Any) -> list[Any]:
+        sampler, pruner = make(seed=3), ff.ASHA(1, STEPS)
+        found = ff.optimize(fn, n_trials=9, direction="maximize", sampler=sampler, pruner=pruner, engine="serial", **options)
+        return [(each.params, each.values, each.state) for each in found.trials]
+
+    never_stopped = call()
+    must_stop.touch()
+    with pytest.raises(KeyboardInterrupt):
+        call(run=tmp_path / "run")
+    must_stop.unlink()
+    assert call(run=tmp_path / "run") == never_stopped
+
+
 def test_a_killed_driver_finds_the_trials_that_wait_and_their_checkpoints(tmp_path: Path) -> None:
     (tmp_path / "tests_of_asha.py").write_text(Path(__file__).read_text())
     path = os.pathsep.join([str(tmp_path), *sys.path])

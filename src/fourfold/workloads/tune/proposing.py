@@ -93,6 +93,9 @@ class Way:
         """A trial has ended."""
         self.first_alone = False
 
+    def learn(self, drawn: Drawn) -> None:
+        """A trial of an earlier call, which has ended or waits, had drawn this. Called before it is passed or proposed."""
+
     def past(self, number: int, is_enqueued: bool, drawn: Drawn) -> None:
         """A trial has ended in an earlier call, which had drawn this. Called in place of `proposed`."""
         self.first_alone = False
@@ -199,10 +202,13 @@ class InOneStream(Way):
             self._noted[number] = self._first[1].drawn
             self._path, self._first = self._noted[number] or None, None
 
+    def learn(self, drawn: Drawn) -> None:
+        self._path = self._path or drawn or None
+
     def past(self, number: int, is_enqueued: bool, drawn: Drawn) -> None:
         if is_enqueued:
             return
-        self._path = self._path or drawn or None
+        self.learn(drawn)
         for name, distribution in self._path or ():
             self._random.sample_independent(None, None, name, distribution)  # type: ignore[arg-type]
 

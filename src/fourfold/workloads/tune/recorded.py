@@ -101,7 +101,8 @@ class RecordedTrials:
         if n_trials is not None:
             self._recording.tell_total(max(0, n_trials - self._first))
         found: dict[int, Kept] = dict(self._recording.values_so_far())
-        there = {each.number: each for each in desk.study.get_trials(deepcopy=False) if each.state != TrialState.WAITING}
+        trials = {each.number: each for each in desk.study.get_trials(deepcopy=False)}
+        there = {number: each for number, each in trials.items() if each.state != TrialState.WAITING}
         last = max([*found, *there], default=-1)
         if last < self._first or not found:
             return
@@ -115,11 +116,12 @@ class RecordedTrials:
             kept = found.get(number)
             is_told = size == 1 or number < n_whole
             trial, ended = (None, None) if kept is None else (_trial_of(number, kept), _end_of(kept))
+            way.learn(_drawn(kept))
             if number in there and there[number].state.is_finished():
                 _pass_by(way, desk.study, there[number], kept)
             elif trial is not None and ended is not None and is_told:
                 way.past(number, "fixed_params" in trial.system_attrs, _drawn(kept))
-            go_on(desk, number, trial, ended, is_told)
+            go_on(desk, number, trials.get(number), trial, ended, is_told)
             for key, value in (kept["study_attrs"] if kept is not None else {}).items():
                 desk.study._storage.set_study_system_attr(desk.study._study_id, key, value)
 

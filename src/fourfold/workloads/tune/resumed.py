@@ -8,18 +8,18 @@ from fourfold.workloads.tune.desk import Desk
 from fourfold.workloads.tune.opened import End, Open
 
 
-def go_on(desk: Desk, number: int, kept: FrozenTrial | None, end: End | None, is_told: bool) -> None:
+def go_on(desk: Desk, number: int, left: FrozenTrial | None, kept: FrozenTrial | None, end: End | None, is_told: bool) -> None:
     """Go on from a trial of an earlier call.
 
     Args:
         desk: Where it is served.
-        number: Of the trial.
+        number: Of the trial. They come in order.
+        left: As it is in the study; None when it is not there.
         kept: As it was; None when nobody knows: it begins again.
         end: How it ended; None when it has not.
         is_told: The study is told of it at once, and not with its batch.
     """
-    there = desk.study.get_trials(deepcopy=False)
-    is_over = number < len(there) and there[number].state.is_finished()
+    is_over = left is not None and left.state.is_finished()
     if desk.rungs is not None and kept is not None:
         reports = {step: desk.sign * value for step, value in kept.intermediate_values.items()}
         desk.rungs.recall(number, reports, waits=end is None and not is_over)
@@ -27,12 +27,11 @@ def go_on(desk: Desk, number: int, kept: FrozenTrial | None, end: End | None, is
             desk.rungs.fail(number)
     if is_over:  # the study has outlived its driver
         return
-    if number == len(there) and kept is not None and end is not None and is_told:
+    if left is None and kept is not None and end is not None and is_told:
         desk.study.add_trial(kept)
         desk.n_begun += 1
         return
-    is_left = number < len(there) and there[number].state == TrialState.RUNNING
-    here = _running(desk, there[number]) if is_left else desk.begin()
+    here = _running(desk, left) if left is not None and left.state == TrialState.RUNNING else desk.begin()
     if kept is not None:
         _fill(desk, here, kept)
     if not is_told:
@@ -44,6 +43,7 @@ def go_on(desk: Desk, number: int, kept: FrozenTrial | None, end: End | None, is
             desk.tell(number)
     elif kept is not None and desk.rungs is not None:
         here.is_paused = True
+        desk.way.ended(number)  # it has drawn what others wait for
         desk.going.discard(number)
     else:
         desk.ready.append(number)
