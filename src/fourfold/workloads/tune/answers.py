@@ -115,7 +115,9 @@ class Answers:
 
     def checkpoint(self, number: int, data: bytes) -> None:
         """Keep what it wants to go on with."""
-        self._desk.checkpoints.put(number, data)
+        with self._desk.changed:
+            reports = self._study._storage.get_trial(self._of(number).trial._trial_id).intermediate_values
+        self._desk.checkpoints.put(number, data, reports)
 
     def restore(self, number: int) -> bytes | None:
         """What was kept."""
