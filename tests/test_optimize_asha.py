@@ -141,6 +141,40 @@ def test_a_call_that_goes_on_while_its_first_trial_waits_draws_what_it_would_hav
     assert call(run=tmp_path / "run") == never_stopped
 
 
+@pytest.mark.parametrize("make", [optuna.samplers.RandomSampler, optuna.samplers.TPESampler])
+@pytest.mark.parametrize("at", [0, 5])
+def test_a_trial_that_was_under_way_goes_on_with_its_own_parameters_and_all_its_reports(
+    tmp_path: Path, make: Any, at: int
+) -> None:
+    must_stop = tmp_path / "must-stop"
+    must_stop.touch()
+
+    def fn(trial: Any) -> float:
+        x = trial.suggest_float("x", 0, 1)
+        first, of = trial.restore((0, x))
+        assert of == x, "it goes on from what another one has learned"
+        for step in range(first, STEPS):
+            trial.report(x - 1 / (step + 1), step)
+            trial.checkpoint((step + 1, x))
+            if must_stop.exists() and trial.number == at:
+                raise KeyboardInterrupt
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return float(x)
+
+    def call() -> optuna.Study:
+        sampler, run = make(seed=3), tmp_path / "run"
+        return ff.optimize(fn, n_trials=9, sampler=sampler, pruner=ff.ASHA(1, STEPS), engine="serial", run=run)
+
+    with pytest.raises(KeyboardInterrupt):
+        call()
+    must_stop.unlink()
+    found = call()
+    assert all(list(each.intermediate_values) == list(range(len(each.intermediate_values))) for each in found.trials)
+    assert all(each.intermediate_values for each in found.trials)
+    assert {each.state.name for each in found.trials} == {"COMPLETE", "PRUNED"}
+
+
 def test_a_killed_driver_finds_the_trials_that_wait_and_their_checkpoints(tmp_path: Path) -> None:
     (tmp_path / "tests_of_asha.py").write_text(Path(__file__).read_text())
     path = os.pathsep.join([str(tmp_path), *sys.path])

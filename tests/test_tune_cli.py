@@ -204,6 +204,9 @@ def test_a_study_in_a_storage_goes_on_with_the_same_command(folder: Path) -> Non
         done = here(*command, *kept, "--n-trials", n_trials, folder=folder)
         assert done.returncode == 0, done.stderr
         assert sum(json.loads(done.stdout)["states"].values()) == int(n_trials)
+    other = here("tune", "mine:steps", "--direction", "minimize", *kept, "--n-trials", "4", folder=folder)
+    assert (other.returncode, other.stdout) == (2, "")
+    assert "--direction minimize: the study mine is there already, to maximize" in other.stderr
     study = optuna.load_study(study_name="mine", storage=f"sqlite:///{folder}/studies.db")
     assert sorted(each.params["x"] for each in study.trials) == [0.0, 0.25, 0.5]
     assert study.best_params == {"x": 0.5}

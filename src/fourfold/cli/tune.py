@@ -244,9 +244,15 @@ def _study(given: dict[str, Any]) -> optuna.Study:
         return optuna.create_study(**about)
     kept = {"storage": storage_named(given["storage"]), "study_name": given["study"], "load_if_exists": True}
     try:
-        return optuna.create_study(**about, **kept)
+        study = optuna.create_study(**about, **kept)
     except ImportError as error:
         raise OptionError(f"--storage: {error}") from error
+    own = [each.name.lower() for each in study.directions]
+    if "direction" in given and own != directions:  # Optuna would go on in the study's own, and not say so
+        raise OptionError(
+            f"--direction {', '.join(directions)}: the study {given['study']} is there already, to {', '.join(own)}"
+        )
+    return study
 
 
 def _options(given: dict[str, Any]) -> dict[str, Any]:

@@ -122,8 +122,8 @@ class Answers:
     def checkpoint(self, number: int, data: bytes) -> None:
         """Keep what it wants to go on with."""
         with self._desk.changed:
-            self._of(number)
-        self._desk.checkpoints.put(number, data)
+            reports = self._study._storage.get_trial(self._of(number).trial._trial_id).intermediate_values
+        self._desk.checkpoints.put(number, data, reports)
 
     def restore(self, number: int) -> bytes | None:
         """What was kept."""

@@ -1,11 +1,13 @@
 """What trials want to go on with, as files of the driver: one for each trial, whole or not there."""
 
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hmac import compare_digest
 from pathlib import Path
+from types import MappingProxyType
 
 from fourfold.errors import UntrustedRun
 
@@ -13,6 +15,11 @@ PREFIX = "fourfold-checkpoints-"
 
 SEAL_BYTES = 64
 """Room for a seal before what it seals."""
+
+HEAD_BYTES = 8
+"""Room for the length of the reports before them."""
+
+NOTHING: Mapping[int, float] = MappingProxyType({})
 
 
 class Checkpoints:
@@ -27,12 +34,19 @@ class Checkpoints:
         self._wanted, self._seal = folder, seal
         self._folder: Path | None = None
 
-    def put(self, number: int, data: bytes) -> None:
+    def put(self, number: int, data: bytes, reports: Mapping[int, float] = NOTHING) -> None:
         """Keep this, in the place of what was kept before.
+
+        Args:
+            number: Of the trial.
+            data: What it wants to go on with.
+            reports: What it has reported so far, by step: it will not say so again.
 
         Raises:
             OSError: There is no room.
         """
+        head = json.dumps(list(reports.items())).encode()
+        data = len(head).to_bytes(HEAD_BYTES, "big") + head + data
         if self._folder is None:
             self._folder = Path(self._wanted or tempfile.mkdtemp(prefix=PREFIX))
             self._folder.mkdir(mode=0o700, exist_ok=True)
@@ -51,6 +65,23 @@ class Checkpoints:
         Raises:
             UntrustedRun: Somebody else has written it, or the key has changed since.
         """
+        found = self._read(number)
+        return None if found is None else found[HEAD_BYTES + int.from_bytes(found[:HEAD_BYTES], "big") :]
+
+    def reports(self, number: int) -> dict[int, float]:
+        """What the trial had reported when this was kept, by step.
+
+        Raises:
+            UntrustedRun: See `get`.
+        """
+        found = self._read(number)
+        return (
+            {}
+            if found is None
+            else dict(json.loads(found[HEAD_BYTES : HEAD_BYTES + int.from_bytes(found[:HEAD_BYTES], "big")]))
+        )
+
+    def _read(self, number: int) -> bytes | None:
         path = self._path(number)
         if path is None:
             return None
@@ -65,6 +96,12 @@ class Checkpoints:
     def has(self, number: int) -> bool:
         """Whether something is kept."""
         return self._path(number) is not None
+
+    def numbers(self) -> list[int]:
+        """The trials of which something is kept."""
+        folder = self._folder or (Path(self._wanted) if self._wanted else None)
+        names = [path.name for path in folder.iterdir()] if folder is not None and folder.exists() else []
+        return sorted(int(name) for name in names if name.isdigit())
 
     def drop(self, number: int) -> None:
         """Its trial has ended."""

@@ -56,7 +56,10 @@ class Way:
         batch_size: Trials that are proposed at once and told in order; None: whenever a worker is free.
         first_alone: Nobody else is proposed before the first trial has ended.
         counts: The sampler counts its trials in the study.
+        draws_again: A trial of which nothing was recorded draws in a later call what it had drawn.
     """
+
+    draws_again = False
 
     def __init__(
         self,
@@ -108,6 +111,8 @@ class Way:
 class InGrid(Way):
     """Each trial tries another point, and there are no more trials than points."""
 
+    draws_again = True
+
     def __init__(self, sampler: GridSampler) -> None:
         super().__init__(sampler, "in order: each trial's point follows from its number")
         self._grid = sampler
@@ -138,6 +143,8 @@ class InSequence(Way):
     What the first trial did not ask for comes from a generator of its own, by a trial's number and the parameter's name.
     """
 
+    draws_again = True
+
     def __init__(self, sampler: QMCSampler) -> None:
         super().__init__(sampler, "in order: each trial's point follows from its number", first_alone=True, counts=True)
         self._root = [state_of(each) for each in sources_of(sampler)]
@@ -150,6 +157,8 @@ class InSequence(Way):
 
 class InBatches(Way):
     """Each trial has a copy of the sampler with random numbers of its own, by its number."""
+
+    draws_again = True
 
     def __init__(self, sampler: BaseSampler, batch_size: int) -> None:
         super().__init__(sampler, f"batch of {batch_size}", batch_size)
@@ -168,6 +177,8 @@ class InOneStream(Way):
     What the first trial has drawn, the others draw too, before they run. What one of them asks for besides comes from a
     generator of its own, by its number and the parameter's name.
     """
+
+    draws_again = True
 
     def __init__(self, sampler: RandomSampler) -> None:
         super().__init__(sampler, "in order: each trial's point follows from its number")

@@ -103,8 +103,9 @@ class RecordedTrials:
         found: dict[int, Kept] = dict(self._recording.values_so_far())
         trials = {each.number: each for each in desk.study.get_trials(deepcopy=False)}
         there = {number: each for number, each in trials.items() if each.state != TrialState.WAITING}
-        last = max([*found, *there], default=-1)
-        if last < self._first or not found:
+        begun = [number for number in desk.checkpoints.numbers() if n_trials is None or number < n_trials]
+        last = max([*found, *there, *begun], default=-1)
+        if last < self._first or not (found or begun):
             return
         size = way.batch_size or 1
         n_whole = end = self._first

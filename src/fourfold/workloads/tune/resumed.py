@@ -20,9 +20,12 @@ def go_on(desk: Desk, number: int, left: FrozenTrial | None, kept: FrozenTrial |
         is_told: The study is told of it at once, and not with its batch.
     """
     is_over = left is not None and left.state.is_finished()
-    if desk.rungs is not None and kept is not None:
-        reports = {step: desk.sign * value for step, value in kept.intermediate_values.items()}
-        desk.rungs.recall(number, reports, waits=end is None and not is_over)
+    if kept is None and left is None and not desk.way.draws_again:
+        desk.checkpoints.drop(number)  # it would go on with other parameters
+    reports, waits = _reports(desk, number, left, kept), kept is not None and end is None
+    if desk.rungs is not None and (kept is not None or reports):
+        heard = {step: desk.sign * value for step, value in reports.items()}
+        waits = desk.rungs.recall(number, heard, waits=end is None and not is_over) or waits
         if end is not None and end.state not in (states.COMPLETE, states.PRUNED):
             desk.rungs.fail(number)
     if is_over:  # the study has outlived its driver
@@ -34,6 +37,11 @@ def go_on(desk: Desk, number: int, left: FrozenTrial | None, kept: FrozenTrial |
     here = _running(desk, left) if left is not None and left.state == TrialState.RUNNING else desk.begin()
     if kept is not None:
         _fill(desk, here, kept)
+    if end is None:
+        _say_again(desk, here, reports)
+    if waits and kept is None and desk.rungs is not None and desk.way.waits_for_first:  # what it draws others must know
+        desk.rungs.end(number)
+        waits = False
     if not is_told:
         desk.batch.append(number)
     if end is not None:
@@ -41,7 +49,7 @@ def go_on(desk: Desk, number: int, left: FrozenTrial | None, kept: FrozenTrial |
         desk.going.discard(number)
         if is_told:
             desk.tell(number)
-    elif kept is not None and desk.rungs is not None:
+    elif waits and desk.rungs is not None:
         here.is_paused = True
         desk.way.ended(number)  # it has drawn what others wait for
         desk.going.discard(number)
@@ -58,6 +66,25 @@ def _running(desk: Desk, left: FrozenTrial) -> Open:
     return here
 
 
+def _reports(desk: Desk, number: int, left: FrozenTrial | None, kept: FrozenTrial | None) -> dict[int, float]:
+    """What it had reported when it was recorded, and before what it goes on from."""
+    found = dict(kept.intermediate_values) if kept is not None else {}
+    if desk.checkpoints.has(number):
+        found |= desk.checkpoints.reports(number)
+        found |= left.intermediate_values if left is not None else {}
+    return found
+
+
+def _say_again(desk: Desk, here: Open, reports: dict[int, float]) -> None:
+    storage, trial_id = desk.study._storage, here.trial._trial_id
+    has = storage.get_trial(trial_id).intermediate_values
+    for step in sorted(reports.keys() - has.keys()):
+        storage.set_trial_intermediate_value(trial_id, step, reports[step])
+    here.reported_steps = {*has, *reports}
+    if reports:
+        here.attempts = max(1, here.attempts)  # it has begun before, and goes on
+
+
 def _fill(desk: Desk, here: Open, kept: FrozenTrial) -> None:
     storage, trial_id = desk.study._storage, here.trial._trial_id
     has = storage.get_trial(trial_id)
@@ -72,5 +99,6 @@ def _fill(desk: Desk, here: Open, kept: FrozenTrial) -> None:
         storage.set_trial_user_attr(trial_id, key, value)
     for key, value in kept.system_attrs.items():
         storage.set_trial_system_attr(trial_id, key, value)
+    here.trial._cached_frozen_trial = storage.get_trial(trial_id)  # else it would draw anew what it has drawn
     here.reported_steps = set(kept.intermediate_values)
     here.attempts = int(kept.system_attrs.get(states.ATTEMPTS, 0))

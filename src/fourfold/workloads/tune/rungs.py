@@ -210,17 +210,20 @@ class Rungs:
         for rung in self._brackets[self._trials[number].bracket] if number in self._trials else ():
             rung.fail(number)
 
-    def recall(self, number: int, reports: Mapping[int, float], waits: bool = False) -> None:
+    def recall(self, number: int, reports: Mapping[int, float], waits: bool = False) -> bool:
         """A trial of an earlier call has reported this: others are compared with it. Call `fail` after it if it had failed.
 
         Args:
             number: Of the trial.
             reports: What it had reported, by step; greater is better.
             waits: It had paused, and can be continued: it waits at the highest rung that it had come to.
+
+        Returns:
+            Whether it waits: it may have come to no rung.
         """
         trial = self._trials[number] = _Trial(bracket_of(number, self._shares))
         if not reports:
-            return
+            return False
         bracket, recorded = self._brackets[trial.bracket], -1
         trial.resource, trial.value = max(reports) + 1, float(reports[max(reports)])
         while trial.level < len(bracket) and trial.resource >= (rung := bracket[trial.level]).resource:
@@ -231,6 +234,8 @@ class Rungs:
             trial.level -= 1
             if waits:
                 bracket[trial.level].wait(number)
+                return True
+        return False
 
     def _left(self, number: int) -> None:
         trial = self._trials.get(number)
