@@ -92,17 +92,23 @@ def tell(shared_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> C
     return tell
 
 
+RAYLET = "(raylet)"
+"""In lines that Ray prints here of what it does elsewhere, such as how many processes it starts on a busy machine."""
+
+
 def run(cluster: Cluster, is_given: bool, folder: Path) -> Told:
     name = cluster.address() if is_given else cluster.kind
     with started(SCRIPT, name, folder=folder, **(cluster.environment() if is_given else {})) as script:
-        assert script.read_line() == "up", script.end()
+        while RAYLET in (line := script.read_line()):
+            pass
+        assert line == "up", script.end()
         found = bound(script)
         with ThreadPoolExecutor(8) as threads:  # many say nothing to who asks for a page
             pages = set().union(*threads.map(pages_at, [port for _, _, port in found]))
         script.process.stdin.write("\n")
         ended = script.end(survive_s=10)
     assert (ended.code, ended.survivors) == (0, []), ended
-    said = json.loads(ended.stdout)
+    said = json.loads("".join(line for line in ended.stdout.splitlines() if RAYLET not in line))
     warnings = [line for line in ended.stderr.splitlines() if line.startswith("fourfold WARNING")]
     return Told(found, pages, set(said["changed"]), said["handlers"], warnings)
 

@@ -69,7 +69,6 @@ def test_the_desk_listens_where_the_workers_are_and_nowhere_else(cluster: Cluste
     engine = cluster.engine()
     engine.open()
     address = own_address(engine)
-    assert address is not None
-    assert address.startswith("127."), "these clusters are on this machine"
+    assert address not in (None, "", "0.0.0.0", "::"), "then everybody could come"
     with socket.socket() as probe:
         probe.bind((address, 0))
