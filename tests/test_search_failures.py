@@ -97,7 +97,14 @@ def test_of_candidates_that_share_a_step_only_the_one_that_crashes_has_no_score(
     search = searched(pipeline, space, n_jobs=2, return_train_score=True)
     assert np.isnan(search.cv_results_["mean_test_score"]).tolist() == [False, True, True] * 4
     assert np.isnan(search.cv_results_["mean_train_score"]).tolist() == [False, True, True] * 4
-    assert len(search.reports_) == 2  # all, and those of the groups that were lost
+    assert search.reports_[-1].n_failures == 8  # of the groups that were lost each candidate ran alone
+
+
+def test_where_each_group_has_a_candidate_that_crashes_the_others_have_their_scores() -> None:
+    pipeline = Pipeline([("scale", StandardScaler()), ("does", Does())])
+    values = ["exit", "", "", ""]
+    search = searched(pipeline, {"does__c": list(range(4)), "does__what": values}, n_jobs=2)
+    assert np.isnan(search.cv_results_["mean_test_score"]).tolist() == [each == "exit" for _ in range(4) for each in values]
 
 
 def test_with_several_scores_a_crash_has_each_of_them() -> None:

@@ -4,12 +4,14 @@ A unit whose worker died, or that ran out of its time, is run again candidate by
 one has the score of a candidate that raised, and the search goes on.
 """
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
 
 from fourfold.call import Call
+from fourfold.errors import WorkersKeepDying
 from fourfold.machine import cores
 from fourfold.options import RunOfBlock, resolve
 from fourfold.records import Failure, Report
@@ -67,8 +69,8 @@ class Rounds:
         units = _numbered([(split, group) for split in range(len(job.splits)) for group in groups])
         ended = Ended(job)
         apart: list[Unit] = []
-        for unit, value in self.run(Fits, job, units, _costs(job, units)):
-            if isinstance(value, Failure) and len(unit.candidates) > 1:
+        for unit, value in self._of_groups(job, units):
+            if isinstance(value, Failure | WorkersKeepDying) and len(unit.candidates) > 1:
                 apart.append(unit)
             else:
                 ended.take(unit, value)
@@ -76,6 +78,16 @@ class Rounds:
         for unit, value in self.run(Fits, job, alone, None):
             ended.take(unit, value)
         return self.told(ended.results, ended.kinds, candidates)
+
+    def _of_groups(self, job: Job, units: list[Unit]) -> Iterable[tuple[Unit, Any]]:
+        """Each unit with its value; where each one has a candidate that kills its worker, with the error that says so."""
+        try:
+            return self.run(Fits, job, units, _costs(job, units))
+        except WorkersKeepDying as error:
+            if all(len(unit.candidates) == 1 for unit in units):
+                raise
+            several = [(unit, error) for unit in units if len(unit.candidates) > 1]
+            return itertools.chain(several, self.run(Fits, job, [unit for unit in units if len(unit.candidates) == 1], None))
 
     def _most_in_group(self, n_fits: int) -> int:
         if self._run is not None or self._options["engine"] == "serial":
