@@ -79,11 +79,19 @@ def test_what_is_asked_is_answered_and_what_is_raised_is_raised(here: Here, peer
         assert ask("sum", 2) == (2,)
 
 
-class NeverBack(Exception):
+class Never:
     """Can be pickled and not unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, ("no number",)
+
+
+class NeverBack(Exception):
+    """Holds what cannot be unpickled: with tblib, which Dask brings along, a wrong number of arguments would not do."""
 
     def __init__(self, a: int, b: int) -> None:
         super().__init__("of two")
+        self.never = Never()
 
 
 def test_an_exception_that_cannot_travel_comes_as_its_text(here: Here, peer: Peer) -> None:
