@@ -1,9 +1,11 @@
 """`Dataset.fit`: what it refuses before anything runs, which rows it names, and the same bits whatever happens meanwhile."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -593,12 +595,18 @@ def test_a_fit_that_was_forgotten_keeps_nothing_more_on_its_drivers_machine(kept
 
 def test_on_another_machine_a_folder_is_made_by_who_keeps_the_first_row(kept: Kept) -> None:
     kept.forget()
-    elsewhere = keeping._arrived(kept.name, "another-machine")
+    elsewhere = keeping._arrived(kept.name, "another-machine", "/nowhere")
     new = elsewhere.new(0, 0)
     assert new is not None
     new.discard()
     assert os.listdir(kept.folder) == []
     assert keeping.sweep() == [], "the process that keeps there holds it"
+
+
+def test_workers_of_this_machine_keep_rows_where_the_driver_says(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    parcel = pickle.dumps(kept)
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")  # a worker may have looked for its own before TMPDIR was set
+    assert pickle.loads(parcel).folder == kept.folder
 
 
 def test_a_full_disk_is_one_clear_error() -> None:

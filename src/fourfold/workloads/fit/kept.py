@@ -48,15 +48,15 @@ class Kept:
     """
 
     def __init__(self, name: str) -> None:
-        self.name, self._home = name, socket.gethostname()
+        self.name, self._home, self._base = name, socket.gethostname(), tempfile.gettempdir()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _arrived, (self.name, self._home)
+        return _arrived, (self.name, self._home, self._base)
 
     @property
     def folder(self) -> str:
         """On this machine. Only its owner can read it."""
-        return os.path.join(tempfile.gettempdir(), _prefix() + self.name)
+        return os.path.join(self._base, _prefix() + self.name)
 
     def open(self) -> None:
         """Called by the driver, before anything is kept: what dead ones have left is removed."""
@@ -112,9 +112,11 @@ class Kept:
         return Keeping(self.folder, f"{piece}-{view}", base)
 
 
-def _arrived(name: str, home: str) -> Kept:
+def _arrived(name: str, home: str, base: str) -> Kept:
     kept = Kept(name)
     kept._home = home
+    if socket.gethostname() == home:  # this process may have looked for its own before TMPDIR was what it is for the driver
+        kept._base = base
     return kept
 
 
