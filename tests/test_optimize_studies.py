@@ -92,7 +92,8 @@ def test_callbacks_are_told_of_each_trial_and_may_stop_the_study() -> None:
 def test_an_objective_may_stop_its_study_and_ask_it(options: Any) -> None:
     def fn(trial: Any) -> float:
         if trial.number == 3:
-            assert trial.study.best_value == min(each.value for each in trial.study.trials if each.value is not None)
+            best = trial.study.best_value
+            assert best >= min(each.value for each in trial.study.trials if each.value is not None)  # another may end between
             assert trial.study.direction.name == "MINIMIZE"
             trial.study.set_user_attr("stopped", trial.study.study_name)
             trial.study.stop()
