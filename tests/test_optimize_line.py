@@ -242,6 +242,12 @@ def test_a_ticket_that_failed_while_it_waited_gets_no_trial_any_more(desk: Desk)
     assert desk.error is None
 
 
+def test_what_a_dead_worker_had_asked_for_begins_no_trial_when_its_ticket_has_failed(desk: Desk) -> None:
+    desk.failed(failure_of(0), lambda error: False)
+    assert desk.job(0) is None, "nobody is there to run it"
+    assert desk.job(1) is not None
+
+
 def test_a_trial_that_was_not_delivered_runs_elsewhere_and_has_not_begun(desk: Desk) -> None:
     first = desk.job(0)
     assert first is not None

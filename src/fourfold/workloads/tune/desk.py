@@ -83,6 +83,8 @@ class Desk:
         self.ready: deque[int] = deque()
         self.batch: list[int] = []
         self._of_ticket: dict[int, int] = {}
+        self._over: set[int] = set()
+        """Tickets that have failed for good: what their workers had asked for before they died may come late."""
         self._waits: dict[int, object] = {}
         """Tickets that wait for a trial, each with what tells who asked last: a worker that has died asks no more."""
         self._told: deque[int] = deque()
@@ -101,6 +103,8 @@ class Desk:
         """The trial that a ticket is to run; None when there is none."""
         with self.changed:
             self.study._thread_local.cached_all_trials = None  # a thread serves many trials: each looks at the study anew
+            if ticket in self._over:
+                return None
             self._lost_in_a_row = 0
             here = self.of_ticket(ticket)
             if here is None:  # else its worker has died, or it is tried again
@@ -305,6 +309,7 @@ class Desk:
     def failed(self, failure: Failure, is_caught: Callable[[BaseException], bool]) -> None:
         """A ticket has failed for good."""
         with self.changed:
+            self._over.add(failure.index)
             self._waits.pop(failure.index, None)
             self.changed.notify_all()
             here, error = self.of_ticket(failure.index), failure.error
