@@ -86,7 +86,7 @@ def judged(case: str, name: str, laps: dict[str, list[float]], shares: list[floa
     note = f"{n_lost} of {len(ratios)} seeds lost"
     if shares:
         note += f"; {statistics.median(shares):.2f} of its epochs"
-    seconds = {each: [s if math.isfinite(s) else None for s in of] for each, of in laps.items()}
+    seconds = {each: [s for s in of if math.isfinite(s)] for each, of in laps.items()}  # the note has those that were lost
     return Row(
         "ASHA",
         f"{case} ({name})",
