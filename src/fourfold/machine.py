@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from fourfold.errors import OptionError
+
 if TYPE_CHECKING:
     import threadpoolctl
 
@@ -46,6 +48,19 @@ def cores() -> Cores:
     if quota is not None:
         found.append(quota)
     return min(found, key=lambda each: each.n_cores)
+
+
+def jobs_of(n_jobs: int | None) -> int:
+    """How many at once scikit-learn's word means: None one, −1 all cores that this process may use, −2 all but one.
+
+    Raises:
+        OptionError: It is 0.
+    """
+    if n_jobs == 0:
+        raise OptionError("n_jobs == 0 has no meaning: -1 means all cores that this process may use")
+    if n_jobs is None:
+        return 1
+    return n_jobs if n_jobs > 0 else max(1, cores().n_cores + 1 + n_jobs)
 
 
 def _affinity() -> Cores:

@@ -12,8 +12,9 @@ from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fourfold.errors import OptionTypeError
+from fourfold.machine import jobs_of
 from fourfold.workloads.fit.contract import About, Fit, drive
-from fourfold.workloads.fit.logistic.memory import Memory, threads_of
+from fourfold.workloads.fit.logistic.memory import Memory
 from fourfold.workloads.fit.logistic.training import Optimum, Problem, spark_stop, train
 from fourfold.workloads.fit.registry import recipe
 from fourfold.workloads.fit.seen import Numbers
@@ -109,7 +110,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 f"fit takes rows in memory, and X is a {type(X).__name__}: it has a fit of its own, "
                 ".fit(LogisticRegression(…), target=…)"
             )
-        n_threads = threads_of(self.n_jobs)
+        n_threads = jobs_of(self.n_jobs)
         X, y = validate_data(
             self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], order=None, ensure_all_finite=False
         )

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from fourfold.aggregate.tree import TreeReduction
-from fourfold.machine import cores, limited_threads
+from fourfold.machine import limited_threads
 from fourfold.workloads.fit.contract import Pass, Rows, Seen
 
 SLICE_BYTES = 4 << 20
@@ -94,16 +94,3 @@ def _between(X: Any, first: int, end: int) -> Any:
     part = type(X)((len(indptr) - 1, X.shape[1]), dtype=X.dtype)  # scipy would copy what is less than half of an array
     part.data, part.indices, part.indptr = X.data[inside], X.indices[inside], indptr - indptr[0]
     return part
-
-
-def threads_of(n_jobs: int | None) -> int:
-    """How many threads scikit-learn's word means: None one, −1 all cores that this process may use, −2 all but one.
-
-    Raises:
-        ValueError: It is 0.
-    """
-    if n_jobs == 0:
-        raise ValueError("n_jobs == 0 has no meaning: -1 means all cores that this process may use")
-    if n_jobs is None:
-        return 1
-    return n_jobs if n_jobs > 0 else max(1, cores().n_cores + 1 + n_jobs)

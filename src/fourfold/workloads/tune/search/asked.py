@@ -4,8 +4,8 @@ from typing import Any
 
 from sklearn.base import clone
 
+import fourfold.machine as machine
 from fourfold.errors import MissingExtra, OptionError
-from fourfold.machine import cores
 from fourfold.options import did_you_mean, resolve, whole_number
 from fourfold.workloads.tune.search.spaces import parts_of
 
@@ -139,10 +139,8 @@ def jobs_of(n_jobs: int | None) -> int:
     Raises:
         OptionError: It is 0.
     """
-    if n_jobs == 0:
-        raise OptionError("n_jobs == 0 has no meaning: -1 means all cores that this process may use")
     if n_jobs is None:
         from joblib import effective_n_jobs
 
         return int(effective_n_jobs(None))
-    return n_jobs if n_jobs > 0 else max(1, cores().n_cores + 1 + n_jobs)
+    return machine.jobs_of(n_jobs)
