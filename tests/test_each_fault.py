@@ -102,9 +102,9 @@ def dies_in_the_middle_of_a_message(folder):
             for fd in map(int, os.listdir("/proc/self/fd")):
                 try:
                     end = socket.socket(fileno=os.dup(fd))
-                except OSError:
+                    end.send(b"half a mess")
+                except OSError:  # no socket, or one whose other end has gone: what an earlier call has left
                     continue
-                end.send(b"half a mess")
             os._exit(7)
 
     return lambda x: Deadly()

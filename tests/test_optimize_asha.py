@@ -28,12 +28,12 @@ def learned(trial: Any) -> float:
     """Goes on where it has stopped, and says at which steps it was anew."""
     state = trial.restore({"step": 0, "starts": []})
     state["starts"].append(state["step"])
+    trial.set_user_attr("starts", state["starts"])
     for step in range(state["step"], STEPS):
         trial.report(curve(trial, step), step)
         trial.checkpoint({**state, "step": step + 1})
         if trial.should_prune():
             raise optuna.TrialPruned
-    trial.set_user_attr("starts", state["starts"])
     return curve(trial, STEPS)
 
 
