@@ -11,7 +11,7 @@ from typing import Any
 
 from leaks import living_descendants, the_pool
 
-from fourfold import seams
+from fourfold.system import seams
 
 PHASES = ("before it", "in it", "while its result travels")
 

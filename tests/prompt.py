@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fourfold import machine, seams
+from fourfold.system import machine, seams
 
 PATIENCE_S = 60.0
 """Seconds, times FOURFOLD_TIME_SCALE, that a command may take."""

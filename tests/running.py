@@ -162,8 +162,8 @@ class Script:
 
 def stack_of_worker(pid: int) -> str:
     """The Python stack of a worker, asked as its driver asks it; "" when it does not say, or is no worker."""
-    from fourfold import machine
     from fourfold.distribute.engines.on_processes import page, stacks
+    from fourfold.system import machine
 
     if not machine.catches(pid, stacks.ASK):
         return ""

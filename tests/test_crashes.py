@@ -24,12 +24,12 @@ from leaks import the_pool
 from running import is_in_time, run_script, started, until
 
 import fourfold as ff
-from fourfold import machine
 from fourfold.distribute import respawn, watch
 from fourfold.distribute.engines.on_processes import handle, obituary
 from fourfold.distribute.inbox import Inbox
 from fourfold.distribute.schedule import HOPELESS
 from fourfold.errors import WorkerLost, WorkersKeepDying
+from fourfold.system import machine
 
 BOUND_S = 5.0
 """Seconds in which a run with a crash must end."""

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from running import started
 
-from fourfold import devices
-from fourfold.devices import devices_for
 from fourfold.errors import EngineError
+from fourfold.system import devices
+from fourfold.system.devices import devices_for
 
 _really_of_this_machine = devices._of_this_machine
 
@@ -39,7 +39,7 @@ def test_tasks_at_the_same_time_have_each_their_own() -> None:
 def test_those_of_other_processes_are_theirs(tmp_path: Path) -> None:
     text = """
         import sys
-        from fourfold.devices import devices_for
+        from fourfold.system.devices import devices_for
 
         with devices_for(2) as mine:
             print(mine, flush=True)

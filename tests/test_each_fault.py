@@ -19,8 +19,8 @@ from leaks import living_descendants, the_pool
 from running import until
 
 import fourfold as ff
-from fourfold import seams
 from fourfold.errors import InitFailed, ItemTimeout, NotPicklable, RemoteError, WorkerLost, WorkerStartFailed
+from fourfold.system import seams
 
 fault = pytest.mark.fault
 

@@ -10,8 +10,8 @@ import ways
 from running import run_script
 
 import fourfold as ff
-from fourfold import seams
 from fourfold.errors import JournalError
+from fourfold.system import seams
 
 notebook = ways.notebook
 

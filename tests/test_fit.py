@@ -22,10 +22,10 @@ from sklearn.preprocessing import MinMaxScaler
 from tables import small_pieces
 
 import fourfold as ff
-from fourfold import seams
 from fourfold.cli.clean import clean_command
 from fourfold.errors import OptionError, OptionTypeError
 from fourfold.lanes import Lanes
+from fourfold.system import seams
 from fourfold.workloads.fit import kept as keeping
 from fourfold.workloads.fit.contract import About, Fit, Pass, Rows
 from fourfold.workloads.fit.kept import Kept

@@ -1,6 +1,6 @@
 """The import rule: who may import whom in src/fourfold.
 
-    errors records addresses options machine shown environment seams version
+    errors records addresses options shown system version
       <- divide distribute execute aggregate, runs        (these do not import each other)
         <- worker site <- lanes recorded <- call <- compose replay    (the modules that join them)
           <- data patterns <- workloads <- insight independence interop <- testing <- cli
@@ -22,10 +22,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "fourfold"
 
 LAYERS = [
-    {
-        *{"errors", "fixed", "records", "addresses", "options", "machine", "devices", "shown", "environment"},
-        *{"imports", "interrupts", "seams", "version"},
-    },
+    {"errors", "fixed", "records", "addresses", "options", "shown", "system", "version"},
     {"divide", "distribute", "execute", "aggregate", "runs"},
     {"worker", "site"},
     {"engines"},

@@ -19,7 +19,6 @@ from running import is_in_time, run_script, until
 from sklearn.linear_model import Ridge
 
 import fourfold as ff
-from fourfold import imports, machine
 from fourfold.data.kinds import IMPORTS_OF
 from fourfold.distribute import chooser, verdict
 from fourfold.distribute.engines import on_this_thread
@@ -27,9 +26,10 @@ from fourfold.distribute.engines.on_processes.pool import FAREWELL_S
 from fourfold.distribute.lane import Lane
 from fourfold.distribute.verdict import COLD_START_S, FREE, MARGIN, Crew, Work, price
 from fourfold.execute.pickling import _modules_of, dump
-from fourfold.imports import Load
-from fourfold.machine import THREAD_VARIABLES
 from fourfold.records import Chunk, ChunkResult
+from fourfold.system import imports, machine
+from fourfold.system.imports import Load
+from fourfold.system.machine import THREAD_VARIABLES
 
 
 def modules_of(obj):
@@ -331,7 +331,7 @@ def test_a_script_ends_at_once_while_something_is_imported_for_nobody_any_more(t
         """
         import time
         import fourfold as ff, takes_ages
-        from fourfold import imports
+        from fourfold.system import imports
         from fourfold.distribute.engines.on_processes.pool import POOL
 
         imports.FORK_SAFE |= {"takes_ages"}

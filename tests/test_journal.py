@@ -22,7 +22,6 @@ from recorded_items import recorded_items
 from running import run_script, started
 
 import fourfold as ff
-from fourfold import seams
 from fourfold.errors import FourfoldError, JournalCorrupt, JournalError, RunInUse, UntrustedRun
 from fourfold.execute.pickling import dump_by_name
 from fourfold.runs import place, upkeep
@@ -33,6 +32,7 @@ from fourfold.runs.seal import VALUES, load_key
 from fourfold.runs.story import failures_of, story_of
 from fourfold.runs.tables import Done
 from fourfold.runs.values import ValueWriter
+from fourfold.system import seams
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import signal
 import pytest
 
 import fourfold as ff
-from fourfold import machine
-from fourfold.machine import Cores, Memory, cgroup_cpu_quota, cores, memory
+from fourfold.system import machine
+from fourfold.system.machine import Cores, Memory, cgroup_cpu_quota, cores, memory
 
 
 @pytest.fixture

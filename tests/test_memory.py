@@ -15,13 +15,13 @@ import pytest
 from running import until
 
 import fourfold as ff
-from fourfold import machine
 from fourfold.distribute import memory
 from fourfold.distribute.engine import EngineInfo, MemoryUse
 from fourfold.distribute.engines.on_processes.gauge import private_bytes
 from fourfold.distribute.engines.on_processes.pool import POOL
 from fourfold.distribute.events import MemoryRoom
-from fourfold.machine import FreeMemory, MemoryReader
+from fourfold.system import machine
+from fourfold.system.machine import FreeMemory, MemoryReader
 
 pytestmark = pytest.mark.alone
 

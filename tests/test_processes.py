@@ -30,7 +30,7 @@ from running import run_script, until
 import fourfold as ff
 from fourfold.distribute.engines.on_processes.engine import Processes
 from fourfold.errors import Indeterminate
-from fourfold.machine import cores
+from fourfold.system.machine import cores
 from fourfold.testing.rig import Rig
 
 

@@ -11,12 +11,12 @@ from tables import people
 from typer.testing import CliRunner
 
 import fourfold as ff
-from fourfold import seams
 from fourfold.cli import app
 from fourfold.data import commit
 from fourfold.errors import OptionError, RunError
 from fourfold.runs.leftovers import put_back, remove
 from fourfold.runs.upkeep import sweep
+from fourfold.system import seams
 
 OUT_IS_GONE, NEW_IS_THERE = "output.aside:1:KILL", "output.exchanged:1:KILL"
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from running import run_script
 
 import fourfold as ff
-from fourfold import engines, seams
+from fourfold import engines
 from fourfold.errors import (
     EngineError,
     Indeterminate,
@@ -34,6 +34,7 @@ from fourfold.errors import (
 )
 from fourfold.runs.story import failures_of, story_of
 from fourfold.runs.upkeep import change
+from fourfold.system import seams
 
 way = ways.way
 

@@ -13,10 +13,10 @@ import pytest
 from running import SCALE, is_in_time, run_script
 
 import fourfold as ff
-from fourfold import seams
 from fourfold.cli.map import map_command
 from fourfold.distribute.engines.on_processes import channel
 from fourfold.distribute.engines.on_processes.pool import POOL
+from fourfold.system import seams
 
 pytestmark = pytest.mark.fault("F53")
 

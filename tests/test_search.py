@@ -30,7 +30,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from threadpoolctl import threadpool_limits
 
 import fourfold as ff
-from fourfold.machine import cores
+from fourfold.system.machine import cores
 from fourfold.workloads.tune.search.asked import jobs_of, options_of
 
 X, y = make_classification(80, 6, random_state=0)

@@ -24,13 +24,13 @@ import pytest
 from running import SCALE, run_script, started, until
 
 import fourfold as ff
-from fourfold import seams
 from fourfold.errors import JournalCorrupt, JournalError, RunInUse, UntrustedRun
 from fourfold.execute.pickling import dump, dump_by_name
 from fourfold.replay import prepare_replay
 from fourfold.runs import seal, upkeep
 from fourfold.runs.story import check_command, failures_of, story_of
 from fourfold.runs.values import ValueWriter
+from fourfold.system import seams
 
 SOURCE = Path(__file__).parents[1] / "src" / "fourfold"
 

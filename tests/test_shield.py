@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 import fourfold as ff
-from fourfold.interrupts import ECHO_S, Shield
 from fourfold.runs.story import story_of
+from fourfold.system.interrupts import ECHO_S, Shield
 
 HOUSE = str(Path(ff.__file__).parent / "distribute")
 N_ITEMS = 12

@@ -12,9 +12,10 @@ import pytest
 import ways
 
 import fourfold as ff
-from fourfold import environment, shown
+from fourfold import shown
 from fourfold.errors import InitFailed, OptionError
 from fourfold.runs.story import failures_of
+from fourfold.system import environment
 
 way = ways.way
 

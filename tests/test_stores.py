@@ -21,7 +21,6 @@ import pytest
 from tables import people, small_pieces
 
 import fourfold as ff
-from fourfold import seams
 from fourfold.addresses import Credentials, credentials_kept_out
 from fourfold.data import writers
 from fourfold.data.commit import Output
@@ -31,6 +30,7 @@ from fourfold.data.stores import StoreOutput
 from fourfold.data.sweeping import sweep_store
 from fourfold.data.writers import Writer, writer_of_this_process
 from fourfold.errors import InitFailed, OptionError, RunChanged, RunError, RunInUse, UnwritableValue
+from fourfold.system import seams
 
 __all__ = ["small_pieces"]
 

@@ -14,7 +14,7 @@ import pytest
 from tables import people, small_pieces
 
 import fourfold as ff
-from fourfold import engines, seams
+from fourfold import engines
 from fourfold.data import commit
 from fourfold.data.commit import Output
 from fourfold.data.manifests import Wanted
@@ -28,6 +28,7 @@ from fourfold.records import Failure
 from fourfold.runs.leftovers import is_locked
 from fourfold.runs.story import story_of
 from fourfold.runs.upkeep import change, sweep
+from fourfold.system import seams
 
 __all__ = ["small_pieces"]
 

@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fourfold as ff
-from fourfold import machine
 from fourfold.distribute import chooser, verdict
 from fourfold.distribute.verdict import (
     COLD_START_S,
@@ -31,6 +30,7 @@ from fourfold.distribute.verdict import (
     seconds,
 )
 from fourfold.records import Chunk, ChunkResult, Kind, Outcome
+from fourfold.system import machine
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import os
 import pytest
 
 import fourfold as ff
-from fourfold import machine
 from fourfold.distribute import chooser, verdict
 from fourfold.distribute.driver import Lane
 from fourfold.distribute.engines.on_processes.pool import POOL
+from fourfold.system import machine
 
 NAMES = ("serial", "threads", "processes", "auto", "auto that moves")
 OTHER_PROCESSES = ("processes", "auto that moves")

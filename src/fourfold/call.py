@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import fourfold.machine as machine
+import fourfold.system.machine as machine
 from fourfold.aggregate.failures import Failures
 from fourfold.aggregate.order import InOrder
 from fourfold.aggregate.progress import Progress

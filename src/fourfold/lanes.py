@@ -6,10 +6,10 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import fourfold.environment as environment
-import fourfold.imports as imports
-import fourfold.machine as machine
 import fourfold.shown as shown
+import fourfold.system.environment as environment
+import fourfold.system.imports as imports
+import fourfold.system.machine as machine
 from fourfold.aggregate.tree import TreeReduction
 from fourfold.distribute.chooser import Chooser
 from fourfold.distribute.engine import Engine

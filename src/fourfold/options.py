@@ -9,8 +9,8 @@ from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any, Literal, TypedDict, Unpack
 
-import fourfold.environment as environment
 import fourfold.shown as shown
+import fourfold.system.environment as environment
 from fourfold.addresses import without_secrets
 from fourfold.errors import FourfoldError, MissingExtra, OptionError, OptionTypeError, UnknownOption
 from fourfold.fixed import Fixed, fields_of

@@ -20,11 +20,11 @@ from fourfold.errors import RunError
 from fourfold.execute import current
 from fourfold.execute.pickling import dump, dump_by_name, load
 from fourfold.execute.troubles import pickled, unpickled
-from fourfold.interrupts import Shield
 from fourfold.options import RunOfBlock, Settings
 from fourfold.records import Chunk, Segment
 from fourfold.runs.recording import Carriage, Recording, Subject
 from fourfold.runs.tables import Done
+from fourfold.system.interrupts import Shield
 
 
 def open_recording(

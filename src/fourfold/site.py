@@ -19,12 +19,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from fourfold.devices import VARIABLE, devices_for
 from fourfold.distribute.cargo import remove_unused
 from fourfold.distribute.engines.on_processes.engine import Processes
 from fourfold.distribute.engines.on_processes.pool import POOL
 from fourfold.errors import EngineError
 from fourfold.records import Kind, Need, Outcome, Parcel, Ticket
+from fourfold.system.devices import VARIABLE, devices_for
 
 IDLE_S = 60.0
 """Seconds without an order after which the worker process of a site ends. Smaller: the next call on this cluster starts it

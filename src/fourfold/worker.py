@@ -21,8 +21,8 @@ from fourfold.execute.chunk import Run
 from fourfold.execute.pickling import load
 from fourfold.execute.remote import dump_trouble
 from fourfold.execute.troubles import in_words
-from fourfold.machine import JOBLIB_VARIABLE, limit_threads_for_good
 from fourfold.records import Kind, Parcel
+from fourfold.system.machine import JOBLIB_VARIABLE, limit_threads_for_good
 
 
 def main(end: socket.socket, page: Page, number: int, driver_pidfd: int) -> None:

@@ -9,7 +9,7 @@ import secrets
 from pathlib import Path
 from typing import IO
 
-import fourfold.seams as seams
+import fourfold.system.seams as seams
 from fourfold.errors import OptionError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fourfold.cli.exits import SOME_FAILED, say
-from fourfold.interrupts import telling_what_is_written
+from fourfold.system.interrupts import telling_what_is_written
 
 if TYPE_CHECKING:
     from fourfold.data.writing import Written

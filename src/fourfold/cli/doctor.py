@@ -108,7 +108,7 @@ def _python() -> Figures:
 
 
 def _cores() -> Figures:
-    from fourfold.machine import cores
+    from fourfold.system.machine import cores
 
     n_cores, source = cores()
     return {"n_cores": n_cores, "source": source, "of_machine": os.cpu_count() or n_cores}
@@ -117,7 +117,7 @@ def _cores() -> Figures:
 def _memory() -> Figures:
     import psutil
 
-    from fourfold.machine import memory
+    from fourfold.system.machine import memory
 
     limit_bytes, source = memory()
     return {"limit_bytes": limit_bytes, "source": source, "available_bytes": psutil.virtual_memory().available}
@@ -171,7 +171,7 @@ def _blas() -> Figures:
     import numpy as np  # loads the library that it was built with
     import threadpoolctl
 
-    from fourfold.machine import THREAD_VARIABLES
+    from fourfold.system.machine import THREAD_VARIABLES
 
     libraries = [
         {

@@ -13,7 +13,7 @@ import typer
 
 from fourfold.cli.typed import as_typed
 from fourfold.errors import FourfoldError, OptionError
-from fourfold.interrupts import written_before
+from fourfold.system.interrupts import written_before
 
 DONE = 0
 ERROR = 1

@@ -24,7 +24,7 @@ from fourfold.cli.batches import Target, map_batches
 from fourfold.cli.exits import SOME_FAILED, TracebackOption, one_line_errors, say
 from fourfold.cli.storage import OrderOption, StorageOption, WriteStorageOption, storage_for_both
 from fourfold.errors import FourfoldError, OptionError, UnwritableValue
-from fourfold.interrupts import telling_what_is_written
+from fourfold.system.interrupts import telling_what_is_written
 
 if TYPE_CHECKING:
     from fourfold.aggregate.results import Stream

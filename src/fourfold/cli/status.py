@@ -34,7 +34,7 @@ def _check_listens(pid: int) -> None:
     """
     import psutil
 
-    from fourfold.machine import catches
+    from fourfold.system.machine import catches
 
     try:
         children = psutil.Process(pid).children()

@@ -20,14 +20,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import fourfold.seams as seams
+import fourfold.system.seams as seams
 from fourfold.data.manifests import MANIFEST, Wanted, facts_in, manifest_bytes
 from fourfold.data.parts import EXTENSION, Part
 from fourfold.data.places import Folder, OnDisk
 from fourfold.data.together import has_types, in_order, one_schema, write_tables, write_widened
 from fourfold.errors import OptionError, RunError, RunInUse
-from fourfold.interrupts import Shield
 from fourfold.runs.leftovers import LOCK, OF_RUN, OLD, put_back, remove, settle
+from fourfold.system.interrupts import Shield
 
 SYNC_THREADS = 8
 """Files that are brought to the disk at once. They wait for the disk, not for cores. Not measured."""

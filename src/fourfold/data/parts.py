@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, NamedTuple
 
-import fourfold.seams as seams
+import fourfold.system.seams as seams
 from fourfold.data.partitions import divided
 from fourfold.data.pieces import Piece
 from fourfold.data.places import Place, Target
@@ -68,7 +68,7 @@ class WriteParts:
 
     @property
     def imports(self) -> tuple[str, ...]:
-        """See `fourfold.imports`."""
+        """See `fourfold.system.imports`."""
         return ("pyarrow.parquet",) if self.format == "parquet" else ("pyarrow.csv",)
 
     def open(self) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import IO, Any, NamedTuple, Protocol
 
-import fourfold.seams as seams
+import fourfold.system.seams as seams
 from fourfold.addresses import Credentials
 from fourfold.data.files import file_system, opened
 from fourfold.errors import OptionError

@@ -13,7 +13,7 @@ from fourfold.data.schema import SchemaConflict, fitted
 from fourfold.errors import InitFailed, OptionError
 from fourfold.execute import current
 from fourfold.execute.chunk import is_worker_class
-from fourfold.machine import user_name_of
+from fourfold.system.machine import user_name_of
 
 
 class Batch(NamedTuple):
@@ -168,7 +168,7 @@ class Filter:
 
     @property
     def imports(self) -> tuple[str, ...]:
-        """See `fourfold.imports`."""
+        """See `fourfold.system.imports`."""
         return ("pyarrow.dataset",) if self.where is not None else IMPORTS_OF[self.kind]
 
     def schema(self, before: Any) -> Any:
@@ -254,7 +254,7 @@ class MapBatches:
 
     @property
     def imports(self) -> tuple[str, ...]:
-        """See `fourfold.imports`."""
+        """See `fourfold.system.imports`."""
         return IMPORTS_OF[self.kind]
 
     def schema(self, before: Any) -> Any:

@@ -18,7 +18,7 @@ import posixpath
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import fourfold.seams as seams
+import fourfold.system.seams as seams
 from fourfold.addresses import Credentials
 from fourfold.data.files import file_system
 from fourfold.data.manifests import MANIFEST, Wanted, all_named_in, manifest_bytes, read_manifest, run_of

@@ -19,9 +19,9 @@ from fourfold.data.stores import StoreOutput
 from fourfold.data.work import FailedRow, Tables
 from fourfold.errors import OptionError, OptionTypeError, RunError
 from fourfold.fixed import Fixed
-from fourfold.interrupts import telling_what_is_written
 from fourfold.records import Report
 from fourfold.runs.place import output_id_of
+from fourfold.system.interrupts import telling_what_is_written
 
 
 class Written(Fixed):

@@ -20,9 +20,9 @@ from fourfold.distribute.verdict import (
     seconds,
 )
 from fourfold.errors import NotPicklable
-from fourfold.imports import MODULE_S, Load
-from fourfold.machine import waited_for_a_core_s
 from fourfold.records import Chunk, ChunkResult
+from fourfold.system.imports import MODULE_S, Load
+from fourfold.system.machine import waited_for_a_core_s
 
 FIRST_LOOK_S = 0.002
 """Seconds of the loop before the first look at prices. Smaller: short loops pay for looking. Larger: workers come later."""

@@ -31,8 +31,8 @@ from fourfold.distribute.lane import Lane
 from fourfold.distribute.memory import MemoryWatch
 from fourfold.distribute.schedule import Schedule
 from fourfold.errors import EngineError, NotPicklable
-from fourfold.interrupts import ECHO_S, Shield, deaf_for
 from fourfold.records import Chunk, ChunkResult, Kind, Segment, Ticket
+from fourfold.system.interrupts import ECHO_S, Shield, deaf_for
 
 GRACE_S = 2.0
 """Seconds that a run which is stopped by a failure waits for earlier items still running: one of them may fail as well, and

@@ -14,7 +14,7 @@ from typing import NamedTuple, cast
 from fourfold.distribute.engine import Engine, MeasuringEngine, MemoryUse
 from fourfold.distribute.events import MemoryRoom
 from fourfold.distribute.verdict import size
-from fourfold.machine import FreeMemory, MemoryReader
+from fourfold.system.machine import FreeMemory, MemoryReader
 
 LOOK_S = 0.2
 """Seconds between two looks. Smaller: more of the driver's time. Larger: what fills memory faster than that is met by the

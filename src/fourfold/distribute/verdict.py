@@ -13,7 +13,7 @@ the loop's time for what they would take over, and more than their start can cos
 
 from typing import NamedTuple
 
-from fourfold.imports import Load
+from fourfold.system.imports import Load
 
 NO_LOAD = Load()
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import fourfold.seams as seams
+import fourfold.system.seams as seams
 from fourfold.errors import JournalCorrupt, JournalError, RunError
 from fourfold.records import Parcel
 from fourfold.runs.place import JOURNAL, PROGRAM, create_private

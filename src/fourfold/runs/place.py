@@ -13,7 +13,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-import fourfold.seams as seams
+import fourfold.system.seams as seams
 from fourfold.errors import JournalError, OptionError, RunError, RunInUse, UntrustedRun
 
 PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600

@@ -16,11 +16,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import fourfold.seams as seams
+import fourfold.system.seams as seams
 from fourfold.addresses import credentials_kept_out, without_kept_out
 from fourfold.errors import JournalError, RunChanged
-from fourfold.interrupts import Shield
-from fourfold.machine import STARTED_IN
 from fourfold.records import Failure, Parcel
 from fourfold.runs.digest import DIGEST_BYTES
 from fourfold.runs.fingerprint import item_digest
@@ -30,6 +28,8 @@ from fourfold.runs.place import PROGRAM, Lock, create_private, prepare
 from fourfold.runs.recall import DoneRows, Recall
 from fourfold.runs.seal import COMMAND, ERROR, FUNCTION, ITEM, VALUES, command_of, load_key
 from fourfold.runs.tables import Done, FailedItem
+from fourfold.system.interrupts import Shield
+from fourfold.system.machine import STARTED_IN
 
 UNKNOWN = bytes(DIGEST_BYTES)
 """Stands for the digest of an item that cannot be pickled: any other such item is taken for it."""

@@ -21,7 +21,7 @@ from hmac import compare_digest
 from pathlib import Path
 from typing import Any
 
-import fourfold.seams as seams
+import fourfold.system.seams as seams
 from fourfold.errors import JournalError, UntrustedRun
 
 VARIABLE = "FOURFOLD_KEY"

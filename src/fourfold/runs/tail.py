@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import fourfold.seams as seams
+import fourfold.system.seams as seams
 from fourfold.runs.place import create_private
 
 TAIL = "journal.tail"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-import fourfold.seams as seams
+import fourfold.system.seams as seams
 from fourfold.errors import JournalCorrupt
 from fourfold.records import Buffer, Parcel
 from fourfold.runs.place import create_private

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from fourfold.machine import waited_for_a_core_s
+from fourfold.system.machine import waited_for_a_core_s
 
 FIRST_ROWS = 64
 """Rows of the first call under "auto". Smaller: more calls until the best size is found. Larger: a model that likes few rows

@@ -91,7 +91,7 @@ class Model:
 
     @property
     def imports(self) -> tuple[str, ...]:
-        """See `fourfold.imports`. An estimator that travels itself tells of its modules by that."""
+        """See `fourfold.system.imports`. An estimator that travels itself tells of its modules by that."""
         return _imports_of(os.fspath(self.what)) if self.is_file else ()
 
     def load(self) -> Any:

@@ -69,7 +69,7 @@ class Predict:
 
     @property
     def imports(self) -> tuple[str, ...]:
-        """See `fourfold.imports`."""
+        """See `fourfold.system.imports`."""
         return *IMPORTS_OF[self.kind if self.model.is_class else "pandas"], *self.model.imports
 
     @property

@@ -9,7 +9,7 @@ from fourfold.data.predicates import expression_of
 from fourfold.data.schema import declared
 from fourfold.data.steps import Filter, MapBatches, Select
 from fourfold.errors import OptionError, OptionTypeError
-from fourfold.machine import user_name_of
+from fourfold.system.machine import user_name_of
 from fourfold.workloads.models import Model
 from fourfold.workloads.predict import Predict
 from fourfold.workloads.transform import Transform

@@ -30,7 +30,7 @@ class Parquet:
 
     Attributes:
         in_files: The schema of the files, without the columns that folders give.
-        imports: See `fourfold.imports`.
+        imports: See `fourfold.system.imports`.
 
     Raises:
         UnreadableInput: One of them is no Parquet file.

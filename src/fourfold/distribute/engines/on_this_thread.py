@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from fourfold.distribute.engine import NO_NEED, EngineInfo, Runnable
-from fourfold.imports import MODULE_S
-from fourfold.machine import waited_for_a_core_s
 from fourfold.records import Kind, Need, Outcome, Ticket
+from fourfold.system.imports import MODULE_S
+from fourfold.system.machine import waited_for_a_core_s
 
 
 def _clock() -> float:

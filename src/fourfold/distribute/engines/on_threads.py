@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-import fourfold.machine as machine
+import fourfold.system.machine as machine
 from fourfold.distribute.engine import NO_NEED, EngineInfo, Runnable
 from fourfold.distribute.watch import Doing, Stalls, Watch, Work, trimmed
-from fourfold.interrupts import Shield
 from fourfold.records import Kind, Need, Outcome, Ticket
+from fourfold.system.interrupts import Shield
 
 
 class _Cell:

@@ -11,13 +11,13 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
-import fourfold.environment as environment
+import fourfold.system.environment as environment
 from fourfold.errors import WorkerStartFailed
-from fourfold.machine import free_thread_variables
 from fourfold.patterns.gang import places
 from fourfold.patterns.gang.crew import Crew
 from fourfold.patterns.gang.ends import End, died
 from fourfold.patterns.gang.logs import Log
+from fourfold.system.machine import free_thread_variables
 
 KEPT_BYTES = 1 << 20
 """Bytes of the end of what a rank prints that come back from a cluster. Fewer: less in the logs. More: time to travel."""

@@ -20,15 +20,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
-import fourfold.seams as seams
+import fourfold.system.seams as seams
 from fourfold.distribute.engines.on_processes import family
 from fourfold.distribute.engines.on_processes.starts import time_scale
 from fourfold.errors import GangTimeout, WorkerStartFailed
-from fourfold.interrupts import Shield
-from fourfold.machine import catches
 from fourfold.patterns.gang import guard, member
 from fourfold.patterns.gang.ends import End, died
 from fourfold.patterns.gang.logs import Log
+from fourfold.system.interrupts import Shield
+from fourfold.system.machine import catches
 
 START_S = 60.0
 """Seconds (times FOURFOLD_TIME_SCALE) until all ranks must be there. Shorter: a busy machine fails. Not measured."""

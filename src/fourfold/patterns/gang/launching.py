@@ -13,12 +13,12 @@ import fourfold.engines as engines
 from fourfold.addresses import without_secrets
 from fourfold.errors import GangLost, GangTimeout, NotPicklable, OptionError, OptionTypeError, UnsupportedOption
 from fourfold.lanes import engine_named
-from fourfold.machine import cores, user_name_of
 from fourfold.options import cluster_of, resolve, seconds, whole_number
 from fourfold.patterns.gang import places
 from fourfold.patterns.gang.crew import Crew
 from fourfold.patterns.gang.ends import HOPELESS, End, error_of, first_failure, values_of
 from fourfold.patterns.gang.logs import Log
+from fourfold.system.machine import cores, user_name_of
 
 MOST_PER_CORE = 64
 """Ranks of this machine for each of its cores. More would only wait for each other, and each takes some 20 MB before it has

@@ -4,8 +4,8 @@ import contextlib
 import os
 import socket
 
-import fourfold.environment as environment
-from fourfold.machine import cores, free_thread_variables
+import fourfold.system.environment as environment
+from fourfold.system.machine import cores, free_thread_variables
 
 LOOPBACK = "127.0.0.1"
 

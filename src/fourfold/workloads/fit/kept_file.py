@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fourfold.seams import hit
+from fourfold.system.seams import hit
 from fourfold.workloads.fit.contract import Rows
 
 ALIGNED = 64

@@ -7,7 +7,7 @@ long for the products of 1,000 rows as one.
 import contextlib
 from collections.abc import Iterator
 
-from fourfold.machine import limited_threads
+from fourfold.system.machine import limited_threads
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 
 from fourfold.errors import MissingExtra, OptionError, OptionTypeError, UnknownOption
-from fourfold.machine import user_name_of
+from fourfold.system.machine import user_name_of
 
 WORDS_OF_OPTUNA = {
     "n_jobs": "workers= says how many trials run at once",

@@ -15,8 +15,8 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from fourfold.interrupts import Shield
 from fourfold.records import Failure
+from fourfold.system.interrupts import Shield
 from fourfold.workloads.tune import states
 from fourfold.workloads.tune.checkpoints import Checkpoints
 from fourfold.workloads.tune.opened import End, Ended, Open, asked, counts, study_attrs

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from typing import Any, Literal
 
-import fourfold.machine as machine
+import fourfold.system.machine as machine
 from fourfold.call import Call
 from fourfold.errors import MissingExtra, OptionError, OptionTypeError
 from fourfold.execute import current
-from fourfold.interrupts import Shield
 from fourfold.options import RunOfBlock, Settings, resolve, seconds, whole_number
 from fourfold.records import Failure
+from fourfold.system.interrupts import Shield
 
 try:
     import optuna

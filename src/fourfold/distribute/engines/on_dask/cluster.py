@@ -80,7 +80,7 @@ class Cluster(Connection):
         address = self._address
         try:
             if address is None:
-                from fourfold.machine import cores
+                from fourfold.system.machine import cores
 
                 self._keeper = Keeper(here.__name__, self._slots or cores().n_cores)
                 address = self._keeper.address

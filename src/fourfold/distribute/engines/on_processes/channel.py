@@ -11,7 +11,7 @@ import os
 import socket
 from typing import Any
 
-import fourfold.seams as seams
+import fourfold.system.seams as seams
 
 MESSAGE_BYTES = 65536
 """Longest message. The kernel's default socket buffer (208 KiB) holds at least two of them."""

@@ -16,9 +16,9 @@ from fourfold.distribute.engines.on_processes.program import SharedProgram
 from fourfold.distribute.engines.on_processes.starts import Starts
 from fourfold.distribute.watch import Stalls, Watch, Work
 from fourfold.errors import EngineError, WorkerStartFailed
-from fourfold.imports import Imports
-from fourfold.interrupts import Shield
 from fourfold.records import Kind, Need, Outcome, Parcel, Ticket
+from fourfold.system.imports import Imports
+from fourfold.system.interrupts import Shield
 
 DEPTH = 2
 """Tickets that a worker has: one runs, one waits beside it."""

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from fourfold.distribute.engines.on_processes import stacks
 from fourfold.distribute.engines.on_processes.page import EXPIRED, Block, Page
 from fourfold.distribute.watch import trimmed
-from fourfold.machine import is_stopped
+from fourfold.system.machine import is_stopped
 
 ASK_S = 0.1
 """Seconds that an item which is late has to say where it is. Smaller: busy machines give no stack. Larger: one that cannot

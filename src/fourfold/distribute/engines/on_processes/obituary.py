@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from fourfold.distribute.engines.on_processes import stacks
 from fourfold.distribute.engines.on_processes.page import ERRNO, PEAK_KB, STATUS, Page
-from fourfold.machine import oom_kills
+from fourfold.system.machine import oom_kills
 
 OBITUARY_S = 1.0
 """Seconds to wait for the template to note how a worker died. Smaller: a cause may be missing from the message."""

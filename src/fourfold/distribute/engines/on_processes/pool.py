@@ -11,16 +11,16 @@ import time
 from collections.abc import Sequence
 from socket import MSG_DONTWAIT, socket
 
-import fourfold.environment as environment
-import fourfold.seams as seams
+import fourfold.system.environment as environment
+import fourfold.system.seams as seams
 from fourfold.distribute.engines.on_processes import channel, segments
 from fourfold.distribute.engines.on_processes.handle import Worker, new_worker
 from fourfold.distribute.engines.on_processes.program import SharedProgram
 from fourfold.distribute.engines.on_processes.segments import Owner
 from fourfold.distribute.engines.on_processes.template import END
 from fourfold.errors import WorkerStartFailed
-from fourfold.imports import ONE_THREAD, Imports
 from fourfold.records import Parcel
+from fourfold.system.imports import ONE_THREAD, Imports
 
 FAREWELL_S = 1.0
 """Seconds that workers get to end by themselves when this process ends; after that they are killed. Not measured."""

@@ -17,7 +17,7 @@ import struct
 import tempfile
 from typing import NamedTuple
 
-import fourfold.seams as seams
+import fourfold.system.seams as seams
 from fourfold.records import Buffer, Parcel
 
 ALIGN = 64

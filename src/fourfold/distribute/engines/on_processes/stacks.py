@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from fourfold.distribute.engines.on_processes.page import Page
 from fourfold.distribute.watch import trimmed
-from fourfold.machine import catches
+from fourfold.system.machine import catches
 
 ASK = signal.SIGUSR1
 """What the driver sends to be told where a worker is."""

@@ -16,7 +16,7 @@ from fourfold.distribute.engines.on_processes.handle import Worker
 from fourfold.distribute.engines.on_processes.pool import POOL
 from fourfold.distribute.watch import Watch
 from fourfold.errors import OptionError
-from fourfold.machine import is_stopped
+from fourfold.system.machine import is_stopped
 
 START_S = 60.0
 """Seconds, times FOURFOLD_TIME_SCALE, that a worker has until it is ready, or what starts workers until it has started it: as

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
-import fourfold.seams as seams
+import fourfold.system.seams as seams
 from fourfold.distribute.engines.on_processes import channel, family
 from fourfold.distribute.engines.on_processes.page import ENDED, ERRNO, PEAK_KB, PID, STATUS, TICKET, Page
 from fourfold.distribute.engines.on_processes.tee import Stream, Tee

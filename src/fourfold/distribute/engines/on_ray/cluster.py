@@ -80,7 +80,7 @@ class Cluster(Connection):
         with unchanged(*here.SET_BY_RAY, signals=[signal.SIGTERM]):
             try:
                 if address == "local" or (address is None and not os.environ.get("RAY_ADDRESS")):
-                    from fourfold.machine import cores
+                    from fourfold.system.machine import cores
 
                     self._has_set_tokens = here.ask_for_tokens(ray)
                     self._keeper = Keeper(here.__name__, self._slots or cores().n_cores)

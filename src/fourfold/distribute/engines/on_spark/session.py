@@ -226,7 +226,7 @@ class Session(Connection):
             return ""
 
     def _make(self, builder: Any, master: str) -> Any:
-        from fourfold.machine import cores
+        from fourfold.system.machine import cores
 
         here = master.startswith("local")
         settings = {"spark.python.task.killTimeout": "200ms", "spark.ui.showConsoleProgress": "false"}

@@ -12,7 +12,7 @@ from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fourfold.errors import OptionTypeError
-from fourfold.machine import jobs_of
+from fourfold.system.machine import jobs_of
 from fourfold.workloads.fit.contract import About, Fit, drive
 from fourfold.workloads.fit.logistic.memory import Memory
 from fourfold.workloads.fit.logistic.training import Optimum, Problem, spark_stop, train

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from fourfold.aggregate.tree import TreeReduction
-from fourfold.machine import limited_threads
+from fourfold.system.machine import limited_threads
 from fourfold.workloads.fit.contract import Pass, Rows, Seen
 
 SLICE_BYTES = 4 << 20

@@ -4,7 +4,7 @@ from typing import Any
 
 from sklearn.base import clone
 
-import fourfold.machine as machine
+import fourfold.system.machine as machine
 from fourfold.errors import MissingExtra, OptionError
 from fourfold.options import did_you_mean, resolve, whole_number
 from fourfold.workloads.tune.search.spaces import parts_of

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from fourfold.call import Call
 from fourfold.errors import WorkersKeepDying
-from fourfold.machine import cores
 from fourfold.options import RunOfBlock, resolve
 from fourfold.records import Failure, Report
+from fourfold.system.machine import cores
 from fourfold.workloads.tune.search.fits import Fits, Job, Unit
 from fourfold.workloads.tune.search.prefixes import MOST, Candidate, grouped, most_in_group
 

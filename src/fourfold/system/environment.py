@@ -6,7 +6,7 @@ FOURFOLD_ENV="HF_HOME,AWS_*"      these two, and what is NEEDED
 import os
 
 from fourfold.errors import OptionError
-from fourfold.machine import THREAD_VARIABLES
+from fourfold.system.machine import THREAD_VARIABLES
 
 VARIABLE = "FOURFOLD_ENV"
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import NamedTuple
 
-from fourfold.machine import THREAD_VARIABLES
+from fourfold.system.machine import THREAD_VARIABLES
 
 FORK_SAFE = frozenset({"joblib", "numpy", "pandas", "pyarrow", "scipy", "sklearn"})
 """Packages that start no thread when they are imported, under ONE_THREAD, and work in forks of a process that has imported
