@@ -1,5 +1,6 @@
 """The three kinds of frames that clusters have: how they tell their columns, and how a pass goes over their batches."""
 
+import contextlib
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from fourfold.data.frames import SAMPLE_ROWS, FrameFold, FrameKind, FrameKnown, FramePass
 from fourfold.data.kinds import as_kind, as_table
 from fourfold.data.staying import Invitation, Members, MembersLost, serve
-from fourfold.errors import OptionError
+from fourfold.errors import EngineError, OptionError
 
 
 def frame_kind_of(obj: Any) -> FrameKind | None:
@@ -52,7 +53,8 @@ class OnSpark:
         return frame  # the user caches it, where that pays
 
     def gather(self, frame: Any, fold: FrameFold) -> list[bytes]:
-        found = _without_dots(frame).mapInArrow(_folding(fold), PARTS).toArrow()
+        with _told_when_cancelled():
+            found = _without_dots(frame).mapInArrow(_folding(fold), PARTS).toArrow()
         return _parts_of(found)
 
     def engine(self, frame: Any) -> Any:
@@ -61,15 +63,21 @@ class OnSpark:
         return Spark(session=frame.sparkSession)
 
     def members(self, frame: Any, n_partitions: int) -> Members | None:
-        if type(frame).__module__.startswith("pyspark.sql.connect"):  # its tasks may not reach this machine
+        from fourfold.distribute.engines.on_spark.inherited import is_remote, settings_of_this_thread
+
+        if is_remote(frame):  # its tasks may not reach this machine
             return None
         context = frame.sparkSession.sparkContext
         told = context.getConf().get
         if any((told(name) or "").lower() == "true" for name in NOT_WITH_MEMBERS):
             return None
 
+        set_there = settings_of_this_thread(frame.sparkSession)
+
         def start(invitation: Invitation, n_members: int) -> None:
-            context.parallelize(range(n_members), n_members).foreach(lambda _: serve(invitation))
+            set_there()
+            with _told_when_cancelled():
+                context.parallelize(range(n_members), n_members).foreach(lambda _: serve(invitation))
 
         host = told("spark.driver.host", "127.0.0.1")
         try:
@@ -79,7 +87,20 @@ class OnSpark:
 
     def known(self, frame: Any, known: FrameKnown, n_partitions: int) -> list[bytes]:
         numbers = frame.sparkSession.range(0, n_partitions, 1, n_partitions)
-        return _parts_of(numbers.mapInArrow(_knowing(known), PARTS).toArrow())
+        with _told_when_cancelled():
+            return _parts_of(numbers.mapInArrow(_knowing(known), PARTS).toArrow())
+
+
+@contextlib.contextmanager
+def _told_when_cancelled() -> Iterator[None]:
+    from fourfold.distribute.engines.on_spark.inherited import is_called_off
+
+    try:
+        yield
+    except Exception as error:
+        if is_called_off(error):
+            raise EngineError("the Spark job of this pass was cancelled") from error
+        raise
 
 
 NOT_WITH_MEMBERS = (

@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from fourfold.errors import EngineError
+
 START_S = 10.0
 """Seconds until the first member must have come. Shorter: a cluster that is slow has none. Longer: one that is busy with other
 jobs, or that cannot reach this machine, keeps a fit waiting, once. Not measured."""
@@ -29,6 +31,9 @@ PROOF_S = 2.0
 
 CLOSE_S = 5.0
 """Seconds that the job has to end, before it is left to the cluster: members may be in the middle of an answer."""
+
+TELL_S = 1.0
+"""Seconds that a job has to say why its members are gone. Not measured."""
 
 SILENT_S, PROBES = 10, 3
 """Seconds of silence after which it is asked whether a machine is there, and how often. For as long as all that takes, a
@@ -54,12 +59,14 @@ class Members:
 
     Args:
         start: Runs the job of so many tasks, each of which calls `serve`, and returns when it has ended. Called on a thread.
+            An EngineError of it ends all: who has called the job off wants no other one.
         n_members: How many.
         host: Under which address members find this machine.
         bind: At which address it listens.
 
     Raises:
         MembersLost: None has come.
+        EngineError: See `start`.
     """
 
     def __init__(self, start: Callable[[Invitation, int], Any], n_members: int, host: str, bind: str) -> None:
@@ -68,7 +75,8 @@ class Members:
         self._numbers: list[list[int]] = []
         with socket.create_server((bind, 0), backlog=n_members) as server:
             invitation = Invitation(host, server.getsockname()[1], key)
-            self._job = threading.Thread(target=_quietly, args=(start, invitation, n_members), daemon=True)
+            self._job_error: Exception | None = None
+            self._job = threading.Thread(target=self._run, args=(start, invitation, n_members), daemon=True)
             self._job.start()
             try:
                 self._await(server, key, n_members)
@@ -89,13 +97,25 @@ class Members:
                 else:
                     line.close()
         if not self._lines:
-            raise MembersLost("none has come")
+            raise self._lost("none has come")
+
+    def _run(self, start: Callable[[Invitation, int], Any], *args: Any) -> None:
+        try:
+            start(*args)
+        except Exception as error:
+            self._job_error = error
+
+    def _lost(self, why: str) -> Exception:
+        """What to raise when members are gone: with them the job ends, and tells why."""
+        self._job.join(TELL_S)
+        return self._job_error if isinstance(self._job_error, EngineError) else MembersLost(why)
 
     def share(self, numbers: Sequence[int], is_there: Question) -> None:
         """Give each number to a member that can answer for it, evenly.
 
         Raises:
             MembersLost: Nobody can answer for one of them.
+            EngineError: See the class.
         """
         able = self._asked([numbers] * len(self._lines), is_there)
         self._numbers = [[] for _ in self._lines]
@@ -110,6 +130,7 @@ class Members:
 
         Raises:
             MembersLost: See the class.
+            EngineError: Likewise.
         """
         answers: dict[int, bytes] = {}
         for numbers, found in zip(self._numbers, self._asked(self._numbers, question), strict=True):
@@ -125,7 +146,9 @@ class Members:
                 _send(line, pickle.dumps((packed, list(each))))
             found = [pickle.loads(_received(line)) for line in self._lines]
         except (OSError, EOFError) as error:
-            raise MembersLost(str(error)) from error
+            raise self._lost(str(error)) from error
+        if not self._job.is_alive():  # its tasks may not have heard of it yet
+            raise self._lost("their job has ended")
         if None in found:
             raise MembersLost("one could not answer")  # a job tells why, as jobs do
         return found
@@ -161,12 +184,6 @@ def _answers(packed: bytes, numbers: Sequence[int]) -> list[bytes] | None:
         return [question(number) for number in numbers]
     except Exception:
         return None
-
-
-def _quietly(start: Callable[[Invitation, int], Any], invitation: Invitation, n_members: int) -> None:
-    """What becomes of the job is seen at the lines."""
-    with contextlib.suppress(Exception):
-        start(invitation, n_members)
 
 
 # ---- the line --------------------------------------------------------------------------------------------------------

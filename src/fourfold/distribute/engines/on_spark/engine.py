@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from fourfold.distribute.bundles import Bundles
@@ -14,6 +14,7 @@ from fourfold.distribute.connection import OnConnection, first_line
 from fourfold.distribute.engine import NO_NEED, EngineInfo
 from fourfold.distribute.engines.on_spark import gang
 from fourfold.distribute.engines.on_spark.causes import cause_of
+from fourfold.distribute.engines.on_spark.inherited import is_called_off, settings_of_this_thread
 from fourfold.distribute.engines.on_spark.pulse import LOOK_S, Pulse
 from fourfold.distribute.engines.on_spark.session import Session
 from fourfold.distribute.orders import Stored, parts_of
@@ -99,6 +100,7 @@ class Spark(OnConnection):
         self._threads: list[threading.Thread] = []
         self._ender: threading.Thread | None = None
         self._watcher: threading.Thread | None = None
+        self._set_there: Callable[[], None] | None = None
         self._is_over = threading.Event()
 
     def put(self, key: str, program: Parcel, need: Need = NO_NEED) -> None:
@@ -159,12 +161,15 @@ class Spark(OnConnection):
         bundle = _Bundle(f"{self._name}-{self._count}", work)
         self._running[bundle.tag] = bundle
         if len(self._threads) < SUBMITTERS and len(self._threads) < len(self._running):
-            thread = threading.Thread(target=self._serve, args=(self._todo,), name="fourfold-spark", daemon=True)
+            if self._set_there is None:
+                self._set_there = settings_of_this_thread(self.connection.spark)
+            arguments = self._todo, self._set_there
+            thread = threading.Thread(target=self._serve, args=arguments, name="fourfold-spark", daemon=True)
             self._threads.append(thread)
             thread.start()
         if self._watcher is None and self.connection.pulse is not None:
-            arguments = self.connection.pulse, self._is_over
-            self._watcher = threading.Thread(target=self._watch, args=arguments, name="fourfold-spark-watch", daemon=True)
+            watched = self.connection.pulse, self._is_over
+            self._watcher = threading.Thread(target=self._watch, args=watched, name="fourfold-spark-watch", daemon=True)
             self._watcher.start()
         self._todo.put(bundle)
 
@@ -225,7 +230,7 @@ class Spark(OnConnection):
             self._running.clear()
             self._bundles = Bundles(self.info.dispatch_s)
             self._todo, self._arrived = queue.SimpleQueue(), queue.SimpleQueue()
-            self._watcher, self._is_over = None, threading.Event()
+            self._watcher, self._is_over, self._set_there = None, threading.Event(), None
         self._threads.clear()
         for key in list(self._programs):
             self.drop(key)
@@ -256,7 +261,8 @@ class Spark(OnConnection):
 
     # ---- in the threads that wait for jobs ---------------------------------------------------------------------------
 
-    def _serve(self, todo: "queue.SimpleQueue[_Bundle | None]") -> None:
+    def _serve(self, todo: "queue.SimpleQueue[_Bundle | None]", set_there: Callable[[], None]) -> None:
+        set_there()
         while (bundle := todo.get()) is not None:
             with self._lock:
                 bundle.is_running = not bundle.interrupted
@@ -309,6 +315,8 @@ class Spark(OnConnection):
             kind, reason = Kind.LOST, "its Spark job was ended"
         elif self.connection.generation != self._generation or self.connection.is_down(error):
             kind, reason = Kind.ENGINE_DOWN, f"Spark is gone: {reason}"
+        elif is_called_off(error):  # nobody is to blame, and what somebody wants to end does not begin again
+            kind, reason = Kind.ENGINE_DOWN, f"a Spark job of this call was cancelled: {reason}"
         elif len(tickets) == 1 or not all(program.need.idempotent for _, program, _ in tickets):
             kind, reason = Kind.LOST, f"Spark gave the job up: {reason}"
         else:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fourfold.distribute.engines.on_spark.causes import cause_of
+from fourfold.distribute.engines.on_spark.inherited import is_called_off, settings_of_this_thread
 from fourfold.distribute.engines.on_spark.pulse import LOOK_S
 from fourfold.distribute.engines.on_spark.session import Session
 from fourfold.distribute.engines.on_spark.task import ROW_BYTES
@@ -56,7 +57,10 @@ def run(
     task = make_task(session.orders.entry, VERSION, session.cargo_name, session.cargo, place, member, size)
     answers: queue.SimpleQueue[tuple[list[Any], Exception | None]] = queue.SimpleQueue()
 
+    set_there = settings_of_this_thread(session.spark)
+
     def work() -> None:
+        set_there()
         try:
             answers.put((session.run_barrier_job(tag, task, size), None))
         except Exception as error:
@@ -88,7 +92,8 @@ def _await(
             if error is None:
                 return [tuple(each) for each in found]
             reason, host = cause_of(error)
-            session.is_down(error)
+            if not session.is_down(error) and is_called_off(error):
+                raise EngineError(f"the Spark job of the gang was cancelled: {reason}") from error
             raise GangLost(f"Spark gave the gang up: {reason}{f' (on {host})' if host else ''}") from error
         if session.begins_again(tag):
             raise GangLost("Spark has lost a task of the gang, or the machine that it was on")

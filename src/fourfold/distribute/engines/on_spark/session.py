@@ -23,6 +23,7 @@ from fourfold.distribute.connection import (
     unchanged,
 )
 from fourfold.distribute.engines.on_spark.causes import runs_nothing
+from fourfold.distribute.engines.on_spark.inherited import is_remote, settings_of_this_thread
 from fourfold.distribute.engines.on_spark.pulse import LOOK_S, Pulse, has_proxy, pulse_of
 from fourfold.distribute.engines.on_spark.task import SCHEMA, make_task
 from fourfold.distribute.orders import Orders
@@ -82,7 +83,7 @@ class Session(Connection):
         self._stored.clear()  # in a session that is gone
         with unchanged("PYSPARK_PYTHON"):
             before, self.spark = self.spark, self._given if self._given is not None else self._find_or_make()
-        self._is_remote = type(self.spark).__module__.startswith("pyspark.sql.connect")
+        self._is_remote = is_remote(self.spark)
         if before is not self.spark:
             self.pulse = pulse_of(self.spark, self._is_remote)
         if self.pulse is not None and (silence := self.pulse.silence()):  # Spark itself would wait for it
@@ -101,7 +102,10 @@ class Session(Connection):
         """Run one job, and do not wait for ever: where nobody has room for a task, Spark does."""
         answers: queue.SimpleQueue[tuple[list[Any], Exception | None]] = queue.SimpleQueue()
 
+        set_there = settings_of_this_thread(self.spark)
+
         def run() -> None:
+            set_there()
             try:
                 answers.put((self.run_job(tag, work), None))
             except Exception as error:
