@@ -8,8 +8,8 @@ from fourfold.records import Failure
 from fourfold.workloads.tune import states
 from fourfold.workloads.tune.asking import Job
 from fourfold.workloads.tune.desk import Desk
+from fourfold.workloads.tune.drawing import sampled_by
 from fourfold.workloads.tune.opened import End, Open, asked
-from fourfold.workloads.tune.proposing import sampled_by
 from fourfold.workloads.tune.rungs import Decision
 from fourfold.workloads.tune.study_there import OF_STUDY
 

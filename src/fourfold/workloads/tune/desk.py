@@ -13,6 +13,7 @@ from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler
+from optuna.study._tell import _tell_with_warning
 from optuna.trial import FrozenTrial, TrialState
 
 from fourfold.interrupts import Shield
@@ -341,10 +342,12 @@ class Desk:
         with Shield():
             try:
                 with asked(self.study):
+                    # `Study.tell`, which copies the trial for its caller: that takes longer than all the rest.
                     if here.end.state == states.COMPLETE:
-                        self.study.tell(here.trial, values)
+                        _tell_with_warning(self.study, here.trial, values)
                     else:
-                        self.study.tell(here.trial, state=TrialState.PRUNED if is_pruned else TrialState.FAIL)
+                        state = TrialState.PRUNED if is_pruned else TrialState.FAIL
+                        _tell_with_warning(self.study, here.trial, state=state)
             except Exception as error:  # of the sampler, of the user's constraints, of the storage
                 self.error = self.error or error
             del self.open[number]  # not before: a second Ctrl-C leaves no trial running

@@ -7,19 +7,14 @@ async          a trial is proposed from whatever has been told when a worker is 
 """
 
 import copy
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler, BruteForceSampler, GridSampler, QMCSampler, RandomSampler
 from optuna.trial import TrialState
 
-from fourfold.workloads.tune.sources import seed_all, sources_of, state_of, word_of
-
-Drawn = list[tuple[str, Any]]
-"""Parameters that a sampler was asked for, one after the other, each with its distribution."""
+from fourfold.workloads.tune.drawing import AsProposed, Beside, Drawn, Given, Noting, as_they_are, sampled_by
+from fourfold.workloads.tune.sources import seed_all, sources_of, state_of
 
 
 def way_of(sampler: BaseSampler, mode: str, batch_size: int) -> "Way":
@@ -152,7 +147,7 @@ class InSequence(Way):
     def proposed(self, trial: optuna.Trial) -> BaseSampler:
         """See `Way`."""
         self._draw_related(trial, self._sampler)
-        return self._sampler if self.first_alone else _Beside([*self._root, trial.number])
+        return self._sampler if self.first_alone else Beside([*self._root, trial.number])
 
 
 class InBatches(Way):
@@ -168,7 +163,7 @@ class InBatches(Way):
         own = copy.deepcopy(self._sampler)
         seed_all(own, self._roots, trial.number)
         self._draw_related(trial, own)
-        return AsProposed(own, _as_they_are(trial.study))
+        return AsProposed(own, as_they_are(trial.study))
 
 
 class InOneStream(Way):
@@ -185,7 +180,7 @@ class InOneStream(Way):
         self._random = sampler
         self._root = [state_of(each) for each in sources_of(sampler)]
         self._path: Drawn | None = None
-        self._first: tuple[int, _Noting] | None = None
+        self._first: tuple[int, Noting] | None = None
         self._noted: dict[int, Drawn] = {}
 
     @property
@@ -193,17 +188,17 @@ class InOneStream(Way):
         return self._first is not None
 
     def proposed(self, trial: optuna.Trial) -> BaseSampler:
-        beside = _Beside([*self._root, trial.number])
+        beside = Beside([*self._root, trial.number])
         if "fixed_params" in trial.study._storage.get_trial_system_attrs(trial._trial_id):  # it was enqueued
             return beside
         if self._path is None:
-            self._first = trial.number, _Noting(self._random)
+            self._first = trial.number, Noting(self._random)
             return self._first[1]
         frozen = trial.study._storage.get_trial(trial._trial_id)
         values = {}
         for name, distribution in self._path:
             values[name] = distribution, self._random.sample_independent(trial.study, frozen, name, distribution)
-        return _Given(values, beside)
+        return Given(values, beside)
 
     def drawn_by(self, number: int) -> Drawn:
         return self._noted.get(number, [])
@@ -222,101 +217,3 @@ class InOneStream(Way):
         self.learn(drawn)
         for name, distribution in self._path or ():
             self._random.sample_independent(None, None, name, distribution)  # type: ignore[arg-type]
-
-
-class _Noting(RandomSampler):
-    """Draws from a sampler, and notes what."""
-
-    def __init__(self, sampler: RandomSampler) -> None:
-        super().__init__()
-        self._sampler = sampler
-        self.drawn: Drawn = []
-
-    def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
-        self.drawn.append((param_name, param_distribution))
-        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
-
-
-class _Beside(RandomSampler):
-    """Draws each parameter by its name."""
-
-    def __init__(self, root: list[int]) -> None:
-        super().__init__()
-        self._root = root
-
-    def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
-        seed = word_of([*self._root, zlib.crc32(param_name.encode())])
-        return RandomSampler(seed).sample_independent(study, trial, param_name, param_distribution)
-
-
-class _Given(RandomSampler):
-    """Gives what was drawn before; what was not, another sampler draws."""
-
-    def __init__(self, values: dict[str, tuple[Any, Any]], other: RandomSampler) -> None:
-        super().__init__()
-        self._values, self._other = values, other
-
-    def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
-        distribution, value = self._values.get(param_name, (None, None))
-        if distribution == param_distribution:
-            return value
-        return self._other.sample_independent(study, trial, param_name, param_distribution)
-
-
-@contextmanager
-def sampled_by(study: optuna.Study, sampler: BaseSampler) -> Iterator[None]:
-    """While it lasts, the study has this sampler."""
-    before, study.sampler = study.sampler, sampler
-    try:
-        yield
-    finally:
-        study.sampler = before
-
-
-class AsProposed(BaseSampler):
-    """Draws what a trial asks for while it runs as if all others still were where they were when it was proposed.
-
-    Those of its batch run meanwhile, and some samplers look at them.
-
-    Args:
-        own: The sampler of this trial.
-        trials: All trials of the study when it was proposed.
-    """
-
-    def __init__(self, own: BaseSampler, trials: list[optuna.trial.FrozenTrial]) -> None:
-        self._own, self._trials = own, trials
-
-    def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
-        """See Optuna."""
-        # Under Hyperband it is a view of the study that is made for this call.
-        view = copy.copy(study) if type(study) is optuna.Study else study
-        view._storage = _Then(study._storage, [trial if each.number == trial.number else each for each in self._trials])
-        return self._own.sample_independent(view, trial, param_name, param_distribution)
-
-    def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
-        """Not asked: they were drawn before."""
-        return self._own.infer_relative_search_space(study, trial)
-
-    def sample_relative(self, study: Any, trial: Any, search_space: Any) -> Any:
-        """Not asked: they were drawn before."""
-        return self._own.sample_relative(study, trial, search_space)
-
-
-def _as_they_are(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    """All trials; those that run change later on, and are copied."""
-    found = study._storage.get_all_trials(study._study_id, deepcopy=False)
-    return [each if each.state.is_finished() else copy.deepcopy(each) for each in found]
-
-
-class _Then:
-    """A storage whose trials are as they were."""
-
-    def __init__(self, storage: Any, trials: list[optuna.trial.FrozenTrial]) -> None:
-        self._storage, self._trials = storage, trials
-
-    def get_all_trials(self, study_id: int, deepcopy: bool = True, states: Any = None) -> list[optuna.trial.FrozenTrial]:
-        found = [each for each in self._trials if states is None or each.state in states]
-        return copy.deepcopy(found) if deepcopy else found
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._storage, name)

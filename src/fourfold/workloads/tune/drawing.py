@@ -1,0 +1,113 @@
+"""What draws the parameters of one trial: samplers that note, give or leave to others what a sampler of the user draws."""
+
+import copy
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler, RandomSampler
+
+from fourfold.workloads.tune.sources import word_of
+
+Drawn = list[tuple[str, Any]]
+"""Parameters that a sampler was asked for, one after the other, each with its distribution."""
+
+
+@contextmanager
+def sampled_by(study: optuna.Study, sampler: BaseSampler) -> Iterator[None]:
+    """While it lasts, the study has this sampler."""
+    before, study.sampler = study.sampler, sampler
+    try:
+        yield
+    finally:
+        study.sampler = before
+
+
+class Noting(RandomSampler):
+    """Draws from a sampler, and notes what."""
+
+    def __init__(self, sampler: RandomSampler) -> None:
+        super().__init__()
+        self._sampler = sampler
+        self.drawn: Drawn = []
+
+    def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
+        self.drawn.append((param_name, param_distribution))
+        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+
+
+class Beside(RandomSampler):
+    """Draws each parameter by its name."""
+
+    def __init__(self, root: list[int]) -> None:
+        super().__init__()
+        self._root = root
+
+    def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
+        seed = word_of([*self._root, zlib.crc32(param_name.encode())])
+        return RandomSampler(seed).sample_independent(study, trial, param_name, param_distribution)
+
+
+class Given(RandomSampler):
+    """Gives what was drawn before; what was not, another sampler draws."""
+
+    def __init__(self, values: dict[str, tuple[Any, Any]], other: RandomSampler) -> None:
+        super().__init__()
+        self._values, self._other = values, other
+
+    def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
+        distribution, value = self._values.get(param_name, (None, None))
+        if distribution == param_distribution:
+            return value
+        return self._other.sample_independent(study, trial, param_name, param_distribution)
+
+
+class AsProposed(BaseSampler):
+    """Draws what a trial asks for while it runs as if all others still were where they were when it was proposed.
+
+    Those of its batch run meanwhile, and some samplers look at them.
+
+    Args:
+        own: The sampler of this trial.
+        trials: All trials of the study when it was proposed.
+    """
+
+    def __init__(self, own: BaseSampler, trials: list[optuna.trial.FrozenTrial]) -> None:
+        self._own, self._trials = own, trials
+
+    def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
+        """See Optuna."""
+        # Under Hyperband it is a view of the study that is made for this call.
+        view = copy.copy(study) if type(study) is optuna.Study else study
+        view._storage = _Then(study._storage, [trial if each.number == trial.number else each for each in self._trials])
+        return self._own.sample_independent(view, trial, param_name, param_distribution)
+
+    def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
+        """Not asked: they were drawn before."""
+        return self._own.infer_relative_search_space(study, trial)
+
+    def sample_relative(self, study: Any, trial: Any, search_space: Any) -> Any:
+        """Not asked: they were drawn before."""
+        return self._own.sample_relative(study, trial, search_space)
+
+
+def as_they_are(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """All trials; those that run change later on, and are copied."""
+    found = study._storage.get_all_trials(study._study_id, deepcopy=False)
+    return [each if each.state.is_finished() else copy.deepcopy(each) for each in found]
+
+
+class _Then:
+    """A storage whose trials are as they were."""
+
+    def __init__(self, storage: Any, trials: list[optuna.trial.FrozenTrial]) -> None:
+        self._storage, self._trials = storage, trials
+
+    def get_all_trials(self, study_id: int, deepcopy: bool = True, states: Any = None) -> list[optuna.trial.FrozenTrial]:
+        found = [each for each in self._trials if states is None or each.state in states]
+        return copy.deepcopy(found) if deepcopy else found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
