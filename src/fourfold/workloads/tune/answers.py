@@ -8,7 +8,7 @@ from fourfold.records import Failure
 from fourfold.workloads.tune import states
 from fourfold.workloads.tune.asking import Job
 from fourfold.workloads.tune.desk import Desk
-from fourfold.workloads.tune.drawing import sampled_by
+from fourfold.workloads.tune.drawing import given, sampled_by
 from fourfold.workloads.tune.opened import End, Open, asked
 from fourfold.workloads.tune.rungs import Decision
 from fourfold.workloads.tune.study_there import OF_STUDY
@@ -50,7 +50,9 @@ class Answers:
         if here is None:
             return None
         directions = tuple(each.name for each in self._study.directions)
-        return Job(here.trial.number, here.trial.datetime_start, directions, self._study.study_name, here.attempts)
+        trial = here.trial
+        known = given(trial, here.sampler)
+        return Job(trial.number, trial.datetime_start, directions, self._study.study_name, here.attempts, known)
 
     def end(self, number: int, kind: str, value: Any) -> None:
         """A trial has come to its end, or to a point where it was told to."""

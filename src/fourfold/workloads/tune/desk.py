@@ -32,6 +32,10 @@ LOST_IN_A_ROW = 8
 """Workers that die one after the other before one of them has asked for a trial end the call: what they are sent kills them.
 Fewer: chance ends it. More: it takes longer to say so. Not measured."""
 
+CUT_S = 0.5
+"""Seconds for what a dead worker had said before to be heard. Fewer: its last parameters are lost on a busy machine. More:
+where something else holds its line open, a trial is told later. Not measured."""
+
 NOTE = "fourfold: "
 
 
@@ -114,7 +118,7 @@ class Desk:
                     return None
                 self._of_ticket[ticket] = number
                 here = self.open[number]
-            here.ticket, here.is_paused = ticket, False
+            here.ticket, here.is_paused, here.is_cut = ticket, False, False
             here.attempts += 1
             self.going.add(here.trial.number)
             self.set(here, states.ATTEMPTS, here.attempts)
@@ -168,6 +172,7 @@ class Desk:
         with self.changed:
             here = self.of_ticket(ticket)
             if here is not None and here.ticket == ticket:
+                here.is_cut = True
                 self.set(here, states.STATE, states.CRASHED)  # unless it ends otherwise after all
             self.changed.notify_all()
 
@@ -317,6 +322,10 @@ class Desk:
             if here is None:
                 if failure.index not in self._of_ticket:  # else its trial has said what became of it, and that stands
                     self._lost(failure)
+                return
+            if here.ticket is not None:
+                self.changed.wait_for(lambda: here.is_cut or here.end is not None, CUT_S)
+            if self.of_ticket(failure.index) is not here:  # it was about to say so when it died
                 return
             number, item = here.trial.number, f"trial {here.trial.number} with {here.trial.params}"
             state = states.OUT_OF_MEMORY if isinstance(error, MemoryError) else states.OF_KIND[failure.kind]

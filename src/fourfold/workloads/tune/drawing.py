@@ -2,17 +2,64 @@
 
 import copy
 import zlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 
+from fourfold.workloads.tune import asking
 from fourfold.workloads.tune.sources import word_of
 
 Drawn = list[tuple[str, Any]]
 """Parameters that a sampler was asked for, one after the other, each with its distribution."""
+
+PLAIN = (type(None), bool, int, float, str)
+"""Types of choices that Optuna knows, and that can travel to any worker."""
+
+
+def given(trial: optuna.Trial, sampler: BaseSampler) -> asking.Given:
+    """What a trial is known to draw, before it asks: what it has drawn already, and what was drawn when it was proposed.
+
+    Args:
+        trial: Of the study.
+        sampler: What draws for it.
+    """
+    frozen = trial._cached_frozen_trial
+    found = dict(sampler.values) if isinstance(sampler, Given) else {}
+    space, values = getattr(trial, "relative_search_space", None) or {}, getattr(trial, "_relative_params", None) or {}
+    found |= {name: (space[name], value) for name, value in values.items() if name in space}
+    found |= {name: (frozen.distributions[name], value) for name, value in frozen.params.items()}
+    return domains(found, frozen.system_attrs.get("fixed_params", {}))
+
+
+def domains(drawn: Mapping[str, tuple[BaseDistribution, Any]], fixed: Container[str] = ()) -> asking.Given:
+    """Values by name, each with how a trial would ask for it; what is fixed, is odd, or is not in its range is left out."""
+    found = {}
+    for name, (distribution, value) in drawn.items():
+        asked_by = _domain_of(distribution)
+        if asked_by is not None and name not in fixed and _has(distribution, value):
+            found[name] = (*asked_by, value)
+    return found
+
+
+def _has(distribution: BaseDistribution, value: Any) -> bool:
+    try:
+        return distribution._contains(distribution.to_internal_repr(value))
+    except (ValueError, TypeError):  # of a sampler of the user: Optuna says so when it is asked for
+        return False
+
+
+def _domain_of(each: BaseDistribution) -> tuple[str, tuple[Any, ...]] | None:
+    if isinstance(each, FloatDistribution):
+        return "suggest_float", (each.low, each.high, each.step, each.log)
+    if isinstance(each, IntDistribution):
+        return "suggest_int", (each.low, each.high, each.step, each.log)
+    if isinstance(each, CategoricalDistribution) and all(isinstance(choice, PLAIN) for choice in each.choices):
+        return "suggest_categorical", tuple(each.choices)
+    return None
 
 
 @contextmanager
@@ -55,10 +102,10 @@ class Given(RandomSampler):
 
     def __init__(self, values: dict[str, tuple[Any, Any]], other: RandomSampler) -> None:
         super().__init__()
-        self._values, self._other = values, other
+        self.values, self._other = values, other
 
     def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
-        distribution, value = self._values.get(param_name, (None, None))
+        distribution, value = self.values.get(param_name, (None, None))
         if distribution == param_distribution:
             return value
         return self._other.sample_independent(study, trial, param_name, param_distribution)

@@ -28,6 +28,8 @@ class Open:
     trial: optuna.Trial
     sampler: BaseSampler
     ticket: int | None = None
+    is_cut: bool = False
+    """The line of its ticket has ended: nothing more comes from there."""
     attempts: int = 0
     n_raised: int = 0
     is_paused: bool = False

@@ -128,18 +128,26 @@ class Trial(BaseTrial):
 
     def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> float:
         """As in Optuna."""
-        value: float = self._ask("suggest", self.number, "suggest_float", (name, low, high), {"step": step, "log": log})
+        value: float = self._suggest(
+            "suggest_float", name, (low, high, step, log), (name, low, high), {"step": step, "log": log}
+        )
         return value
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
         """As in Optuna."""
-        value: int = self._ask("suggest", self.number, "suggest_int", (name, low, high), {"step": step, "log": log})
+        value: int = self._suggest("suggest_int", name, (low, high, step, log), (name, low, high), {"step": step, "log": log})
         return value
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """As in Optuna."""
-        value: Any = self._ask("suggest", self.number, "suggest_categorical", (name, choices), {})
-        return value
+        return self._suggest("suggest_categorical", name, tuple(choices), (name, choices), {})
+
+    def _suggest(self, how: str, name: str, domain: tuple[Any, ...], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        known = self._job.given.get(name)
+        if known is None or known[:2] != (how, domain):
+            return self._ask("suggest", self.number, how, args, named)
+        self._ask.say("suggest", self.number, how, args, named)
+        return known[2]
 
     def suggest_uniform(self, name: str, low: float, high: float) -> float:
         """As in Optuna, which calls it deprecated."""
