@@ -21,6 +21,8 @@ class Job(NamedTuple):
         study_name: Likewise.
         attempts: How often it was begun, with this time.
         given: What it draws is known of these: it needs not ask, and says that it has them.
+        is_first: Others wait for it, or rather for all that it asks for: see `fourfold.workloads.tune.quiet`.
+        guess: What it is called when it runs before the study has it; None when it is there.
     """
 
     number: int
@@ -29,6 +31,21 @@ class Job(NamedTuple):
     study_name: str
     attempts: int
     given: Given = NOTHING
+    is_first: bool = False
+    guess: int | None = None
+
+    @property
+    def key(self) -> int:
+        """What it is called at the desk."""
+        return self.number if self.guess is None else self.guess
+
+
+class Withdrawn(BaseException):
+    """A trial that ran before the study had it draws something else, and begins anew. No objective should catch it."""
+
+
+class NotYet:
+    """The answer for a trial that the study does not have yet: ask again."""
 
 
 class Ask(Protocol):

@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, RandomSampler
+from optuna.trial import TrialState
 
 from fourfold.workloads.tune import asking
 from fourfold.workloads.tune.sources import word_of
@@ -158,3 +159,43 @@ class _Then:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._storage, name)
+
+
+class Rehearsal:
+    """What a sampler would draw together for one trial after the other, if one that runs had ended as it is.
+
+    Nothing of the study or of the sampler changes.
+
+    Args:
+        sampler: Of the study.
+        first: The trial that runs.
+    """
+
+    def __init__(self, sampler: BaseSampler, first: optuna.Trial) -> None:
+        self._sampler, self._study = copy.deepcopy(sampler), copy.copy(first.study)
+        frozen = copy.copy(first.study._storage.get_trial(first._trial_id))
+        frozen.state = TrialState.COMPLETE
+        self._trial = frozen
+        trials = [frozen if each.number == frozen.number else each for each in first.study.get_trials(deepcopy=False)]
+        self._study._thread_local = type(first.study._thread_local)()
+        self._study._storage = _Aside(first.study, trials)  # type: ignore[assignment]
+
+    def next(self) -> dict[str, tuple[BaseDistribution, Any]]:
+        """What the next trial would draw."""
+        space = self._sampler.infer_relative_search_space(self._study, self._trial)
+        values = self._sampler.sample_relative(self._study, self._trial, space)
+        return {name: (space[name], value) for name, value in values.items()}
+
+
+class _Aside(_Then):
+    """A storage in which samplers may note something that nobody else sees."""
+
+    def __init__(self, study: optuna.Study, trials: list[optuna.trial.FrozenTrial]) -> None:
+        super().__init__(study._storage, trials)
+        self._attrs = dict(study._storage.get_study_system_attrs(study._study_id))
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        return self._attrs
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        self._attrs[key] = value

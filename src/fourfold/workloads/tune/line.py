@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import cloudpickle
 
 from fourfold.errors import EngineError
-from fourfold.workloads.tune.asking import Ask
+from fourfold.workloads.tune.asking import Ask, Withdrawn
 
 KEY_BYTES = 32
 
@@ -135,7 +135,7 @@ class Here:
 
     def _serve(self, connection: Connection) -> None:
         ticket: int | None = None
-        raised: Exception | None = None
+        raised: BaseException | None = None
         try:
             _watched(connection)
             deliver_challenge(connection, self._key)
@@ -145,7 +145,7 @@ class Here:
                 try:
                     ticket, what, args, waits = request = pickle.loads(asked)
                     reply = (True, self._served.handle(what, args)) if raised is None else (False, raised)
-                except Exception as error:
+                except (Exception, Withdrawn) as error:
                     reply = False, error
                 if request is not None and not waits:
                     raised = None if reply[0] else reply[1]

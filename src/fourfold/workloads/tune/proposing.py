@@ -13,7 +13,18 @@ import optuna
 from optuna.samplers import BaseSampler, BruteForceSampler, GridSampler, QMCSampler, RandomSampler
 from optuna.trial import TrialState
 
-from fourfold.workloads.tune.drawing import AsProposed, Beside, Drawn, Given, Noting, as_they_are, sampled_by
+from fourfold.workloads.tune import asking
+from fourfold.workloads.tune.drawing import (
+    AsProposed,
+    Beside,
+    Drawn,
+    Given,
+    Noting,
+    Rehearsal,
+    as_they_are,
+    domains,
+    sampled_by,
+)
 from fourfold.workloads.tune.sources import seed_all, sources_of, state_of
 
 
@@ -51,6 +62,7 @@ class Way:
         batch_size: Trials that are proposed at once and told in order; None: whenever a worker is free.
         first_alone: Nobody else is proposed before the first trial has ended.
         counts: The sampler counts its trials in the study.
+        first: The number of the trial that must end before others are proposed; None when there is none, or none yet.
         draws_again: A trial of which nothing was recorded draws in a later call what it had drawn.
     """
 
@@ -67,11 +79,21 @@ class Way:
     ) -> None:
         self._sampler, self.told, self.batch_size, self.first_alone = sampler, told, batch_size, first_alone
         self.counts, self._draws_first = counts, counts or draws_first
+        self.first: int | None = None
 
     @property
     def waits_for_first(self) -> bool:
         """Whether the trial that runs must end before another one is proposed."""
         return self.first_alone
+
+    def foretold(self, first: optuna.Trial, number: int) -> asking.Given | None:
+        """What a trial will draw, if the first one, which still runs, asks for nothing more; None where nobody can say that.
+
+        Args:
+            first: That trial.
+            number: Of the trial after those of which this was asked before.
+        """
+        return None
 
     def has_more(self, study: optuna.Study) -> bool:
         """Whether there is anything to try that no trial has begun."""
@@ -89,7 +111,7 @@ class Way:
 
     def ended(self, number: int) -> None:
         """A trial has ended."""
-        self.first_alone = False
+        self.first_alone, self.first = False, None
 
     def learn(self, drawn: Drawn) -> None:
         """A trial of an earlier call, which has ended or waits, had drawn this. Called before it is passed or proposed."""
@@ -143,11 +165,21 @@ class InSequence(Way):
     def __init__(self, sampler: QMCSampler) -> None:
         super().__init__(sampler, "in order: each trial's point follows from its number", first_alone=True, counts=True)
         self._root = [state_of(each) for each in sources_of(sampler)]
+        self._rehearsal: Rehearsal | None = None
 
     def proposed(self, trial: optuna.Trial) -> BaseSampler:
         """See `Way`."""
         self._draw_related(trial, self._sampler)
-        return self._sampler if self.first_alone else Beside([*self._root, trial.number])
+        if self.first_alone:
+            self.first = trial.number
+            return self._sampler
+        return Beside([*self._root, trial.number])
+
+    def foretold(self, first: optuna.Trial, number: int) -> asking.Given | None:
+        """See `Way`."""
+        if self._rehearsal is None:
+            self._rehearsal = Rehearsal(self._sampler, first)
+        return domains(self._rehearsal.next())
 
 
 class InBatches(Way):
@@ -181,6 +213,7 @@ class InOneStream(Way):
         self._root = [state_of(each) for each in sources_of(sampler)]
         self._path: Drawn | None = None
         self._first: tuple[int, Noting] | None = None
+        self._ahead: RandomSampler | None = None
         self._noted: dict[int, Drawn] = {}
 
     @property
@@ -192,13 +225,17 @@ class InOneStream(Way):
         if "fixed_params" in trial.study._storage.get_trial_system_attrs(trial._trial_id):  # it was enqueued
             return beside
         if self._path is None:
-            self._first = trial.number, Noting(self._random)
-            return self._first[1]
-        frozen = trial.study._storage.get_trial(trial._trial_id)
-        values = {}
-        for name, distribution in self._path:
-            values[name] = distribution, self._random.sample_independent(trial.study, frozen, name, distribution)
-        return Given(values, beside)
+            self.first, own = trial.number, Noting(self._random)
+            self._first = self.first, own
+            return own
+        return Given(_drawn(self._path, self._random, trial), beside)
+
+    def foretold(self, first: optuna.Trial, number: int) -> asking.Given | None:
+        """See `Way`."""
+        if self._first is None or not self._first[1].drawn:
+            return None
+        self._ahead = self._ahead or copy.deepcopy(self._random)
+        return domains(_drawn(self._first[1].drawn, self._ahead, first))
 
     def drawn_by(self, number: int) -> Drawn:
         return self._noted.get(number, [])
@@ -206,7 +243,7 @@ class InOneStream(Way):
     def ended(self, number: int) -> None:
         if self._first is not None and self._first[0] == number:
             self._noted[number] = self._first[1].drawn
-            self._path, self._first = self._noted[number] or None, None
+            self._path, self._first, self.first = self._noted[number] or None, None, None
 
     def learn(self, drawn: Drawn) -> None:
         self._path = self._path or drawn or None
@@ -217,3 +254,11 @@ class InOneStream(Way):
         self.learn(drawn)
         for name, distribution in self._path or ():
             self._random.sample_independent(None, None, name, distribution)  # type: ignore[arg-type]
+
+
+def _drawn(path: Drawn, sampler: RandomSampler, trial: optuna.Trial) -> dict[str, tuple[Any, Any]]:
+    frozen = trial.study._storage.get_trial(trial._trial_id)
+    return {
+        name: (distribution, sampler.sample_independent(trial.study, frozen, name, distribution))
+        for name, distribution in path
+    }
