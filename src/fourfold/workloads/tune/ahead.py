@@ -138,10 +138,14 @@ class Ahead:
 
     def settle(self, take_in: Callable[[Guess], bool]) -> None:
         """The first trial has drawn all: each guess becomes its trial, until one turns out wrong."""
-        found, self.open, is_right = self.open, [], True
-        for each in found:
-            is_right = is_right and take_in(each)
-            each.stand = Stand.RIGHT if is_right else Stand.WITHDRAWN
+        is_right = True
+        while self.open and is_right:
+            each = self.open.pop(0)
+            each.stand = Stand.WITHDRAWN  # unless nothing comes between
+            is_right = take_in(each)
+            if is_right:
+                each.stand = Stand.RIGHT
+        self.withdraw()
 
     def withdraw(self) -> bool:
         """Nothing comes of any guess. Whether there was one."""
