@@ -11,8 +11,9 @@ import time
 
 import optuna
 
+from fourfold.workloads.tune.drawing import sampled_by
 from fourfold.workloads.tune.opened import asked
-from fourfold.workloads.tune.proposing import sampled_by, way_of
+from fourfold.workloads.tune.proposing import way_of
 
 N_PARAMETERS = 4
 BATCH = 8

@@ -6,10 +6,11 @@ from typing import Any
 
 from fourfold.records import Failure
 from fourfold.workloads.tune import states
-from fourfold.workloads.tune.asking import Job
+from fourfold.workloads.tune.ahead import Guess, Stand
+from fourfold.workloads.tune.asking import Job, NotYet, Withdrawn
 from fourfold.workloads.tune.desk import Desk
-from fourfold.workloads.tune.opened import End, Open, asked
-from fourfold.workloads.tune.proposing import sampled_by
+from fourfold.workloads.tune.drawing import given
+from fourfold.workloads.tune.opened import End, Open, asked, suggest
 from fourfold.workloads.tune.rungs import Decision
 from fourfold.workloads.tune.study_there import OF_STUDY
 
@@ -17,7 +18,7 @@ SUGGESTIONS = frozenset({"suggest_float", "suggest_int", "suggest_categorical"})
 OF_TRIAL = frozenset({"params", "distributions", "user_attrs", "constraints"})
 REQUESTS = frozenset(
     {
-        *("job", "end", "raised", "again", "suggest", "report", "should_prune", "checkpoint", "restore"),
+        *("job", "end", "raised", "again", "suggest", "suggested", "report", "should_prune", "checkpoint", "restore", "quiet"),
         *("set_user_attr", "set_system_attr", "system_attrs", "set_constraint", "get", "study"),
     }
 )
@@ -42,15 +43,35 @@ class Answers:
         """
         if what not in REQUESTS:
             raise ValueError(f"there is no request {what!r}")
-        return getattr(self, what)(*args)
+        if what == "job":
+            return self.job(*args)
+        key, *others = args
+        number = key if key >= 0 else self._guessed(key, what, tuple(others))
+        return number if number is NotYet else getattr(self, what)(number, *others)
+
+    def _guessed(self, key: int, what: str, args: tuple[Any, ...]) -> Any:
+        """The number of a trial that was begun before the study had it; NotYet while it has not."""
+        with self._desk.changed:
+            guess = self._desk.ahead.of_key(key)
+            if what == "suggested" and guess.stand is Stand.OPEN:
+                guess.said.append(args)
+                return NotYet
+            self._desk.wait_while_open(guess)
+            if guess.stand is Stand.WITHDRAWN:
+                raise Withdrawn
+            return NotYet if guess.stand is Stand.OPEN else guess.number
 
     def job(self, ticket: int) -> Job | None:
         """A trial to run."""
         here = self._desk.job(ticket)
         if here is None:
             return None
-        directions = tuple(each.name for each in self._study.directions)
-        return Job(here.trial.number, here.trial.datetime_start, directions, self._study.study_name, here.attempts)
+        of_study = tuple(each.name for each in self._study.directions), self._study.study_name
+        if isinstance(here, Guess):
+            return Job(here.number, here.started, *of_study, here.attempts, here.given, guess=here.key)
+        trial = here.trial
+        is_first = trial.number == self._desk.way.first and self._desk.wait_s > 0
+        return Job(trial.number, trial.datetime_start, *of_study, here.attempts, given(trial, here.sampler), is_first)
 
     def end(self, number: int, kind: str, value: Any) -> None:
         """A trial has come to its end, or to a point where it was told to."""
@@ -82,8 +103,20 @@ class Answers:
         """A value for a parameter."""
         if how not in SUGGESTIONS:
             raise ValueError(f"a trial has no {how!r}")
-        with self._desk.changed, asked(self._study), sampled_by(self._study, (here := self._of(number)).sampler):
-            return getattr(here.trial, how)(*args, **named)
+        with self._desk.changed:
+            try:
+                return suggest(self._of(number), how, args, named)
+            finally:
+                self._desk.has_asked(number)
+
+    suggested = suggest
+
+    def quiet(self, number: int) -> None:
+        """It computes, and will probably ask for no other parameter."""
+        with self._desk.changed:
+            if number == self._desk.way.first:
+                self._desk.ahead.is_quiet()
+                self._desk.changed.notify_all()
 
     def report(self, number: int, value: Any, step: Any) -> None:
         """An intermediate value."""
@@ -156,7 +189,7 @@ class Answers:
         with self._desk.changed:
             return getattr(self._of(number).trial, what)
 
-    def study(self, what: str, args: tuple[Any, ...] | None) -> Any:
+    def study(self, number: int, what: str, args: tuple[Any, ...] | None) -> Any:
         """Something of the study; with arguments it is a method."""
         if what not in OF_STUDY:
             raise ValueError(f"a study has no {what!r} for its trials")

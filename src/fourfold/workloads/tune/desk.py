@@ -5,6 +5,8 @@ the trial ──"suggest_float", "report", …──> the study            from 
 the ticket's outcome ──> ended, failed ──> the study is told     a batch in the order of numbers, else at once
 """
 
+import datetime
+import logging
 import threading
 import time
 from collections import deque
@@ -13,13 +15,16 @@ from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler
+from optuna.study._tell import _tell_with_warning
 from optuna.trial import FrozenTrial, TrialState
 
 from fourfold.records import Failure
 from fourfold.system.interrupts import Shield
 from fourfold.workloads.tune import states
+from fourfold.workloads.tune.ahead import Ahead, Guess, Stand
 from fourfold.workloads.tune.checkpoints import Checkpoints
-from fourfold.workloads.tune.opened import End, Ended, Open, asked, counts, study_attrs
+from fourfold.workloads.tune.drawing import given
+from fourfold.workloads.tune.opened import End, Ended, Open, asked, begun_at, counts, study_attrs, suggest
 from fourfold.workloads.tune.proposing import Way
 from fourfold.workloads.tune.rungs import Rungs
 
@@ -30,6 +35,10 @@ end, since memory is short, ends later."""
 LOST_IN_A_ROW = 8
 """Workers that die one after the other before one of them has asked for a trial end the call: what they are sent kills them.
 Fewer: chance ends it. More: it takes longer to say so. Not measured."""
+
+CUT_S = 0.5
+"""Seconds for what a dead worker had said before to be heard. Fewer: its last parameters are lost on a busy machine. More:
+where something else holds its line open, a trial is told later. Not measured."""
 
 NOTE = "fourfold: "
 
@@ -53,6 +62,7 @@ class Desk:
         going: The numbers of those that run or are to, and neither wait for others nor have ended.
         ready: Those that wait for a worker.
         batch: Those of which none is told before all have ended.
+        ahead: Those that run before the study has them, since the first one runs yet.
         failures: Trials without a value, each with `index` its number.
         n_ended: How many trials this call has seen to their end.
         n_retries: How often a trial that had raised was run again.
@@ -82,6 +92,7 @@ class Desk:
         self.going: set[int] = set()
         self.ready: deque[int] = deque()
         self.batch: list[int] = []
+        self.ahead = Ahead()
         self._of_ticket: dict[int, int] = {}
         self._over: set[int] = set()
         """Tickets that have failed for good: what their workers had asked for before they died may come late."""
@@ -99,7 +110,7 @@ class Desk:
 
     # ---- which trial runs next ---------------------------------------------------------------------------------------
 
-    def job(self, ticket: int) -> Open | None:
+    def job(self, ticket: int) -> Open | Guess | None:
         """The trial that a ticket is to run; None when there is none."""
         with self.changed:
             self.study._thread_local.cached_all_trials = None  # a thread serves many trials: each looks at the study anew
@@ -108,19 +119,25 @@ class Desk:
             self._lost_in_a_row = 0
             here = self.of_ticket(ticket)
             if here is None:  # else its worker has died, or it is tried again
-                number = self._waited_for(ticket)
-                if number is None:
-                    return None
-                self._of_ticket[ticket] = number
-                here = self.open[number]
-            here.ticket, here.is_paused = ticket, False
+                if (guess := self.ahead.open_of(ticket)) is not None:
+                    guess.attempts += 1
+                    return guess
+                self.ahead.forget(ticket)
+                found = self._waited_for(ticket)
+                if found is None or isinstance(found, Guess):
+                    return found
+                self._of_ticket[ticket] = found
+                here = self.open[found]
+            here.ticket, here.is_paused, here.is_cut = ticket, False, False
             here.attempts += 1
             self.going.add(here.trial.number)
+            if here.trial.number == self.way.first:
+                self.ahead.first()
             self.set(here, states.ATTEMPTS, here.attempts)
             self.watch(self.running)
             return here
 
-    def _waited_for(self, ticket: int) -> int | None:
+    def _waited_for(self, ticket: int) -> int | Guess | None:
         began = time.monotonic()
         until = began + self.wait_s
         asks = self._waits[ticket] = object()
@@ -129,7 +146,10 @@ class Desk:
                 left = until - time.monotonic()
                 if left <= 0 or not self.may_have_more:
                     return None
-                self.changed.wait(left)
+                quiet_in_s = self._guess_in_s()
+                if quiet_in_s == 0 and (guess := self._guess(ticket)) is not None:
+                    return guess
+                self.changed.wait(min(left, quiet_in_s or left))
                 if self._waits.get(ticket) is not asks:
                     return None
             return number
@@ -138,11 +158,85 @@ class Desk:
             if self._waits.get(ticket) is asks:
                 del self._waits[ticket]
 
+    def _guess_in_s(self) -> float | None:
+        """Seconds after which a trial may begin before the first one has ended; None when that is not known, or never."""
+        first = self.open.get(-1 if self.way.first is None else self.way.first)
+        if first is None or first.ticket is None or first.is_cut or self.ready or self.is_stopping or not self._may_begin:
+            return None
+        return self.ahead.quiet_in_s()
+
+    def _guess(self, ticket: int) -> Guess | None:
+        first, others = self.open[self.way.first or 0], self.study.get_trials(deepcopy=False)
+        if (found := self.ahead.nobodys(ticket)) is not None:
+            return found
+        if any(each.state == TrialState.WAITING for each in others):
+            return None
+        number = len(others) + len(self.ahead.open)
+        foretold = self.way.foretold(first.trial, number)
+        return self.ahead.begin(number, foretold, ticket) if foretold else None
+
+    def has_asked(self, number: int) -> None:
+        """A trial has asked for a parameter."""
+        if number == self.way.first:
+            first = self.open[number].trial
+            if self.ahead.heard(len(first._cached_frozen_trial.params)):
+                self._say_withdrawn(f"trial {number} has asked for {list(first.params)[-1]!r}")
+            self.changed.notify_all()  # who waits for it to be quiet waits from now on
+
+    def wait_while_open(self, guess: Guess) -> None:
+        """Wait until the first trial has ended, or for as long as one may."""
+        began = time.monotonic()
+        self.changed.wait_for(lambda: guess.stand is not Stand.OPEN, self.wait_s)
+        self.waited_s += time.monotonic() - began
+
+    def _withdraw(self, number: int) -> None:
+        """Nobody runs this trial for now. If others wait for it, their workers must be free for it."""
+        if number == self.way.first and self.ahead.withdraw():
+            self._say_withdrawn(f"trial {number} begins again")
+
+    def _say_withdrawn(self, why: str) -> None:
+        logging.getLogger("fourfold").warning(
+            "%s: trials that had begun meanwhile begin again, with what they draw then. Of what they did nothing is kept", why
+        )
+        self.changed.notify_all()
+
+    def _settle(self) -> None:
+        """The first trial has drawn all: those that run already are of the study now, if they draw what was foretold."""
+        if self.way.first is None and self.ahead.open:
+            self.ahead.settle(self._take_in)
+            self.changed.notify_all()
+
+    def _take_in(self, guess: Guess) -> bool:
+        """Whether the next trial of the study is the one that runs already."""
+        if self.error is not None or self._is_closed:
+            return False
+        try:
+            here = self.begin(guess.started)
+            number = here.trial.number
+            if guess.ticket is None or (number, given(here.trial, here.sampler)) != (guess.number, guess.given):
+                self.ready.append(number)
+                return False
+            here.ticket, here.attempts, here.is_cut = guess.ticket, guess.attempts, guess.failure is not None
+            self._of_ticket[guess.ticket] = number
+            self.set(here, states.ATTEMPTS, here.attempts)
+            for each in guess.said:
+                suggest(here, *each)
+        except Exception as error:  # of the sampler, of the storage
+            self.error = self.error or error
+            return False
+        if guess.failure is not None:
+            self.failed(*guess.failure)
+        return True
+
     def undelivered(self, ticket: int, attempts: int) -> None:
         """Who asked for a trial is not there any more: somebody else is to have it, and it has not begun."""
         with self.changed:
+            if self.ahead.undelivered(ticket, attempts):
+                self.changed.notify_all()
+                return
             here = self.of_ticket(ticket)
             if here is not None and here.ticket == ticket and here.attempts == attempts:
+                self._withdraw(here.trial.number)
                 del self._of_ticket[ticket]
                 here.ticket, here.attempts = None, attempts - 1
                 self.ready.appendleft(here.trial.number)
@@ -155,6 +249,7 @@ class Desk:
             here.n_raised += 1
             if here.n_raised > self._retries:
                 return False
+            self._withdraw(number)
             self._of_ticket.pop(-1 if here.ticket is None else here.ticket, None)
             here.ticket = None
             self.n_retries += 1
@@ -167,6 +262,8 @@ class Desk:
         with self.changed:
             here = self.of_ticket(ticket)
             if here is not None and here.ticket == ticket:
+                here.is_cut = True
+                self._withdraw(here.trial.number)
                 self.set(here, states.STATE, states.CRASHED)  # unless it ends otherwise after all
             self.changed.notify_all()
 
@@ -194,7 +291,8 @@ class Desk:
 
     @property
     def _may_begin(self) -> bool:
-        return (self._n_trials is None or self.n_begun < self._n_trials) and self.way.has_more(self.study)
+        n_begun = self.n_begun + len(self.ahead.open)
+        return (self._n_trials is None or n_begun < self._n_trials) and self.way.has_more(self.study)
 
     def _next(self) -> int | None:
         if self.is_stopping:
@@ -226,14 +324,17 @@ class Desk:
             if (number + 1 - self._first) % size == 0 or len(self.batch) >= size:  # a study of several has gaps
                 break
 
-    def begin(self) -> Open:
+    def begin(self, started: datetime.datetime | None = None) -> Open:
         """Make the next trial of the study.
+
+        Args:
+            started: When it began; None for now.
 
         Raises:
             Exception: What its sampler raises. The trial is one that has failed, then, and the call ends.
         """
         with Shield():
-            trial = self._asked()
+            trial = self._asked(started)
             here = self.take_up(trial, self.study.sampler)
         self.n_begun += 1
         try:
@@ -252,13 +353,13 @@ class Desk:
         self.going.add(trial.number)
         return here
 
-    def _asked(self) -> optuna.Trial:
+    def _asked(self, started: datetime.datetime | None) -> optuna.Trial:
         """What `Study.ask` gives, which leaves a trial running when its sampler fails."""
         study = self.study
         study._thread_local.cached_all_trials = None
         trial_id = study._pop_waiting_trial_id()
         if trial_id is None:
-            trial_id = study._storage.create_new_trial(study._study_id)
+            trial_id = study._storage.create_new_trial(study._study_id, None if started is None else begun_at(started))
         try:
             return optuna.Trial(study, trial_id)
         except BaseException as error:
@@ -282,6 +383,7 @@ class Desk:
                 self.rungs.pause(number)
             self.way.ended(number)  # it has drawn what others wait for
             self._note(here)
+            self._settle()
             self.changed.notify_all()
 
     def ended(self, number: int, end: End) -> None:
@@ -304,6 +406,7 @@ class Desk:
                 for each in sorted(self.batch):
                     self.tell(each)
                 self.batch.clear()
+            self._settle()
             self.changed.notify_all()
 
     def failed(self, failure: Failure, is_caught: Callable[[BaseException], bool]) -> None:
@@ -313,9 +416,16 @@ class Desk:
             self._waits.pop(failure.index, None)
             self.changed.notify_all()
             here, error = self.of_ticket(failure.index), failure.error
+            if here is None and (guess := self.ahead.of_ticket(failure.index)) is not None:
+                guess.failure = failure, is_caught  # nobody asks for that of one that was withdrawn
+                return
             if here is None:
                 if failure.index not in self._of_ticket:  # else its trial has said what became of it, and that stands
                     self._lost(failure)
+                return
+            if here.ticket is not None:
+                self.changed.wait_for(lambda: here.is_cut or here.end is not None, CUT_S)
+            if self.of_ticket(failure.index) is not here:  # it was about to say so when it died
                 return
             number, item = here.trial.number, f"trial {here.trial.number} with {here.trial.params}"
             state = states.OUT_OF_MEMORY if isinstance(error, MemoryError) else states.OF_KIND[failure.kind]
@@ -341,10 +451,12 @@ class Desk:
         with Shield():
             try:
                 with asked(self.study):
+                    # `Study.tell`, which copies the trial for its caller: that takes longer than all the rest.
                     if here.end.state == states.COMPLETE:
-                        self.study.tell(here.trial, values)
+                        _tell_with_warning(self.study, here.trial, values)
                     else:
-                        self.study.tell(here.trial, state=TrialState.PRUNED if is_pruned else TrialState.FAIL)
+                        state = TrialState.PRUNED if is_pruned else TrialState.FAIL
+                        _tell_with_warning(self.study, here.trial, state=state)
             except Exception as error:  # of the sampler, of the user's constraints, of the storage
                 self.error = self.error or error
             del self.open[number]  # not before: a second Ctrl-C leaves no trial running
@@ -382,6 +494,7 @@ class Desk:
         """
         with Shield(), self.changed:
             self._is_closed = True
+            self.ahead.withdraw()
             self.batch.clear()
             self.ready.clear()
             for number, here in sorted(self.open.items()):

@@ -1,8 +1,9 @@
 """The private line between trials where they run and the desk in the driver.
 
     worker ── one connection for each thread that runs trials ──> a thread here ──> the desk
-              (ticket, what, arguments)  ──>
-                                         <──  (True, value), (False, exception)
+              (ticket, what, arguments, True)   ──>
+                                                <──  (True, value), (False, exception)
+              (ticket, what, arguments, False)  ──>                nothing comes back
 
 On this thread and on threads the desk is called as it is. Elsewhere there is a socket, and both sides prove that they know a
 key of this call before anything is unpickled: a socket of this machine without a name in the file system, or, for workers of
@@ -24,7 +25,7 @@ from typing import Any, NamedTuple
 import cloudpickle
 
 from fourfold.errors import EngineError
-from fourfold.workloads.tune.asking import Ask
+from fourfold.workloads.tune.asking import Ask, Withdrawn
 
 KEY_BYTES = 32
 
@@ -78,7 +79,7 @@ class Here:
     def opened(self, ticket: int) -> Iterator[Ask]:
         """See `fourfold.workloads.tune.asking.Line`."""
         try:
-            yield lambda what, *args: self._served.handle(what, args)
+            yield AskHere(self._served.handle)
         finally:
             self._served.hung_up(ticket)
 
@@ -134,6 +135,7 @@ class Here:
 
     def _serve(self, connection: Connection) -> None:
         ticket: int | None = None
+        raised: BaseException | None = None
         try:
             _watched(connection)
             deliver_challenge(connection, self._key)
@@ -141,10 +143,14 @@ class Here:
             while True:
                 asked, request = connection.recv_bytes(), None
                 try:
-                    ticket, what, args = request = pickle.loads(asked)
-                    reply = True, self._served.handle(what, args)
-                except Exception as error:
+                    ticket, what, args, waits = request = pickle.loads(asked)
+                    reply = (True, self._served.handle(what, args)) if raised is None else (False, raised)
+                except (Exception, Withdrawn) as error:
                     reply = False, error
+                if request is not None and not waits:
+                    raised = None if reply[0] else reply[1]
+                    continue
+                raised = None
                 self._reply(connection, ticket, request, reply)
                 if request is not None and (what in ("end", "raised", "again") or (what == "job" and reply == (True, None))):
                     ticket = None
@@ -184,7 +190,32 @@ class There:
         wire = getattr(self._of_thread, "wire", None)
         if wire is None or wire.is_broken:
             wire = self._of_thread.wire = Wire(self._address, self._key)
-        yield lambda what, *args: wire.ask(ticket, what, args)
+        yield AskThere(wire, ticket)
+
+
+class AskHere(NamedTuple):
+    """The way to a desk that is called as it is. See `fourfold.workloads.tune.asking.Ask`."""
+
+    handle: Callable[[str, tuple[Any, ...]], Any]
+
+    def __call__(self, what: str, *args: Any) -> Any:
+        return self.handle(what, args)
+
+    def say(self, what: str, *args: Any) -> None:
+        self.handle(what, args)
+
+
+class AskThere(NamedTuple):
+    """The way to a desk in another process. See `fourfold.workloads.tune.asking.Ask`."""
+
+    wire: "Wire"
+    ticket: int
+
+    def __call__(self, what: str, *args: Any) -> Any:
+        return self.wire.ask(self.ticket, what, args)
+
+    def say(self, what: str, *args: Any) -> None:
+        self.wire.ask(self.ticket, what, args, waits=False)
 
 
 class Wire:
@@ -216,8 +247,14 @@ class Wire:
                 "their parameters: the machines of the cluster must be able to open a connection to it"
             ) from error
 
-    def ask(self, ticket: int, what: str, args: tuple[Any, ...]) -> Any:
+    def ask(self, ticket: int, what: str, args: tuple[Any, ...], waits: bool = True) -> Any:
         """Let the desk do something.
+
+        Args:
+            ticket: For which it is asked.
+            what: The request.
+            args: Of it.
+            waits: For what comes of it; else the next one that does is told if it has raised.
 
         Raises:
             Exception: What that raised.
@@ -225,17 +262,19 @@ class Wire:
         """
         if self._pid != os.getpid():
             self._connect()
-        request = _pickled((ticket, what, args))
+        request = _pickled((ticket, what, args, waits))
         with self._lock:
             if self.is_broken:
                 raise EngineError("the driver has hung up: the call of ff.optimize is over")
             self.is_broken = True  # an exception from outside between question and answer would leave the answer for the next
             try:
                 self._connection.send_bytes(request)
-                reply = self._connection.recv_bytes()
+                reply = self._connection.recv_bytes() if waits else None
             except (EOFError, OSError) as error:
                 raise EngineError("the driver has hung up: the call of ff.optimize is over") from error
             self.is_broken = False
+        if reply is None:
+            return None
         is_good, value = pickle.loads(reply)
         if is_good:
             return value

@@ -1,5 +1,6 @@
 """Trials that the study has not been told of yet, and what becomes of them."""
 
+import datetime
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from fourfold.workloads.tune import states
+from fourfold.workloads.tune.drawing import sampled_by
 
 
 @dataclass
@@ -28,6 +30,8 @@ class Open:
     trial: optuna.Trial
     sampler: BaseSampler
     ticket: int | None = None
+    is_cut: bool = False
+    """The line of its ticket has ended: nothing more comes from there."""
     attempts: int = 0
     n_raised: int = 0
     is_paused: bool = False
@@ -49,6 +53,15 @@ class Ended(NamedTuple):
     study_attrs: dict[str, Any]
 
 
+def begun_at(started: datetime.datetime) -> FrozenTrial:
+    """A trial that has begun at a time of its own, for a storage to make one of it."""
+    nothing: dict[str, Any] = {
+        key: {} for key in ("params", "distributions", "user_attrs", "system_attrs", "intermediate_values")
+    }
+    where: dict[str, Any] = {"number": -1, "trial_id": -1, "datetime_start": started, "datetime_complete": None}
+    return FrozenTrial(state=TrialState.RUNNING, value=None, **where, **nothing)
+
+
 @contextmanager
 def asked(study: optuna.Study) -> Iterator[None]:
     """A block in which the study believes that it is optimised: in a callback or objective it may be stopped."""
@@ -58,6 +71,13 @@ def asked(study: optuna.Study) -> Iterator[None]:
         yield
     finally:
         study._thread_local.in_optimize_loop = before
+
+
+def suggest(here: Open, how: str, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    """A value for a parameter, drawn by the sampler of the trial."""
+    study = here.trial.study
+    with asked(study), sampled_by(study, here.sampler):
+        return getattr(here.trial, how)(*args, **named)
 
 
 def study_attrs(study: optuna.Study) -> dict[str, Any]:

@@ -7,19 +7,25 @@ async          a trial is proposed from whatever has been told when a worker is 
 """
 
 import copy
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler, BruteForceSampler, GridSampler, QMCSampler, RandomSampler
 from optuna.trial import TrialState
 
-from fourfold.workloads.tune.sources import seed_all, sources_of, state_of, word_of
-
-Drawn = list[tuple[str, Any]]
-"""Parameters that a sampler was asked for, one after the other, each with its distribution."""
+from fourfold.workloads.tune import asking
+from fourfold.workloads.tune.drawing import (
+    AsProposed,
+    Beside,
+    Drawn,
+    Given,
+    Noting,
+    Rehearsal,
+    as_they_are,
+    domains,
+    sampled_by,
+)
+from fourfold.workloads.tune.sources import seed_all, sources_of, state_of
 
 
 def way_of(sampler: BaseSampler, mode: str, batch_size: int) -> "Way":
@@ -56,6 +62,7 @@ class Way:
         batch_size: Trials that are proposed at once and told in order; None: whenever a worker is free.
         first_alone: Nobody else is proposed before the first trial has ended.
         counts: The sampler counts its trials in the study.
+        first: The number of the trial that must end before others are proposed; None when there is none, or none yet.
         draws_again: A trial of which nothing was recorded draws in a later call what it had drawn.
     """
 
@@ -72,11 +79,21 @@ class Way:
     ) -> None:
         self._sampler, self.told, self.batch_size, self.first_alone = sampler, told, batch_size, first_alone
         self.counts, self._draws_first = counts, counts or draws_first
+        self.first: int | None = None
 
     @property
     def waits_for_first(self) -> bool:
         """Whether the trial that runs must end before another one is proposed."""
         return self.first_alone
+
+    def foretold(self, first: optuna.Trial, number: int) -> asking.Given | None:
+        """What a trial will draw, if the first one, which still runs, asks for nothing more; None where nobody can say that.
+
+        Args:
+            first: That trial.
+            number: Of the trial after those of which this was asked before.
+        """
+        return None
 
     def has_more(self, study: optuna.Study) -> bool:
         """Whether there is anything to try that no trial has begun."""
@@ -94,7 +111,7 @@ class Way:
 
     def ended(self, number: int) -> None:
         """A trial has ended."""
-        self.first_alone = False
+        self.first_alone, self.first = False, None
 
     def learn(self, drawn: Drawn) -> None:
         """A trial of an earlier call, which has ended or waits, had drawn this. Called before it is passed or proposed."""
@@ -148,11 +165,21 @@ class InSequence(Way):
     def __init__(self, sampler: QMCSampler) -> None:
         super().__init__(sampler, "in order: each trial's point follows from its number", first_alone=True, counts=True)
         self._root = [state_of(each) for each in sources_of(sampler)]
+        self._rehearsal: Rehearsal | None = None
 
     def proposed(self, trial: optuna.Trial) -> BaseSampler:
         """See `Way`."""
         self._draw_related(trial, self._sampler)
-        return self._sampler if self.first_alone else _Beside([*self._root, trial.number])
+        if self.first_alone:
+            self.first = trial.number
+            return self._sampler
+        return Beside([*self._root, trial.number])
+
+    def foretold(self, first: optuna.Trial, number: int) -> asking.Given | None:
+        """See `Way`."""
+        if self._rehearsal is None:
+            self._rehearsal = Rehearsal(self._sampler, first)
+        return domains(self._rehearsal.next())
 
 
 class InBatches(Way):
@@ -168,7 +195,7 @@ class InBatches(Way):
         own = copy.deepcopy(self._sampler)
         seed_all(own, self._roots, trial.number)
         self._draw_related(trial, own)
-        return AsProposed(own, _as_they_are(trial.study))
+        return AsProposed(own, as_they_are(trial.study))
 
 
 class InOneStream(Way):
@@ -185,7 +212,8 @@ class InOneStream(Way):
         self._random = sampler
         self._root = [state_of(each) for each in sources_of(sampler)]
         self._path: Drawn | None = None
-        self._first: tuple[int, _Noting] | None = None
+        self._first: tuple[int, Noting] | None = None
+        self._ahead: RandomSampler | None = None
         self._noted: dict[int, Drawn] = {}
 
     @property
@@ -193,17 +221,21 @@ class InOneStream(Way):
         return self._first is not None
 
     def proposed(self, trial: optuna.Trial) -> BaseSampler:
-        beside = _Beside([*self._root, trial.number])
+        beside = Beside([*self._root, trial.number])
         if "fixed_params" in trial.study._storage.get_trial_system_attrs(trial._trial_id):  # it was enqueued
             return beside
         if self._path is None:
-            self._first = trial.number, _Noting(self._random)
-            return self._first[1]
-        frozen = trial.study._storage.get_trial(trial._trial_id)
-        values = {}
-        for name, distribution in self._path:
-            values[name] = distribution, self._random.sample_independent(trial.study, frozen, name, distribution)
-        return _Given(values, beside)
+            self.first, own = trial.number, Noting(self._random)
+            self._first = self.first, own
+            return own
+        return Given(_drawn(self._path, self._random, trial), beside)
+
+    def foretold(self, first: optuna.Trial, number: int) -> asking.Given | None:
+        """See `Way`."""
+        if self._first is None or not self._first[1].drawn:
+            return None
+        self._ahead = self._ahead or copy.deepcopy(self._random)
+        return domains(_drawn(self._first[1].drawn, self._ahead, first))
 
     def drawn_by(self, number: int) -> Drawn:
         return self._noted.get(number, [])
@@ -211,7 +243,7 @@ class InOneStream(Way):
     def ended(self, number: int) -> None:
         if self._first is not None and self._first[0] == number:
             self._noted[number] = self._first[1].drawn
-            self._path, self._first = self._noted[number] or None, None
+            self._path, self._first, self.first = self._noted[number] or None, None, None
 
     def learn(self, drawn: Drawn) -> None:
         self._path = self._path or drawn or None
@@ -224,99 +256,9 @@ class InOneStream(Way):
             self._random.sample_independent(None, None, name, distribution)  # type: ignore[arg-type]
 
 
-class _Noting(RandomSampler):
-    """Draws from a sampler, and notes what."""
-
-    def __init__(self, sampler: RandomSampler) -> None:
-        super().__init__()
-        self._sampler = sampler
-        self.drawn: Drawn = []
-
-    def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
-        self.drawn.append((param_name, param_distribution))
-        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
-
-
-class _Beside(RandomSampler):
-    """Draws each parameter by its name."""
-
-    def __init__(self, root: list[int]) -> None:
-        super().__init__()
-        self._root = root
-
-    def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
-        seed = word_of([*self._root, zlib.crc32(param_name.encode())])
-        return RandomSampler(seed).sample_independent(study, trial, param_name, param_distribution)
-
-
-class _Given(RandomSampler):
-    """Gives what was drawn before; what was not, another sampler draws."""
-
-    def __init__(self, values: dict[str, tuple[Any, Any]], other: RandomSampler) -> None:
-        super().__init__()
-        self._values, self._other = values, other
-
-    def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
-        distribution, value = self._values.get(param_name, (None, None))
-        if distribution == param_distribution:
-            return value
-        return self._other.sample_independent(study, trial, param_name, param_distribution)
-
-
-@contextmanager
-def sampled_by(study: optuna.Study, sampler: BaseSampler) -> Iterator[None]:
-    """While it lasts, the study has this sampler."""
-    before, study.sampler = study.sampler, sampler
-    try:
-        yield
-    finally:
-        study.sampler = before
-
-
-class AsProposed(BaseSampler):
-    """Draws what a trial asks for while it runs as if all others still were where they were when it was proposed.
-
-    Those of its batch run meanwhile, and some samplers look at them.
-
-    Args:
-        own: The sampler of this trial.
-        trials: All trials of the study when it was proposed.
-    """
-
-    def __init__(self, own: BaseSampler, trials: list[optuna.trial.FrozenTrial]) -> None:
-        self._own, self._trials = own, trials
-
-    def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
-        """See Optuna."""
-        # Under Hyperband it is a view of the study that is made for this call.
-        view = copy.copy(study) if type(study) is optuna.Study else study
-        view._storage = _Then(study._storage, [trial if each.number == trial.number else each for each in self._trials])
-        return self._own.sample_independent(view, trial, param_name, param_distribution)
-
-    def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
-        """Not asked: they were drawn before."""
-        return self._own.infer_relative_search_space(study, trial)
-
-    def sample_relative(self, study: Any, trial: Any, search_space: Any) -> Any:
-        """Not asked: they were drawn before."""
-        return self._own.sample_relative(study, trial, search_space)
-
-
-def _as_they_are(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    """All trials; those that run change later on, and are copied."""
-    found = study._storage.get_all_trials(study._study_id, deepcopy=False)
-    return [each if each.state.is_finished() else copy.deepcopy(each) for each in found]
-
-
-class _Then:
-    """A storage whose trials are as they were."""
-
-    def __init__(self, storage: Any, trials: list[optuna.trial.FrozenTrial]) -> None:
-        self._storage, self._trials = storage, trials
-
-    def get_all_trials(self, study_id: int, deepcopy: bool = True, states: Any = None) -> list[optuna.trial.FrozenTrial]:
-        found = [each for each in self._trials if states is None or each.state in states]
-        return copy.deepcopy(found) if deepcopy else found
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._storage, name)
+def _drawn(path: Drawn, sampler: RandomSampler, trial: optuna.Trial) -> dict[str, tuple[Any, Any]]:
+    frozen = trial.study._storage.get_trial(trial._trial_id)
+    return {
+        name: (distribution, sampler.sample_independent(trial.study, frozen, name, distribution))
+        for name, distribution in path
+    }

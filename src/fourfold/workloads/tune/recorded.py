@@ -26,8 +26,9 @@ from fourfold.runs.recording import Carriage, Recording, Subject
 from fourfold.runs.seal import CHECKPOINT
 from fourfold.workloads.tune import states
 from fourfold.workloads.tune.desk import Desk
+from fourfold.workloads.tune.drawing import Drawn
 from fourfold.workloads.tune.opened import End, Ended, first_of
-from fourfold.workloads.tune.proposing import Drawn, Way
+from fourfold.workloads.tune.proposing import Way
 from fourfold.workloads.tune.resumed import go_on
 
 KIND = "optimize"

@@ -45,20 +45,20 @@ class StudyThere:
 
     def get_trials(self, deepcopy: bool = True, states: Any = None) -> list[Any]:
         """As in Optuna."""
-        value: list[Any] = self._ask("study", "get_trials", (False, states))
+        value: list[Any] = self._ask("study", self._job.key, "get_trials", (False, states))
         return value
 
     def set_user_attr(self, key: str, value: Any) -> None:
         """As in Optuna."""
-        self._ask("study", "set_user_attr", (key, value))
+        self._ask("study", self._job.key, "set_user_attr", (key, value))
 
     def stop(self) -> None:
         """As in Optuna: no trial is started any more."""
-        self._ask("study", "stop", ())
+        self._ask("study", self._job.key, "stop", ())
 
     def __getattr__(self, name: str) -> Any:
         if name not in OF_STUDY:
             raise AttributeError(
                 f"the study of a trial has no {name!r} where the trial runs. It has: {', '.join(sorted(OF_STUDY))}"
             )
-        return self._ask("study", name, None)
+        return self._ask("study", self._job.key, name, None)

@@ -8,14 +8,15 @@ import datetime
 import pickle
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cloudpickle
 import optuna
 from optuna.trial import BaseTrial
 
 from fourfold.execute import current
-from fourfold.workloads.tune.asking import Ask, Job, Line
+from fourfold.workloads.tune.asking import Ask, Job, Line, NotYet, Withdrawn
+from fourfold.workloads.tune.quiet import Quiet
 from fourfold.workloads.tune.study_there import StudyThere
 
 
@@ -54,23 +55,30 @@ class RunTrial:
         """
         function = self._function()
         with self._line.opened(ticket) as ask:
-            job = ask("job", ticket)
-            if job is None:
+            while (job := ask("job", ticket)) is not None:
+                current.renew()  # the time that it has waited is not the trial's
+                try:
+                    return self._run(function, ask if job.guess is None else Patient(ask), job)
+                except Withdrawn:
+                    if job.attempts > 1:  # a worker has died of this ticket: the next trial has one with all its attempts
+                        return
+
+    def _run(self, function: Callable[[Any], Any], ask: Ask, job: Job) -> None:
+        try:
+            end = self._ended(function, Trial(ask, job))
+        except Withdrawn:
+            raise
+        except BaseException as error:
+            if isinstance(error, self._retry_on) and ask("again", job.key):
                 return
-            current.renew()  # the time that it has waited is not the trial's
-            try:
-                end = self._ended(function, Trial(ask, job))
-            except BaseException as error:
-                if isinstance(error, self._retry_on) and ask("again", job.number):
-                    return
-                with contextlib.suppress(Exception):  # nobody listens any more: what was raised is told all the same
-                    ask("raised", job.number)
-                raise
-            ask("end", job.number, *end)
+            with contextlib.suppress(Exception):  # nobody listens any more: what was raised is told all the same
+                ask("raised", job.key)
+            raise
+        ask("end", job.key, *end)
 
     def _ended(self, function: Callable[[Any], Any], trial: "Trial") -> tuple[str, Any]:
         try:
-            with numbers_of(trial.number, self._seed):
+            with numbers_of(trial.number, self._seed), trial.watched():
                 value = function(trial)
         except optuna.TrialPruned as pruned:
             return "pruned", str(pruned)
@@ -83,6 +91,22 @@ class RunTrial:
             if self._built is None:
                 self._built = self._objective(*self._init)
         return self._built
+
+
+class Patient(NamedTuple):
+    """The way to the desk of a trial that the study does not have yet: what it asks for comes when it is there."""
+
+    ask: Ask
+
+    def __call__(self, what: str, *args: Any) -> Any:
+        """See `Ask`."""
+        while (answer := self.ask(what, *args)) is NotYet:
+            current.renew()  # the time that it waits is not the trial's
+        return answer
+
+    def say(self, what: str, *args: Any) -> None:
+        """See `Ask`."""
+        self.ask.say(what, *args)
 
 
 @contextlib.contextmanager
@@ -125,21 +149,40 @@ class Trial(BaseTrial):
 
     def __init__(self, ask: Ask, job: Job) -> None:
         self._ask, self._job = ask, job
+        self._quiet: Quiet | None = None
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """While the objective runs, the desk is told when this trial has probably asked for all, if others wait for that."""
+        with contextlib.ExitStack() as stack:
+            if self._job.is_first:
+                self._quiet = stack.enter_context(Quiet(self._ask, self._job.key))
+            yield
 
     def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> float:
         """As in Optuna."""
-        value: float = self._ask("suggest", self.number, "suggest_float", (name, low, high), {"step": step, "log": log})
+        value: float = self._suggest(
+            "suggest_float", name, (low, high, step, log), (name, low, high), {"step": step, "log": log}
+        )
         return value
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
         """As in Optuna."""
-        value: int = self._ask("suggest", self.number, "suggest_int", (name, low, high), {"step": step, "log": log})
+        value: int = self._suggest("suggest_int", name, (low, high, step, log), (name, low, high), {"step": step, "log": log})
         return value
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """As in Optuna."""
-        value: Any = self._ask("suggest", self.number, "suggest_categorical", (name, choices), {})
-        return value
+        return self._suggest("suggest_categorical", name, tuple(choices), (name, choices), {})
+
+    def _suggest(self, how: str, name: str, domain: tuple[Any, ...], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        if self._quiet is not None:
+            self._quiet.has_asked()
+        known = self._job.given.get(name)
+        if known is None or known[:2] != (how, domain):
+            return self._ask("suggest", self._job.key, how, args, named)
+        self._ask.say("suggested", self._job.key, how, args, named)
+        return known[2]
 
     def suggest_uniform(self, name: str, low: float, high: float) -> float:
         """As in Optuna, which calls it deprecated."""
@@ -155,11 +198,11 @@ class Trial(BaseTrial):
 
     def report(self, value: float, step: int) -> None:
         """As in Optuna."""
-        self._ask("report", self.number, value, step)
+        self._ask("report", self._job.key, value, step)
 
     def should_prune(self) -> bool:
         """As in Optuna. Under `ff.ASHA` a trial that ends by this may go on later: see `checkpoint`."""
-        value: bool = self._ask("should_prune", self.number)
+        value: bool = self._ask("should_prune", self._job.key)
         return value
 
     def checkpoint(self, state: Any) -> None:
@@ -168,20 +211,20 @@ class Trial(BaseTrial):
         Args:
             state: Anything that can be pickled. It takes the place of the one before.
         """
-        self._ask("checkpoint", self.number, cloudpickle.dumps(state))
+        self._ask("checkpoint", self._job.key, cloudpickle.dumps(state))
 
     def restore(self, default: Any = None) -> Any:
         """What `checkpoint` has kept last in this trial; `default` where there is nothing."""
-        found = self._ask("restore", self.number)
+        found = self._ask("restore", self._job.key)
         return default if found is None else pickle.loads(found)
 
     def set_user_attr(self, key: str, value: Any) -> None:
         """As in Optuna."""
-        self._ask("set_user_attr", self.number, key, value)
+        self._ask("set_user_attr", self._job.key, key, value)
 
     def set_constraint(self, key: str, value: float) -> None:
         """As in Optuna."""
-        self._ask("set_constraint", self.number, key, value)
+        self._ask("set_constraint", self._job.key, key, value)
 
     @property
     def study(self) -> StudyThere:
@@ -196,35 +239,35 @@ class Trial(BaseTrial):
     @property
     def params(self) -> dict[str, Any]:
         """As in Optuna."""
-        value: dict[str, Any] = self._ask("get", self.number, "params")
+        value: dict[str, Any] = self._ask("get", self._job.key, "params")
         return value
 
     @property
     def distributions(self) -> dict[str, Any]:
         """As in Optuna."""
-        value: dict[str, Any] = self._ask("get", self.number, "distributions")
+        value: dict[str, Any] = self._ask("get", self._job.key, "distributions")
         return value
 
     @property
     def user_attrs(self) -> dict[str, Any]:
         """As in Optuna."""
-        value: dict[str, Any] = self._ask("get", self.number, "user_attrs")
+        value: dict[str, Any] = self._ask("get", self._job.key, "user_attrs")
         return value
 
     def set_system_attr(self, key: str, value: Any) -> None:
         """As in Optuna before 5, which calls it deprecated."""
-        self._ask("set_system_attr", self.number, key, value)
+        self._ask("set_system_attr", self._job.key, key, value)
 
     @property
     def system_attrs(self) -> dict[str, Any]:
         """As in Optuna before 5, which calls it deprecated."""
-        value: dict[str, Any] = self._ask("system_attrs", self.number)
+        value: dict[str, Any] = self._ask("system_attrs", self._job.key)
         return value
 
     @property
     def constraints(self) -> dict[str, float]:
         """As in Optuna."""
-        value: dict[str, float] = self._ask("get", self.number, "constraints")
+        value: dict[str, float] = self._ask("get", self._job.key, "constraints")
         return value
 
     @property
