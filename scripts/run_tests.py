@@ -49,9 +49,9 @@ VERSIONS = ("3.11", "3.12", "3.13")
 SPARKS = (
     "spark",
     "spark-connect",
-    "spark-standalone:machine_that,another_machine,gone",
-    "spark-local-cluster:machine_that,gpu",
-    "spark-connect-cluster:machine_that",
+    "spark-standalone:costs_no_item,another_machine,gone",
+    "spark-local-cluster:costs_no,gpu",
+    "spark-connect-cluster:costs_no_item",
 )
 """Connect is another door to the engine that the first kind tests: of the contract, whose cases are about how items are
 divided, it runs one case of each test."""
@@ -63,58 +63,22 @@ N_LANES = 5
 """More than cores, as a part often waits for something. Fewer: cores wait, too. More: more tests are late. Not measured."""
 
 ALIKE = (
-    *("beside", "contracts", "crashes", "demo", "docs", "each_write", "fault_matrix", "faults", "house", "kept", "kills"),
-    *(
-        "leak_check",
-        "memory",
-        "runs_cli",
-        "schedule",
-        "seams",
-        "simulated_bugs",
-        "simulation",
-        "storm",
-        "tables_cli",
-        "timeouts",
-    ),
-    *(
-        "batch_size",
-        "bundles",
-        "composed",
-        "csv",
-        "describe",
-        "fit_cli",
-        "fit_frames",
-        "fit_groups",
-        "group_models",
-        "kept_rows",
-        "launch",
-        "logistic",
-        "logistic_sklearn",
-        "models",
-        "orders_of_files",
-        "partitions",
-        "pushdown",
-        "recipes",
-        "recipes_bins",
-        "recipes_categories",
-        "recipes_kmeans",
-        "recipes_of_numbers",
-        "recipes_on_workers",
-        "recipes_quantiles",
-        "recipes_target_encoding",
-        "recipes_texts",
-        "s3",
-        "schema",
-        "sparse",
-        "storage_cli",
-        "stores",
-        "table_runs",
-        "torch",
-    ),
+    *("beside", "contracts", "crashes", "demo", "docs", "each_write", "fault_matrix", "faults", "file_systems", "house"),
+    *("kept", "kills", "leak_check", "memory", "replacing", "runs_cli", "s3", "schedule", "seams", "simulated_bugs"),
+    *("simulation", "storage_cli", "stores", "storm", "tables_cli", "timeouts"),
+    *("dask", "devices", "launch", "spark", "staying", "torch"),
+    *("batch_size", "bundles", "composed", "csv", "describe", "orders_of_files", "partitions", "pushdown", "schema"),
+    *("fit_cli", "fit_frames", "fit_groups", "fit_told", "frame_pass", "group_frames", "group_models", "kept_rows"),
+    *("logistic", "logistic_newton", "logistic_sklearn", "models", "sparse", "table_runs"),
+    *("recipes", "recipes_bins", "recipes_categories", "recipes_each", "recipes_kmeans", "recipes_of_numbers"),
+    *("recipes_of_small_numbers", "recipes_on_workers", "recipes_quantiles", "recipes_refuse", "recipes_target_encoding"),
+    *("recipes_texts", "asha", "optimize_asha", "optimize_faults", "optimize_line", "optimize_mistakes", "optimize_runs"),
+    *("optimize_studies", "rungs", "search_datasets", "search_failures", "search_passes", "search_prefixes"),
+    *("search_proposals", "tune_cli"),
 )
-"""Test files about this machine, its processes and its disk, about decisions without either, about the source as text, or
-about what other libraries make of tables, for which `dataset`, `fit`, `scan`, `predict` and `write` stand: one Python is
-enough."""
+"""Test files about this machine, its processes and its disk, about decisions without either, about the source as text, about
+engines of clusters, which one Python tests, about what other libraries make of tables, for which `dataset`, `fit`, `scan`,
+`predict` and `write` stand, or about searches, for which `optimize` and `search` stand: one Python is enough."""
 
 DIFFERENT = ("errors", "exit", "fingerprint", "forward", "imports", "pickling", "processes", "segments", "shield", "threads")
 """Test files about what Python itself does, and does differently from version to version: how it pickles, compiles, imports,

@@ -370,7 +370,7 @@ def test_the_words_of_a_kind_of_cluster_choose_what_is_about_its_machines() -> N
     folder = Path(__file__).parents[1] / "tests_on_clusters"
     names = {path.name: re.findall(r"^def (test_\w+)", path.read_text(), re.M) for path in folder.glob("test_*.py")}
     chosen = {word: {file for file, tests in names.items() for test in tests if word in test} for word in words}
-    wanted = {"gpu": {"test_promises.py"}, "machine_that": {"test_deaths.py", "test_optimize.py"}}
+    wanted = {"gpu": {"test_promises.py"}, "costs_no": {"test_deaths.py", "test_optimize.py"}}
     assert chosen == {word: wanted.get(word, {"test_deaths.py"}) for word in words}, (
         "others start what another part starts, too"
     )
