@@ -118,7 +118,7 @@ class Done:
         """As `scores`; a candidate that was there before has the results that it had."""
         keys = [self._values.key_of(each) for each in candidates]
         new = {key: each for key, each in zip(keys, candidates, strict=True) if key not in self._known}
-        self._shown.begin_round()
+        self._shown.begin_round(is_comparable=True)
         found, n_splits = self._results_of([*new.values()], None) if new else [], self._search.n_splits_
         for at, key in enumerate(new):
             self._known[key] = found[at * n_splits : (at + 1) * n_splits]
@@ -150,7 +150,7 @@ class Done:
     def _add(
         self, candidates: list[Any], cv: Any, more_results: Mapping[str, Sequence[Any]] | None, **named: Any
     ) -> list[Result]:
-        self._shown.begin_round()
+        self._shown.begin_round(is_comparable=False)
         new = self._results_of(candidates, cv, **named)
         if not new:
             raise ValueError("No fits were performed. Was the CV iterator empty? Were there no candidates?")

@@ -24,6 +24,10 @@ from fourfold.workloads.tune.search.shown import Shown, of_fits
 PROPORTIONAL = frozenset({"n_estimators", "max_iter", "n_iter", "iterations", "n_epochs", "epochs", "num_boost_round"})
 """Parameters by which the time of a fit grows, as a rule: the largest begin first."""
 
+ATTEMPTS = 4
+"""Calls that may end since all of their first items kill their workers, each with a sample of others in front. Fewer: a space
+of which a small part can be used is given up. More: one of which nothing can be is tried for longer, some 20 fits for each."""
+
 
 class Rounds:
     """Runs rounds one after the other, and keeps what is to be said of all of them.
@@ -82,7 +86,7 @@ class Rounds:
         """Each item with its value, or with its Failure, in order.
 
         Raises:
-            WorkersKeepDying: Of the first items all killed their workers, and of others, from all over the space, as well.
+            WorkersKeepDying: The first items have all killed their workers, and so have others, from all over the space.
         """
         if not items:
             return iter(())
@@ -92,16 +96,16 @@ class Rounds:
             changed["run"] = self._run.of_next_call()
         values: dict[int, Any] = {}
         left: Sequence[int] = range(len(items))
-        try:
-            self._call(worker, job, items, left, changed, values)
-        except WorkersKeepDying:
-            if not values:  # nothing says that it was their own fault
-                raise
-            # Neighbours have parameters in common, and so what they die of.
+        for attempt in range(ATTEMPTS):
+            n_before = len(values)
+            try:
+                self._call(worker, job, items, left, changed, values)
+                break
+            except WorkersKeepDying:
+                if len(values) == n_before or attempt + 1 == ATTEMPTS:  # no item's fault, or that of all
+                    raise
             left = left if self._run is not None else [index for index in left if index not in values]
-            places = random.Random(0).sample(range(len(left)), len(left))
-            at = {id(items[index]): place for index, place in zip(left, places, strict=True)}
-            self._call(worker, job, items, left, {**changed, "cost": lambda item: float(at[id(item)])}, values)
+            changed["cost"] = _spread([items[index] for index in left], attempt)
         return zip(items, (values[index] for index in range(len(items))), strict=True)
 
     def _call(
@@ -127,7 +131,7 @@ class Rounds:
                     if failure.kind == "raised" and isinstance(failure.error, Exception):
                         raise failure.error  # no fit's: parameters that do not exist, a scorer that gives no number
         call.raise_if_stopped()
-        self.reports.append(of_fits(call.report(), [items[index] for index in left]))
+        self.reports.append(of_fits(call.report(), [items[index] for index in left], self._shown))
         logging.getLogger("fourfold").info("SearchCV: %s", self.reports[-1].verdict)
 
 
@@ -166,6 +170,12 @@ def _without_score(failure: Failure, job: Job) -> Result:
     if job.how["return_train_score"]:
         result["train_scores"] = dict(scores) if isinstance(scores, dict) else scores
     return result
+
+
+def _spread(items: Sequence[Any], seed: int) -> Callable[[Any], float]:
+    """An order in which neighbours are apart: they have parameters in common, and so what they die of."""
+    places = dict(zip(map(id, items), random.Random(seed).sample(range(len(items)), len(items)), strict=True))
+    return lambda item: float(places[id(item)])
 
 
 # ---- the longest first ---------------------------------------------------------------------------------------------------

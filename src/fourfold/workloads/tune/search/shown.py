@@ -27,19 +27,23 @@ class Shown:
         self._scores: dict[int, list[float]] = defaultdict(list)
         self.finished = self.failures = 0
         self.best: float | None = None
+        self.total: int | None = None
 
     @contextmanager
     def on_screen(self, total: int | None, options: Mapping[str, Any]) -> Iterator[None]:
         """A block in which the counts are shown, where the options of the calls say so: on a terminal as a bar."""
         show = False if current.inside_item() else resolve(options).progress
+        self.total = total
         progress = Progress(self, total, show, in_notebook(), "SearchCV", unit="fit", more=self.words)
         with closing(progress):
             progress.begin()
             yield
 
-    def begin_round(self) -> None:
-        """Candidates are numbered from 0 on again."""
+    def begin_round(self, is_comparable: bool) -> None:
+        """Candidates are numbered from 0 on again; `is_comparable`: their scores are as those of the rounds before."""
         self._scores.clear()
+        if not is_comparable:  # of fewer rows, or passes
+            self.best = None
 
     def take(self, item: Any, value: Any) -> None:
         """Note what came of a unit, or of a leg."""
@@ -76,12 +80,16 @@ def score_of(result: Result, metric: str | None) -> float:
     return float(scores)
 
 
-def of_fits(report: Report, items: Sequence[Any]) -> Report:
-    """The report of a call whose items are units, of the fits in them."""
+def of_fits(report: Report, items: Sequence[Any], shown: Shown) -> Report:
+    """The report of a call whose items are units, of the fits in them, and of how far the search is."""
     n_fits = sum(len(getattr(item, "unit", item).candidates) for item in items)
     verdict = report.verdict
     if n_fits == len(items):
         verdict = verdict.replace(" items", " fits")
     else:  # of shared steps
         verdict = verdict.replace(" items", f" groups of {n_fits} fits", 1).replace("its items", "its groups")
+    if shown.total is not None and shown.total != n_fits:
+        verdict += f"; {shown.finished} of {shown.total} fits are done"
+    if words := shown.words():
+        verdict += f"; {words}"
     return Report(**{**vars(report), "verdict": verdict, "n_items": n_fits})
