@@ -173,6 +173,7 @@ def test_ten_candidates_are_drawn_when_nobody_says_how_many() -> None:
 HALVINGS = {
     "rows": ({"C": loguniform(1e-2, 1e2), "gamma": uniform(0.01, 1)}, {}),
     "so many candidates": ({"C": loguniform(1e-2, 1e2)}, {"n_candidates": 7, "min_resources": "exhaust", "factor": 2}),
+    "refit by a function": ({"C": loguniform(1e-2, 1e2)}, {"refit": best_of_two}),
     "aggressive": ({"C": loguniform(1e-2, 1e2)}, {"n_candidates": 12, "min_resources": 20, "aggressive_elimination": True}),
 }
 
@@ -194,6 +195,29 @@ def test_halving_has_the_candidates_and_the_survivors_that_halvingrandomsearchcv
         "max_resources_",
     ):
         assert getattr(ours, name) == getattr(theirs, name), name
+
+
+def test_more_trials_than_candidates_are_told_in_the_words_of_this_search_when_somebody_asked_for_them() -> None:
+    space = {"max_depth": [1, 2]}
+    with pytest.warns(UserWarning, match=r"n_trials=5 is more than the 2 candidates of the space") as told:
+        ff.SearchCV(DecisionTreeClassifier(random_state=0), space, n_trials=5, cv=2).fit(X, y)
+    assert len(told) == 1
+    ff.SearchCV(DecisionTreeClassifier(random_state=0), space, cv=2).fit(X, y)  # a warning is an error here
+
+
+WORDS = {
+    "n_iter": r"SearchCV has no argument n_iter=: give n_trials=",
+    "param_grid": r"give space=",
+    "workers": r"give n_jobs=",
+    "memory": r"with fourfold.using\(memory=…\): search.fit",
+    "scorin": r"no argument 'scorin' \(did you mean 'scoring'\?\). It has estimator, space, method",
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_an_argument_of_another_search_is_told_by_its_name_here(name: str) -> None:
+    with pytest.raises(TypeError, match=WORDS[name]):
+        ff.SearchCV(SVC(), **{name: 3})
 
 
 def test_halving_by_a_parameter_gives_the_survivors_more_of_it() -> None:

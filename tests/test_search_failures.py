@@ -13,6 +13,7 @@ from running import run_script, started, until
 from scipy.stats import uniform
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import FitFailedWarning
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold, ShuffleSplit
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
@@ -117,6 +118,86 @@ def test_error_score_raise_raises_for_a_crash() -> None:
         searched(Does(), {"what": ["exit"]}, n_jobs=2, error_score="raise")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("is_recorded", [False, True])
+def test_neighbours_that_all_crash_do_not_end_the_search(
+    is_recorded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fourfold.distribute.schedule.HOPELESS", 4)
+    space = [{"what": ["exit"], "c": [1, 2, 3]}, {"c": [4, 5, 6, 7, 8, 9]}]
+    search = searched(Does(), space, n_jobs=2, run=tmp_path / "run" if is_recorded else None)
+    assert np.isnan(search.cv_results_["mean_test_score"]).tolist() == [True] * 3 + [False] * 6
+    assert [(each.candidate, each.split) for each in search.failures_] == [(row, at) for row in range(3) for at in range(2)]
+    assert len(search.reports_) == 1  # that of the call that came to its end
+
+
+@pytest.mark.slow
+def test_a_search_of_which_nothing_works_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fourfold.distribute.schedule.HOPELESS", 4)
+    monkeypatch.setattr("fourfold.workloads.tune.search.rounds.ATTEMPTS", 2)
+    with pytest.raises(ff.errors.WorkersKeepDying, match="code 3"):
+        searched(Does(), {"what": ["exit"], "c": list(range(9))}, n_jobs=2)
+
+
+# ---- one word for all that failed ----------------------------------------------------------------------------------------
+
+
+def lacks_depth(estimator: Any, X: Any, y: Any) -> float:
+    """A score that cannot be had."""
+    return float(estimator.depth)
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_a_scorer_that_raises_is_one_warning_and_each_fit_has_its_row(n_jobs: int) -> None:
+    search = ff.SearchCV(Does(), {"c": [1.0, 2.0]}, method="grid", cv=2, scoring=lacks_depth, n_jobs=n_jobs)
+    with (
+        pytest.warns(UserWarning, match=r"(?s)Scoring failed for 4 fits out of a total of 4.*'c': 1.0.*and 3 more") as told,
+        pytest.warns(UserWarning, match="non-finite"),
+    ):
+        search.fit(X, y)
+    assert len(told) == 1
+    assert [(each.candidate, each.split, each.kind) for each in search.failures_] == [
+        (row, split, "unscored") for row in range(2) for split in range(2)
+    ]
+    assert search.failures_[0].reason == "AttributeError: 'Does' object has no attribute 'depth'"
+
+
+def test_of_several_scores_the_one_that_raises_is_named_and_the_others_are_there() -> None:
+    scoring = {"right": "accuracy", "deep": lacks_depth}
+    search = searched(Does(), {"c": [1.0]}, scoring=scoring, refit="right", error_score=-1.0, return_train_score=True)
+    assert search.cv_results_["mean_test_right"].tolist() == [0.5]
+    assert search.cv_results_["mean_test_deep"].tolist() == search.cv_results_["mean_train_deep"].tolist() == [-1.0]
+    assert {each.text.partition(":")[0] for each in search.failures_} == {"deep"}
+
+
+def scores_some(estimator: Any, X: Any, y: Any) -> dict[str, float]:
+    """Several, of some."""
+    return {"c": 1.0 / estimator.c}
+
+
+def test_a_function_of_several_scores_that_raises_for_some_leaves_the_others_theirs() -> None:
+    search = searched(Does(), {"c": [0.0, 2.0]}, scoring=scores_some, refit="c", error_score=-1.0)
+    assert search.cv_results_["mean_test_c"].tolist() == [-1.0, 0.5]
+
+
+def test_a_search_without_its_target_says_so() -> None:
+    with pytest.raises(ValueError, match=r"All the 2 fits failed\. Does needs a target, and there is none: fit\(X, y\)"):
+        ff.SearchCV(Does(), {"c": [1.0]}, method="grid", cv=2, scoring=lacks_depth).fit(X)
+
+
+def test_a_target_of_one_class_is_told_where_all_fits_fail() -> None:
+    with pytest.raises(ValueError, match=r"All the 2 fits failed\. y has one class only, 'a'") as raised:
+        ff.SearchCV(LogisticRegression(), {"C": [1.0]}, method="grid", cv=2).fit(X, ["a"] * len(X))
+    assert str(raised.value).count("Traceback") == 1
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_an_error_names_its_candidate_and_its_fold(n_jobs: int) -> None:
+    with pytest.raises(ValueError, match="as told") as raised:
+        searched(Does(), {"what": ["raise"]}, error_score="raise", n_jobs=n_jobs)
+    assert "candidate 0, {'what': 'raise'}, on fold 0 (" in "".join(raised.value.__notes__)
+
+
 # ---- the search itself dies ----------------------------------------------------------------------------------------------
 
 SEARCH = """
@@ -189,8 +270,13 @@ def test_each_round_of_halving_is_recorded(tmp_path: Path) -> None:
 
 def test_a_recorded_search_refuses_other_rows(tmp_path: Path) -> None:
     searched(Does(), {"c": [1.0]}, run=tmp_path / "run")
-    with pytest.raises(RunChanged):
+    with pytest.raises(RunChanged, match="X changed"):
         ff.SearchCV(Does(), {"c": [1.0]}, method="grid", cv=2, run=tmp_path / "run").fit(X + 1, y)
+    with pytest.raises(RunChanged, match="the folds changed"):
+        ff.SearchCV(Does(), {"c": [1.0]}, method="grid", cv=3, run=tmp_path / "run").fit(X, y)
+    with pytest.raises(RunChanged, match="item 0 is not the item"):
+        searched(Does(), {"c": [2.0]}, run=tmp_path / "run")
+    assert searched(Does(), {"c": [1.0]}, run=tmp_path / "run", verbose=1).reports_[0].n_recorded == 2
 
 
 # ---- what cannot be done is said at once ---------------------------------------------------------------------------------
@@ -207,6 +293,8 @@ REFUSED = {
     "an engine that does not exist": ({"engine": "spork"}, "unknown engine 'spork'"),
     "a method that does not exist": ({"method": "gird"}, "The 'method' parameter of SearchCV must be a str among"),
     "no jobs": ({"n_jobs": 0}, "n_jobs == 0 has no meaning"),
+    "halving's alone": ({"method": "grid", "factor": 2}, r"factor=2 is for method=\"halving\", not for \"grid\""),
+    "halving by nothing": ({"method": "halving", "factor": 1}, "factor=1 must be larger than 1"),
     "an unknown parameter": ({"space": {"C": [1.0]}}, r"\(did you mean 'c'\?\): Invalid parameter 'C' for estimator Does"),
     "an unknown one in a later part": ({"space": [{"c": [1.0]}, {"what": [""], "cc": [2.0]}]}, "Invalid parameter 'cc'"),
 }

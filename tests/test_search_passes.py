@@ -105,6 +105,28 @@ def test_a_candidate_that_fails_on_its_way_is_a_row_and_another_goes_on() -> Non
     assert {each.reason for each in search.failures_} == {"ValueError: no further"}
 
 
+def test_when_the_only_one_that_goes_on_fails_another_takes_its_place() -> None:
+    space = [{"rate": [9.0], "fails_at": [9]}, {"rate": [float(rate) for rate in range(8)]}]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        search = ff.SearchCV(Counts(), space, method="grid", cv=2, pruner=ff.ASHA(1, 9, 3)).fit(X, y)
+    assert {(each.candidate, each.params["rate"]) for each in search.failures_} == {(12, 9.0)}
+    assert search.best_params_ == {"rate": 7.0}
+    assert search.best_estimator_.n_passes_ == 9
+
+
+def test_when_nobody_comes_to_the_end_the_best_is_of_those_that_came_farthest() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        search = climbed([1.0, 2.0, 3.0], estimator=Counts(fails_at=4))
+    assert (search.best_params_, search.cv_results_["n_resources"][search.best_index_]) == ({"rate": 3.0}, 3)
+
+
+def test_a_refit_by_a_function_is_checked_as_in_scikit_learn() -> None:
+    with pytest.raises(IndexError, match="out of range"):
+        climbed([1.0, 2.0], refit=lambda table: 99)
+
+
 def test_passes_by_legs_are_passes_in_one_go_on_any_number_of_workers() -> None:
     options = {"n_trials": 9, "random_state": 0, "cv": KFold(3), "pruner": ff.ASHA(1, 9, 3)}
     one = ff.SearchCV(SGDClassifier(random_state=0), {"alpha": loguniform(1e-5, 1)}, **options).fit(X, y)

@@ -83,9 +83,67 @@ def test_true_and_1_are_different_values() -> None:
     assert counted(pipeline(Step()), {"s0__shift": [1, True, 1.0]})[0] == 2 * 3
 
 
-@pytest.mark.parametrize("estimator", [pipeline(Step(random_state=np.random.RandomState(0))), pipeline(Step(), memory="here")])
-def test_nothing_is_shared_that_draws_or_that_has_a_memory(estimator: Pipeline) -> None:
-    assert [len(group) for group in grouped(estimator, [{"last__var_smoothing": 1.0}] * 3)] == [1, 1, 1]
+def test_nothing_is_shared_that_has_a_memory() -> None:
+    own = pipeline(Step(), memory="here")
+    assert [len(group) for group in grouped(own, [{"last__var_smoothing": 1.0}] * 3)] == [1, 1, 1]
+
+
+class Draws(Step):
+    """Moves rows by a number that it draws."""
+
+    def fit(self, X: Any, y: Any = None) -> "Draws":
+        """Each fit draws again."""
+        super().fit(X, y)
+        self.by_ = self.random_state.uniform(size=X.shape[1]) * self.shift
+        return self
+
+    def transform(self, X: Any) -> Any:
+        """By column, and not by the same factor."""
+        return X**2 * self.by_
+
+
+def test_a_step_with_a_generator_is_shared_since_each_fit_has_a_copy_of_it() -> None:
+    own = pipeline(Draws(1.0, np.random.RandomState(0)))
+    space = {"s0__shift": [1.0, 1e4], "last__var_smoothing": [1e-9, 0.1, 1.0]}
+    n_fits, ours = counted(own, space)
+    theirs = GridSearchCV(own, space, cv=2, refit=False).fit(X, y)
+    assert n_fits == 2 * 2
+    assert ours.cv_results_["mean_test_score"].tolist() == theirs.cv_results_["mean_test_score"].tolist()
+
+
+@pytest.mark.parametrize(
+    "space", [{}, {"s0__copy": [False]}, {"s0": [StandardScaler(copy=False)]}, {"s0__copy": [True, False]}]
+)
+def test_a_step_that_writes_into_the_rows_of_training_is_fitted_each_time_as_their_scores_see_it(space: Any) -> None:
+    own = pipeline(StandardScaler(copy=bool(space)))
+    space = {**space, "last__var_smoothing": [1e-9, 0.1, 1.0]}
+    options = {"cv": 2, "refit": False, "return_train_score": True}
+    moved = X * [1.0, 2.0, 3.0, 4.0] + [0.1, 0.9, 2.0, 3.0]
+    theirs = GridSearchCV(own, space, **options).fit(moved, y)
+    ours = ff.SearchCV(own, space, method="grid", **options).fit(moved, y)
+    for name in ("mean_test_score", "mean_train_score"):
+        assert ours.cv_results_[name].tolist() == theirs.cv_results_[name].tolist(), name
+
+
+class Uncopied(np.ndarray):
+    """Rows of which there can be no copy."""
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise TypeError("one is enough")
+
+
+class MakesUncopied(Step):
+    """Of a step, as some libraries have it."""
+
+    def transform(self, X: Any) -> Any:
+        """As they are."""
+        return np.asarray(X).view(Uncopied)
+
+
+def test_rows_that_cannot_be_copied_are_made_for_each_fit() -> None:
+    n_fits, search = counted(pipeline(MakesUncopied(), Step()), SMOOTHING)
+    assert n_fits == 2 * 3 * 2
+    assert search.failures_ == []
 
 
 def test_a_candidate_that_changes_the_pipeline_itself_shares_nothing() -> None:

@@ -57,6 +57,14 @@ def test_it_finds_better_candidates_than_it_began_with() -> None:
     assert search.best_score_ == scores.max()
 
 
+def test_a_candidate_that_is_proposed_again_is_not_fitted_again() -> None:
+    search = proposed(20, {"kind": ["bad", "good"], "depth": [1, 2]})
+    assert sum(report.n_items for report in search.reports_) == 4 * search.n_splits_
+    assert len(search.study_.trials) == len(search.cv_results_["params"]) == 20
+    for params, score in zip(search.cv_results_["params"], search.cv_results_["mean_test_score"], strict=True):
+        assert score == Hill(**params).score(X, y)
+
+
 def test_the_study_is_a_study_of_optuna() -> None:
     search = proposed()
     assert isinstance(search.study_, optuna.Study)

@@ -7,6 +7,7 @@ is paused, or the pipe is full) stops the bar and never the work.
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 DELAY_S = 0.5
@@ -41,10 +42,21 @@ class Progress:
         show: True, False, or None for where it makes sense.
         notebook: Whether this is a notebook's kernel.
         label: What runs.
+        unit: What is counted.
+        more: None, or what has a few more words to show.
     """
 
-    def __init__(self, counts: Counts, total: int | None, show: bool | None, notebook: bool, label: str) -> None:
-        self._counts, self._total, self._label = counts, total, label
+    def __init__(
+        self,
+        counts: Counts,
+        total: int | None,
+        show: bool | None,
+        notebook: bool,
+        label: str,
+        unit: str = "item",
+        more: Callable[[], str] | None = None,
+    ) -> None:
+        self._counts, self._total, self._label, self._unit, self._more = counts, total, label, unit, more
         self._wanted = show if show is not None else True
         self._bar = self._wanted and (notebook or _is_terminal(sys.stderr))
         self._delay_s = DELAY_S if self._bar or show else LINE_EVERY_S
@@ -58,6 +70,12 @@ class Progress:
             self._thread = threading.Thread(target=self._show, name="fourfold-progress", daemon=True)
             self._thread.start()
 
+    def begin(self) -> None:
+        """Show from then on when it is time, whether anybody beats or not."""
+        if self._wanted and self._thread is None:
+            self._thread = threading.Thread(target=self._show, args=(self._delay_s,), name="fourfold-progress", daemon=True)
+            self._thread.start()
+
     def close(self) -> None:
         """Show the last state, unless the terminal is stuck."""
         self._wanted = False
@@ -65,7 +83,9 @@ class Progress:
             self._over.set()
             self._thread.join(LEAVE_S)
 
-    def _show(self) -> None:
+    def _show(self, delay_s: float = 0.0) -> None:
+        if delay_s and self._over.wait(delay_s):
+            return
         try:
             if self._bar:
                 self._show_bar()
@@ -78,11 +98,11 @@ class Progress:
         from tqdm.auto import tqdm
 
         # Every look is shown: the time goes on also while no item ends.
-        bar: Any = tqdm(total=self._total, desc=self._label, unit="item", smoothing=0.1, mininterval=0, miniters=0)
+        bar: Any = tqdm(total=self._total, desc=self._label, unit=self._unit, smoothing=0.1, mininterval=0, miniters=0)
         while True:
             over = self._over.wait(BAR_EVERY_S)
-            if self._counts.failures:
-                bar.set_postfix_str(f"{self._counts.failures} failed", refresh=False)
+            if words := self._words():
+                bar.set_postfix_str(words, refresh=False)
             bar.update(self._counts.finished - bar.n)
             if over:
                 bar.close()
@@ -96,15 +116,23 @@ class Progress:
         print(self._line(), file=sys.stderr, flush=True)
 
     def _line(self) -> str:
-        done, failed = self._counts.finished, self._counts.failures
+        done = self._counts.finished
         elapsed = time.monotonic() - self._began
         rate = done / elapsed if elapsed else 0.0
-        text = f"{self._label}: {done}" + (f"/{self._total}" if self._total is not None else "") + f" items, {rate:.3g}/s"
-        if failed:
-            text += f", {failed} failed"
+        text = (
+            f"{self._label}: {done}" + (f"/{self._total}" if self._total is not None else "") + f" {self._unit}s, {rate:.3g}/s"
+        )
+        if words := self._words():
+            text += f", {words}"
         if self._total and rate:
             text += f", about {max(0, self._total - done) / rate:.0f} s left"
         return text
+
+    def _words(self) -> str:
+        failed = self._counts.failures
+        words = [f"{failed} failed"] if failed else []
+        more = "" if self._more is None else self._more()
+        return ", ".join([*words, more] if more else words)
 
 
 def _is_terminal(stream: Any) -> bool:

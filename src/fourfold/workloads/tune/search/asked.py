@@ -1,17 +1,60 @@
 """What is asked of a search, and whether it can be done: one sentence where not."""
 
-from typing import Any
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 from sklearn.base import clone
 
 import fourfold.system.machine as machine
-from fourfold.errors import MissingExtra, OptionError
+from fourfold.errors import MissingExtra, OptionError, UnknownOption
 from fourfold.options import did_you_mean, resolve, whole_number
 from fourfold.workloads.tune.search.spaces import parts_of
 
 METHODS = ("random", "grid", "halving", "tpe")
-N_TRIALS = 10
-"""Candidates of "random" and "tpe" when nobody says how many, as RandomizedSearchCV has it."""
+
+OTHER_WORDS = {
+    **dict.fromkeys(("param_grid", "param_distributions", "params", "param_space", "search_space", "search_spaces"), "space="),
+    **dict.fromkeys(("n_iter", "n_candidates", "max_trials"), "n_trials="),
+    **dict.fromkeys(("workers", "n_workers"), "n_jobs="),
+    **dict.fromkeys(("search", "sampler"), "method="),
+    **dict.fromkeys(("resume", "path"), "run="),
+    **dict.fromkeys(("folds", "n_folds", "n_splits"), "cv="),
+    "seed": "random_state=",
+    "backend": "engine=",
+    "trial_timeout": "timeout=, which is for one fit",
+    "progress": "verbose=1, which shows a bar",
+    "reduction_factor": "factor=",
+    "pre_dispatch": "nothing: fits are handed out as workers are free",
+    **dict.fromkeys(
+        ("memory", "threads_per_worker", "retries", "gpus"),
+        "a block around fit: with fourfold.using({name}=…): search.fit(X, y)",
+    ),
+}
+"""Arguments of other searches, and of other calls of fourfold, and what they are here."""
+
+OF_HALVING = ("factor", "resource", "min_resources", "max_resources", "aggressive_elimination")
+
+
+Init = TypeVar("Init", bound=Callable[..., None])
+
+
+def named_rightly(init: Init) -> Init:
+    """Have an `__init__` say, of an argument that it does not have, which one is meant."""
+    known = list(inspect.signature(init).parameters)[1:]
+
+    @functools.wraps(init)
+    def checked(self: Any, *args: Any, **named: Any) -> None:
+        for name in named:
+            if name in known:
+                continue
+            if name in OTHER_WORDS:
+                raise UnknownOption(f"SearchCV has no argument {name}=: give {OTHER_WORDS[name].format(name=name)}")
+            raise UnknownOption(f"SearchCV has no argument {name!r}{did_you_mean(name, known)}. It has {', '.join(known)}")
+        init(self, *args, **named)
+
+    return cast(Init, checked)
 
 
 def check_arguments(search: Any) -> None:
@@ -28,6 +71,8 @@ def check_arguments(search: Any) -> None:
             raise OptionError(f'n_trials={search.n_trials} is not for method="grid", which tries all of its space')
     if search.method == "halving":
         _check_halving(search)
+    else:
+        _check_not_halving(search)
     is_drawn = search.method != "grid"
     if search.run is not None and is_drawn and search.random_state is None:
         raise OptionError(
@@ -62,7 +107,19 @@ def _check_names(estimator: Any, part: dict[str, Any]) -> None:
             raise ValueError(f"space={part!r}{hint}: {error}") from None
 
 
+def _check_not_halving(search: Any) -> None:
+    defaults = inspect.signature(type(search)).parameters
+    given = [name for name in OF_HALVING if name in defaults and getattr(search, name) != defaults[name].default]
+    if given:
+        hint = ""
+        if search.pruner is not None:
+            hint = ", and a pruner has its own: ff.ASHA(min_resource, max_resource, reduction_factor)"
+        raise OptionError(f'{given[0]}={getattr(search, given[0])!r} is for method="halving", not for "{search.method}"{hint}')
+
+
 def _check_halving(search: Any) -> None:
+    if search.factor <= 1:
+        raise OptionError(f"factor={search.factor!r} must be larger than 1: one candidate of so many goes on")
     if isinstance(search.scoring, list | tuple | set | dict):
         raise OptionError('method="halving" needs one score to go by: scoring= must be a name, a function or None')
     if search.n_trials is None and search.min_resources == "exhaust":

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 from fourfold.data.draw import Draw
 from fourfold.errors import OptionError
 from fourfold.workloads.dataset import Dataset
+from fourfold.workloads.tune.search.fits import Result
+from fourfold.workloads.tune.search.shown import Shown
 
 N_FOLDS = 5
 
@@ -59,10 +61,14 @@ class Folds:
         asked: The columns.
         options: Of `Dataset.fit` and `Dataset.predict`.
         scorer: Of scikit-learn.
+        shown: Is told of each fit that has ended.
     """
 
-    def __init__(self, search: Any, dataset: Dataset, asked: Asked, options: Mapping[str, Any], scorer: Any) -> None:
+    def __init__(
+        self, search: Any, dataset: Dataset, asked: Asked, options: Mapping[str, Any], scorer: Any, shown: Shown
+    ) -> None:
         self._search, self._dataset, self._asked, self._options, self._scorer = search, dataset, asked, options, scorer
+        self._shown = shown
         self.n_folds = N_FOLDS if search.cv is None else int(search.cv)
         seed = search.random_state if isinstance(search.random_state, int) else 0
         numbered = dataset._numbered(asked.by)
@@ -74,13 +80,14 @@ class Folds:
             train, test = (numbered._with(draw.behind(steps)) for draw in drawn)
             self._parts.append((train, test))
 
-    def results(self, candidates: Sequence[Mapping[str, Any]]) -> dict[tuple[int, int], dict[str, Any]]:
+    def results(self, candidates: Sequence[Mapping[str, Any]], cv: Any = None) -> list[Result]:
         """What came of each candidate on each fold, as `_fit_and_score` of scikit-learn says it."""
-        return {
-            (row, split): self._result(params, *parts)
-            for row, params in enumerate(candidates)
-            for split, parts in enumerate(self._parts)
-        }
+        found = []
+        for row, params in enumerate(candidates):
+            for train, test in self._parts:
+                found.append(self._result(params, train, test))
+                self._shown.take_result(row, found[-1])
+        return found
 
     def fitted(self, params: Mapping[str, Any], dataset: Dataset | None = None) -> Any:
         """A candidate, fitted to a dataset, or to all rows."""
@@ -90,9 +97,11 @@ class Folds:
         columns = {name: getattr(self._asked, name) for name in ("target", "features", "weight")}
         return (dataset or self._dataset).fit(estimator, **columns, **self._options)
 
-    def _result(self, params: Mapping[str, Any], train: Dataset, test: Dataset) -> dict[str, Any]:
+    def _result(self, params: Mapping[str, Any], train: Dataset, test: Dataset) -> Result:
+        from fourfold.workloads.tune.search.noted import noted
+
         search, began = self._search, time.perf_counter()
-        result: dict[str, Any] = {"fit_error": None, "score_time": 0.0}
+        result: Result = {"fit_error": None, "score_time": 0.0}
         try:
             model = self.fitted(params, train)
         except Exception as error:
@@ -104,18 +113,21 @@ class Folds:
             result |= {"train_scores": failed} if search.return_train_score else {}
             return result | {"fit_time": time.perf_counter() - began}
         result["fit_time"] = time.perf_counter() - began
-        result["test_scores"] = self._scores(model, test)
+        scorer = noted(self._scorer, search.error_score)
+        result["test_scores"] = self._scores(model, test, scorer)
         result["score_time"] = time.perf_counter() - began - result["fit_time"]
         if search.return_train_score:
-            result["train_scores"] = self._scores(model, train)
+            result["train_scores"] = self._scores(model, train, scorer)
+        if scorer.errors:
+            result["score_error"] = scorer.errors[0]
         return result
 
-    def _scores(self, model: Any, rows: Dataset) -> Any:
+    def _scores(self, model: Any, rows: Dataset, scorer: Any) -> Any:
         from sklearn.model_selection._validation import _score
 
         target = self._asked.target
         y = None if target is None else _values(rows.select([target]).to_arrow(**self._options))
-        return _score(Elsewhere(model, rows, self._options), None, y, self._scorer, {}, self._search.error_score)
+        return _score(Elsewhere(model, rows, self._options), None, y, scorer, {}, self._search.error_score)
 
 
 class Elsewhere:

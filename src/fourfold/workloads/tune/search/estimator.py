@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, Literal
 
@@ -10,21 +11,22 @@ import numpy as np
 from sklearn import __version__ as sklearn_version
 from sklearn.base import _fit_context, clone, is_classifier
 from sklearn.metrics._scorer import _MultimetricScorer
-from sklearn.model_selection import ParameterGrid, ParameterSampler, check_cv
+from sklearn.model_selection import check_cv
 from sklearn.model_selection._search import BaseSearchCV
 from sklearn.model_selection._search_successive_halving import BaseSuccessiveHalving
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import _check_method_params, _num_samples, indexable
 
 from fourfold.errors import MissingExtra
 from fourfold.workloads.dataset import Dataset
-from fourfold.workloads.tune.search.asked import METHODS, N_TRIALS, check_arguments, check_folds, options_of
+from fourfold.workloads.tune.search.asked import METHODS, check_arguments, check_folds, named_rightly, options_of
+from fourfold.workloads.tune.search.candidates import generated, n_candidates_of, proposed
 from fourfold.workloads.tune.search.datasets import Folds, asked_for, check_scores
 from fourfold.workloads.tune.search.done import Done, Rows
+from fourfold.workloads.tune.search.failed import why_all_fail
 from fourfold.workloads.tune.search.incremental import Budget, Ladder, best_of
 from fourfold.workloads.tune.search.rounds import Rounds
-from fourfold.workloads.tune.search.spaces import for_grid, for_sampling, parts_of
+from fourfold.workloads.tune.search.shown import Shown
 
 if not hasattr(BaseSearchCV, "set_callbacks"):
     raise MissingExtra(
@@ -106,6 +108,7 @@ class SearchCV(BaseSearchCV):  # type: ignore[misc]
         "engine": "no_validation",
     }
 
+    @named_rightly
     def __init__(
         self,
         estimator: Any,
@@ -177,7 +180,7 @@ class SearchCV(BaseSearchCV):  # type: ignore[misc]
         check_arguments(self)
         if isinstance(X, Dataset):
             return self._fit_dataset(X, y, params)
-        rounds = Rounds(options_of(self), self.run, self.timeout is not None)
+        options = options_of(self)
         scorers, refit_metric = self._get_scorers()
         X, y = indexable(X, y)
         params = _check_method_params(X, params=params)
@@ -187,18 +190,19 @@ class SearchCV(BaseSearchCV):  # type: ignore[misc]
         told = self._init_callback_context(max_subtasks=1 + (self.refit is not False))
         told.call_on_fit_task_begin(estimator=self, **about)
         self._set_folds(X, y, routed)
-        done = Done(self, rounds, Rows(self, X, y, scorers, routed))
-        if self.pruner is None:
-            self._run_search(done.evaluate, callback_ctx=told)
-        else:
-            ladder = Ladder(self.pruner, list(self._generate_candidate_params()), rounds)
-            ladder.search(done.evaluate, self._scores_of)
-        done.judge_at_end()
-        refit_metric = self._set_multimetric(done.results, refit_metric)
-        self._set_best(done.table, refit_metric)
+        shown = Shown(self.n_splits_, self._metric())
+        rounds = Rounds(options, self.run, self.timeout is not None, shown)
+        rows = Rows(self, X, y, scorers, routed, rounds)
+        done = Done(self, rows.results, self._metric(), shown, partial(why_all_fail, self.estimator, y))
+        with shown.on_screen(self._n_fits(), options):
+            if self.pruner is None:
+                self._run_search(done.evaluate, callback_ctx=told, done=done)
+            else:
+                Ladder(self.pruner, list(self._generate_candidate_params()), rounds).search(done.scores)
+        self._set_best(done, refit_metric)
         if self.refit:
             self._refit(X, y, routed, done.table, told.subcontext(task_name="refit-with-best-params"), about)
-        self._set_done(done, scorers)
+        self._set_done(done, scorers, rounds.reports)
         told.call_on_fit_task_end(estimator=self, **about)
         return self
 
@@ -207,30 +211,27 @@ class SearchCV(BaseSearchCV):  # type: ignore[misc]
         asked, options = asked_for(self, y, params), options_of(self)
         check_scores(self.estimator, self.scoring)
         scorers, refit_metric = self._get_scorers()
-        folds = Folds(self, dataset, asked, options, scorers)
-        self.n_splits_ = folds.n_folds
-        done = Done(self, Rounds(options, None, False), None)
-
-        def run(_: Any, candidates: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-            return done.rounds.told(folds.results(candidates), {}, candidates)
-
-        self._run_search(lambda candidates, **named: done.evaluate(candidates, run=run, **named))
-        done.judge_at_end()
-        refit_metric = self._set_multimetric(done.results, refit_metric)
-        self._set_best(done.table, refit_metric)
+        shown = Shown()
+        folds = Folds(self, dataset, asked, {**options, "progress": False}, scorers, shown)
+        self.n_splits_ = shown.n_splits = folds.n_folds
+        shown.metric = self._metric()
+        done = Done(self, folds.results, self._metric(), shown)
+        with shown.on_screen(self._n_fits(), options):
+            self._run_search(done.evaluate, done=done)
+        self._set_best(done, refit_metric)
         if self.refit:
             began = time.time()
             self.best_estimator_ = folds.fitted(self.best_params_)
             self.refit_time_ = time.time() - began
             if hasattr(self.best_estimator_, "feature_names_in_"):
                 self.feature_names_in_ = self.best_estimator_.feature_names_in_
-        self._set_done(done, scorers)
+        self._set_done(done, scorers, [])
         return self
 
-    def _set_done(self, done: Done, scorers: Any) -> None:
+    def _set_done(self, done: Done, scorers: Any, reports: Any) -> None:
         self.scorer_ = scorers._scorers if isinstance(scorers, _MultimetricScorer) else scorers
         self.cv_results_ = done.table
-        self.failures_, self.reports_ = done.rounds.failures, done.rounds.reports
+        self.failures_, self.reports_ = done.failures(), reports
 
     def _set_folds(self, X: Any, y: Any, routed: Any) -> None:
         self._checked_cv_orig = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
@@ -240,60 +241,43 @@ class SearchCV(BaseSearchCV):  # type: ignore[misc]
             BaseSuccessiveHalving._check_input_parameters(self, X=X, y=y, split_params=routed.splitter.split)
         self.n_splits_ = self._checked_cv_orig.get_n_splits(X, y, **routed.splitter.split)
 
-    def _run_search(self, evaluate_candidates: Callable[..., Any], *, callback_ctx: Any = None) -> None:
+    def _n_fits(self) -> int | None:
+        n_candidates = n_candidates_of(self)
+        return None if n_candidates is None else n_candidates * self.n_splits_
+
+    def _metric(self) -> str:
+        """The name of the score to go by."""
+        return self.refit if isinstance(self.refit, str) else "score"
+
+    def _run_search(self, evaluate_candidates: Any, *, callback_ctx: Any = None, done: Done) -> None:
         """Scikit-learn's name for what calls `evaluate_candidates` with candidates until there are no more."""
         if self.method == "halving":
             BaseSuccessiveHalving._run_search(self, evaluate_candidates, callback_ctx=callback_ctx)
         elif self.method == "tpe":
-            self._propose(evaluate_candidates)
+            self.study_ = proposed(self, done.scores_once)
         else:
             evaluate_candidates(self._generate_candidate_params())
 
     def _generate_candidate_params(self) -> Any:
         """Scikit-learn's name for the candidates that do not depend on the scores of others."""
-        parts = parts_of(self.space)
-        if self.method == "grid":
-            return ParameterGrid(for_grid(parts))
-        n_trials = self.n_trials
-        if n_trials is None:
-            n_trials = self.max_resources_ // self.min_resources_ if self.method == "halving" else N_TRIALS
-        return ParameterSampler(for_sampling(parts), n_trials, random_state=self.random_state)
+        return generated(self)
 
-    def _propose(self, evaluate_candidates: Callable[..., Any]) -> None:
-        from fourfold.workloads.tune.search.tpe import Proposals
-
-        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        proposals = Proposals(parts_of(self.space), seed)
-
-        def score(candidates: list[dict[str, Any]]) -> Any:
-            return self._scores_of(evaluate_candidates(candidates, judge=False))[-len(candidates) :]
-
-        proposals.search(N_TRIALS if self.n_trials is None else self.n_trials, score)
-        self.study_ = proposals.study
-
-    def _scores_of(self, table: Mapping[str, Any]) -> Any:
-        """The scores to go by."""
-        name = f"mean_test_{self.refit if isinstance(self.refit, str) else 'score'}"
-        if name not in table:
-            scores = ", ".join(key[len("mean_test_") :] for key in table if key.startswith("mean_test_"))
-            raise ValueError(f"this search needs one score to go by: name one of {scores} in refit=, not {self.refit!r}")
-        return table[name]
-
-    def _set_multimetric(self, results: Sequence[Mapping[str, Any]], refit_metric: Any) -> Any:
-        """A function's scores are known to be several only when it has given some."""
-        first = results[0]["test_scores"]
-        self.multimetric_ = isinstance(first, dict)
-        if callable(self.scoring) and self.multimetric_:
-            self._check_refit_for_multimetric(first)
-            return self.refit
-        return refit_metric
-
-    def _set_best(self, table: Mapping[str, Any], refit_metric: Any) -> None:
+    def _set_best(self, done: Done, refit_metric: Any) -> None:
+        """The best candidate, as far as there is one to look for."""
+        done.end()
+        table, several = done.table, next((each for each in done.scores_found() if isinstance(each, dict)), None)
+        self.multimetric_ = several is not None
+        if callable(self.scoring) and several is not None:  # it is known only now
+            self._check_refit_for_multimetric(several)
+            refit_metric = self.refit
         if not self.refit and self.multimetric_:
             return
-        select = BaseSuccessiveHalving._select_best_index if self.method == "halving" else self._select_best_index
-        self.best_index_ = (select if self.pruner is None else best_of)(self.refit, refit_metric, table)
-        if not callable(self.refit):
+        if self.method == "halving":
+            select = BaseSuccessiveHalving._select_best_index
+        else:
+            select = self._select_best_index if self.pruner is None or callable(self.refit) else best_of
+        self.best_index_ = select(self.refit, refit_metric, table)
+        if self.method == "halving" or not callable(self.refit):
             self.best_score_ = table[f"mean_test_{refit_metric}"][self.best_index_]
         self.best_params_ = table["params"][self.best_index_]
 

@@ -5,6 +5,10 @@ from typing import Any, NamedTuple
 
 from fourfold.workloads.tune.search.prefixes import Candidate, Shared
 
+Result = dict[str, Any]
+"""What scikit-learn's `_fit_and_score` returns: scores, times, and the text of the error, `fit_error`. Here also the text of
+what scores raised, `score_error`, and `kind`: what became of the worker, where it was that."""
+
 
 class Job(NamedTuple):
     """What all units of a round have in common; it travels once to each worker.
@@ -26,6 +30,21 @@ class Job(NamedTuple):
     config: Mapping[str, Any]
     n_candidates: int
 
+    def parts(self) -> dict[str, Any]:
+        """What a recorded round is the same by, by the names that users know."""
+        how = dict(self.how)
+        how.pop("verbose")
+        return {
+            "the estimator": self.estimator,
+            "X": self.X,
+            "y": self.y,
+            "the folds": self.splits,
+            "scoring": how.pop("scorer"),
+            "error_score, return_train_score or a parameter of fit": how,
+            "the configuration of scikit-learn": dict(self.config),
+            "the number of candidates": self.n_candidates,
+        }
+
 
 class Unit(NamedTuple):
     """What a worker does in one go: candidates that share their first steps, on one fold. It is known by its number."""
@@ -33,6 +52,11 @@ class Unit(NamedTuple):
     number: int
     split: int
     candidates: Sequence[Candidate]
+
+    def __repr__(self) -> str:  # in messages
+        if len(self.candidates) == 1:
+            return f"candidate {self.candidates[0].number}, {dict(self.candidates[0].params)}, on fold {self.split}"
+        return f"candidates {', '.join(str(each.number) for each in self.candidates)} on fold {self.split}"
 
 
 class Fits:
@@ -42,33 +66,44 @@ class Fits:
         self._job = job
         self._shared = Shared()
 
-    def __call__(self, unit: Unit) -> list[dict[str, Any]]:
+    def __call__(self, unit: Unit) -> list[Result]:
         from sklearn import config_context
 
         with config_context(**self._job.config):
             return [self._result(candidate, unit.split) for candidate in unit.candidates]
 
-    def _result(self, candidate: Candidate, split: int) -> dict[str, Any]:
+    def _result(self, candidate: Candidate, split: int) -> Result:
         from sklearn.base import clone
-        from sklearn.model_selection._validation import _fit_and_score
 
-        job = self._job
-        estimator, one_fit = clone(job.estimator), None
+        estimator, one_fit = clone(self._job.estimator), None
         if candidate.path:
             one_fit = self._shared.of(split, candidate.path)
             estimator.set_params(memory=one_fit)
-        train, test = job.splits[split]
-        result: dict[str, Any] = _fit_and_score(
-            estimator,
-            job.X,
-            job.y,
-            train=train,
-            test=test,
-            parameters=candidate.params,
-            split_progress=(split, len(job.splits)),
-            candidate_progress=(candidate.number, job.n_candidates),
-            **job.how,
-        )
+        result = fit_and_score(self._job, estimator, candidate, split, candidate.params)
         if one_fit is not None:
             result["fit_time"] += one_fit.saved_s  # as if it had been alone
         return result
+
+
+def fit_and_score(job: Job, estimator: Any, candidate: Candidate, split: int, parameters: Mapping[str, Any] | None) -> Result:
+    """What comes of an estimator with these parameters on a fold."""
+    from sklearn.model_selection._validation import _fit_and_score
+
+    from fourfold.workloads.tune.search.noted import noted
+
+    train, test = job.splits[split]
+    scorer = noted(job.how["scorer"], job.how["error_score"])
+    result: Result = _fit_and_score(
+        estimator,
+        job.X,
+        job.y,
+        train=train,
+        test=test,
+        parameters=parameters,
+        split_progress=(split, len(job.splits)),
+        candidate_progress=(candidate.number, job.n_candidates),
+        **{**job.how, "scorer": scorer},
+    )
+    if scorer.errors:
+        result["score_error"] = scorer.errors[0]
+    return result

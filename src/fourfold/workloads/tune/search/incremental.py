@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from fourfold.records import Failure
 from fourfold.workloads.tune.rungs import Decision, bracket_of, resources
-from fourfold.workloads.tune.search.fits import Job, Unit
+from fourfold.workloads.tune.search.fits import Job, Result, Unit, fit_and_score
 from fourfold.workloads.tune.search.prefixes import Candidate
-from fourfold.workloads.tune.search.rounds import Ended, Result, Rounds
+from fourfold.workloads.tune.search.rounds import Ended, Rounds
 
 
 class Leg(NamedTuple):
@@ -25,6 +25,9 @@ class Leg(NamedTuple):
     begin: int
     end: int
     learned: bytes | None
+
+    def __repr__(self) -> str:  # in messages
+        return f"{self.unit!r}, passes {self.begin + 1} to {self.end}"
 
 
 class Passes:
@@ -36,16 +39,13 @@ class Passes:
     def __call__(self, leg: Leg) -> tuple[Result, bytes]:
         from sklearn import config_context
         from sklearn.base import clone
-        from sklearn.model_selection._validation import _fit_and_score
 
         (candidate,) = leg.unit.candidates
         job, is_new = self._job, leg.learned is None
         with config_context(**job.config):
             estimator = clone(job.estimator) if leg.learned is None else pickle.loads(leg.learned)
             estimator.fit = Budget(estimator, leg.begin, leg.end, job.y)  # what scikit-learn calls
-            train, test = job.splits[leg.unit.split]
-            parameters = candidate.params if is_new else None
-            result: Result = _fit_and_score(estimator, job.X, job.y, train=train, test=test, parameters=parameters, **job.how)
+            result = fit_and_score(job, estimator, candidate, leg.unit.split, candidate.params if is_new else None)
             del estimator.fit
         return result, pickle.dumps(estimator, 5)
 
@@ -86,19 +86,18 @@ class Ladder:
         self._took_s: dict[tuple[int, int], float] = {}
         self._failed: set[int] = set()
 
-    def search(self, evaluate: Callable[..., Mapping[str, Any]], scores_of: Callable[[Mapping[str, Any]], Any]) -> None:
-        """Run rounds until nobody goes on. `scores_of` has the scores in a table of all so far."""
+    def search(self, score: Callable[..., Sequence[float]]) -> None:
+        """Run rounds until nobody goes on. `score` has a number for each candidate, NaN where there is none."""
         going = list(range(len(self._candidates)))
         number = 0
         while going:
             ends = [next(level for level in self._levels[each] if level > self._had[each]) for each in going]
-            table = evaluate(
+            scores = score(
                 [self._candidates[each] for each in going],
                 more_results={"iter": [number] * len(going), "n_resources": ends},
                 run=lambda job, _, going=going, ends=ends: self._results(job, going, ends),
             )
-            scores = scores_of(table)[-len(going) :]
-            going = self._next(going, ends, [float(score) for score in scores])
+            going = self._next(going, ends, scores)
             number += 1
 
     def _results(self, job: Job, going: Sequence[int], ends: Sequence[int]) -> list[Result]:
@@ -118,7 +117,7 @@ class Ladder:
             self._took_s[place] = result["fit_time"]
             ended.take(leg.unit, [result])
         self._failed |= {going[row] for (row, _), result in ended.results.items() if result["fit_error"] is not None}
-        return self._rounds.told(ended.results, ended.kinds, [self._candidates[each] for each in going])
+        return ended.in_order()
 
     def _next(self, going: Sequence[int], ends: Sequence[int], scores: Sequence[float]) -> list[int]:
         """Who goes on. The best are told of first, so that whoever goes on does so by the whole rung."""
@@ -140,10 +139,12 @@ class Ladder:
 
 
 def best_of(refit: Any, metric: Any, table: Mapping[str, Any]) -> int:
-    """The row of the best candidate: of those that had the most passes, the one with the best score."""
+    """The row of the best candidate: of those that have had the most passes and have a score, the one with the best score."""
     import numpy as np
 
-    if callable(refit):
-        return int(refit(table))
-    scores = np.where(table["n_resources"] == table["n_resources"].max(), table[f"mean_test_{metric}"], np.nan)
-    return int(np.nanargmax(scores)) if not np.isnan(scores).all() else int(np.argmax(table["n_resources"]))
+    scores, n_resources = table[f"mean_test_{metric}"], table["n_resources"]
+    has_score = ~np.isnan(scores)
+    if not has_score.any():
+        return int(np.argmax(n_resources))
+    most = n_resources[has_score].max()
+    return int(np.nanargmax(np.where(n_resources == most, scores, np.nan)))

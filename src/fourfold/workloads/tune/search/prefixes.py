@@ -46,7 +46,7 @@ def most_in_group(n_fits: int, n_workers: int) -> int:
 
 def grouped(estimator: Any, candidates: Sequence[Mapping[str, Any]], most: int = MOST) -> list[list[Candidate]]:
     """The candidates, in groups of at most so many that share their first steps; one that shares nothing is one by itself."""
-    values = _Values()
+    values = Values()
     base = _Steps(estimator) if is_shareable(estimator) else None
     paths = [base.path_of(params, values) if base is not None else () for params in candidates]
     counts = Counter(path[:depth] for path in paths for depth in range(1, len(path) + 1))
@@ -72,7 +72,7 @@ class _Steps:
         self._steps = list(pipeline.steps)
         self._names = {name for name, _ in self._steps}
 
-    def path_of(self, params: Mapping[str, Any], values: "_Values") -> Path:
+    def path_of(self, params: Mapping[str, Any], values: "Values") -> Path:
         """The steps before the last with these parameters; those that do nothing are left out."""
         if any(name.partition("__")[0] not in self._names for name in params):
             return ()  # of the pipeline itself: other steps, a memory
@@ -82,13 +82,13 @@ class _Steps:
             if step is None or (isinstance(step, str) and step == "passthrough"):
                 continue
             mine = {key: value for key, value in params.items() if key.partition("__")[0] == name}
-            if _draws(step) or any(_draws(value) for value in mine.values()):
-                break  # each of its fits goes on with the numbers of a generator
+            if any(_writes(value) for value in (step, *mine.values())) or mine.get(f"{name}__copy") is False:
+                break  # the rows are not the same behind it, and a score of the rows of training would see that
             path.append((name, *((key, values.number_of(mine[key])) for key in sorted(mine))))
         return tuple(path)
 
 
-class _Values:
+class Values:
     """Numbers for the values of parameters: the same number means that two fits are alike."""
 
     def __init__(self) -> None:
@@ -102,16 +102,16 @@ class _Values:
             self._kept.append(value)  # its id is another's when it is gone
         return self._numbers.setdefault(key, len(self._numbers))
 
+    def key_of(self, params: Mapping[str, Any]) -> Any:
+        """The same for the same parameters with the same values."""
+        return tuple((name, self.number_of(params[name])) for name in sorted(params))
 
-def _draws(value: Any) -> bool:
-    """Whether a value is, or holds, a generator of random numbers, which goes on from fit to fit."""
-    import numpy as np
 
-    if hasattr(value, "get_params") and not isinstance(value, type):
-        return any(_draws(inner) for inner in value.get_params(deep=False).values() if inner is not value)
-    if isinstance(value, list | tuple):
-        return any(_draws(inner) for inner in value)
-    return isinstance(value, np.random.RandomState | np.random.Generator)
+def _writes(step: Any) -> bool:
+    """Whether a step says, by `copy=False`, that it writes into the rows that it is given."""
+    if not hasattr(step, "get_params") or isinstance(step, type):
+        return False
+    return any(name.rpartition("__")[2] == "copy" and value is False for name, value in step.get_params().items())
 
 
 # ---- in a worker: fit it once --------------------------------------------------------------------------------------------
@@ -166,8 +166,12 @@ class OneFit:
             began = time.perf_counter()
             rows, transformer = function(*args, **named)
             elapsed_s = time.perf_counter() - began
-            # A copy: the steps behind may write into what they are given.
-            self._fitted.append(Fitted(self._path[at], transformer, copy.deepcopy(rows), elapsed_s))
+            try:
+                kept = copy.deepcopy(rows)  # the steps behind may write into what they are given
+            except Exception:  # it cannot be copied, and so not be shared
+                self._path = self._path[:at]
+            else:
+                self._fitted.append(Fitted(self._path[at], transformer, kept, elapsed_s))
             return rows, transformer
 
         return fit_step
