@@ -19,7 +19,7 @@ from fourfold.interrupts import Shield
 from fourfold.records import Failure
 from fourfold.workloads.tune import states
 from fourfold.workloads.tune.checkpoints import Checkpoints
-from fourfold.workloads.tune.opened import End, Ended, Open, asked, counts, study_attrs
+from fourfold.workloads.tune.opened import End, Ended, Open, Running, asked, counts, study_attrs
 from fourfold.workloads.tune.proposing import Way
 from fourfold.workloads.tune.rungs import Rungs
 
@@ -115,6 +115,7 @@ class Desk:
                 here = self.open[number]
             here.ticket, here.is_paused = ticket, False
             here.attempts += 1
+            here.began_at = time.monotonic()
             self.going.add(here.trial.number)
             self.set(here, states.ATTEMPTS, here.attempts)
             self.watch(self.running)
@@ -369,6 +370,14 @@ class Desk:
     def running(self) -> list[int]:
         """The numbers of trials that workers have now."""
         return [number for number in sorted(self.going) if self.open[number].ticket is not None]
+
+    def watched(self) -> list[Running]:
+        """The trials that workers have now, those first that have run longest."""
+        with self._lock:
+            now = time.monotonic()
+            found = [self.open[number] for number in self.running]
+            told = [Running(each.trial.number, now - each.began_at, each.last) for each in found]
+        return sorted(told, key=lambda each: -each.seconds)
 
     def _note(self, here: Open) -> None:
         self.watch(self.running)
