@@ -327,7 +327,7 @@ def test_an_old_list_of_failures_goes_when_nothing_fails_any_more():
         (["functions:lenght", "texts.txt"], "module 'functions' has no 'lenght'; did you mean 'length'?"),
         (["functionz:length", "texts.txt"], "no module named 'functionz'"),
         (["functionz:length", "texts.txt"], "did you mean 'functions'?"),
-        (["functions:not_a_function", "texts.txt"], "functions:not_a_function is a int, not a function"),
+        (["functions:not_a_function", "texts.txt"], "functions:not_a_function is of type int, and no function"),
         (["functions:zzz", "texts.txt"], "module 'functions' has no 'zzz'; it has: Deaf, Multiply, as_bytes, drop"),
         (["functions:same", "nope.txt"], "input not found: nope.txt"),
         (["functions:same", "*.nope"], "no file matches '*.nope'"),

@@ -84,7 +84,7 @@ def test_rows_that_are_left_out_are_told_and_the_code_says_so(folder: Path) -> N
         (("mine:scalr", "in.parquet", "-o", "x.joblib"), "has no 'scalr'; did you mean 'scaler'?"),
         (("mine:scaler", "in.parquet", "-o", "x.model"), "x.model is to end with .joblib or .pkl"),
         (("mine:scaler", "in.parquet", "-o", "no/x.pkl"), "there is no folder no"),
-        (("mine:number", "in.parquet", "-o", "x.pkl"), "mine:number is a int, and neither an estimator nor a function"),
+        (("mine:number", "in.parquet", "-o", "x.pkl"), "mine:number is of type int, and neither an estimator nor a function"),
         (("mine:needs", "in.parquet", "-o", "x.pkl"), "mine:needs cannot be called without arguments"),
         (("mine:Bare", "in.parquet", "-o", "x.pkl"), "give an estimator, such as StandardScaler()"),
         (("mine:scaler", "in.parquet", "--min-rows", "5", "-o", "x.pkl"), "--min-rows is for groups: name their columns"),

@@ -101,7 +101,7 @@ def tune(rows: Dataset, options: dict[str, Any]) -> Settings:
 
 def print_tuned(done: Tuned) -> None:
     """What a search took both ways, its best trials, and what it has gained."""
-    from fourfold.cli.tune_board import Board, params_of, values_of
+    from fourfold.cli.tune_board import Board, in_words, values_of
     from fourfold.workloads.tune.told import told_of
 
     report, board = done.study.report, Board(["maximize"])  # type: ignore[attr-defined]
@@ -121,7 +121,7 @@ def print_tuned(done: Tuned) -> None:
     same = f"AUCs differ by {done.difference:.1g} at most" if done.difference else "equal, bit for bit"
     print_line("answers", f"the same trials; {same}" if done.difference else same)
     for at, each in enumerate(board.best[:BEST_SHOWN]):
-        print_line("" if at else "best", f"AUC {values_of(each)} of trial {each.number}: {params_of(each)}")
+        print_line("" if at else "best", f"AUC {values_of(each)} of trial {each.number}: {in_words(each.params)}")
     (untuned,), best = done.study.trials[0].values, done.study.best_value
     print_line("gain", f"{best - untuned:.3f}: the pipeline as one would write it, trial 0, has {untuned:.3f}")
     print()

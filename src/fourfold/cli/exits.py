@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Annotated
 
@@ -54,12 +54,12 @@ TracebackOption = Annotated[bool, typer.Option("--traceback", help="Show the who
 
 
 @contextmanager
-def one_line_errors(show_traceback: bool, interrupted: str = "interrupted") -> Iterator[None]:
+def one_line_errors(show_traceback: bool, interrupted: str | Callable[[], str] = "interrupted") -> Iterator[None]:
     """Run a command: an error becomes one line on stderr and its exit code.
 
     Args:
         show_traceback: print the traceback above the line.
-        interrupted: what to say after Ctrl-C, unless the output was there before it.
+        interrupted: what to say after Ctrl-C, unless the output was there before it; or a function that tells it then.
 
     Raises:
         SystemExit: after an error or Ctrl-C, with the code that stands for it.
@@ -70,7 +70,8 @@ def one_line_errors(show_traceback: bool, interrupted: str = "interrupted") -> I
     except KeyboardInterrupt as exc:
         with suppress(OSError):  # the terminal may be gone
             written = written_before(exc)
-            say(f"interrupted, and {written}" if written else interrupted)
+            told = interrupted if isinstance(interrupted, str) else interrupted()
+            say(f"interrupted, and {written}" if written else told)
         raise SystemExit(code_of(exc)) from None
     except BrokenPipeError:
         leave_the_pipe()

@@ -134,7 +134,9 @@ def estimator_named(target: str) -> Any:
     if not isinstance(found, type) and hasattr(found, "fit"):
         return found
     if not callable(found):
-        raise OptionError(f"{target} is a {type(found).__name__}, and neither an estimator nor a function that gives one")
+        raise OptionError(
+            f"{target} is of type {type(found).__name__}, and neither an estimator nor a function that gives one"
+        )
     try:
         return found()
     except TypeError as error:

@@ -58,12 +58,12 @@ def _item(run: str, item: int) -> tuple[Callable[[], Any], float | None]:
 
 
 def _trial(run: str, number: int) -> tuple[Callable[[], Any], float | None]:
-    from fourfold.cli.tune_board import params_of, values_of
+    from fourfold.cli.tune_board import in_words, values_of
     from fourfold.workloads.tune.again import prepare_trial
 
     run_trial, told = prepare_trial(run, number)
     found = f" with {values_of(told)}" if told.values else f": {printable(told.error)}" if told.error else ""
-    say(f"trial {number} had {params_of(told) or 'no parameters'}; it was {told.state}{found}")
+    say(f"trial {number} had {in_words(told.params) or 'no parameters'}; it was {told.state}{found}")
     return run_trial, None
 
 

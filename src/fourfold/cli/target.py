@@ -27,7 +27,7 @@ def load_function(target: str) -> Callable[..., Any]:
     """
     found = load_object(target)
     if not callable(found):
-        raise OptionError(f"{target} is a {type(found).__name__}, not a function")
+        raise OptionError(f"{target} is of type {type(found).__name__}, and no function")
     function: Callable[..., Any] = found
     return function
 

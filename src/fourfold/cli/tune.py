@@ -16,6 +16,7 @@ import typer
 from fourfold.cli.exits import ERROR, SOME_FAILED, TracebackOption, one_line_errors, say
 from fourfold.cli.storage import StorageOption
 from fourfold.errors import OptionError
+from fourfold.options import seconds
 
 if TYPE_CHECKING:
     import optuna
@@ -23,10 +24,9 @@ if TYPE_CHECKING:
     from fourfold.cli.tune_board import Board
 
 OF_STUDIES = frozenset({
-    *{"direction", "sampler", "storage", "study", "mode", "batch_size", "timeout", "on_error", "retries", "memory"},
-    *{"init", "threads_per_worker"},
+    *{"direction", "sampler", "storage", "study", "mode", "batch_size", "timeout", "retries", "init"},
 })  # fmt: skip
-OF_ESTIMATORS = frozenset({"features", "method", "cv", "scoring", "format", "storage_option"})
+OF_ESTIMATORS = frozenset({"features", "method", "cv", "scoring", "format", "storage_option", "out_of_core"})
 
 
 def tune_command(
@@ -80,6 +80,13 @@ def tune_command(
         str | None, typer.Option(metavar="NAME", help="A score of scikit-learn. (The estimator's own.)")
     ] = None,
     format: Annotated[str | None, typer.Option(help="Of the input: parquet, csv, jsonl or text; by extension.")] = None,
+    out_of_core: Annotated[
+        bool | None,
+        typer.Option(
+            "--out-of-core/--in-memory",
+            help="Of an estimator: each fit reads the rows from their files; or all are in memory, as it is without either.",
+        ),
+    ] = None,
     storage_option: StorageOption = None,
     output: Annotated[
         str | None,
@@ -121,10 +128,11 @@ def tune_command(
     A trial that fails is counted and told; the exit code is then 3.
 
     Example: fourfold tune models:objective --n-trials 200 --direction maximize --run runs/tune
+
     Example: fourfold tune models:pipe 'in/*.parquet' --target late --space models:space --n-trials 30 -o model.joblib
     """
     given = {name: value for name, value in locals().items() if value is not None}
-    with one_line_errors(show_traceback, _interrupted(run, storage, bool(inputs))):
+    with one_line_errors(show_traceback, lambda: _interrupted(given)):
         if status is not None or export is not None:
             _look(target, status, export, output, overwrite, as_json)
             return
@@ -132,9 +140,7 @@ def tune_command(
             raise OptionError("name what is searched: MODULE:OBJECTIVE, or MODULE:ESTIMATOR with --space and INPUT")
         if on_error not in ("collect", "raise"):
             raise OptionError(f"--on-error {on_error} is not known. Choices: collect, raise")
-        given["on_error"] = on_error if on_error == "raise" else None
-        given = {name: value for name, value in given.items() if value is not None}
-        if inputs or "target_column" in given:
+        if inputs or target_column is not None:
             from fourfold.cli.tune_search import search
 
             _check_only("an objective", OF_STUDIES, given)
@@ -145,14 +151,29 @@ def tune_command(
     raise SystemExit(code)
 
 
-def _interrupted(run: str | None, storage: str | None, is_search: bool) -> str:
-    if run is not None and is_search:
-        return f"interrupted; what finished is in {run}: the same command goes on"
+def _interrupted(given: dict[str, Any]) -> str:
+    """What Ctrl-C has left, and how to go on."""
+    run, storage = given.get("run"), given.get("storage")
     if run is not None:
-        return f"interrupted; what finished is in {run}; go on: fourfold resume {shlex.quote(run)}"
+        return _interrupted_run(run, bool(given.get("inputs")))
     if storage is not None:
         return "interrupted; what finished is in the study: the same command goes on"
-    return "interrupted, and the trials are gone; with --run FOLDER the same command would go on"
+    if given.get("out_of_core"):
+        return "interrupted, and the candidates are gone"
+    what = "candidates" if given.get("inputs") else "trials"
+    return f"interrupted, and the {what} are gone; with --run FOLDER the same command would go on"
+
+
+def _interrupted_run(run: str, is_search: bool) -> str:
+    from pathlib import Path
+
+    from fourfold.runs.story import find_runs
+
+    if next(find_runs(Path(run)), None) is None:
+        return "interrupted before anything was recorded: the same command begins"
+    if is_search:
+        return f"interrupted; what finished is in {run}: the same command goes on"
+    return f"interrupted; what finished is in {run}; go on: fourfold resume {shlex.quote(run)}"
 
 
 def _look(
@@ -170,13 +191,17 @@ def _look(
 
 def _check_only(other: str, names: frozenset[str], given: dict[str, Any]) -> None:
     wrong = sorted(names & given.keys())
+    if "out_of_core" in wrong:
+        raise OptionError(f"{'--out-of-core' if given['out_of_core'] else '--in-memory'} is for {other}")
     if wrong:
         raise OptionError(f"--{wrong[0].replace('_', '-')} is for {other}")
 
 
 def _optimize(target: str, given: dict[str, Any]) -> int:
     """Run a study, and tell what came of it; returns the exit code."""
-    from fourfold.cli.tune_board import Board, Live, print_json
+    from fourfold.cli.tune_board import Board, print_json
+    from fourfold.cli.tune_checked import time_outs_of_trials
+    from fourfold.cli.tune_live import Live
     from fourfold.cli.tune_record import check_free, write_trials
     from fourfold.workloads.tune.optimizing import optimize
     from fourfold.workloads.tune.told import told_of
@@ -184,11 +209,12 @@ def _optimize(target: str, given: dict[str, Any]) -> int:
     output = given.get("output")
     if output is not None:
         check_free(output, "overwrite" in given and given["overwrite"])
-    objective, study = _objective(target), _study(given)
+    objective, options = _objective(target, given), _options(given)
+    study = _study(given)
     directions = [each.name for each in study.directions]
     live = Live(Board(directions, given.get("n_trials")), given.get("progress"))
-    with live.shown():
-        optimize(objective, study=study, callbacks=[_shows(live)], **_options(given))
+    with live.shown(), time_outs_of_trials():
+        optimize(objective, study=study, callbacks=[live], **options)
     trials = [told_of(trial) for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
     board = Board(directions)
     for trial in trials:
@@ -206,26 +232,37 @@ def _tell(study: optuna.Study, board: Board, output: str | None) -> int:
     """The end of the story, on stderr; returns the exit code."""
     say(board.counted() + (f"; all are in {output}" if output is not None else ""))
     board.tell_failures()
-    say(study.report.verdict)  # type: ignore[attr-defined]
+    report = study.report  # type: ignore[attr-defined]
+    say(report.verdict if report.n_items else "nothing was left to run: the study has as many trials as were asked for")
     if board.n_without_value and not board.best:
         say("no trial has a value")
         return ERROR
     return SOME_FAILED if board.n_without_value else 0
 
 
-def _objective(target: str) -> Any:
+def _objective(target: str, given: dict[str, Any]) -> Any:
     from fourfold.cli.target import load_function, load_object
+    from fourfold.workloads.tune.checked import check_objective
 
-    if hasattr(load_object(target), "fit"):
+    found = load_object(target)
+    if hasattr(found, "fit"):
         raise OptionError(f"{target} is an estimator: name INPUT, --target and --space as well")
-    return load_function(target)
+    objective = load_function(target)
+    if "init" in given and not isinstance(objective, type):
+        raise OptionError(f"--init is for a class, and {target} is of type {type(objective).__name__}")
+    try:
+        check_objective(objective)
+    except OptionError as error:
+        error.add_note("if it gives an estimator, name INPUT, --target and --space as well")
+        raise
+    return objective
 
 
 def _study(given: dict[str, Any]) -> optuna.Study:
     """The study that options say: a new one in memory, or one of a storage."""
     import optuna
 
-    from fourfold.cli.tune_names import pruner_named, sampler_named, space_named, storage_named
+    from fourfold.cli.tune_names import errors_of_storage, pruner_named, sampler_named, space_named, storage_named
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # what it would say of each trial is shown otherwise
     directions = given.get("direction", ["minimize"])
@@ -243,10 +280,8 @@ def _study(given: dict[str, Any]) -> optuna.Study:
     if "storage" not in given:
         return optuna.create_study(**about)
     kept = {"storage": storage_named(given["storage"]), "study_name": given["study"], "load_if_exists": True}
-    try:
+    with errors_of_storage(given["storage"]):
         study = optuna.create_study(**about, **kept)
-    except ImportError as error:
-        raise OptionError(f"--storage: {error}") from error
     own = [each.name.lower() for each in study.directions]
     if "direction" in given and own != directions:  # Optuna would go on in the study's own, and not say so
         raise OptionError(
@@ -256,27 +291,16 @@ def _study(given: dict[str, Any]) -> optuna.Study:
 
 
 def _options(given: dict[str, Any]) -> dict[str, Any]:
-    """What `optimize` is told besides."""
+    """What `optimize` is told besides.
+
+    Raises:
+        OptionError: One of them cannot be used.
+    """
+    seconds("trial_timeout", given.get("trial_timeout"))
     names = ("n_trials", "timeout", "trial_timeout", "batch_size", "retries", "seed", "engine", "workers", "memory")
     options = {name: given[name] for name in (*names, "threads_per_worker", "run", "mode") if name in given}
     if "init" in given:
         options["init"] = tuple(given["init"])
-    if "on_error" not in given:
+    if given["on_error"] == "collect":
         options["catch"] = (Exception,)
     return {**options, "progress": False}  # the board is shown instead
-
-
-def _shows(live: Any) -> Any:
-    """A callback that puts what has ended on the board; what an earlier call has recorded, at first."""
-    from fourfold.workloads.tune.told import told_of
-
-    seen: set[int] = set()
-
-    def callback(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-        for each in [trial] if seen else study.get_trials(deepcopy=False):
-            if each.state.is_finished() and each.number not in seen:
-                seen.add(each.number)
-                live.board.add(told_of(each))
-        live.beat()
-
-    return callback

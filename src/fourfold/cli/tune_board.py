@@ -1,14 +1,16 @@
-"""What is shown of trials: how many there are of each state, the best, and what went wrong. Live, or at the end."""
+"""What is shown of trials: how many there are of each state, the best, and what went wrong.
+
+tune_live.py shows it while they run.
+"""
 
 from __future__ import annotations
 
 import bisect
 import json
-import sys
-import time
+import math
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fourfold.cli.exits import printable, say
@@ -20,9 +22,6 @@ if TYPE_CHECKING:
 
 N_SHOWN = 10
 """Trials that are shown, of all. More: the reader scrolls."""
-
-LINE_EVERY_S = 5.0
-"""Seconds between two lines where there is no terminal, as for items."""
 
 MESSAGE_CHARS = 200
 
@@ -96,9 +95,9 @@ class Board:
     def tell_failures(self) -> None:
         """Say what went wrong, by state."""
         for state, first in self._first.items():
-            error = printable(" ".join(first.error.split())[:MESSAGE_CHARS])
             which = "the first is trial" if self.n_of[state] > 1 else "trial"
-            say(f"{self.n_of[state]:,} {state}; {which} {first.number} with {params_of(first) or 'no parameters'}: {error}")
+            with_what = in_words(first.params) or "no parameters"
+            say(f"{self.n_of[state]:,} {state}; {which} {first.number} with {with_what}: {shortened(first.error)}")
 
     def table(self) -> Table:
         """The best trials."""
@@ -113,7 +112,7 @@ class Board:
 
     def _shown(self) -> tuple[Sequence[str], list[Sequence[str]]]:
         headings = ("trial", "value" if len(self._signs) == 1 else "values", "parameters")
-        return headings, [(str(each.number), values_of(each), params_of(each)) for each in self.best[:N_SHOWN]]
+        return headings, [(str(each.number), values_of(each), in_words(each.params)) for each in self.best[:N_SHOWN]]
 
     def as_json(self) -> dict[str, Any]:
         """All of it, for programs."""
@@ -133,10 +132,15 @@ def values_of(trial: Told) -> str:
     return ", ".join(f"{value:.6g}" for value in trial.values or ())
 
 
-def params_of(trial: Told) -> str:
-    """Its parameters, for people."""
-    told = (f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}" for name, value in trial.params.items())
-    return printable(", ".join(told))
+def in_words(params: Mapping[str, Any]) -> str:
+    """Parameters, for people."""
+    told = (f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}" for name, value in params.items())
+    return printable(" ".join(", ".join(told).split()))
+
+
+def shortened(error: str) -> str:
+    """What was raised, in a line: its type without the modules that it is in."""
+    return printable(re.sub(r"^(?:\w+\.)+(?=\w+: )", "", " ".join(error.split()))[:MESSAGE_CHARS])
 
 
 def table_of(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -168,43 +172,16 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def print_json(found: dict[str, Any]) -> None:
-    """Print it on stdout; what JSON does not have as text."""
-    print(json.dumps(found, indent=2, default=str), flush=True)
+    """Print it on stdout. What JSON does not have is text; nan and infinities are null, as everywhere on the command line."""
+    print(json.dumps(_plain(found), indent=2, default=str, allow_nan=False), flush=True)
 
 
-class Live:
-    """Shows a board while trials run: a table on a terminal, else a line every few seconds.
-
-    Args:
-        board: That is shown.
-        show: True, False, or None for where it makes sense.
-
-    Attributes:
-        board: Likewise.
-    """
-
-    def __init__(self, board: Board, show: bool | None) -> None:
-        self.board, self._show = board, show
-        self._last = time.monotonic()
-        self._table: Any = None
-
-    @contextmanager
-    def shown(self) -> Iterator[Live]:
-        """A block in which it is shown."""
-        if self._show is False or not sys.stderr.isatty():
-            yield self
-            return
-        from rich.console import Console, Group
-        from rich.live import Live as LiveTable
-
-        def render() -> Group:
-            return Group(self.board.table(), self.board.line())
-
-        with LiveTable(get_renderable=render, console=Console(stderr=True, highlight=False), transient=True) as self._table:
-            yield self
-
-    def beat(self) -> None:
-        """The board has changed. The table looks at it by itself, some times a second."""
-        if self._table is None and self._show is not False and time.monotonic() - self._last >= LINE_EVERY_S:
-            self._last = time.monotonic()
-            say(self.board.line())
+def _plain(found: Any) -> Any:
+    """The same with the numbers of Python in the place of NumPy's."""
+    if isinstance(found, Mapping):
+        return {str(key): _plain(value) for key, value in found.items()}
+    if isinstance(found, list | tuple):
+        return [_plain(value) for value in found]
+    if type(found).__module__ == "numpy" and hasattr(found, "tolist"):
+        return _plain(found.tolist())
+    return None if isinstance(found, float) and not math.isfinite(found) else found

@@ -6,10 +6,13 @@ import difflib
 import os
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from fourfold.addresses import keep_out, without_secrets
-from fourfold.errors import OptionError
+from fourfold.cli.tune_checked import check_grid
+from fourfold.errors import FourfoldError, MissingExtra, OptionError
 
 SAMPLERS = {
     "tpe": "TPESampler",
@@ -47,6 +50,9 @@ PRUNERS = {
     "none": _Pruner(_OF_OPTUNA, "NopPruner", ()),
 }
 
+DRIVERS = {"psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
+"""Modules of databases, and the packages that have them where these are called otherwise."""
+
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 
 
@@ -74,6 +80,7 @@ def sampler_named(text: str | None, seed: int | None, space: Any) -> Any:
         return _made(f"--sampler {text}", lambda: kind(seed=seed))
     if space is None:
         raise OptionError("--sampler grid needs --space MODULE:SPACE: a dict from parameters' names to lists of their values")
+    check_grid(space)
     return _made("--sampler grid", lambda: kind(space, seed=seed))
 
 
@@ -116,8 +123,12 @@ def space_named(text: str | None) -> Any:
     found = load_object(text)
     if callable(found):
         found = _made(f"--space {text}", found)
-    if not isinstance(found, dict | list | tuple) or not found:
-        raise OptionError(f"--space {text} is a {type(found).__name__}, and should be a dict from parameters' names to values")
+    if not isinstance(found, dict | list | tuple):
+        raise OptionError(
+            f"--space {text} is of type {type(found).__name__}, and is to be a dict from parameters' names to lists of values"
+        )
+    if not found:
+        raise OptionError(f"--space {text} is empty: name at least one parameter, with a list of its values")
     return found
 
 
@@ -138,6 +149,32 @@ def storage_named(text: str) -> str:
     return os.environ[name]
 
 
+@contextmanager
+def errors_of_storage(text: str) -> Iterator[None]:
+    """A block in which a storage is opened: what it raises names the option, and never a login.
+
+    Raises:
+        OptionError: It is no URL of a storage.
+        FourfoldError: It cannot be opened, or needs a package.
+    """
+    shown = f"--storage {without_secrets(text)}"
+    try:
+        yield
+    except ImportError as error:
+        module = getattr(error.__cause__ or error, "name", None) or "its driver"
+        hint = f": pip install {DRIVERS.get(module, module)}" if module != "its driver" else ""
+        raise MissingExtra(f"{shown} needs {module}, which is not installed{hint}") from error
+    except Exception as error:
+        kind = type(error).__name__
+        if kind == "ArgumentError" or isinstance(error, ValueError):
+            example = "sqlite:///studies.db, or postgresql://host/name"
+            raise OptionError(f"{shown} is no URL of a storage of Optuna, such as {example}") from error
+        if not type(error).__module__.startswith("sqlalchemy"):
+            raise
+        reason = str(error).partition(" (Background on this error")[0].partition("\n")[0].split(") ", 1)[-1]
+        raise FourfoldError(f"{shown} cannot be opened: {reason}") from error
+
+
 def _own(option: str, text: str, kind: type) -> Any:
     """An object of the user's, or what a class or function of theirs gives."""
     from fourfold.cli.target import load_object
@@ -146,7 +183,7 @@ def _own(option: str, text: str, kind: type) -> Any:
     if not isinstance(found, kind) and callable(found):
         found = _made(f"{option} {text}", found)
     if not isinstance(found, kind):
-        raise OptionError(f"{option} {text} is a {type(found).__name__}, and no {kind.__name__} of Optuna")
+        raise OptionError(f"{option} {text} is of type {type(found).__name__}, and no {kind.__name__} of Optuna")
     return found
 
 
@@ -158,8 +195,6 @@ def _made(what: str, make: Any) -> Any:
         FourfoldError: A package is missing.
     """
     import optuna
-
-    from fourfold.errors import FourfoldError
 
     try:
         with warnings.catch_warnings():
@@ -184,4 +219,4 @@ def _number(text: str, word: str) -> int | float:
 
 def _nearest(name: str, known: Any) -> str:
     near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]}" if near else ""
+    return f" (did you mean {near[0]}?)" if near else ""

@@ -126,7 +126,8 @@ class Answers:
                 return
             here.trial.report(value, step)
             here.reported_steps.add(int(step))
-            here.reported.append((int(step), float(value)))
+            here.last = (int(step), float(value))
+            here.reported.append(here.last)
 
     def should_prune(self, number: int) -> bool:
         """Whether it should end, or pause."""

@@ -24,7 +24,7 @@ from fourfold.workloads.tune import states
 from fourfold.workloads.tune.ahead import Ahead, Guess, Stand
 from fourfold.workloads.tune.checkpoints import Checkpoints
 from fourfold.workloads.tune.drawing import given
-from fourfold.workloads.tune.opened import End, Ended, Open, asked, begun_at, counts, study_attrs, suggest
+from fourfold.workloads.tune.opened import End, Ended, Open, Running, asked, begun_at, counts, study_attrs, suggest
 from fourfold.workloads.tune.proposing import Way
 from fourfold.workloads.tune.rungs import Rungs
 
@@ -130,6 +130,7 @@ class Desk:
                 here = self.open[found]
             here.ticket, here.is_paused, here.is_cut = ticket, False, False
             here.attempts += 1
+            here.began_at = time.monotonic()
             self.going.add(here.trial.number)
             if here.trial.number == self.way.first:
                 self.ahead.first()
@@ -481,6 +482,14 @@ class Desk:
     def running(self) -> list[int]:
         """The numbers of trials that workers have now."""
         return [number for number in sorted(self.going) if self.open[number].ticket is not None]
+
+    def watched(self) -> list[Running]:
+        """The trials that workers have now, those first that have run longest."""
+        with self._lock:
+            now = time.monotonic()
+            found = [self.open[number] for number in self.running]
+            told = [Running(each.trial.number, now - each.began_at, each.last) for each in found]
+        return sorted(told, key=lambda each: -each.seconds)
 
     def _note(self, here: Open) -> None:
         self.watch(self.running)

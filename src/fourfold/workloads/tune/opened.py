@@ -1,10 +1,11 @@
 """Trials that the study has not been told of yet, and what becomes of them."""
 
 import datetime
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import optuna
 from optuna.samplers import BaseSampler
@@ -43,6 +44,26 @@ class Open:
     reported: list[tuple[int, float]] = field(default_factory=list)
     """What its bracket has not heard yet."""
     reported_steps: set[int] = field(default_factory=set)
+    last: tuple[int, float] | None = None
+    """The step and value that it has reported last."""
+    began_at: float = field(default_factory=time.monotonic)
+    """When a worker was given it, this time."""
+
+
+class Running(NamedTuple):
+    """A trial that a worker has: for how long, and the step and value that it has reported last."""
+
+    number: int
+    seconds: float
+    reported: tuple[int, float] | None
+
+
+@runtime_checkable
+class Watcher(Protocol):
+    """A callback that also wants to look at the trials that run, between their ends."""
+
+    def watch(self, running: Callable[[], list[Running]]) -> None:
+        """Called once, before the first trial. `running` may be called from any thread, and gives the oldest first."""
 
 
 class Ended(NamedTuple):

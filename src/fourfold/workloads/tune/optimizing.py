@@ -30,7 +30,7 @@ from fourfold.workloads.tune.answers import Answers
 from fourfold.workloads.tune.checkpoints import Checkpoints
 from fourfold.workloads.tune.desk import WAIT_S, Desk
 from fourfold.workloads.tune.line import Here, Served
-from fourfold.workloads.tune.opened import asked, first_of
+from fourfold.workloads.tune.opened import Watcher, asked, first_of
 from fourfold.workloads.tune.proposing import Way, way_of
 from fourfold.workloads.tune.reach import own_address
 from fourfold.workloads.tune.recorded import RecordedTrials
@@ -160,6 +160,9 @@ class _Optimizing:
             served = Served(Answers(desk).handle, desk.hung_up, lambda ticket, job: desk.undelivered(ticket, job.attempts))
             line = Here(served, lambda: own_address(settings.engine))
             stack.callback(line.close)
+            for each in self._callbacks:
+                if isinstance(each, Watcher):
+                    each.watch(desk.watched)
             try:
                 if record is not None:
                     record.bring_back(desk, self._way, self._n_trials)
