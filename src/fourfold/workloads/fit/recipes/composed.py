@@ -319,7 +319,13 @@ def _is_sparse(estimator: Any, parts: Sequence[Part], blocks: Sequence[Any], n_r
 
 def _most_stored(fitted: Any, width: int) -> int:
     """How many values of a row a part stores at most."""
-    return int(fitted.n_features_in_) if type(fitted).__name__ == "OneHotEncoder" else width
+    from sklearn.preprocessing import KBinsDiscretizer, OneHotEncoder
+
+    if hasattr(fitted, "steps"):
+        return _most_stored(fitted.steps[-1][1], width)
+    if type(fitted) in (KBinsDiscretizer, OneHotEncoder):  # of each column that came, one at most
+        return int(fitted.n_features_in_)
+    return width
 
 
 # ---- FeatureUnion ----------------------------------------------------------------------------------------------------
