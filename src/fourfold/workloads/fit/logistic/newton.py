@@ -30,10 +30,10 @@ Not measured."""
 
 
 QUICK, SLOW = 0.01, 0.05
-"""Shares of a gradient. Where a step is expected to leave no more than the first one of it, the next point is looked at without
-its curvature; when a step by an older curvature has left more than the second one, that is looked at after all. Larger: more
-steps, each with a pass for a tenth of a curvature's time. Smaller: more curvatures. The demo's pipeline with 194 columns takes
-three curvatures and four gradients with these, and six curvatures without."""
+"""Shares of a gradient. Where a step is expected to leave no more than the first one of it, the next point is looked at
+without its curvature; when a step by an older curvature has left more than the second one, that is looked at after all.
+Larger: more steps, each with a pass for a tenth of a curvature's time. Smaller: more curvatures. The demo's pipeline with 194
+columns takes three curvatures and four gradients with these, and six curvatures without."""
 
 
 class Curvature(Loss):
@@ -138,7 +138,7 @@ def descend(
         slope = float((step * point.gradient).sum())
         for halvings in range(BACKTRACKS):
             share = 0.5**halvings
-            new, of_new = yield from look(point.x + share * step, halvings > 0 or is_here and left * left > QUICK)
+            new, of_new = yield from look(point.x + share * step, halvings > 0 or (is_here and left * left > QUICK))
             if new.value <= point.value + ARMIJO * share * slope + DIGITS * abs(point.value):
                 break
         else:  # nothing lower that way

@@ -7,6 +7,7 @@ FeatureUnion       all parts at once, each on all columns
 What a later part is given is known from one row: the first of all, which is asked for together with the first pass.
 """
 
+import pickle
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,18 +20,19 @@ from fourfold.workloads.fit.together import seen_through, together
 class First:
     """The first row of all, and how many there are."""
 
-    def fold(self, rows: Rows) -> tuple[Any, int]:
-        """Of some."""
+    def fold(self, rows: Rows) -> tuple[bytes, int]:
+        """Of some. The row is pickled, and unpickled when it is the first: of a DataFrame that takes a millisecond, for each
+        piece."""
         X = rows.X
-        return (X.iloc[:1] if hasattr(X, "iloc") else X[:1].copy()), rows.n_rows
+        return pickle.dumps(X.iloc[:1] if hasattr(X, "iloc") else X[:1].copy()), rows.n_rows
 
-    def combine(self, left: tuple[Any, int], right: tuple[Any, int]) -> tuple[Any, int]:
+    def combine(self, left: tuple[bytes, int], right: tuple[bytes, int]) -> tuple[bytes, int]:
         """The one on the left."""
         return left[0], left[1] + right[1]
 
-    def finish(self, state: tuple[Any, int]) -> tuple[Any, int]:
-        """As it is."""
-        return state
+    def finish(self, state: tuple[bytes, int]) -> tuple[Any, int]:
+        """The row itself."""
+        return pickle.loads(state[0]), state[1]
 
 
 class Nonzeros:
@@ -151,7 +153,7 @@ def pipeline(estimator: Any, about: About) -> Fit:
             continue
         its = about if at == last else about._replace(has_weight=False)
         fit = _timed(fit_with(_copy(step) if is_copied and at < last else step, its), "Pipeline", estimator._log_message(at))
-        fit = seen_through((*before, *(unweighted if at < last else ())), fit)
+        fit = seen_through((*before, *(unweighted if at < last else ())), fit, again=at < last)
         if first is None and at < last:
             ended, (first, _) = yield from together([fit, _first_of()])
         else:
