@@ -21,8 +21,7 @@ class First:
     """The first row of all, and how many there are."""
 
     def fold(self, rows: Rows) -> tuple[bytes, int]:
-        """Of some. The row is pickled, and unpickled when it is the first: of a DataFrame that takes a millisecond, for each
-        piece."""
+        """Of some. The row is pickled here, and only that of the first piece is unpickled: each would keep the driver busy."""
         X = rows.X
         return pickle.dumps(X.iloc[:1] if hasattr(X, "iloc") else X[:1].copy()), rows.n_rows
 
