@@ -296,6 +296,17 @@ def test_what_an_encoder_stores_at_most_is_known_without_counting(
     assert found.sparse_output_ == clone(prep).fit(TABLE[["word"]]).sparse_output_
 
 
+def test_what_bins_store_is_known_without_counting(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sklearn.preprocessing import KBinsDiscretizer
+
+    passing = Passing(monkeypatch)
+    cut = Pipeline([("scale", scaler()), ("cut", KBinsDiscretizer(4, strategy="uniform"))])
+    prep = columns(("cut", cut, ["a", "d"]), ("one", scaler(), ["b"]), sparse_threshold=0.5)
+    found = ff.scan(TABLE[NUMBERS]).fit(prep, engine="serial")
+    assert len(passing.shared) == 2, "one for each step"
+    assert found.sparse_output_ is clone(prep).fit(TABLE[NUMBERS]).sparse_output_ is True
+
+
 def test_weights_go_to_the_last_step_alone() -> None:
     whole = Pipeline([("scale", scaler()), ("in", Pipeline([("two", Twofold()), ("sum", Summing())]))])
     whole[0].set_output(transform="pandas")

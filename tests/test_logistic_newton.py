@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 
 import fourfold as ff
 from fourfold.workloads.fit.contract import About, drive
-from fourfold.workloads.fit.logistic import training
+from fourfold.workloads.fit.logistic import newton, training
 from fourfold.workloads.fit.logistic.memory import Memory
 from fourfold.workloads.fit.logistic.newton import Curvature
 from fourfold.workloads.fit.logistic.objective import Coded, Scale
@@ -106,6 +106,45 @@ def test_classes_that_can_be_told_apart_without_a_penalty_end_and_are_told_apart
     assert (found.predict(X) == y).all()
     strong = ours(X, y, C=1e4)
     np.testing.assert_allclose(strong.coef_, theirs(X, y, C=1e4, solver="newton-cholesky").coef_, rtol=1e-6)
+
+
+def looks(X: Any, y: Any, **parameters: Any) -> tuple[Any, list[str]]:
+    """Fitted by the recipe, and what each pass has looked for."""
+    estimator, kinds = LogisticRegression(**parameters), []
+    with Memory(X, y, None, 1) as rows:
+
+        def run(passes: list[Any]) -> list[Any]:
+            kinds.append(type(passes[0].aggregator).__name__)
+            return rows.run(passes)
+
+        return drive(logistic_regression(estimator, About(None, X.shape[1], False, True, False)), run), kinds
+
+
+def test_where_it_hardly_changes_any_more_the_last_curvature_is_used_again() -> None:
+    found, kinds = looks(X, Y, tol=1e-8)
+    curved = kinds.count("Curvature")
+    assert kinds == ["Look", *["Curvature"] * curved, *["Loss"] * (len(kinds) - 1 - curved)]
+    assert curved <= 5
+    assert kinds[-1] == "Loss"
+    np.testing.assert_allclose(found.coef_, theirs(X, Y, solver="newton-cholesky").coef_, rtol=1e-9)
+
+
+def test_a_curvature_that_is_too_old_is_looked_for_where_the_gradient_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(newton, "QUICK", math.inf)
+    found, kinds = looks(X, Y, tol=1e-8)
+    assert kinds[:4] == ["Look", "Curvature", "Loss", "Curvature"]
+    np.testing.assert_allclose(found.coef_, theirs(X, Y, solver="newton-cholesky").coef_, rtol=1e-9)
+
+
+@pytest.mark.parametrize("columns", [X, DUMMIES, X * 20], ids=["some", "dummies", "far from the end"])
+def test_the_first_curvature_alone_leads_to_the_optimum_or_is_looked_for_again(
+    monkeypatch: pytest.MonkeyPatch, columns: Any
+) -> None:
+    monkeypatch.setattr(newton, "QUICK", math.inf)
+    monkeypatch.setattr(newton, "SLOW", math.inf)
+    found, kinds = looks(columns, Y, tol=1e-8, max_iter=1000)
+    assert kinds.count("Loss") > 3 * kinds.count("Curvature")
+    np.testing.assert_allclose(found.coef_, theirs(columns, Y, solver="newton-cholesky").coef_, rtol=1e-8, atol=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(2, 5), (3, 5), (40, 5), (20, 50)], ids=str)

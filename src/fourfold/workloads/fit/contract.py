@@ -75,11 +75,13 @@ class Pass(NamedTuple):
         seen: What is done with the rows before; the first one is done first.
         keep: The same rows, seen the same way, will be looked at again: each machine keeps what it has made of them, which is
             to be an array or a csr matrix. Rows are read again where nobody has kept them.
+        again: All rows will be looked at again, and be seen some other way: their tables are kept, where that is cheap.
     """
 
     aggregator: Aggregator
     seen: tuple[Seen, ...] = ()
     keep: bool = False
+    again: bool = False
 
 
 class About(NamedTuple):

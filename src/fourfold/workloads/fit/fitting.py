@@ -51,8 +51,8 @@ def fitted(
     narrowed = plan.narrowed(of.columns)._replace(takes_sparse=True)
     if of.beside:
         narrowed = narrowed.with_step(CheckTarget(target, weight))
-    words = words_of(estimator, target, of.features, weight)
     passes = Passes(narrowed, of, options)
+    words = {} if passes.folder is None else words_of(estimator, target, of.features, weight)
     with recorded(passes.folder, words):
         found = driven(estimator, of, schema, passes)
     return Fitted(found, passes.n_rows, passes.failures)

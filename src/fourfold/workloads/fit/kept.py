@@ -1,6 +1,7 @@
 """Rows that are wanted again, as files on the machine where they were made: each of its workers maps them into its memory.
 
 /tmp/fourfold-fit-<user>-<fit>/     0700, and locked as long as somebody uses it; who finds one that nobody holds removes it
+  3                                 piece 3: its tables, as they came out of the steps
   3-0                               piece 3, view 0: all its batches; it is there whole or not at all
   3-1                               the same rows after one step more: without what that has left as it was
 """
@@ -14,14 +15,15 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fourfold.distribute.cargo import remove_unheld
 from fourfold.errors import RunError
 from fourfold.workloads.fit.contract import Rows
-from fourfold.workloads.fit.kept_file import Keeping, batches_in
+from fourfold.workloads.fit.kept_file import NAMES, Keeping, batches_in
+from fourfold.workloads.fit.kept_tables import KeepingTables, tables_in
 
 UNUSED_S = 600.0
 """Seconds after which a worker on another machine lets go of a fit of which it has not heard. Less: a slow fit reads its rows
@@ -69,10 +71,27 @@ class Kept:
         _let_go(self.folder)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def find(self, piece: int, view: int, first: int | None) -> Iterator[Rows] | None:
-        """The rows of a piece, batch by batch; None when this machine has not kept them."""
+    def find(self, piece: int, view: int, first: int | None, names: Sequence[str] = NAMES) -> Iterator[Rows] | None:
+        """The rows of a piece, batch by batch; None when this machine has not kept them.
+
+        Args:
+            piece: Its number.
+            view: See `keeping`.
+            first: The number of the first row.
+            names: What is wanted of them.
+        """
+        data = self._mapped(f"{piece}-{view}")
+        return None if data is None else batches_in(data, first, lambda base, its: self.find(piece, base, None, its), names)
+
+    def find_tables(self, piece: int) -> Iterator[Any] | None:
+        """The tables of a piece; None when this machine has not kept them."""
+        data = self._mapped(f"{piece}")
+        return None if data is None else tables_in(data)
+
+    def _mapped(self, name: str) -> Any:
+        """A file, in memory; None when it is not there."""
         try:
-            handle = os.open(os.path.join(self.folder, f"{piece}-{view}"), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            handle = os.open(os.path.join(self.folder, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
         try:
@@ -83,7 +102,7 @@ class Kept:
             os.close(handle)
         if self.folder in _held:
             _held[self.folder] = _held[self.folder][0], time.monotonic()
-        return batches_in(data, first, lambda base: self.find(piece, base, first))
+        return data
 
     @contextlib.contextmanager
     def keeping(self, piece: int, views: Mapping[int, int | None]) -> Iterator[dict[int, Keeping]]:
@@ -110,6 +129,11 @@ class Kept:
             sweep(self.folder)
             _hold(self.folder)
         return Keeping(self.folder, f"{piece}-{view}", base)
+
+    def new_tables(self, piece: int, n_pieces: int) -> KeepingTables | None:
+        """Keep the tables of a piece from now on, of so many; None where the driver is elsewhere, or has forgotten."""
+        is_home = socket.gethostname() == self._home and os.path.isdir(self.folder)
+        return KeepingTables(self.folder, f"{piece}", n_pieces) if is_home else None
 
 
 def _arrived(name: str, home: str, base: str) -> Kept:

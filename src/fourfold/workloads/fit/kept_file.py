@@ -108,29 +108,36 @@ class Keeping:
             ) from None
 
 
-def batches_in(data: Any, first: int | None, base: Callable[[int], Iterator[Rows] | None]) -> Iterator[Rows] | None:
+def batches_in(
+    data: Any, first: int | None, base: Callable[[int, Sequence[str]], Iterator[Rows] | None], names: Sequence[str] = NAMES
+) -> Iterator[Rows] | None:
     """The rows in a file; None when they are in another one, too, that is not there.
 
     Args:
         data: The file.
         first: The number of the first row.
-        base: Gives the rows of another view of the same piece.
+        base: Gives the rows of another view of the same piece, as far as these are wanted of them.
+        names: What is wanted: the rest is None.
     """
     size = int.from_bytes(data[-8:], "little")
     about = json.loads(data[-8 - size : -8])
     if about["base"] is None:
-        return _batches(data, about["batches"], first, itertools.repeat(None))
-    before = base(about["base"])
-    return None if before is None else _batches(data, about["batches"], first, before)
+        return _batches(data, about["batches"], first, itertools.repeat(None), names)
+    shared = [name for name in names if any(batch.get(name) == OF_BASE for batch in about["batches"])]
+    before = base(about["base"], shared)
+    return None if before is None else _batches(data, about["batches"], first, before, names)
 
 
-def _batches(data: Any, batches: Sequence[Any], first: int | None, before: Iterator[Rows | None]) -> Iterator[Rows]:
+def _batches(
+    data: Any, batches: Sequence[Any], first: int | None, before: Iterator[Rows | None], names: Sequence[str]
+) -> Iterator[Rows]:
     for batch, shared in zip(batches, before, strict=False):
-        X, y, weight = (
-            getattr(shared, name) if batch.get(name) == OF_BASE else _value_of(data, batch.get(name)) for name in NAMES
-        )
-        yield Rows(X, y, weight, first)
-        first = None if first is None else first + int(X.shape[0])
+        values = {
+            name: getattr(shared, name) if batch.get(name) == OF_BASE else _value_of(data, batch.get(name)) for name in names
+        }
+        rows = Rows(**{"X": None, **values}, first=first)
+        yield rows
+        first = None if first is None else first + rows.n_rows
 
 
 def _value_of(data: Any, about: Any) -> Any:

@@ -69,7 +69,7 @@ class FramePasses:
             self._kept.open()
         firsts = None if self._counts is None else dict(enumerate(accumulate(self._counts, initial=0)))
         wanted, kept = self._views.asked(passes, firsts)
-        known = None if kept is None else FoldKept(kept, self._kept)
+        known = None if kept is None else FoldKept(kept, self._kept, self._features)
         found = self._known(known) if known is not None and self._asks else []
         if not found or not all(found):
             self._dismiss()  # they have the slots that the job wants

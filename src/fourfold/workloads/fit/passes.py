@@ -1,18 +1,20 @@
 """Passes over the rows of a dataset: each is one run of its pieces, and states are combined in a fixed tree.
 
     Gather.fold   in a worker: tables of a piece ──Features──> Rows ──seen──> Rows ──fold, combine──> one state per pass
+    FoldKept      in a worker: the same, of what it has kept of the piece
     Passes.run    here: states of pieces ──combine, by the tree over their places──> finish
 
-Rows that a recipe wants again are kept where they were made; the next pass asks for those first, and reads what nobody has.
+Rows that a recipe wants again are kept where they were made, or their tables are, where they will be seen some other way; the
+next pass asks for those first, and reads what nobody has.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any
 
-from fourfold.aggregate.tree import EMPTY, TreeReduction
+from fourfold.aggregate.tree import TreeReduction
 from fourfold.data.pieces import Piece
 from fourfold.data.plan import Plan
 from fourfold.data.running import Run
@@ -25,7 +27,7 @@ from fourfold.workloads.fit.kept import Kept, name_in
 from fourfold.workloads.fit.kept_file import Keeping
 from fourfold.workloads.fit.seen import Features, all_seen, in_one_block
 from fourfold.workloads.fit.threads import one_thread
-from fourfold.workloads.fit.views import Part, Views, Wanted, folded
+from fourfold.workloads.fit.views import TABLES, Part, Views, Wanted, folded
 
 SHORT_S = 0.02
 """Seconds of work for each worker, below which it gets its pieces all at once in the next pass over kept rows. Smaller: more
@@ -44,12 +46,27 @@ class Gather:
     def fold(self, piece: Piece, tables: Iterator[Any]) -> Part:
         """Go through all tables."""
         with self._kept.keeping(piece.number, self._wanted.new()) as keeping:
-            with one_thread():
-                part = self._folded(piece, tables, keeping)
+            with self._keeping_tables(piece, tables) as (passing, is_kept), one_thread():
+                part = self._folded(piece, passing, keeping)
+                part = part._replace(has_tables=is_kept())
             with _ending_the_fit():
                 for each in keeping.values():
                     each.finish()
         return part
+
+    @contextmanager
+    def _keeping_tables(self, piece: Piece, tables: Iterator[Any]) -> Iterator[tuple[Iterator[Any], Callable[[], bool]]]:
+        """A block with the same tables, which are kept while they pass by, and whether they are when all have."""
+        n_pieces = self._wanted.keeps_tables
+        new = self._kept.new_tables(piece.number, n_pieces) if n_pieces else None
+        if new is None:
+            yield tables, lambda: False
+            return
+        try:
+            yield new.passing(tables), new.finish
+        except BaseException:
+            new.discard()
+            raise
 
     def _folded(self, piece: Piece, tables: Iterator[Any], keeping: Mapping[int, Keeping]) -> Part:
         first, n_rows = self._wanted.first_of(piece.number), 0
@@ -60,20 +77,32 @@ class Gather:
             with _ending_the_fit():
                 rows = self._features(table)._replace(first=None if first is None else first + n_rows)
                 n_rows += rows.n_rows
-                self._fold_each(rows, states, keeping)
+                fold_each(self._wanted, range(len(states)), rows, states, keeping)
         return Part(n_rows, states)
 
-    def _fold_each(self, rows: Rows, states: list[Any], keeping: Mapping[int, Keeping]) -> None:
-        """Fold the rows for each pass, and keep what is wanted again."""
-        added = set()
-        for at, seen in enumerate(all_seen(rows, [each.seen for each in self._wanted.passes])):
-            view = self._wanted.views[at]
-            if view is not None:
-                seen = in_one_block(seen)
-                if view in keeping and view not in added:
-                    keeping[view].add(seen)
-                    added.add(view)
-            states[at] = folded(self._wanted.passes[at], states[at], seen)
+
+def fold_each(
+    wanted: Wanted, chosen: Sequence[int], rows: Rows, states: list[Any], keeping: Mapping[int, Keeping], shares: bool = False
+) -> None:
+    """Fold some rows for some of the passes, and keep what is wanted again.
+
+    Args:
+        wanted: All passes.
+        chosen: The places of those that look at these rows.
+        rows: As they come.
+        states: Those before, in whose places the new ones are put.
+        keeping: Files of rows, by view.
+        shares: The rows are those of the files' bases.
+    """
+    added = set()
+    for at, seen in zip(chosen, all_seen(rows, [wanted.passes[at].seen for at in chosen]), strict=True):
+        view = wanted.views[at]
+        if view is not None:
+            seen = in_one_block(seen)
+            if view in keeping and view not in added:
+                keeping[view].add(seen, rows if shares else None)
+                added.add(view)
+        states[at] = folded(wanted.passes[at], states[at], seen)
 
 
 @contextmanager
@@ -89,42 +118,45 @@ def _ending_the_fit() -> Iterator[None]:
 class FoldKept:
     """Called with the number of each piece: folds what this machine has kept of it. None when it has not."""
 
-    def __init__(self, wanted: Wanted, kept: Kept) -> None:
-        self._wanted, self._kept = wanted, kept
+    def __init__(self, wanted: Wanted, kept: Kept, features: Features) -> None:
+        self._wanted, self._kept, self._features = wanted, kept, features
 
     def is_there(self, piece: int) -> bool | None:
         """Whether this machine has kept it; None when it has not."""
-        first, bases = self._wanted.first_of(piece), self._wanted.bases or ()
-        return all(self._kept.find(piece, base, first) is not None for base in bases) or None
+        return all(self._rows(piece, base) is not None for base in self._wanted.bases or ()) or None
 
     def __call__(self, piece: int) -> Part | None:
         """The part of a piece."""
-        first, bases = self._wanted.first_of(piece), self._wanted.bases or ()
-        found = [rows for base in bases if (rows := self._kept.find(piece, base, first)) is not None]
-        if len(found) < len(bases):
+        bases, views = self._wanted.bases or (), self._wanted.views
+        found = {base: kept for base in bases if (kept := self._rows(piece, base)) is not None}
+        if len(found) < len({*bases}):
             return None
-        states, n_rows, unfilled = self._wanted.no_states(), 0, self._wanted.new()
-        with self._kept.keeping(piece, unfilled) as keeping, one_thread():
-            for at, view in enumerate(self._wanted.views):
-                new = None if view is None or unfilled.pop(view, None) is None else keeping.get(view)
-                states[at], n_rows = self._folded(at, found[at], new)
-        return Part(n_rows, states)
+        states, counts = self._wanted.no_states(), set()
+        with self._kept.keeping(piece, self._wanted.new()) as keeping, one_thread():
+            for base, batches in found.items():
+                chosen = [at for at, own in enumerate(bases) if own == base]
+                new = {view: keeping[view] for at in chosen if (view := views[at]) in keeping}
+                n_rows = 0
+                for rows in batches:
+                    fold_each(self._wanted, chosen, rows, states, new, shares=base != TABLES)
+                    n_rows += rows.n_rows
+                counts.add(n_rows)
+            for each in keeping.values():
+                each.finish()
+        return Part(counts.pop(), states)
 
-    def _folded(self, at: int, found: Iterator[Rows], keeping: Keeping | None) -> tuple[Any, int]:
-        wanted, state, n_rows = self._wanted.passes[at], EMPTY, 0
-        for before in found:
-            rows = before
-            for step in wanted.seen:
-                rows = step(rows)
-            if self._wanted.views[at] is not None:
-                rows = in_one_block(rows)
-            if keeping is not None:
-                keeping.add(rows, before)
-            state = folded(wanted, state, rows)
-            n_rows += rows.n_rows
-        if keeping is not None:
-            keeping.finish()
-        return state, n_rows
+    def _rows(self, piece: int, base: int) -> Iterator[Rows] | None:
+        """What is kept of a piece, in this form."""
+        first = self._wanted.first_of(piece)
+        if base != TABLES:
+            return self._kept.find(piece, base, first)
+        tables = self._kept.find_tables(piece)
+        return None if tables is None else self._rows_of(tables, first)
+
+    def _rows_of(self, tables: Iterator[Any], first: int | None) -> Iterator[Rows]:
+        for table in tables:
+            yield self._features(table)._replace(first=first)
+            first = None if first is None else first + table.num_rows
 
 
 class Passes:
@@ -153,6 +185,7 @@ class Passes:
         self._chunk: int | None = None
         self._counts: list[int] | None = None
         self._firsts: dict[int, int] | None = None
+        self._with_tables: set[int] = set()
         self._n_done = 0
         self.n_rows = 0
         self.failures: list[FailedRow] = []
@@ -166,9 +199,11 @@ class Passes:
         """
         if self._leaves_out and not self._n_done:  # what the first pass cannot take, no later one sees
             self._plan = self._plan.with_step(CheckSeen(self._features, [each.seen for each in passes]))
-        if any(each.keep for each in passes):
+        if any(each.keep or each.again for each in passes):
             self._kept.open()
-        wanted, kept = self._views.asked(passes, self._firsts)
+        wanted, kept = self._views.asked(passes, self._firsts, 2 * len(self._with_tables) > len(self._pieces))
+        if any(each.again for each in passes) and not self._n_done:
+            wanted = wanted._replace(keeps_tables=len(self._pieces))
         try:
             parts = {} if kept is None else self._parts_kept(kept)
             parts |= self._parts_read(wanted, [piece for piece in self._pieces if piece.number not in parts])
@@ -177,6 +212,7 @@ class Passes:
                 self._blame_a_row(wanted, error)
             raise
         self._n_done += 1
+        self._with_tables |= {number for number, part in parts.items() if part.has_tables}
         self._count(parts)
         if not self.n_rows:
             raise ValueError("there are no rows to fit")
@@ -193,7 +229,7 @@ class Passes:
             self._asking = Run(self._plan, gather, {**self._options, "run": None}, "fit", pieces=())
         asking, numbers = self._asking, [piece.number for piece in self._pieces]
         folder = self._options_of("-kept")["run"]
-        found = asking.call(FoldKept, (wanted, self._kept), numbers, "fit", folder, self._chunk)
+        found = asking.call(FoldKept, (wanted, self._kept, self._features), numbers, "fit", folder, self._chunk)
         report = asking.report
         is_short = report.engine == "processes" and report.busy_s < SHORT_S * report.workers
         self._chunk = -(-len(numbers) // report.workers) if is_short else None

@@ -28,15 +28,21 @@ def together(fits: Sequence[Fit]) -> Fit:
     return [ends[at] for at in range(len(fits))]
 
 
-def seen_through(seen: Sequence[Seen], fit: Fit) -> Fit:
-    """The recipe on rows that these have changed before it sees them."""
+def seen_through(seen: Sequence[Seen], fit: Fit, again: bool = False) -> Fit:
+    """The recipe on rows that these have changed before it sees them.
+
+    Args:
+        seen: The first one is done first.
+        fit: The recipe.
+        again: Others look at all rows after it.
+    """
     answer: Any = None
     while True:
         try:
             wanted = fit.send(answer)
         except StopIteration as end:
             return end.value
-        passes = [each._replace(seen=(*seen, *each.seen)) for each in _listed(wanted)]
+        passes = [each._replace(seen=(*seen, *each.seen), again=again or each.again) for each in _listed(wanted)]
         answers = yield passes
         answer = answers if isinstance(wanted, list) else answers[0]
 

@@ -9,12 +9,22 @@ from fourfold.aggregate.tree import EMPTY
 from fourfold.workloads.fit.contract import Pass, Rows, Seen
 from fourfold.workloads.fit.seen import in_one_block
 
+TABLES = -1
+"""In place of the number of a view: the tables themselves, of which any rows can be made."""
+
 
 class Part(NamedTuple):
-    """What comes of one piece: how many rows it has, and a state for each pass."""
+    """What comes of one piece.
+
+    Attributes:
+        n_rows: How many it has.
+        states: One for each pass.
+        has_tables: They are kept on the machine of the driver.
+    """
 
     n_rows: int
     states: list[Any]
+    has_tables: bool = False
 
 
 class Wanted(NamedTuple):
@@ -24,13 +34,15 @@ class Wanted(NamedTuple):
         passes: All of them.
         views: For each, the number under which its rows are kept; None when they are not.
         firsts: The number of the first row of each piece, by the piece's number; None in the first pass.
-        bases: For each, the view that its rows are made of; None where they are read.
+        bases: For each, the view that its rows are made of, or TABLES; None where they are read.
+        keeps_tables: Those of so many pieces are to be kept; 0: none are.
     """
 
     passes: Sequence[Pass]
     views: Sequence[int | None]
     firsts: Mapping[int, int] | None
     bases: Sequence[int] | None = None
+    keeps_tables: int = 0
 
     def first_of(self, piece: int) -> int | None:
         """The number of the first row of a piece."""
@@ -39,7 +51,7 @@ class Wanted(NamedTuple):
     def new(self) -> dict[int, int | None]:
         """Views that come to be, with their bases."""
         pairs = zip(self.views, self.bases or itertools.repeat(None), strict=False)
-        return {view: base for view, base in pairs if view is not None and view != base}
+        return {view: None if base == TABLES else base for view, base in pairs if view is not None and view != base}
 
     def no_states(self) -> list[Any]:
         """Those of no rows."""
@@ -64,18 +76,29 @@ class Views:
     def __init__(self) -> None:
         self._views: list[View] = []
 
-    def asked(self, passes: Sequence[Pass], firsts: Mapping[int, int] | None) -> tuple[Wanted, Wanted | None]:
-        """What is wanted where rows are read; and where they are kept: None when passes before have not kept all of these."""
+    def asked(
+        self, passes: Sequence[Pass], firsts: Mapping[int, int] | None, has_tables: bool = False
+    ) -> tuple[Wanted, Wanted | None]:
+        """What is wanted where rows are read; and where they are kept: None when passes before have not kept all of these.
+
+        Args:
+            passes: That are done at once.
+            firsts: See `Wanted`.
+            has_tables: Tables are kept: rows that no view begins with are made of them.
+        """
         bases = [self._longest(each.seen) for each in passes]
         read = [self._read(each.seen, base) for each, base in zip(passes, bases, strict=True)]
         views = [
             self._numbered(View(each.seen, steps)) if each.keep else None for each, steps in zip(passes, read, strict=True)
         ]
         wanted = Wanted([each._replace(seen=steps) for each, steps in zip(passes, read, strict=True)], views, firsts)
-        found = [base for base in bases if base is not None]
-        if firsts is None or len(found) < len(passes):
+        found = [TABLES if base is None else base for base in bases]
+        if firsts is None or (TABLES in found and not has_tables):
             return wanted, None
-        rest = [each._replace(seen=self._behind(base, each.seen)) for each, base in zip(passes, found, strict=True)]
+        rest = [
+            each._replace(seen=each.seen if base == TABLES else self._behind(base, each.seen))
+            for each, base in zip(passes, found, strict=True)
+        ]
         return wanted, Wanted(rest, views, firsts, found)
 
     def _read(self, seen: tuple[Seen, ...], base: int | None) -> tuple[Seen, ...]:

@@ -7,6 +7,7 @@ FeatureUnion       all parts at once, each on all columns
 What a later part is given is known from one row: the first of all, which is asked for together with the first pass.
 """
 
+import pickle
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,18 +20,18 @@ from fourfold.workloads.fit.together import seen_through, together
 class First:
     """The first row of all, and how many there are."""
 
-    def fold(self, rows: Rows) -> tuple[Any, int]:
-        """Of some."""
+    def fold(self, rows: Rows) -> tuple[bytes, int]:
+        """Of some. The row is pickled here, and only that of the first piece is unpickled: each would keep the driver busy."""
         X = rows.X
-        return (X.iloc[:1] if hasattr(X, "iloc") else X[:1].copy()), rows.n_rows
+        return pickle.dumps(X.iloc[:1] if hasattr(X, "iloc") else X[:1].copy()), rows.n_rows
 
-    def combine(self, left: tuple[Any, int], right: tuple[Any, int]) -> tuple[Any, int]:
+    def combine(self, left: tuple[bytes, int], right: tuple[bytes, int]) -> tuple[bytes, int]:
         """The one on the left."""
         return left[0], left[1] + right[1]
 
-    def finish(self, state: tuple[Any, int]) -> tuple[Any, int]:
-        """As it is."""
-        return state
+    def finish(self, state: tuple[bytes, int]) -> tuple[Any, int]:
+        """The row itself."""
+        return pickle.loads(state[0]), state[1]
 
 
 class Nonzeros:
@@ -151,7 +152,7 @@ def pipeline(estimator: Any, about: About) -> Fit:
             continue
         its = about if at == last else about._replace(has_weight=False)
         fit = _timed(fit_with(_copy(step) if is_copied and at < last else step, its), "Pipeline", estimator._log_message(at))
-        fit = seen_through((*before, *(unweighted if at < last else ())), fit)
+        fit = seen_through((*before, *(unweighted if at < last else ())), fit, again=at < last)
         if first is None and at < last:
             ended, (first, _) = yield from together([fit, _first_of()])
         else:
@@ -319,7 +320,13 @@ def _is_sparse(estimator: Any, parts: Sequence[Part], blocks: Sequence[Any], n_r
 
 def _most_stored(fitted: Any, width: int) -> int:
     """How many values of a row a part stores at most."""
-    return int(fitted.n_features_in_) if type(fitted).__name__ == "OneHotEncoder" else width
+    from sklearn.preprocessing import KBinsDiscretizer, OneHotEncoder
+
+    if hasattr(fitted, "steps"):
+        return _most_stored(fitted.steps[-1][1], width)
+    if type(fitted) in (KBinsDiscretizer, OneHotEncoder):  # of each column that came, one at most
+        return int(fitted.n_features_in_)
+    return width
 
 
 # ---- FeatureUnion ----------------------------------------------------------------------------------------------------
