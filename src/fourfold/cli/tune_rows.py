@@ -53,7 +53,7 @@ def stay_in_files(rows: Dataset, estimator: Any, given: dict[str, Any]) -> bool:
     """
     if given.get("out_of_core") is not None:
         return bool(given["out_of_core"])
-    from fourfold.machine import MemoryReader
+    from fourfold.system.machine import MemoryReader
 
     free = MemoryReader().read()
     size_bytes = bytes_of(rows)

@@ -8,9 +8,9 @@ from typing import Any
 
 from fourfold.aggregate.progress import Progress
 from fourfold.execute import current
-from fourfold.system.machine import in_notebook
 from fourfold.options import resolve
 from fourfold.records import Failure, Report
+from fourfold.system.machine import in_notebook
 from fourfold.workloads.tune.search.fits import Result, Unit
 
 
