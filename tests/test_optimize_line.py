@@ -18,8 +18,7 @@ from optuna.trial import TrialState
 
 from fourfold.errors import EngineError
 from fourfold.records import Failure
-from fourfold.workloads.tune import desk as desk_module
-from fourfold.workloads.tune import line, states
+from fourfold.workloads.tune import book, line, states
 from fourfold.workloads.tune.answers import Answers
 from fourfold.workloads.tune.asha import ASHA
 from fourfold.workloads.tune.checkpoints import Checkpoints
@@ -320,7 +319,7 @@ def test_a_trial_that_is_to_go_on_and_does_not_is_pruned_like_those_that_wait(tm
 @pytest.mark.parametrize("at", ["before", "after"])
 def test_ctrl_c_while_a_trial_is_told_leaves_it_not_running(desk: Desk, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
     desk.job(0)
-    tell = desk_module._tell_with_warning
+    tell = book._tell_with_warning
 
     def interrupted(*args: Any, **named: Any) -> None:
         monkeypatch.undo()
@@ -328,7 +327,7 @@ def test_ctrl_c_while_a_trial_is_told_leaves_it_not_running(desk: Desk, monkeypa
             tell(*args, **named)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(desk_module, "_tell_with_warning", interrupted)
+    monkeypatch.setattr(book, "_tell_with_warning", interrupted)
     with pytest.raises(KeyboardInterrupt):
         Answers(desk).end(0, "value", 1.0)
     desk.close()
