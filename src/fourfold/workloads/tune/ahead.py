@@ -155,8 +155,8 @@ class Ahead:
         """A ticket runs a guess no more."""
         self._of_ticket.pop(ticket, None)
 
-    def settle(self, take_in: Callable[[Guess], bool]) -> None:
-        """The first trial has drawn all: each guess becomes its trial, until one turns out wrong."""
+    def settle(self, take_in: Callable[[Guess], bool]) -> bool:
+        """The first trial has drawn all: each guess becomes its trial, until one turns out wrong. Whether none did."""
         is_right = True
         while self.open and is_right:
             each = self.open.pop(0)
@@ -164,17 +164,22 @@ class Ahead:
             is_right = take_in(each)
             if is_right:
                 each.stand = Stand.RIGHT
-        self.withdraw("another trial has come between")
+        self.withdraw()
+        return is_right
 
     def withdraw(self, why: str = "") -> bool:
         """Nothing comes of any guess, and the log says why if they begin again. Whether there was one."""
         found, self.open = self.open, []
         if found and why:
-            logging.getLogger("fourfold").warning(
-                "%s: trials that had begun meanwhile begin again, with what they draw then. Of what they did nothing is kept",
-                why,
-            )
+            say(why)
         for each in found:
             each.stand = Stand.WITHDRAWN
         self._is_off = self._is_off or bool(found)
         return bool(found)
+
+
+def say(why: str) -> None:
+    """Say in the log why trials run twice."""
+    logging.getLogger("fourfold").warning(
+        "%s: trials that had begun meanwhile begin again, with what they draw then. Of what they did nothing is kept", why
+    )

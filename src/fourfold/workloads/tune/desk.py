@@ -15,11 +15,11 @@ import optuna
 from fourfold.interrupts import Shield
 from fourfold.records import Failure
 from fourfold.workloads.tune import states
-from fourfold.workloads.tune.ahead import Ahead, Guess, Stand
+from fourfold.workloads.tune.ahead import Ahead, Guess, Stand, say
 from fourfold.workloads.tune.book import Book
 from fourfold.workloads.tune.checkpoints import Checkpoints
 from fourfold.workloads.tune.drawing import given
-from fourfold.workloads.tune.opened import End, Open, suggest
+from fourfold.workloads.tune.opened import End, Open, of_trial, suggest
 from fourfold.workloads.tune.proposing import Way
 
 WAIT_S = 5.0
@@ -33,8 +33,6 @@ Fewer: chance ends it. More: it takes longer to say so. Not measured."""
 CUT_S = 0.5
 """Seconds for what a dead worker had said before to be heard. Fewer: its last parameters are lost on a busy machine. More:
 where something else holds its line open, a trial is told later. Not measured."""
-
-NOTE = "fourfold: "
 
 
 class Desk:
@@ -73,13 +71,8 @@ class Desk:
         self.study, self.way, self._n_trials, self._deadline = study, way, n_trials, deadline
         self.checkpoints, self._first, self.wait_s, self._retries = checkpoints, first, wait_s, retries
         self.book = book = Book(study, way, checkpoints)
-        self.rungs, self.open, self.going, self.batch, self.failures = (
-            book.rungs,
-            book.open,
-            book.going,
-            book.batch,
-            book.failures,
-        )
+        self.rungs, self.open, self.failures = book.rungs, book.open, book.failures
+        self.going, self.batch = book.going, book.batch
         self.sign = 1.0 if study.directions[0].name == "MAXIMIZE" else -1.0
         self.changed = threading.Condition(book.lock)
         self.ready: deque[int] = deque()
@@ -175,7 +168,8 @@ class Desk:
     def _settle(self) -> None:
         """The first trial has drawn all: those that run already are of the study now, if they draw what was foretold."""
         if self.way.first is None and self.ahead.open:
-            self.ahead.settle(self._take_in)
+            if not self.ahead.settle(self._take_in) and self.error is None:
+                say("the first trial has ended otherwise than foreseen, or another one was made meanwhile")
             self.changed.notify_all()
 
     def _take_in(self, guess: Guess) -> bool:
@@ -185,12 +179,15 @@ class Desk:
         try:
             here = self.book.begin(guess.started)
             number = here.trial.number
-            if guess.ticket is None or (number, given(here.trial, here.sampler)) != (guess.number, guess.given):
+            if (number, given(here.trial, here.sampler)) != (guess.number, guess.given):
                 self.ready.append(number)
                 return False
             here.ticket, here.attempts, here.is_cut = guess.ticket, guess.attempts, guess.failure is not None
-            self._of_ticket[guess.ticket] = number
             self.book.set(here, states.ATTEMPTS, here.attempts)
+            if guess.ticket is None:
+                self.ready.append(number)
+            else:
+                self._of_ticket[guess.ticket] = number
             for each in guess.said:
                 suggest(here, *each)
         except Exception as error:  # of the sampler, of the storage
@@ -337,15 +334,11 @@ class Desk:
                 self.changed.wait_for(lambda: here.is_cut or here.end is not None, CUT_S)
             if self.of_ticket(failure.index) is not here:  # it was about to say so when it died
                 return
-            number, item = here.trial.number, f"trial {here.trial.number} with {here.trial.params}"
-            state = states.OUT_OF_MEMORY if isinstance(error, MemoryError) else states.OF_KIND[failure.kind]
-            told = Failure(**{**vars(failure), "index": number, "item": item, "attempts": here.attempts})
+            told, end = of_trial(failure, here)
             self.failures.append(told)
-            if error is not None:
-                _renote(error, f"{NOTE}{item} (attempt {here.attempts}, {failure.worker or 'driver'})")
-                if state == states.FAILED and not is_caught(error):
-                    self.book.fails(error)
-            self.ended(number, End(state, error=f"{failure.error_type}: {failure.message}"))
+            if error is not None and end.state == states.FAILED and not is_caught(error):
+                self.book.fails(error)
+            self.ended(told.index, end)
 
     def _lost(self, failure: Failure) -> None:
         """A ticket has failed that had no trial."""
@@ -365,9 +358,3 @@ class Desk:
             self.ready.clear()
             self.book.close(is_done)
             self.changed.notify_all()
-
-
-def _renote(error: BaseException, note: str) -> None:
-    """An exception that has come out of a ticket speaks of the trial."""
-    others = [each for each in getattr(error, "__notes__", []) if not each.startswith(NOTE)]
-    BaseException.__setattr__(error, "__notes__", [*others, note])
