@@ -18,14 +18,16 @@ from optuna.trial import TrialState
 
 from fourfold.errors import EngineError
 from fourfold.records import Failure
+from fourfold.workloads.tune import book, line, states
 from fourfold.workloads.tune import desk as desk_module
-from fourfold.workloads.tune import line, states
 from fourfold.workloads.tune.answers import Answers
 from fourfold.workloads.tune.asha import ASHA
+from fourfold.workloads.tune.asking import Job
 from fourfold.workloads.tune.checkpoints import Checkpoints
 from fourfold.workloads.tune.desk import LOST_IN_A_ROW, Desk
 from fourfold.workloads.tune.line import Here, Served, There
 from fourfold.workloads.tune.proposing import way_of
+from fourfold.workloads.tune.trial import Trial
 
 WAIT_S = 20.0
 
@@ -78,6 +80,42 @@ def test_what_is_asked_is_answered_and_what_is_raised_is_raised(here: Here, peer
         with pytest.raises(KeyError, match="k"):
             ask("fail", KeyError("k"))
         assert ask("sum", 2) == (2,)
+
+
+def test_what_is_said_is_done_in_its_turn_and_what_that_raised_is_raised_by_the_next_question(here: Here, peer: Peer) -> None:
+    with there(here).opened(3) as ask:
+        ask.say("sum", 1)
+        ask.say("fail", KeyError("k"))
+        with pytest.raises(KeyError, match="k"):
+            ask("sum", 2)
+        assert ask("sum", 3) == (3,)
+    assert [peer.next()[0] for _ in range(3)] == ["sum", "fail", "sum"]
+
+
+class Alone:
+    """The way to a desk that nobody is at: it notes what it is told."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+        self.said: list[Any] = []
+
+    def __call__(self, what: str, *args: Any) -> Any:
+        self.asked.append((what, *args))
+        return "the desk's"
+
+    def say(self, what: str, *args: Any) -> None:
+        self.said.append((what, *args))
+
+
+def test_a_trial_asks_for_no_value_that_has_come_with_it() -> None:
+    given: Any = {"x": ("suggest_float", (0, 1, None, False), 0.5), "c": ("suggest_categorical", ("a", "b"), "b")}
+    ask = Alone()
+    trial = Trial(ask, Job(3, None, ("MINIMIZE",), "s", 1, given))
+    assert (trial.suggest_float("x", 0, 1), trial.suggest_categorical("c", ["a", "b"])) == (0.5, "b")
+    assert [each[:3] for each in ask.said] == [("suggested", 3, "suggest_float"), ("suggested", 3, "suggest_categorical")]
+    assert ask.asked == []
+    assert trial.suggest_float("x", 0, 2) == trial.suggest_int("x", 0, 1) == trial.suggest_float("y", 0, 1) == "the desk's"
+    assert len(ask.asked) == 3
 
 
 class Never:
@@ -320,7 +358,7 @@ def test_a_trial_that_is_to_go_on_and_does_not_is_pruned_like_those_that_wait(tm
 @pytest.mark.parametrize("at", ["before", "after"])
 def test_ctrl_c_while_a_trial_is_told_leaves_it_not_running(desk: Desk, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
     desk.job(0)
-    tell = desk_module._tell_with_warning
+    tell = book._tell_with_warning
 
     def interrupted(*args: Any, **named: Any) -> None:
         monkeypatch.undo()
@@ -328,7 +366,7 @@ def test_ctrl_c_while_a_trial_is_told_leaves_it_not_running(desk: Desk, monkeypa
             tell(*args, **named)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(desk_module, "_tell_with_warning", interrupted)
+    monkeypatch.setattr(book, "_tell_with_warning", interrupted)
     with pytest.raises(KeyboardInterrupt):
         Answers(desk).end(0, "value", 1.0)
     desk.close()
@@ -348,6 +386,21 @@ def test_ctrl_c_while_the_storage_makes_a_trial_leaves_it_not_running(desk: Desk
         desk.job(0)
     desk.close()
     assert [each.state for each in desk.study.trials] == [TrialState.FAIL]
+
+
+def test_what_a_dead_worker_had_said_is_heard_before_its_trial_is_told(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk_module, "CUT_S", WAIT_S)
+    desk.job(0)
+    fails = threading.Thread(target=lambda: desk.failed(failure_of(0), lambda error: False))
+    fails.start()
+    while 0 not in desk._over:
+        assert fails.is_alive()
+    Answers(desk).handle("suggested", (0, "suggest_float", ("x", 0, 1), {}))
+    desk.hung_up(0)
+    fails.join(WAIT_S)
+    (trial,) = desk.study.trials
+    assert list(trial.params) == ["x"]
+    assert desk.failures[0].item == f"trial 0 with {trial.params}"
 
 
 def test_after_the_end_nobody_gets_a_trial(desk: Desk) -> None:

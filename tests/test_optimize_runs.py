@@ -16,7 +16,7 @@ from running import run_script, started
 import fourfold as ff
 from fourfold.errors import RunError
 from fourfold.workloads.tune import states
-from fourfold.workloads.tune.desk import Desk
+from fourfold.workloads.tune.book import Book
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
@@ -239,9 +239,9 @@ def test_ctrl_c_leaves_no_trial_running_in_a_storage(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_while_a_trial_is_recorded_does_not_lose_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    take = Desk.newly_ended
+    take = Book.newly_ended
 
-    def take_and_interrupt(desk: Desk) -> Any:
+    def take_and_interrupt(desk: Book) -> Any:
         found = take(desk)
         if found:
             monkeypatch.undo()
@@ -257,7 +257,7 @@ def test_ctrl_c_while_a_trial_is_recorded_does_not_lose_it(tmp_path: Path, monke
             run=tmp_path / "run",
         )
 
-    monkeypatch.setattr(Desk, "newly_ended", take_and_interrupt)
+    monkeypatch.setattr(Book, "newly_ended", take_and_interrupt)
     with pytest.raises(KeyboardInterrupt):
         trials()
     assert trials().report.n_items == 2

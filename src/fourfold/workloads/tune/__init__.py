@@ -1,6 +1,6 @@
 """Tuning: trials that are processes, and candidates that are items.
 
-    optimizing.py  `ff.optimize`         desk.py      in the driver: the study, which trial runs next, what became of each
+    optimizing.py  `ff.optimize`         desk.py      in the driver: which trial runs next; book.py: what became of each
     trial.py       in a worker           answers.py   ... what trials ask it
     line.py        between the two       proposing.py ... what trials draw, by their numbers; drawing.py: for one of them
     quiet.py       ... in a worker       ahead.py     ... trials that run before the study has them

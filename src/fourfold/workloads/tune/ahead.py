@@ -9,14 +9,19 @@ other, and only if that draws what was foretold it is the guess's.
 """
 
 import datetime
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+import optuna
+from optuna.trial import TrialState
+
 from fourfold.records import Failure
 from fourfold.workloads.tune.asking import Given
+from fourfold.workloads.tune.proposing import Way
 
 QUIET_S, QUIET_TIMES = 0.5, 3.0
 """Seconds since the first trial has asked for a parameter, and how many times as long as it had run until then, after which
@@ -63,11 +68,15 @@ class Guess:
 class Ahead:
     """The guesses of a study. Once one was wrong there are no more.
 
+    Args:
+        way: Foretells what trials draw.
+
     Attributes:
         open: Those of which nobody knows whether they are right, in the order of their numbers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, way: Way) -> None:
+        self._way = way
         self.open: list[Guess] = []
         self._by_key: dict[int, Guess] = {}
         self._of_ticket: dict[int, Guess] = {}
@@ -77,13 +86,14 @@ class Ahead:
         """The first trial begins."""
         self._began_at, self._n_asked = time.monotonic(), 0
 
-    def heard(self, n_asked: int) -> bool:
-        """The first trial has asked for a parameter, and has so many now. Whether guesses were wrong: they are withdrawn."""
+    def heard(self, first: optuna.Trial) -> None:
+        """The first trial has asked for a parameter. If it is a new one, guesses were wrong."""
+        n_asked = len(first._cached_frozen_trial.params)
         if n_asked <= self._n_asked:
-            return False
+            return
         now = time.monotonic()
         self._n_asked, self._quiet_at = n_asked, now + max(QUIET_S, QUIET_TIMES * (now - self._began_at))
-        return self.withdraw()
+        self.withdraw(f"trial {first.number} has asked for {list(first._cached_frozen_trial.params)[-1]!r}")
 
     def is_quiet(self) -> None:
         """The first trial says that it will probably ask for no more."""
@@ -95,8 +105,17 @@ class Ahead:
             return None
         return max(0.0, self._quiet_at - time.monotonic())
 
-    def begin(self, number: int, given: Given, ticket: int) -> Guess:
-        """A ticket runs the trial that will have this number."""
+    def next(self, first: optuna.Trial, ticket: int) -> Guess | None:
+        """What a ticket can run while the first trial does; None when nobody can say what it would draw."""
+        if (found := self._nobodys(ticket)) is not None:
+            return found
+        others = first.study.get_trials(deepcopy=False)
+        if any(each.state == TrialState.WAITING for each in others):
+            return None
+        number = len(others) + len(self.open)
+        given = self._way.foretold(first, number)
+        if not given:
+            return None
         found = Guess(-1 - len(self._by_key), number, given, ticket)
         self.open.append(found)
         self._by_key[found.key] = self._of_ticket[ticket] = found
@@ -115,8 +134,8 @@ class Ahead:
         found = self._of_ticket.get(ticket)
         return found if found is not None and found.stand is Stand.OPEN else None
 
-    def nobodys(self, ticket: int) -> Guess | None:
-        """A guess that nobody runs, since who asked for it has died before: this ticket does."""
+    def _nobodys(self, ticket: int) -> Guess | None:
+        """A guess that nobody runs, since who asked for it has died before."""
         found = next((each for each in self.open if each.ticket is None), None)
         if found is not None:
             found.ticket, found.attempts = ticket, found.attempts + 1
@@ -136,8 +155,8 @@ class Ahead:
         """A ticket runs a guess no more."""
         self._of_ticket.pop(ticket, None)
 
-    def settle(self, take_in: Callable[[Guess], bool]) -> None:
-        """The first trial has drawn all: each guess becomes its trial, until one turns out wrong."""
+    def settle(self, take_in: Callable[[Guess], bool]) -> bool:
+        """The first trial has drawn all: each guess becomes its trial, until one turns out wrong. Whether none did."""
         is_right = True
         while self.open and is_right:
             each = self.open.pop(0)
@@ -146,11 +165,21 @@ class Ahead:
             if is_right:
                 each.stand = Stand.RIGHT
         self.withdraw()
+        return is_right
 
-    def withdraw(self) -> bool:
-        """Nothing comes of any guess. Whether there was one."""
+    def withdraw(self, why: str = "") -> bool:
+        """Nothing comes of any guess, and the log says why if they begin again. Whether there was one."""
         found, self.open = self.open, []
+        if found and why:
+            say(why)
         for each in found:
             each.stand = Stand.WITHDRAWN
         self._is_off = self._is_off or bool(found)
         return bool(found)
+
+
+def say(why: str) -> None:
+    """Say in the log why trials run twice."""
+    logging.getLogger("fourfold").warning(
+        "%s: trials that had begun meanwhile begin again, with what they draw then. Of what they did nothing is kept", why
+    )

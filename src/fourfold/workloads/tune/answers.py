@@ -171,7 +171,7 @@ class Answers:
     def set_system_attr(self, number: int, key: str, value: Any) -> None:
         """Something of a sampler's or pruner's."""
         with self._desk.changed:
-            self._desk.set(self._of(number), key, value)
+            self._desk.book.set(self._of(number), key, value)
 
     def system_attrs(self, number: int) -> dict[str, Any]:
         """What samplers, pruners and we have noted."""

@@ -5,28 +5,22 @@ the trial ──"suggest_float", "report", …──> the study            from 
 the ticket's outcome ──> ended, failed ──> the study is told     a batch in the order of numbers, else at once
 """
 
-import datetime
-import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 import optuna
-from optuna.samplers import BaseSampler
-from optuna.study._tell import _tell_with_warning
-from optuna.trial import FrozenTrial, TrialState
 
 from fourfold.records import Failure
 from fourfold.system.interrupts import Shield
 from fourfold.workloads.tune import states
-from fourfold.workloads.tune.ahead import Ahead, Guess, Stand
+from fourfold.workloads.tune.ahead import Ahead, Guess, Stand, say
+from fourfold.workloads.tune.book import Book
 from fourfold.workloads.tune.checkpoints import Checkpoints
 from fourfold.workloads.tune.drawing import given
-from fourfold.workloads.tune.opened import End, Ended, Open, Running, asked, begun_at, counts, study_attrs, suggest
+from fourfold.workloads.tune.opened import End, Open, of_trial, suggest
 from fourfold.workloads.tune.proposing import Way
-from fourfold.workloads.tune.rungs import Rungs
 
 WAIT_S = 5.0
 """Seconds after which a ticket for which there is no trial yet is given back. Fewer: more tickets. More: a worker that is to
@@ -39,8 +33,6 @@ Fewer: chance ends it. More: it takes longer to say so. Not measured."""
 CUT_S = 0.5
 """Seconds for what a dead worker had said before to be heard. Fewer: its last parameters are lost on a busy machine. More:
 where something else holds its line open, a trial is told later. Not measured."""
-
-NOTE = "fourfold: "
 
 
 class Desk:
@@ -58,17 +50,11 @@ class Desk:
 
     Attributes:
         wait_s: The same.
-        open: Trials that the study has not been told of, by number.
-        going: The numbers of those that run or are to, and neither wait for others nor have ended.
-        ready: Those that wait for a worker.
-        batch: Those of which none is told before all have ended.
-        ahead: Those that run before the study has them, since the first one runs yet.
-        failures: Trials without a value, each with `index` its number.
-        n_ended: How many trials this call has seen to their end.
+        book: The trials of the study; `rungs`, `open`, `going`, `batch` and `failures` are its.
+        ready: Numbers of trials that wait for a worker.
+        ahead: Trials that run before the study has them, since the first one runs yet.
         n_retries: How often a trial that had raised was run again.
         waited_s: Seconds that tickets have waited for a trial, together.
-        error: What ends the call.
-        watch: Told of the trials that run, whenever these are others.
     """
 
     def __init__(
@@ -84,29 +70,26 @@ class Desk:
     ) -> None:
         self.study, self.way, self._n_trials, self._deadline = study, way, n_trials, deadline
         self.checkpoints, self._first, self.wait_s, self._retries = checkpoints, first, wait_s, retries
-        self.rungs: Rungs | None = study.pruner.rungs() if hasattr(study.pruner, "rungs") else None
+        self.book = book = Book(study, way, checkpoints)
+        self.rungs, self.open, self.failures = book.rungs, book.open, book.failures
+        self.going, self.batch = book.going, book.batch
         self.sign = 1.0 if study.directions[0].name == "MAXIMIZE" else -1.0
-        self._lock = threading.RLock()
-        self.changed = threading.Condition(self._lock)
-        self.open: dict[int, Open] = {}
-        self.going: set[int] = set()
+        self.changed = threading.Condition(book.lock)
         self.ready: deque[int] = deque()
-        self.batch: list[int] = []
-        self.ahead = Ahead()
+        self.ahead = Ahead(way)
         self._of_ticket: dict[int, int] = {}
         self._over: set[int] = set()
         """Tickets that have failed for good: what their workers had asked for before they died may come late."""
         self._waits: dict[int, object] = {}
         """Tickets that wait for a trial, each with what tells who asked last: a worker that has died asks no more."""
-        self._told: deque[int] = deque()
-        self._ended: deque[Ended] = deque()
         self._lost_in_a_row = 0
         self._is_closed = False
-        self.n_begun = sum(counts(each) for each in study.get_trials(deepcopy=False))
-        self.n_ended, self.n_retries, self.waited_s = 0, 0, 0.0
-        self.failures: list[Failure] = []
-        self.error: BaseException | None = None
-        self.watch: Callable[[list[int]], None] = _nobody
+        self.n_retries, self.waited_s = 0, 0.0
+
+    @property
+    def error(self) -> BaseException | None:
+        """What ends the call."""
+        return self.book.error
 
     # ---- which trial runs next ---------------------------------------------------------------------------------------
 
@@ -134,8 +117,8 @@ class Desk:
             self.going.add(here.trial.number)
             if here.trial.number == self.way.first:
                 self.ahead.first()
-            self.set(here, states.ATTEMPTS, here.attempts)
-            self.watch(self.running)
+            self.book.set(here, states.ATTEMPTS, here.attempts)
+            self.book.watch(self.book.running)
             return here
 
     def _waited_for(self, ticket: int) -> int | Guess | None:
@@ -148,7 +131,7 @@ class Desk:
                 if left <= 0 or not self.may_have_more:
                     return None
                 quiet_in_s = self._guess_in_s()
-                if quiet_in_s == 0 and (guess := self._guess(ticket)) is not None:
+                if quiet_in_s == 0 and (guess := self.ahead.next(self.open[self.way.first or 0].trial, ticket)) is not None:
                     return guess
                 self.changed.wait(min(left, quiet_in_s or left))
                 if self._waits.get(ticket) is not asks:
@@ -166,22 +149,10 @@ class Desk:
             return None
         return self.ahead.quiet_in_s()
 
-    def _guess(self, ticket: int) -> Guess | None:
-        first, others = self.open[self.way.first or 0], self.study.get_trials(deepcopy=False)
-        if (found := self.ahead.nobodys(ticket)) is not None:
-            return found
-        if any(each.state == TrialState.WAITING for each in others):
-            return None
-        number = len(others) + len(self.ahead.open)
-        foretold = self.way.foretold(first.trial, number)
-        return self.ahead.begin(number, foretold, ticket) if foretold else None
-
     def has_asked(self, number: int) -> None:
         """A trial has asked for a parameter."""
         if number == self.way.first:
-            first = self.open[number].trial
-            if self.ahead.heard(len(first._cached_frozen_trial.params)):
-                self._say_withdrawn(f"trial {number} has asked for {list(first.params)[-1]!r}")
+            self.ahead.heard(self.open[number].trial)
             self.changed.notify_all()  # who waits for it to be quiet waits from now on
 
     def wait_while_open(self, guess: Guess) -> None:
@@ -192,19 +163,14 @@ class Desk:
 
     def _withdraw(self, number: int) -> None:
         """Nobody runs this trial for now. If others wait for it, their workers must be free for it."""
-        if number == self.way.first and self.ahead.withdraw():
-            self._say_withdrawn(f"trial {number} begins again")
-
-    def _say_withdrawn(self, why: str) -> None:
-        logging.getLogger("fourfold").warning(
-            "%s: trials that had begun meanwhile begin again, with what they draw then. Of what they did nothing is kept", why
-        )
-        self.changed.notify_all()
+        if number == self.way.first and self.ahead.withdraw(f"trial {number} begins again"):
+            self.changed.notify_all()
 
     def _settle(self) -> None:
         """The first trial has drawn all: those that run already are of the study now, if they draw what was foretold."""
         if self.way.first is None and self.ahead.open:
-            self.ahead.settle(self._take_in)
+            if not self.ahead.settle(self._take_in) and self.error is None:
+                say("the first trial has ended otherwise than foreseen, or another one was made meanwhile")
             self.changed.notify_all()
 
     def _take_in(self, guess: Guess) -> bool:
@@ -212,18 +178,21 @@ class Desk:
         if self.error is not None or self._is_closed:
             return False
         try:
-            here = self.begin(guess.started)
+            here = self.book.begin(guess.started)
             number = here.trial.number
-            if guess.ticket is None or (number, given(here.trial, here.sampler)) != (guess.number, guess.given):
+            if (number, given(here.trial, here.sampler)) != (guess.number, guess.given):
                 self.ready.append(number)
                 return False
             here.ticket, here.attempts, here.is_cut = guess.ticket, guess.attempts, guess.failure is not None
-            self._of_ticket[guess.ticket] = number
-            self.set(here, states.ATTEMPTS, here.attempts)
+            self.book.set(here, states.ATTEMPTS, here.attempts)
+            if guess.ticket is None:
+                self.ready.append(number)
+            else:
+                self._of_ticket[guess.ticket] = number
             for each in guess.said:
                 suggest(here, *each)
         except Exception as error:  # of the sampler, of the storage
-            self.error = self.error or error
+            self.book.fails(error)
             return False
         if guess.failure is not None:
             self.failed(*guess.failure)
@@ -265,7 +234,7 @@ class Desk:
             if here is not None and here.ticket == ticket:
                 here.is_cut = True
                 self._withdraw(here.trial.number)
-                self.set(here, states.STATE, states.CRASHED)  # unless it ends otherwise after all
+                self.book.set(here, states.STATE, states.CRASHED)  # unless it ends otherwise after all
             self.changed.notify_all()
 
     def of_ticket(self, ticket: int) -> Open | None:
@@ -276,7 +245,7 @@ class Desk:
     @property
     def may_have_more(self) -> bool:
         """Whether there is, or will be, a trial for another ticket."""
-        with self._lock:
+        with self.book.lock:
             if self.is_stopping:
                 return False
             self._promote()
@@ -292,7 +261,7 @@ class Desk:
 
     @property
     def _may_begin(self) -> bool:
-        n_begun = self.n_begun + len(self.ahead.open)
+        n_begun = self.book.n_begun + len(self.ahead.open)
         return (self._n_trials is None or n_begun < self._n_trials) and self.way.has_more(self.study)
 
     def _next(self) -> int | None:
@@ -316,60 +285,20 @@ class Desk:
     def _propose(self) -> None:
         size = self.way.batch_size
         if size is None:
-            self.ready.append(self.begin().trial.number)
+            self.ready.append(self._begun())
             return
         while self._may_begin:
-            number = self.begin().trial.number
+            number = self._begun()
             self.batch.append(number)
             self.ready.append(number)
             if (number + 1 - self._first) % size == 0 or len(self.batch) >= size:  # a study of several has gaps
                 break
 
-    def begin(self, started: datetime.datetime | None = None) -> Open:
-        """Make the next trial of the study.
-
-        Args:
-            started: When it began; None for now.
-
-        Raises:
-            Exception: What its sampler raises. The trial is one that has failed, then, and the call ends.
-        """
-        with Shield():
-            trial = self._asked(started)
-            here = self.take_up(trial, self.study.sampler)
-        self.n_begun += 1
+    def _begun(self) -> int:
         try:
-            here.sampler = self.way.proposed(trial)
-        except Exception as error:
-            self.error = self.error or error
-            self.ended(trial.number, End(states.FAILED, error=f"{type(error).__name__}: {error}"))
-            raise
-        if self.way.counts:
-            here.study_attrs = study_attrs(self.study)
-        return here
-
-    def take_up(self, trial: optuna.Trial, sampler: BaseSampler) -> Open:
-        """A trial is open from now on."""
-        here = self.open[trial.number] = Open(trial, sampler)
-        self.going.add(trial.number)
-        return here
-
-    def _asked(self, started: datetime.datetime | None) -> optuna.Trial:
-        """What `Study.ask` gives, which leaves a trial running when its sampler fails."""
-        study = self.study
-        study._thread_local.cached_all_trials = None
-        trial_id = study._pop_waiting_trial_id()
-        if trial_id is None:
-            trial_id = study._storage.create_new_trial(study._study_id, None if started is None else begun_at(started))
-        try:
-            return optuna.Trial(study, trial_id)
-        except BaseException as error:
-            self.error = self.error or error
-            state = states.FAILED if isinstance(error, Exception) else states.UNFINISHED
-            study._storage.set_trial_system_attr(trial_id, states.STATE, state)
-            study._storage.set_trial_system_attr(trial_id, states.ERROR, f"{type(error).__name__}: {error}")
-            study._storage.set_trial_state_values(trial_id, TrialState.FAIL)
-            self._told.append(trial_id)
+            return self.book.begin().trial.number
+        except BaseException:  # the call ends, and who waits for a trial gets none
+            self.changed.notify_all()
             raise
 
     # ---- what becomes of trials --------------------------------------------------------------------------------------
@@ -377,36 +306,14 @@ class Desk:
     def paused(self, number: int) -> None:
         """A trial waits for others, and may go on."""
         with self.changed:
-            here = self.open[number]
-            here.is_paused, here.ticket = True, None
-            self.going.discard(number)
-            if self.rungs is not None:
-                self.rungs.pause(number)
-            self.way.ended(number)  # it has drawn what others wait for
-            self._note(here)
+            self.book.paused(number)
             self._settle()
             self.changed.notify_all()
 
     def ended(self, number: int, end: End) -> None:
         """A trial has ended."""
         with self.changed:
-            here = self.open[number]
-            here.end = end
-            self.going.discard(number)
-            self.set(here, states.STATE, end.state)
-            if end.error:
-                self.set(here, states.ERROR, end.error)
-            if self.rungs is not None:
-                (self.rungs.end if end.state in (states.COMPLETE, states.PRUNED) else self.rungs.fail)(number)
-            self.checkpoints.drop(number)
-            self.n_ended += 1
-            self._note(here)
-            if number not in self.batch:
-                self.tell(number)
-            elif all(self.open[each].end is not None for each in self.batch):
-                for each in sorted(self.batch):
-                    self.tell(each)
-                self.batch.clear()
+            self.book.ended(number, end)
             self._settle()
             self.changed.notify_all()
 
@@ -428,72 +335,17 @@ class Desk:
                 self.changed.wait_for(lambda: here.is_cut or here.end is not None, CUT_S)
             if self.of_ticket(failure.index) is not here:  # it was about to say so when it died
                 return
-            number, item = here.trial.number, f"trial {here.trial.number} with {here.trial.params}"
-            state = states.OUT_OF_MEMORY if isinstance(error, MemoryError) else states.OF_KIND[failure.kind]
-            told = Failure(**{**vars(failure), "index": number, "item": item, "attempts": here.attempts})
+            told, end = of_trial(failure, here)
             self.failures.append(told)
-            if error is not None:
-                _renote(error, f"{NOTE}{item} (attempt {here.attempts}, {failure.worker or 'driver'})")
-                if state == states.FAILED and not is_caught(error):
-                    self.error = self.error or error
-            self.ended(number, End(state, error=f"{failure.error_type}: {failure.message}"))
+            if error is not None and end.state == states.FAILED and not is_caught(error):
+                self.book.fails(error)
+            self.ended(told.index, end)
 
     def _lost(self, failure: Failure) -> None:
         """A ticket has failed that had no trial."""
         self._lost_in_a_row += 1
         if states.OF_KIND[failure.kind] == states.FAILED or self._lost_in_a_row >= LOST_IN_A_ROW:
-            self.error = self.error or failure.error
-
-    def tell(self, number: int) -> None:
-        """Tell the study what became of a trial."""
-        here = self.open[number]
-        assert here.end is not None
-        is_pruned, values = here.end.state == states.PRUNED, here.end.values
-        with Shield():
-            try:
-                with asked(self.study):
-                    # `Study.tell`, which copies the trial for its caller: that takes longer than all the rest.
-                    if here.end.state == states.COMPLETE:
-                        _tell_with_warning(self.study, here.trial, values)
-                    else:
-                        state = TrialState.PRUNED if is_pruned else TrialState.FAIL
-                        _tell_with_warning(self.study, here.trial, state=state)
-            except Exception as error:  # of the sampler, of the user's constraints, of the storage
-                self.error = self.error or error
-            del self.open[number]  # not before: a second Ctrl-C leaves no trial running
-        self.way.ended(number)
-        self._told.append(here.trial._trial_id)
-
-    def told(self) -> list[FrozenTrial]:
-        """The trials that were told to the study since the last time."""
-        with self._lock:
-            found = [self.study._storage.get_trial(each) for each in self._told]
-            self._told.clear()
-            return found
-
-    def newly_ended(self) -> list[Ended]:
-        """What has ended or paused since the last time, told or not."""
-        with self._lock:
-            found = list(self._ended)
-            self._ended.clear()
-            return found
-
-    @property
-    def running(self) -> list[int]:
-        """The numbers of trials that workers have now."""
-        return [number for number in sorted(self.going) if self.open[number].ticket is not None]
-
-    def watched(self) -> list[Running]:
-        """The trials that workers have now, those first that have run longest."""
-        with self._lock:
-            now = time.monotonic()
-            found = [self.open[number] for number in self.running]
-            told = [Running(each.trial.number, now - each.began_at, each.last) for each in found]
-        return sorted(told, key=lambda each: -each.seconds)
-
-    def _note(self, here: Open) -> None:
-        self.watch(self.running)
-        self._ended.append(Ended(self.study._storage.get_trial(here.trial._trial_id), here.end, here.study_attrs))
+            self.book.fails(failure.error)
 
     def close(self, is_done: bool = False) -> None:
         """No trial runs any more: none is left running in the study.
@@ -504,32 +356,6 @@ class Desk:
         with Shield(), self.changed:
             self._is_closed = True
             self.ahead.withdraw()
-            self.batch.clear()
             self.ready.clear()
-            for number, here in sorted(self.open.items()):
-                if here.end is None:
-                    unfinished = End(states.UNFINISHED, error="the call ended before it")
-                    here.end = End(states.PRUNED) if here.is_paused else unfinished
-                    self.going.discard(number)
-                    self.set(here, states.STATE, here.end.state)
-                    if here.end.error:
-                        self.set(here, states.ERROR, here.end.error)
-                    if here.is_paused and is_done:
-                        self._note(here)
-                        self.checkpoints.drop(number)
-                self.tell(number)
+            self.book.close(is_done)
             self.changed.notify_all()
-
-    def set(self, here: Open, key: str, value: Any) -> None:
-        """Say something of a trial in the study."""
-        self.study._storage.set_trial_system_attr(here.trial._trial_id, key, value)
-
-
-def _renote(error: BaseException, note: str) -> None:
-    """An exception that has come out of a ticket speaks of the trial."""
-    others = [each for each in getattr(error, "__notes__", []) if not each.startswith(NOTE)]
-    BaseException.__setattr__(error, "__notes__", [*others, note])
-
-
-def _nobody(running: list[int]) -> None:
-    """Nobody looks."""

@@ -11,8 +11,12 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from fourfold.records import Failure
 from fourfold.workloads.tune import states
 from fourfold.workloads.tune.drawing import sampled_by
+
+NOTE = "fourfold: "
+"""Begins what we add to an exception."""
 
 
 @dataclass
@@ -116,3 +120,19 @@ def first_of(study: optuna.Study) -> int:
     """The number of the trial that begins next: one that waits, or a new one."""
     trials = study.get_trials(deepcopy=False)
     return min((each.number for each in trials if each.state == TrialState.WAITING), default=len(trials))
+
+
+def of_trial(failure: Failure, here: Open) -> tuple[Failure, End]:
+    """The failure of a trial, and its end, by that of the ticket which ran it. Its exception then speaks of the trial."""
+    number, error, item = here.trial.number, failure.error, f"trial {here.trial.number} with {here.trial.params}"
+    if error is not None:
+        _renote(error, f"{NOTE}{item} (attempt {here.attempts}, {failure.worker or 'driver'})")
+    state = states.OUT_OF_MEMORY if isinstance(error, MemoryError) else states.OF_KIND[failure.kind]
+    told = Failure(**{**vars(failure), "index": number, "item": item, "attempts": here.attempts})
+    return told, End(state, error=f"{failure.error_type}: {failure.message}")
+
+
+def _renote(error: BaseException, note: str) -> None:
+    """An exception that has come out of a ticket speaks of the trial."""
+    others = [each for each in getattr(error, "__notes__", []) if not each.startswith(NOTE)]
+    BaseException.__setattr__(error, "__notes__", [*others, note])

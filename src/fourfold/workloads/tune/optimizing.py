@@ -162,7 +162,7 @@ class _Optimizing:
             stack.callback(line.close)
             for each in self._callbacks:
                 if isinstance(each, Watcher):
-                    each.watch(desk.watched)
+                    each.watch(desk.book.watched)
             try:
                 if record is not None:
                     record.bring_back(desk, self._way, self._n_trials)
@@ -193,7 +193,7 @@ class _Optimizing:
         retries = self._settings.retries
         desk = Desk(self._study, self._way, self._n_trials, deadline, checkpoints, first, self._wait_s(), retries)
         if record is not None:
-            desk.watch = record.running
+            desk.book.watch = record.running
         return desk
 
     def _wait_s(self) -> float:
@@ -229,7 +229,7 @@ class _Optimizing:
     def _note(self, desk: Desk, record: RecordedTrials | None) -> None:
         """Record, and tell the user's callbacks, what has ended."""
         with Shield():  # what is taken here is nowhere else: Ctrl-C waits until it is recorded
-            told, ended = desk.told(), desk.newly_ended()  # in this order: nobody is told of what is not recorded
+            told, ended = desk.book.told(), desk.book.newly_ended()  # in this order: nobody is told of what is not recorded
             if record is not None and ended:
                 for each in ended:
                     record.keep(each, self._way)

@@ -32,9 +32,9 @@ def go_on(desk: Desk, number: int, left: FrozenTrial | None, kept: FrozenTrial |
         return
     if left is None and kept is not None and end is not None and is_told:
         desk.study.add_trial(kept)
-        desk.n_begun += 1
+        desk.book.n_begun += 1
         return
-    here = _running(desk, left) if left is not None and left.state == TrialState.RUNNING else desk.begin()
+    here = _running(desk, left) if left is not None and left.state == TrialState.RUNNING else desk.book.begin()
     if kept is not None:
         _fill(desk, here, kept)
     if end is None:
@@ -48,7 +48,7 @@ def go_on(desk: Desk, number: int, left: FrozenTrial | None, kept: FrozenTrial |
         here.end = end
         desk.going.discard(number)
         if is_told:
-            desk.tell(number)
+            desk.book.tell(number)
     elif waits and desk.rungs is not None:
         here.is_paused = True
         desk.way.ended(number)  # it has drawn what others wait for
@@ -60,7 +60,7 @@ def go_on(desk: Desk, number: int, left: FrozenTrial | None, kept: FrozenTrial |
 def _running(desk: Desk, left: FrozenTrial) -> Open:
     """A trial that a driver has left in a study which outlived it: it begins again, with what it had drawn."""
     trial = optuna.Trial(desk.study, left._trial_id)
-    here = desk.take_up(trial, desk.way.proposed(trial))
+    here = desk.book.take_up(trial, desk.way.proposed(trial))
     here.reported_steps = set(left.intermediate_values)
     here.attempts = int(left.system_attrs.get(states.ATTEMPTS, 0))
     return here

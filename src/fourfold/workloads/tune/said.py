@@ -15,14 +15,14 @@ def of_trials(report: Report, desk: Desk) -> Report:
     """The report of a call whose items are tickets, of the trials that these have run."""
     busy_s = max(0.0, report.busy_s - desk.waited_s)
     verdict = report.verdict.replace(
-        f"{report.n_items} items with {in_words(report.busy_s)}", f"{desk.n_ended} trials with {in_words(busy_s)}"
+        f"{report.n_items} items with {in_words(report.busy_s)}", f"{desk.book.n_ended} trials with {in_words(busy_s)}"
     )
     if report.elapsed_s:
         before, after = (f"{each / report.elapsed_s:.2f} times as fast as its " for each in (report.busy_s, busy_s))
         verdict = verdict.replace(f"{before}items", f"{after}trials")
     told = {
         "verdict": verdict,
-        "n_items": desk.n_ended,
+        "n_items": desk.book.n_ended,
         "n_failures": len(desk.failures),
         "busy_s": busy_s,
         "n_retries": desk.n_retries,
