@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fourfold.interrupts import Shield
 from fourfold.records import Failure
-from fourfold.workloads.tune import states
+from fourfold.workloads.tune import drivers, states
 from fourfold.workloads.tune.checkpoints import Checkpoints
 from fourfold.workloads.tune.opened import End, Ended, Open, asked, counts, study_attrs
 from fourfold.workloads.tune.proposing import Way
@@ -59,6 +59,8 @@ class Desk:
         waited_s: Seconds that tickets have waited for a trial, together.
         error: What ends the call.
         watch: Told of the trials that run, whenever these are others.
+        hears: No trial begins before callbacks have been called with those that have ended: they may stop the study.
+        mark: What a trial bears in a study that other processes see, and may work on; None: nobody else does.
     """
 
     def __init__(
@@ -96,6 +98,8 @@ class Desk:
         self.failures: list[Failure] = []
         self.error: BaseException | None = None
         self.watch: Callable[[list[int]], None] = _nobody
+        self.mark: drivers.Mark | None = None
+        self.hears, self._n_unheard = False, 0
 
     # ---- which trial runs next ---------------------------------------------------------------------------------------
 
@@ -115,10 +119,21 @@ class Desk:
                 here = self.open[number]
             here.ticket, here.is_paused = ticket, False
             here.attempts += 1
+            self._put_back_attrs(here)
             self.going.add(here.trial.number)
             self.set(here, states.ATTEMPTS, here.attempts)
             self.watch(self.running)
             return here
+
+    def _put_back_attrs(self, here: Open) -> None:
+        """A trial begins, or goes on, with the user attributes that it had there.
+
+        Those that it has set since stay in the study until it sets them again, since Optuna removes none.
+        """
+        if here.attempts > 1 or self.checkpoints.has(here.trial.number):
+            here.user_attrs = {**here.first_attrs, **self.checkpoints.user_attrs(here.trial.number)}
+            for key, value in here.user_attrs.items():
+                here.trial.set_user_attr(key, value)
 
     def _waited_for(self, ticket: int) -> int | None:
         began = time.monotonic()
@@ -197,12 +212,12 @@ class Desk:
         return (self._n_trials is None or self.n_begun < self._n_trials) and self.way.has_more(self.study)
 
     def _next(self) -> int | None:
-        if self.is_stopping:
+        if self.is_stopping or (self.hears and self._n_unheard):
             return None
         self._promote()
         must_wait = bool(self.batch) or (self.way.waits_for_first and bool(self.going))
         if not self.ready and self._may_begin and not must_wait:
-            self._propose()
+            self._propose()  # none, when others have begun the rest
         return self.ready.popleft() if self.ready else None
 
     def _promote(self) -> None:
@@ -217,14 +232,31 @@ class Desk:
     def _propose(self) -> None:
         size = self.way.batch_size
         if size is None:
+            if self._is_full():
+                return
             self.ready.append(self.begin().trial.number)
             return
-        while self._may_begin:
+        while self._may_begin and not self._is_full():
             number = self.begin().trial.number
             self.batch.append(number)
             self.ready.append(number)
             if (number + 1 - self._first) % size == 0 or len(self.batch) >= size:  # a study of several has gaps
                 break
+
+    @property
+    def why_idle(self) -> str:
+        """Why no trial has run, where none has."""
+        if self._n_trials is not None and self.n_begun >= self._n_trials:
+            return f"the study has its n_trials={self._n_trials} already: nothing ran"
+        return "" if self.way.has_more(self.study) else "the study has all points of its grid already: nothing ran"
+
+    def _is_full(self) -> bool:
+        """Whether the study has its trials, with those that other processes have begun meanwhile."""
+        if self.mark is None or self._n_trials is None:
+            return False
+        self.study._thread_local.cached_all_trials = None
+        self.n_begun = sum(counts(each) for each in self.study.get_trials(deepcopy=False))
+        return self.n_begun >= self._n_trials
 
     def begin(self) -> Open:
         """Make the next trial of the study.
@@ -248,7 +280,7 @@ class Desk:
 
     def take_up(self, trial: optuna.Trial, sampler: BaseSampler) -> Open:
         """A trial is open from now on."""
-        here = self.open[trial.number] = Open(trial, sampler)
+        here = self.open[trial.number] = Open(trial, sampler, first_attrs=(attrs := trial.user_attrs), user_attrs=dict(attrs))
         self.going.add(trial.number)
         return here
 
@@ -257,9 +289,11 @@ class Desk:
         study = self.study
         study._thread_local.cached_all_trials = None
         trial_id = study._pop_waiting_trial_id()
-        if trial_id is None:
-            trial_id = study._storage.create_new_trial(study._study_id)
+        is_new = trial_id is None
+        trial_id = drivers.begun(study, self.mark) if trial_id is None else trial_id
         try:
+            if self.mark is not None and not is_new:
+                study._storage.set_trial_system_attr(trial_id, states.DRIVER, self.mark)
             return optuna.Trial(study, trial_id)
         except BaseException as error:
             self.error = self.error or error
@@ -350,6 +384,7 @@ class Desk:
             del self.open[number]  # not before: a second Ctrl-C leaves no trial running
         self.way.ended(number)
         self._told.append(here.trial._trial_id)
+        self._n_unheard += 1
 
     def told(self) -> list[FrozenTrial]:
         """The trials that were told to the study since the last time."""
@@ -357,6 +392,12 @@ class Desk:
             found = [self.study._storage.get_trial(each) for each in self._told]
             self._told.clear()
             return found
+
+    def heard(self, n_trials: int) -> None:
+        """Callbacks were called with so many."""
+        with self.changed:
+            self._n_unheard -= n_trials
+            self.changed.notify_all()
 
     def newly_ended(self) -> list[Ended]:
         """What has ended or paused since the last time, told or not."""

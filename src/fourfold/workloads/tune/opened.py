@@ -39,6 +39,10 @@ class Open:
     reported: list[tuple[int, float]] = field(default_factory=list)
     """What its bracket has not heard yet."""
     reported_steps: set[int] = field(default_factory=set)
+    first_attrs: dict[str, Any] = field(default_factory=dict)
+    """User attributes that it had before it ran, as one that was enqueued has."""
+    user_attrs: dict[str, Any] = field(default_factory=dict)
+    """Those that it has where it runs: what an attempt has set that came to nothing is not among them."""
 
 
 class Ended(NamedTuple):
