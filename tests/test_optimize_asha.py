@@ -88,6 +88,15 @@ def test_without_checkpoints_trials_stop_for_good_and_it_says_so(caplog: pytest.
     assert len([line for line in caplog.messages if "trial.checkpoint" in line]) == 1
 
 
+@pytest.mark.parametrize("options", [{"engine": "serial"}, {"workers": 2}])
+def test_an_objective_that_reports_nothing_is_told_of_once(options: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    searched(lambda trial: trial.suggest_float("x", 0, 1), 6, **options)
+    (line,) = (line for line in caplog.messages if "trial.report(value, step)" in line)
+    assert line.endswith(
+        "has ended and has reported nothing: ASHA compares what trials give trial.report(value, step), and stops none without"
+    )
+
+
 def test_a_sampler_that_learns_is_asked_whenever_a_worker_is_free() -> None:
     study = ff.optimize(
         learned,

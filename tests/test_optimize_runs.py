@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from optuna.trial import TrialState
 from running import run_script, started
 
 import fourfold as ff
+from fourfold.cli.replay import _trial
 from fourfold.errors import RunError
 from fourfold.workloads.tune import states
 from fourfold.workloads.tune.book import Book
@@ -179,6 +181,24 @@ def test_trials_that_wait_when_a_call_fails_are_over_in_its_study_and_the_next_c
     assert len(study.trials) == 9
     assert TrialState.COMPLETE in {each.state for each in study.trials}
     assert all(each.state.is_finished() for each in study.trials)
+
+
+def loops(trial: Any) -> float:
+    trial.suggest_float("x", 0, 1)
+    while True:
+        pass
+
+
+def test_a_trial_that_took_too_long_is_replayed_with_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("path", "argv"):
+        monkeypatch.setattr(sys, name, list(getattr(sys, name)))
+    monkeypatch.chdir(tmp_path)
+    ff.optimize(loops, 1, sampler=RandomSampler(1), workers=1, trial_timeout=0.25, run="run")
+    _, timeout_s = _trial("run", 0)
+    assert timeout_s == 0.25
+    assert "it is stopped after 0.25 s here as well" in capsys.readouterr().err
 
 
 def test_another_objective_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What a study of Optuna can, one of `ff.optimize` can: callbacks, pruners, several directions, objectives of all kinds."""
 
 import importlib
+import logging
 import os
 import sys
 import threading
@@ -9,9 +10,12 @@ from typing import Any
 import optuna
 import pytest
 import trials
-from optuna.samplers import NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import GridSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.visualization._edf import _get_edf_info
 from optuna.visualization._intermediate_values import _get_intermediate_plot_info
 from optuna.visualization._optimization_history import _get_optimization_history_info_list
+from optuna.visualization._parallel_coordinate import _get_parallel_coordinate_info
+from optuna.visualization._pareto_front import _get_pareto_front_info
 from optuna.visualization._slice import _get_slice_plot_info
 from optuna.visualization._timeline import _get_timeline_info
 from trials import WORKERS, objective, of_optuna, table
@@ -83,9 +87,18 @@ def test_callbacks_are_told_of_each_trial_and_may_stop_the_study() -> None:
             study.stop()
 
     found = ff.optimize(objective, n_trials=1000, sampler=RandomSampler(0), callbacks=[callback], workers=2)
-    assert 4 <= len(found.trials) < 100
+    assert 4 <= len(found.trials) <= 5  # the other worker's comes to its end
     assert sorted(told) == [each.number for each in found.trials if each.state.name == "COMPLETE"]
     assert not [each for each in found.trials if each.state.name == "RUNNING"]
+
+
+@pytest.mark.parametrize("make", [RandomSampler, TPESampler])
+def test_a_callback_that_stops_at_so_many_trials_stops_as_soon_as_under_optuna(make: Any) -> None:
+    for seed in range(5):
+        stop = optuna.study.MaxTrialsCallback(10)
+        found = ff.optimize(objective, n_trials=1000, sampler=make(seed=seed), callbacks=[stop], workers=2)
+        assert 10 <= len(found.trials) <= 11
+        assert {each.state.name for each in found.trials} == {"COMPLETE"}
 
 
 @pytest.mark.parametrize("options", WORKERS[:3], ids=str)
@@ -158,10 +171,77 @@ def test_optuna_shows_and_explains_the_study() -> None:
     assert len(_get_timeline_info(found).bars) == 30
 
 
+def failing(trial: Any) -> tuple[float, float]:
+    x = trial.suggest_float("x", 0, 5)
+    if trial.number % 5 == 4:
+        raise ValueError("bad")
+    return x**2, (x - 3) ** 2 + trial.suggest_float("y", 0, 1)
+
+
+@pytest.mark.filterwarnings("ignore:PedAnovaImportanceEvaluator computes:UserWarning")
+def test_optuna_shows_and_explains_a_study_of_several_directions_with_failed_trials() -> None:
+    found = ff.optimize(
+        failing, n_trials=20, directions=["minimize"] * 2, sampler=RandomSampler(0), workers=2, catch=ValueError
+    )
+    front = _get_pareto_front_info(found)
+    assert len(front.best_trials_with_values) == len(found.best_trials) > 0
+    assert len(front.non_best_trials_with_values) == 16 - len(found.best_trials)
+    assert set(optuna.importance.get_param_importances(found, target=lambda each: each.values[1])) == {"x", "y"}
+    assert sorted(bar.state.name for bar in _get_timeline_info(found).bars) == ["COMPLETE"] * 16 + ["FAIL"] * 4
+    assert len(_get_edf_info([found], target=lambda each: each.values[0], target_name="first").lines) == 1
+
+
+def learned(trial: Any) -> float:
+    x = trial.suggest_float("x", 0, 1)
+    for step in range(trial.restore(0), 9):
+        trial.report(x * step, step)
+        trial.checkpoint(step + 1)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+    return float(x) + trial.suggest_float("y", 0, 0.1)
+
+
+def test_optuna_shows_and_explains_a_study_under_asha() -> None:
+    found = ff.optimize(learned, n_trials=18, direction="maximize", sampler=RandomSampler(0), pruner=ff.ASHA(1, 9), workers=2)
+    curves = _get_intermediate_plot_info(found).trial_infos
+    assert len(curves) == 18
+    assert {len(each.sorted_intermediate_values) for each in curves} == {1, 3, 9}
+    assert {bar.state.name for bar in _get_timeline_info(found).bars} == {"COMPLETE", "PRUNED"}
+    complete = [each.value for each in found.trials if each.state.name == "COMPLETE"]
+    history = _get_optimization_history_info_list(found, None, "value", False)[0]
+    assert [each for each in history.values_info.values if each == each] == complete
+    assert set(optuna.importance.get_param_importances(found)) == {"x", "y"}
+    assert set(_get_parallel_coordinate_info(found).dims_params[0].values or []) <= {each.params["x"] for each in found.trials}
+
+
 def test_the_report_counts_trials() -> None:
     found = ff.optimize(objective, n_trials=7, sampler=TPESampler(seed=0), batch_size=2, workers=2)
     assert (found.report.n_items, found.report.n_failures, found.failures) == (7, 0, [])
     assert found.report.verdict.startswith("2 processes, as asked: 7 trials with ")
+
+
+def test_a_study_that_has_its_trials_says_that_nothing_ran() -> None:
+    study = ff.optimize(objective, 3, sampler=RandomSampler(0), engine="serial")
+    assert ff.optimize(objective, 3, study=study).report.verdict == "the study has its n_trials=3 already: nothing ran"
+    grid = ff.optimize(lambda t: t.suggest_int("k", 1, 2), 9, sampler=GridSampler({"k": [1, 2]}), engine="serial")
+    assert (len(grid.trials), grid.report.n_items) == (2, 2)
+    again = ff.optimize(lambda t: t.suggest_int("k", 1, 2), 9, study=grid)
+    assert again.report.verdict == "the study has all points of its grid already: nothing ran"
+
+
+def test_the_log_names_the_best_trial_so_far(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    said: list[str] = []
+    log = logging.getLogger("optuna.fourfold")
+    monkeypatch.setattr(log, "handle", lambda record: said.append(record.getMessage()))
+    request.addfinalizer(lambda: log.setLevel(logging.NOTSET))
+    log.setLevel(logging.INFO)
+    ff.optimize(lambda t: 3.0 - t.number, 2, sampler=RandomSampler(0), engine="serial")
+    assert said == [
+        "Trial 0 finished with value 3.0 and parameters {}. Best is trial 0 with value 3.0",
+        "Trial 1 finished with value 2.0 and parameters {}. Best is trial 1 with value 2.0",
+    ]
+    ff.optimize(lambda t: (1, 2), 1, directions=["minimize"] * 2, sampler=RandomSampler(0), engine="serial")
+    assert said[2] == "Trial 0 finished with value [1.0, 2.0] and parameters {}"
 
 
 # ---- objectives ----------------------------------------------------------------------------------------------------------

@@ -52,8 +52,7 @@ def _item(run: str, item: int) -> tuple[Callable[[], Any], float | None]:
     run_item, failed, timeout_s = prepare_replay(run, item)
     message = printable(" ".join(failed.message.split())[:200])
     say(f"item {item} is {printable(failed.shown)}; it failed with {failed.error_type}: {message}")
-    if timeout_s is not None:
-        say(f"it is stopped after {timeout_s:g} s here as well")
+    _say_limit(timeout_s)
     return run_item, timeout_s
 
 
@@ -61,10 +60,16 @@ def _trial(run: str, number: int) -> tuple[Callable[[], Any], float | None]:
     from fourfold.cli.tune_board import in_words, values_of
     from fourfold.workloads.tune.again import prepare_trial
 
-    run_trial, told = prepare_trial(run, number)
+    run_trial, told, timeout_s = prepare_trial(run, number)
     found = f" with {values_of(told)}" if told.values else f": {printable(told.error)}" if told.error else ""
     say(f"trial {number} had {in_words(told.params) or 'no parameters'}; it was {told.state}{found}")
-    return run_trial, None
+    _say_limit(timeout_s)
+    return run_trial, timeout_s
+
+
+def _say_limit(timeout_s: float | None) -> None:
+    if timeout_s is not None:
+        say(f"it is stopped after {timeout_s:g} s here as well")
 
 
 def _show(error: BaseException, pdb: bool) -> None:

@@ -43,6 +43,10 @@ class Writer(NamedTuple):
         """Whether its process is there. Of another machine nobody knows: False."""
         return self.is_here() and _began(self.pid) == self.began != -1
 
+    def is_dead(self) -> bool:
+        """Whether its process is gone. Of another machine, and where the kernel keeps no count, nobody knows: False."""
+        return self.is_here() and self.began != -1 and _began(self.pid) != self.began
+
     def will_go_on(self) -> bool:
         """Whether a run is recorded here that can go on with the output."""
         return self.run is not None and may_go_on(Path(self.run))

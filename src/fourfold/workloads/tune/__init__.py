@@ -4,6 +4,7 @@
     trial.py       in a worker           answers.py   ... what trials ask it
     line.py        between the two       proposing.py ... what trials draw, by their numbers; drawing.py: for one of them
     quiet.py       ... in a worker       ahead.py     ... trials that run before the study has them
+    drivers.py     which process has a trial
     recorded.py    `run=`                resumed.py, checkpoints.py, reach.py, states.py, opened.py, said.py, sources.py
     asha.py        `ff.ASHA`, `ff.Hyperband`          rungs.py    ... what they decide: pure
     told.py        trials of a record, as people read them     again.py   ... and run one of them again

@@ -10,15 +10,17 @@ from fourfold.replay import program_of
 from fourfold.runs.place import check_trusted
 from fourfold.runs.seal import load_key
 from fourfold.runs.story import check_command, open_run
+from fourfold.workloads.tune import states
 from fourfold.workloads.tune.told import Told, trials_of
 from fourfold.workloads.tune.trial import numbers_of
 
 
 class TrialAgain(NamedTuple):
-    """What runs a trial as the run did, and what came of it there."""
+    """What runs a trial as the run did, what came of it there, and the seconds that it may take when it had taken too long."""
 
     run_trial: Callable[[], Any]
     told: Told
+    timeout_s: float | None
 
 
 class GivenTrial(optuna.trial.FixedTrial):
@@ -43,11 +45,14 @@ def prepare_trial(run: str, number: int) -> TrialAgain:
     check_trusted(folder)
     key = load_key()
     check_command(folder, key)
-    trials = {each.number: each for each in trials_of(folder).trials}
+    recorded = trials_of(folder)
+    trials = {each.number: each for each in recorded.trials}
     if number not in trials:
         raise OptionError(f"{run} has no trial {number} that has ended; it has {len(trials):,}: fourfold tune --status {run}")
     parts = program_of(folder, key)
-    return TrialAgain(lambda: _run(parts, trials[number]), trials[number])
+    told = trials[number]
+    timeout_s = float(recorded.story.options.get("trial_timeout", "0")) if told.state == states.TIMED_OUT else 0.0
+    return TrialAgain(lambda: _run(parts, told), told, timeout_s or None)
 
 
 def _run(parts: dict[str, Any], told: Told) -> Any:

@@ -81,6 +81,8 @@ class Answers:
                 here.is_to_pause = False
                 self._desk.paused(number)
                 return
+            if kind == "value":
+                self._warn_of_silence(here)
             end = End(states.PRUNED) if kind == "pruned" else end_of(value, len(self._study.directions))
             if end.state == states.INVALID:
                 self._desk.failures.append(_invalid(here, end))
@@ -153,11 +155,23 @@ class Answers:
                 type(self._study.pruner).__name__,
             )
 
+    def _warn_of_silence(self, here: Open) -> None:
+        if self._desk.rungs is not None and not here.reported_steps and not self._has_warned:
+            self._has_warned = True
+            logging.getLogger("fourfold").warning(
+                "trial %d has ended and has reported nothing: %s compares what trials give trial.report(value, step), and "
+                "stops none without",
+                here.trial.number,
+                type(self._study.pruner).__name__,
+            )
+
     def checkpoint(self, number: int, data: bytes) -> None:
         """Keep what it wants to go on with."""
         with self._desk.changed:
-            reports = self._study._storage.get_trial(self._of(number).trial._trial_id).intermediate_values
-        self._desk.checkpoints.put(number, data, reports)
+            here = self._of(number)
+            reports = self._study._storage.get_trial(here.trial._trial_id).intermediate_values
+            user_attrs = dict(here.user_attrs)
+        self._desk.checkpoints.put(number, data, reports, user_attrs)
 
     def restore(self, number: int) -> bytes | None:
         """What was kept."""
@@ -166,7 +180,9 @@ class Answers:
     def set_user_attr(self, number: int, key: str, value: Any) -> None:
         """Something of the user's."""
         with self._desk.changed:
-            self._of(number).trial.set_user_attr(key, value)
+            here = self._of(number)
+            here.trial.set_user_attr(key, value)
+            here.user_attrs[key] = value
 
     def set_system_attr(self, number: int, key: str, value: Any) -> None:
         """Something of a sampler's or pruner's."""
@@ -188,7 +204,8 @@ class Answers:
         if what not in OF_TRIAL:
             raise ValueError(f"a trial has no {what!r}")
         with self._desk.changed:
-            return getattr(self._of(number).trial, what)
+            here = self._of(number)
+            return dict(here.user_attrs) if what == "user_attrs" else getattr(here.trial, what)
 
     def study(self, number: int, what: str, args: tuple[Any, ...] | None) -> Any:
         """Something of the study; with arguments it is a method."""

@@ -14,9 +14,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fourfold.records import Failure
 from fourfold.system.interrupts import Shield
-from fourfold.workloads.tune import states
+from fourfold.workloads.tune import drivers, states
 from fourfold.workloads.tune.checkpoints import Checkpoints
-from fourfold.workloads.tune.opened import End, Ended, Open, Running, asked, begun_at, counts, study_attrs
+from fourfold.workloads.tune.opened import End, Ended, Open, Running, asked, counts, study_attrs
 from fourfold.workloads.tune.proposing import Way
 from fourfold.workloads.tune.rungs import Rungs
 
@@ -40,6 +40,8 @@ class Book:
         n_ended: How many trials this call has seen to their end.
         error: What ends the call.
         watch: Told of the trials that run, whenever these are others.
+        mark: What a trial bears in a study that other processes see, and may work on; None: nobody else does.
+        n_unheard: Trials that were told since callbacks were called last.
     """
 
     def __init__(self, study: optuna.Study, way: Way, checkpoints: Checkpoints) -> None:
@@ -54,6 +56,8 @@ class Book:
         self.n_ended = 0
         self.error: BaseException | None = None
         self.watch: Callable[[list[int]], None] = _nobody
+        self.mark: drivers.Mark | None = None
+        self.n_unheard = 0
         self._told: deque[int] = deque()
         self._ended: deque[Ended] = deque()
 
@@ -86,7 +90,8 @@ class Book:
 
     def take_up(self, trial: optuna.Trial, sampler: BaseSampler) -> Open:
         """A trial is open from now on."""
-        here = self.open[trial.number] = Open(trial, sampler)
+        attrs = trial.user_attrs
+        here = self.open[trial.number] = Open(trial, sampler, first_attrs=attrs, user_attrs=dict(attrs))
         self.going.add(trial.number)
         return here
 
@@ -95,9 +100,11 @@ class Book:
         study = self.study
         study._thread_local.cached_all_trials = None
         trial_id = study._pop_waiting_trial_id()
-        if trial_id is None:
-            trial_id = study._storage.create_new_trial(study._study_id, None if started is None else begun_at(started))
+        is_new = trial_id is None
+        trial_id = drivers.begun(study, self.mark, started) if trial_id is None else trial_id
         try:
+            if self.mark is not None and not is_new:
+                study._storage.set_trial_system_attr(trial_id, states.DRIVER, self.mark)
             return optuna.Trial(study, trial_id)
         except BaseException as error:
             self.fails(error)
@@ -157,6 +164,7 @@ class Book:
             del self.open[number]  # not before: a second Ctrl-C leaves no trial running
         self.way.ended(number)
         self._told.append(here.trial._trial_id)
+        self.n_unheard += 1
 
     def told(self) -> list[FrozenTrial]:
         """The trials that were told to the study since the last time."""

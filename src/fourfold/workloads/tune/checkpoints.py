@@ -1,13 +1,16 @@
 """What trials want to go on with, as files of the driver: one for each trial, whole or not there."""
 
-import json
 import os
+import pickle
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from hmac import compare_digest
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
+
+import cloudpickle
 
 from fourfold.errors import UntrustedRun
 
@@ -17,9 +20,9 @@ SEAL_BYTES = 64
 """Room for a seal before what it seals."""
 
 HEAD_BYTES = 8
-"""Room for the length of the reports before them."""
+"""Room for the length of reports and attributes before them."""
 
-NOTHING: Mapping[int, float] = MappingProxyType({})
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
 class Checkpoints:
@@ -34,18 +37,21 @@ class Checkpoints:
         self._wanted, self._seal = folder, seal
         self._folder: Path | None = None
 
-    def put(self, number: int, data: bytes, reports: Mapping[int, float] = NOTHING) -> None:
+    def put(
+        self, number: int, data: bytes, reports: Mapping[int, float] = NOTHING, user_attrs: Mapping[str, Any] = NOTHING
+    ) -> None:
         """Keep this, in the place of what was kept before.
 
         Args:
             number: Of the trial.
             data: What it wants to go on with.
             reports: What it has reported so far, by step: it will not say so again.
+            user_attrs: What it has said of itself so far: likewise.
 
         Raises:
             OSError: There is no room.
         """
-        head = json.dumps(list(reports.items())).encode()
+        head = cloudpickle.dumps((dict(reports), dict(user_attrs)))
         data = len(head).to_bytes(HEAD_BYTES, "big") + head + data
         if self._folder is None:
             self._folder = Path(self._wanted or tempfile.mkdtemp(prefix=PREFIX))
@@ -74,12 +80,22 @@ class Checkpoints:
         Raises:
             UntrustedRun: See `get`.
         """
+        return self._head(number)[0]
+
+    def user_attrs(self, number: int) -> dict[str, Any]:
+        """What the trial had said of itself when this was kept.
+
+        Raises:
+            UntrustedRun: See `get`.
+        """
+        return self._head(number)[1]
+
+    def _head(self, number: int) -> tuple[dict[int, float], dict[str, Any]]:
         found = self._read(number)
-        return (
-            {}
-            if found is None
-            else dict(json.loads(found[HEAD_BYTES : HEAD_BYTES + int.from_bytes(found[:HEAD_BYTES], "big")]))
-        )
+        if found is None:
+            return {}, {}
+        reports, user_attrs = pickle.loads(found[HEAD_BYTES : HEAD_BYTES + int.from_bytes(found[:HEAD_BYTES], "big")])
+        return reports, user_attrs
 
     def _read(self, number: int) -> bytes | None:
         path = self._path(number)

@@ -19,7 +19,7 @@ from fourfold.workloads.tune.ahead import Ahead, Guess, Stand, say
 from fourfold.workloads.tune.book import Book
 from fourfold.workloads.tune.checkpoints import Checkpoints
 from fourfold.workloads.tune.drawing import given
-from fourfold.workloads.tune.opened import End, Open, of_trial, suggest
+from fourfold.workloads.tune.opened import End, Open, counts, of_trial, suggest
 from fourfold.workloads.tune.proposing import Way
 
 WAIT_S = 5.0
@@ -55,6 +55,7 @@ class Desk:
         ahead: Trials that run before the study has them, since the first one runs yet.
         n_retries: How often a trial that had raised was run again.
         waited_s: Seconds that tickets have waited for a trial, together.
+        hears: No trial begins before callbacks have been called with those that have ended: they may stop the study.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Desk:
         self._lost_in_a_row = 0
         self._is_closed = False
         self.n_retries, self.waited_s = 0, 0.0
+        self.hears = False
 
     @property
     def error(self) -> BaseException | None:
@@ -114,12 +116,23 @@ class Desk:
             here.ticket, here.is_paused, here.is_cut = ticket, False, False
             here.attempts += 1
             here.began_at = time.monotonic()
+            self._put_back_attrs(here)
             self.going.add(here.trial.number)
             if here.trial.number == self.way.first:
                 self.ahead.first()
             self.book.set(here, states.ATTEMPTS, here.attempts)
             self.book.watch(self.book.running)
             return here
+
+    def _put_back_attrs(self, here: Open) -> None:
+        """A trial begins, or goes on, with the user attributes that it had there.
+
+        Those that it has set since stay in the study until it sets them again, since Optuna removes none.
+        """
+        if here.attempts > 1 or self.checkpoints.has(here.trial.number):
+            here.user_attrs = {**here.first_attrs, **self.checkpoints.user_attrs(here.trial.number)}
+            for key, value in here.user_attrs.items():
+                here.trial.set_user_attr(key, value)
 
     def _waited_for(self, ticket: int) -> int | Guess | None:
         began = time.monotonic()
@@ -265,12 +278,12 @@ class Desk:
         return (self._n_trials is None or n_begun < self._n_trials) and self.way.has_more(self.study)
 
     def _next(self) -> int | None:
-        if self.is_stopping:
+        if self.is_stopping or (self.hears and self.book.n_unheard):
             return None
         self._promote()
         must_wait = bool(self.batch) or (self.way.waits_for_first and bool(self.going))
         if not self.ready and self._may_begin and not must_wait:
-            self._propose()
+            self._propose()  # none, when others have begun the rest
         return self.ready.popleft() if self.ready else None
 
     def _promote(self) -> None:
@@ -285,14 +298,30 @@ class Desk:
     def _propose(self) -> None:
         size = self.way.batch_size
         if size is None:
-            self.ready.append(self._begun())
+            if not self._is_full():
+                self.ready.append(self._begun())
             return
-        while self._may_begin:
+        while self._may_begin and not self._is_full():
             number = self._begun()
             self.batch.append(number)
             self.ready.append(number)
             if (number + 1 - self._first) % size == 0 or len(self.batch) >= size:  # a study of several has gaps
                 break
+
+    @property
+    def why_idle(self) -> str:
+        """Why no trial has run, where none has."""
+        if self._n_trials is not None and self.book.n_begun >= self._n_trials:
+            return f"the study has its n_trials={self._n_trials} already: nothing ran"
+        return "" if self.way.has_more(self.study) else "the study has all points of its grid already: nothing ran"
+
+    def _is_full(self) -> bool:
+        """Whether the study has its trials, with those that other processes have begun meanwhile."""
+        if self.book.mark is None or self._n_trials is None:
+            return False
+        self.study._thread_local.cached_all_trials = None
+        self.book.n_begun = sum(counts(each) for each in self.study.get_trials(deepcopy=False))
+        return self.book.n_begun >= self._n_trials
 
     def _begun(self) -> int:
         try:
@@ -346,6 +375,12 @@ class Desk:
         self._lost_in_a_row += 1
         if states.OF_KIND[failure.kind] == states.FAILED or self._lost_in_a_row >= LOST_IN_A_ROW:
             self.book.fails(failure.error)
+
+    def heard(self, n_trials: int) -> None:
+        """Callbacks were called with so many."""
+        with self.changed:
+            self.book.n_unheard -= n_trials
+            self.changed.notify_all()
 
     def close(self, is_done: bool = False) -> None:
         """No trial runs any more: none is left running in the study.

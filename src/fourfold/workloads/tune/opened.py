@@ -52,6 +52,10 @@ class Open:
     """The step and value that it has reported last."""
     began_at: float = field(default_factory=time.monotonic)
     """When a worker was given it, this time."""
+    first_attrs: dict[str, Any] = field(default_factory=dict)
+    """User attributes that it had before it ran, as one that was enqueued has."""
+    user_attrs: dict[str, Any] = field(default_factory=dict)
+    """Those that it has where it runs: what an attempt has set that came to nothing is not among them."""
 
 
 class Running(NamedTuple):
@@ -78,13 +82,11 @@ class Ended(NamedTuple):
     study_attrs: dict[str, Any]
 
 
-def begun_at(started: datetime.datetime) -> FrozenTrial:
+def begun_at(started: datetime.datetime, system_attrs: dict[str, Any]) -> FrozenTrial:
     """A trial that has begun at a time of its own, for a storage to make one of it."""
-    nothing: dict[str, Any] = {
-        key: {} for key in ("params", "distributions", "user_attrs", "system_attrs", "intermediate_values")
-    }
+    nothing: dict[str, Any] = {key: {} for key in ("params", "distributions", "user_attrs", "intermediate_values")}
     where: dict[str, Any] = {"number": -1, "trial_id": -1, "datetime_start": started, "datetime_complete": None}
-    return FrozenTrial(state=TrialState.RUNNING, value=None, **where, **nothing)
+    return FrozenTrial(state=TrialState.RUNNING, value=None, system_attrs=system_attrs, **where, **nothing)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
-from fourfold.workloads.tune import checked, states
+from fourfold.workloads.tune import checked, drivers, states
 from fourfold.workloads.tune.answers import Answers
 from fourfold.workloads.tune.checkpoints import Checkpoints
 from fourfold.workloads.tune.desk import WAIT_S, Desk
@@ -43,8 +43,8 @@ Callback = Callable[[optuna.Study, FrozenTrial], None]
 
 def optimize(
     objective: Callable[[Any], Any],
-    *,
     n_trials: int | None = None,
+    *,
     direction: Direction | None = None,
     directions: Sequence[Direction] | None = None,
     sampler: BaseSampler | None = None,
@@ -66,7 +66,9 @@ def optimize(
     Args:
         objective: Takes a trial and returns a number, or one for each direction. A class is built once per worker, with
             `init=`.
-        n_trials: How many trials the study has in the end, whatever it has already; None: `timeout` ends it.
+        n_trials: How many trials the study has in the end, with those that it has already, and those that other processes
+            begin in it meanwhile (the storage is asked before each; of two who begin in the same moment both may). Unfinished
+            ones do not count. None: `timeout` ends it.
         direction: "minimize" or "maximize".
         directions: One of them for each value, in their place.
         sampler: Of Optuna; None: TPE, with `seed=`.
@@ -75,7 +77,8 @@ def optimize(
         timeout: Seconds after which no trial is begun.
         trial_timeout: Seconds for each trial; a longer one is stopped.
         catch: Exceptions of the objective that do not end the call, as in Optuna.
-        callbacks: Called here with the study and each trial that has ended.
+        callbacks: Called here with the study and each trial that has ended, before the next one begins. After `study.stop()`
+            those that run come to their end. (On a cluster what has ended is told of later, and a few more have begun.)
         mode: "batch": what a trial draws depends on its number and on what was told before its batch, not on which worker is
             faster. "async": it depends on what was told when a worker was free, which is faster where trials differ.
             Random, grid and quasi-random search are reproducible either way. Under `ff.ASHA` others are "async" always.
@@ -94,8 +97,10 @@ def optimize(
         NotPicklable: The objective cannot travel to processes; the message says which part of it.
         RunError: The folder of `run=` cannot be used.
 
-    Guarantees: no trial is left running in the study. Each has a system attribute "fourfold:state": complete, pruned, failed,
-        crashed, out of memory, timed out, invalid (nan, None, no number) or unfinished (the call has ended before it).
+    Guarantees: no trial of this call is left running in the study. Should this process be killed, the next call on a study in
+        a database tells it of the trials that nobody has any more, and leaves those of others alone. Each trial has a system
+        attribute "fourfold:state": complete, pruned, failed, crashed, out of memory, timed out, invalid (nan, None, no
+        number) or unfinished (the call has ended before it).
 
     Example:
         >>> import optuna, fourfold as ff
@@ -153,10 +158,14 @@ class _Optimizing:
             state = "failed"
             if record is not None:
                 stack.callback(lambda: record.close(state))
+            run = None if record is None else record.id
+            mark = stack.enter_context(drivers.marking(study, run))
+            drivers.end_lost(study, run)
             folder = None if record is None else os.path.join(record.path, "checkpoints")
             checkpoints = Checkpoints(folder, None if record is None else record.seal)
             stack.callback(checkpoints.close)
             desk = self._desk(checkpoints, record)
+            desk.book.mark, desk.hears = mark, bool(self._callbacks) and desk.wait_s > 0 and not self._is_elsewhere()
             served = Served(Answers(desk).handle, desk.hung_up, lambda ticket, job: desk.undelivered(ticket, job.attempts))
             line = Here(served, lambda: own_address(settings.engine))
             stack.callback(line.close)
@@ -195,6 +204,11 @@ class _Optimizing:
         if record is not None:
             desk.book.watch = record.running
         return desk
+
+    def _is_elsewhere(self) -> bool:
+        """Whether what has ended is told of later, with others."""
+        engine = self._settings.engine
+        return engine not in ("threads", "processes") if isinstance(engine, str) else engine.info.elsewhere
 
     def _wait_s(self) -> float:
         """How long a ticket may wait for a trial."""
@@ -239,6 +253,7 @@ class _Optimizing:
             with asked(self._study):
                 for callback in self._callbacks:
                     callback(self._study, trial)
+        desk.heard(len(told))
 
 
 def _tickets(desk: Desk) -> Iterator[int]:

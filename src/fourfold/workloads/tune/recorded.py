@@ -9,6 +9,7 @@ import datetime
 import json
 import math
 import os
+import secrets
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from fourfold.runs.seal import CHECKPOINT
 from fourfold.workloads.tune import states
 from fourfold.workloads.tune.desk import Desk
 from fourfold.workloads.tune.drawing import Drawn
+from fourfold.workloads.tune.drivers import is_of_run
 from fourfold.workloads.tune.opened import End, Ended, first_of
 from fourfold.workloads.tune.proposing import Way
 from fourfold.workloads.tune.resumed import go_on
@@ -54,6 +56,7 @@ class RecordedTrials:
 
     Attributes:
         path: The folder.
+        id: Of the run: its trials bear it in a study that outlives this process.
 
     Raises:
         RunError: The folder cannot be used, or was recorded by something else.
@@ -73,6 +76,7 @@ class RecordedTrials:
             "sampler": type(study.sampler).__name__,
             "pruner": type(study.pruner).__name__,
         }
+        shown |= {"trial_timeout": f"{settings.timeout:g}"} if settings.timeout is not None else {}
         subject = Subject(name, KIND, parts, {**parts, **beside}, shown, repeatable=True, failures_stand=True)
         self.path, self._study = path, study
         self._recording = Recording(path, subject, Carriage(dump, dump_by_name, load, pickled, unpickled))
@@ -81,7 +85,9 @@ class RecordedTrials:
         self._running, self._running_bytes = _opened(self._recording.folder / RUNNING), 0
         facts = self._recording.journal.facts()
         self._first = int(facts.get("first_trial", first_of(study)))
-        self._recording.journal.tell(first_trial=self._first)
+        self.id = str(facts.get("trials_id") or secrets.token_hex(8))
+        self._recording.journal.tell(first_trial=self._first, trials_id=self.id)
+        self._recording.journal.commit()  # before a trial bears it
 
     def seal(self, number: int, data: bytes) -> str:
         """Of a checkpoint."""
@@ -105,8 +111,10 @@ class RecordedTrials:
         trials = {each.number: each for each in desk.study.get_trials(deepcopy=False)}
         there = {number: each for number, each in trials.items() if each.state != TrialState.WAITING}
         begun = [number for number in desk.checkpoints.numbers() if n_trials is None or number < n_trials]
+        running = {number for number, each in there.items() if each.state == TrialState.RUNNING}
+        own = {number for number in running if is_of_run(there[number], self.id)}
         last = max([*found, *there, *begun], default=-1)
-        if last < self._first or not (found or begun):
+        if last < self._first or not (found or begun or own):
             return
         size = way.batch_size or 1
         n_whole = end = self._first
@@ -115,6 +123,8 @@ class RecordedTrials:
         while end <= last:
             end += size
         for number in range(self._first, end if n_trials is None else max(last + 1, min(end, n_trials))):
+            if number in running - own:  # another process has it
+                continue
             kept = found.get(number)
             is_told = size == 1 or number < n_whole
             trial, ended = (None, None) if kept is None else (_trial_of(number, kept), _end_of(kept))

@@ -60,7 +60,10 @@ def go_on(desk: Desk, number: int, left: FrozenTrial | None, kept: FrozenTrial |
 def _running(desk: Desk, left: FrozenTrial) -> Open:
     """A trial that a driver has left in a study which outlived it: it begins again, with what it had drawn."""
     trial = optuna.Trial(desk.study, left._trial_id)
+    desk.study._storage.set_trial_system_attr(left._trial_id, states.DRIVER, desk.book.mark)
     here = desk.book.take_up(trial, desk.way.proposed(trial))
+    if "fixed_params" not in left.system_attrs:  # else it was enqueued, perhaps with some
+        here.first_attrs, here.user_attrs = {}, {}
     here.reported_steps = set(left.intermediate_values)
     here.attempts = int(left.system_attrs.get(states.ATTEMPTS, 0))
     return here
@@ -98,7 +101,8 @@ def _fill(desk: Desk, here: Open, kept: FrozenTrial) -> None:
     for key, value in kept.user_attrs.items():
         storage.set_trial_user_attr(trial_id, key, value)
     for key, value in kept.system_attrs.items():
-        storage.set_trial_system_attr(trial_id, key, value)
+        if key != states.DRIVER:  # it has another one now
+            storage.set_trial_system_attr(trial_id, key, value)
     here.trial._cached_frozen_trial = storage.get_trial(trial_id)  # else it would draw anew what it has drawn
     here.reported_steps = set(kept.intermediate_values)
     here.attempts = int(kept.system_attrs.get(states.ATTEMPTS, 0))

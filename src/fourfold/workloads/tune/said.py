@@ -20,6 +20,8 @@ def of_trials(report: Report, desk: Desk) -> Report:
     if report.elapsed_s:
         before, after = (f"{each / report.elapsed_s:.2f} times as fast as its " for each in (report.busy_s, busy_s))
         verdict = verdict.replace(f"{before}items", f"{after}trials")
+    if not desk.book.n_ended and not desk.failures and desk.error is None:
+        verdict = desk.why_idle or verdict
     told = {
         "verdict": verdict,
         "n_items": desk.book.n_ended,
@@ -35,9 +37,21 @@ def log_end(study: optuna.Study, trial: FrozenTrial) -> None:
     log = logging.getLogger("optuna.fourfold")
     if trial.state == TrialState.COMPLETE:
         found = trial.values[0] if len(trial.values) == 1 else trial.values
-        log.info("Trial %d finished with value %s and parameters %s", trial.number, found, trial.params)
+        if log.isEnabledFor(logging.INFO):
+            told = "Trial %d finished with value %s and parameters %s%s"
+            log.info(told, trial.number, found, trial.params, _best_of(study))
     elif trial.state == TrialState.PRUNED:
         log.info("Trial %d pruned", trial.number)
     else:
         why = trial.system_attrs.get(states.ERROR, "")
         log.warning("Trial %d %s: %s; parameters %s", trial.number, trial.system_attrs.get(states.STATE), why, trial.params)
+
+
+def _best_of(study: optuna.Study) -> str:
+    if len(study.directions) > 1:
+        return ""
+    try:
+        best = study.best_trial
+    except ValueError:  # none keeps its constraints
+        return ""
+    return f". Best is trial {best.number} with value {best.value}"

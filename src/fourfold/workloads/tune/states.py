@@ -9,6 +9,8 @@ ERROR = "fourfold:error"
 """System attribute of a trial without a value: why."""
 ATTEMPTS = "fourfold:attempts"
 """System attribute of a trial: how often it was begun."""
+DRIVER = "fourfold:driver"
+"""System attribute of a trial in a study that other processes see: the one that has, or had it."""
 WAY = "fourfold:mode"
 """User attribute of a study, since others cannot be looked at: how its trials were proposed."""
 
