@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from numbers import Integral, Real
 from typing import Any, Literal
@@ -25,6 +26,7 @@ from fourfold.workloads.tune.search.datasets import Folds, asked_for, check_scor
 from fourfold.workloads.tune.search.done import Done, Rows
 from fourfold.workloads.tune.search.failed import why_all_fail
 from fourfold.workloads.tune.search.incremental import Budget, Ladder, best_of
+from fourfold.workloads.tune.search.placed import place_for
 from fourfold.workloads.tune.search.rounds import Rounds
 from fourfold.workloads.tune.search.shown import Shown
 
@@ -192,9 +194,9 @@ class SearchCV(BaseSearchCV):  # type: ignore[misc]
         self._set_folds(X, y, routed)
         shown = Shown(self.n_splits_, self._metric())
         rounds = Rounds(options, self.run, self.timeout is not None, shown)
-        rows = Rows(self, X, y, scorers, routed, rounds)
-        done = Done(self, rows.results, self._metric(), shown, partial(why_all_fail, self.estimator, y))
-        with shown.on_screen(self._n_fits(), options):
+        with shown.on_screen(self._n_fits(), options), self._placed(X, y, options) as placed:
+            rows = Rows(self, X, y, scorers, routed, rounds, placed)
+            done = Done(self, rows.results, self._metric(), shown, partial(why_all_fail, self.estimator, y))
             if self.pruner is None:
                 self._run_search(done.evaluate, callback_ctx=told, done=done)
             else:
@@ -240,6 +242,10 @@ class SearchCV(BaseSearchCV):  # type: ignore[misc]
         if self.method == "halving":
             BaseSuccessiveHalving._check_input_parameters(self, X=X, y=y, split_params=routed.splitter.split)
         self.n_splits_ = self._checked_cv_orig.get_n_splits(X, y, **routed.splitter.split)
+
+    def _placed(self, X: Any, y: Any, options: Mapping[str, Any]) -> Any:
+        has_rounds = self.method in ("halving", "tpe") or self.pruner is not None
+        return place_for((X, y), options["engine"]) if has_rounds and self.run is None else nullcontext()
 
     def _n_fits(self) -> int | None:
         n_candidates = n_candidates_of(self)
