@@ -75,9 +75,21 @@ def test_where_there_is_no_room_they_travel(monkeypatch: pytest.MonkeyPatch) -> 
         assert there(place)[0].tolist() == X.tolist()
 
 
+def test_a_worker_of_a_cluster_on_this_machine_keeps_what_it_was_sent_unless_the_search_is_over() -> None:
+    with place_for((X, y), "dask") as place:
+        assert there(place)[0].tolist() == X.tolist()
+        place.sent(some_lack_them=False)
+        assert there(place)[0].tolist() == X.tolist()
+        place.sent(some_lack_them=True)
+        late = pickle.dumps(place)
+    assert pickle.loads(late)[0].tolist() == X.tolist()
+    assert not os.path.exists(place._kept.folder)
+
+
 def test_another_machine_keeps_what_it_was_sent_and_then_needs_the_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     with place_for((X, y), "ray") as place:
         assert place.travels
+        place.forget()  # it is the folder of the driver's machine
         monkeypatch.setattr(placed, "_is_home", lambda _: False)
         assert there(place)[0].tolist() == X.tolist()
         place.sent(some_lack_them=False)
@@ -113,7 +125,7 @@ def test_rounds_find_the_rows_and_those_who_do_not_are_sent_them(
     one, two = (ff.SearchCV(estimator, space, cv=2, random_state=0, n_jobs=n, **options).fit(X, y) for n in (1, 2))
     assert two.cv_results_["params"] == one.cv_results_["params"]
     assert two.cv_results_["mean_test_score"].tolist() == one.cv_results_["mean_test_score"].tolist()
-    assert len(two.reports_) == len(one.reports_) * (1 if is_there else 2)
+    assert len(two.reports_) == len(one.reports_) + (not is_there)  # once: who was sent them has kept them
     assert [*tmp_path.iterdir()] == []
 
 

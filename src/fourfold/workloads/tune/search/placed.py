@@ -2,8 +2,9 @@
 
     /tmp/fourfold-fit-<user>-<search>/rows     their pickle, and the memory of arrays behind it: workers map it into their own
 
-Here it is written before the first round. On another machine the first worker that is sent the rows writes them. A worker
-that is on a machine without them says so, and what it was to do is done again by those who are sent them.
+For workers of this machine it is written before the first round. Of a cluster, the first worker of each machine that is sent
+the rows writes them. A worker that is on a machine without them says so, and what it was to do is done again by those who are
+sent them.
 """
 
 import contextlib
@@ -33,7 +34,10 @@ ALIGNED = 64
 
 @contextlib.contextmanager
 def place_for(rows: tuple[Any, Any], engine: Any) -> "Iterator[Placed | None]":
-    """A block with a place for rows, where workers of that engine have memory of their own; None where it is of no use."""
+    """A block with a place for rows, where workers of that engine have memory of their own; None where it is of no use.
+
+    Without an engine there is none.
+    """
     placed = Placed(rows, engine == "processes") if _is_of_use(rows, engine) else None
     try:
         yield placed
@@ -44,7 +48,7 @@ def place_for(rows: tuple[Any, Any], engine: Any) -> "Iterator[Placed | None]":
 
 def _is_of_use(rows: tuple[Any, Any], engine: Any) -> bool:
     info = getattr(engine, "info", None)
-    if engine in ("serial", "threads") or current.inside_item() or (info is not None and info.takes_objects):
+    if engine in (None, "serial", "threads") or current.inside_item() or (info is not None and info.takes_objects):
         return False
     weight = weigh(rows, PLACED_BYTES)
     return not weight.complete or weight.stream_bytes + weight.buffer_bytes >= PLACED_BYTES
@@ -62,13 +66,13 @@ class Placed:
         self._rows, self._kept = rows, Kept(name_in(None))
         self.travels = True
         self._is_full = False
-        if is_here:
-            try:
-                self._kept.open()
+        try:
+            self._kept.open()
+            if is_here:
                 _write(self._kept.folder, rows)
-            except OSError:  # there is no room
-                self._is_full = True
-            self.travels = self._is_full
+                self.travels = False
+        except OSError:  # there is no room
+            self._is_full = True
 
     def sent(self, some_lack_them: bool) -> None:
         """A call has ended: whether the next one has the rows with it."""
@@ -109,12 +113,15 @@ def _mapped(folder: str) -> mmap.mmap | None:
 
 
 def _has_folder(kept: Kept) -> bool:
-    """Make it on a machine that is not the driver's. There it has been made, or there was no room, or it is forgotten."""
-    if not _is_home(kept) and not os.path.isdir(kept.folder):
-        _let_go_of_old()
-        sweep(kept.folder)
-        _hold(kept.folder)
-    return not _is_home(kept)
+    """Make it, unless it is there; on the driver's machine that has made it, or has forgotten it."""
+    if os.path.isdir(kept.folder):
+        return True
+    if _is_home(kept):
+        return False
+    _let_go_of_old()
+    sweep(kept.folder)
+    _hold(kept.folder)
+    return True
 
 
 def _is_home(kept: Kept) -> bool:
