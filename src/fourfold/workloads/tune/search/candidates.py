@@ -56,16 +56,24 @@ def proposed(search: Any, score: Callable[[Sequence[Mapping[str, Any]]], Sequenc
     return proposals.study
 
 
-def n_candidates_of(search: Any) -> int | None:
-    """How many rows its table will have, when that can be told."""
+def has_rounds(search: Any) -> bool:
+    """Whether some candidates are tried after others have their scores."""
+    return search.method in ("halving", "tpe") or search.pruner is not None
+
+
+def n_fits_of(search: Any) -> int | None:
+    """How many fits there are in all rounds, when that can be told."""
     if search.pruner is not None:
         return None
-    if search.method == "tpe":
-        return n_trials_of(search)
     if search.method == "grid":
-        return len(ParameterGrid(for_grid(parts_of(search.space))))
-    _, n_trials = _drawn(search)
-    return n_trials if search.method == "random" else _n_in_halving(search, n_trials)
+        n_candidates = len(generated(search))
+    elif search.method == "tpe":
+        n_candidates = n_trials_of(search)
+    else:
+        _, n_candidates = _drawn(search)
+        if search.method == "halving":
+            n_candidates = _n_in_halving(search, n_candidates)
+    return n_candidates * int(search.n_splits_)
 
 
 def _n_in_halving(search: Any, n_candidates: int) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from fourfold.workloads.tune.search.failed import FitFailure, failures_of, raise_if_all_failed, warn_of
 from fourfold.workloads.tune.search.fits import Job, Result
+from fourfold.workloads.tune.search.placed import Placed
 from fourfold.workloads.tune.search.prefixes import Values
 from fourfold.workloads.tune.search.rounds import Rounds
 from fourfold.workloads.tune.search.shown import Shown, score_of
@@ -24,9 +25,13 @@ class Rows:
         scorers: Of scikit-learn.
         routed: The parameters of `fit`, by who gets them.
         rounds: Runs the fits.
+        placed: None; or where the rows are from the first round to the last.
     """
 
-    def __init__(self, search: Any, X: Any, y: Any, scorers: Any, routed: Any, rounds: Rounds) -> None:
+    def __init__(
+        self, search: Any, X: Any, y: Any, scorers: Any, routed: Any, rounds: Rounds, placed: Placed | None = None
+    ) -> None:
+        self._placed = placed
         self._search, self._X, self._y, self._routed, self._rounds = search, X, y, routed, rounds
         self._how = {
             "scorer": scorers,
@@ -57,7 +62,9 @@ class Rows:
         if search.verbose > 0:
             n_fits = n_candidates * len(splits)
             print(f"Fitting {len(splits)} folds for each of {n_candidates} candidates, totalling {n_fits} fits")
-        return Job(clone(search.estimator), X, y, splits, self._how, get_config(), n_candidates)
+        if self._placed is not None:
+            X = y = None
+        return Job(clone(search.estimator), X, y, splits, self._how, get_config(), n_candidates, self._placed)
 
 
 class Done:

@@ -20,11 +20,12 @@ from sklearn.utils.validation import _check_method_params, _num_samples, indexab
 from fourfold.errors import MissingExtra
 from fourfold.workloads.dataset import Dataset
 from fourfold.workloads.tune.search.asked import METHODS, check_arguments, check_folds, named_rightly, options_of
-from fourfold.workloads.tune.search.candidates import generated, n_candidates_of, proposed
+from fourfold.workloads.tune.search.candidates import generated, has_rounds, n_fits_of, proposed
 from fourfold.workloads.tune.search.datasets import Folds, asked_for, check_scores
 from fourfold.workloads.tune.search.done import Done, Rows
 from fourfold.workloads.tune.search.failed import why_all_fail
 from fourfold.workloads.tune.search.incremental import Budget, Ladder, best_of
+from fourfold.workloads.tune.search.placed import place_for
 from fourfold.workloads.tune.search.rounds import Rounds
 from fourfold.workloads.tune.search.shown import Shown
 
@@ -40,7 +41,7 @@ class SearchCV(BaseSearchCV):  # type: ignore[misc]
     It is GridSearchCV, RandomizedSearchCV, HalvingRandomSearchCV and a search by Optuna's TPE in one class, with their
     candidates, scores and attributes. Each fit of a candidate on a fold is an item: one that raises, crashes, or takes too
     long costs its own score. Candidates of a Pipeline that have their first steps alike share the fits of these, once per
-    fold, unless the pipeline has a `memory`, or a step draws from a RandomState.
+    fold, unless the pipeline has a `memory`, or a step writes into its rows by `copy=False`.
 
     Args:
         estimator: Cloned for each fit.
@@ -76,7 +77,7 @@ class SearchCV(BaseSearchCV):  # type: ignore[misc]
             steps as if it had been alone.
         best_estimator_, best_params_, best_score_, best_index_: Of the best candidate.
         failures_: A `FitFailure` for each fit that has no score of its own: candidate, fold, kind, reason and traceback.
-        reports_: The `fourfold.Report` of each round.
+        reports_: The `fourfold.Report` of each round, in fits.
         study_: Of "tpe": the `optuna.Study`.
         n_splits_, scorer_, multimetric_, refit_time_, n_resources_, n_candidates_ …: As in scikit-learn.
 
@@ -192,9 +193,10 @@ class SearchCV(BaseSearchCV):  # type: ignore[misc]
         self._set_folds(X, y, routed)
         shown = Shown(self.n_splits_, self._metric())
         rounds = Rounds(options, self.run, self.timeout is not None, shown)
-        rows = Rows(self, X, y, scorers, routed, rounds)
-        done = Done(self, rows.results, self._metric(), shown, partial(why_all_fail, self.estimator, y))
-        with shown.on_screen(self._n_fits(), options):
+        goes_to = options["engine"] if has_rounds(self) and self.run is None else None
+        with shown.on_screen(n_fits_of(self), options), place_for((X, y), goes_to) as placed:
+            rows = Rows(self, X, y, scorers, routed, rounds, placed)
+            done = Done(self, rows.results, self._metric(), shown, partial(why_all_fail, self.estimator, y))
             if self.pruner is None:
                 self._run_search(done.evaluate, callback_ctx=told, done=done)
             else:
@@ -216,7 +218,7 @@ class SearchCV(BaseSearchCV):  # type: ignore[misc]
         self.n_splits_ = shown.n_splits = folds.n_folds
         shown.metric = self._metric()
         done = Done(self, folds.results, self._metric(), shown)
-        with shown.on_screen(self._n_fits(), options):
+        with shown.on_screen(n_fits_of(self), options):
             self._run_search(done.evaluate, done=done)
         self._set_best(done, refit_metric)
         if self.refit:
@@ -240,10 +242,6 @@ class SearchCV(BaseSearchCV):  # type: ignore[misc]
         if self.method == "halving":
             BaseSuccessiveHalving._check_input_parameters(self, X=X, y=y, split_params=routed.splitter.split)
         self.n_splits_ = self._checked_cv_orig.get_n_splits(X, y, **routed.splitter.split)
-
-    def _n_fits(self) -> int | None:
-        n_candidates = n_candidates_of(self)
-        return None if n_candidates is None else n_candidates * self.n_splits_
 
     def _metric(self) -> str:
         """The name of the score to go by."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from fourfold.workloads.tune.search.placed import ABSENT
 from fourfold.workloads.tune.search.prefixes import Candidate, Shared
 
 Result = dict[str, Any]
@@ -15,11 +16,12 @@ class Job(NamedTuple):
 
     Attributes:
         estimator: Cloned for each fit.
-        X, y: All rows.
+        X, y: All rows; None where `placed` has them.
         splits: The rows of each fold: for training, and for the score.
         how: The arguments of scikit-learn's `_fit_and_score` that are the same for all fits.
         config: The configuration of scikit-learn in the process that searches.
         n_candidates: How many there are, for messages.
+        placed: None; or, in a worker, X and y as it has found them, False where it has not. Before, what finds them.
     """
 
     estimator: Any
@@ -29,6 +31,13 @@ class Job(NamedTuple):
     how: Mapping[str, Any]
     config: Mapping[str, Any]
     n_candidates: int
+    placed: Any = None
+
+    def with_rows(self) -> "Job | None":
+        """In a worker: itself, with X and y; None where this machine does not have them."""
+        if self.placed is None:
+            return self
+        return None if self.placed is False else self._replace(X=self.placed[0], y=self.placed[1], placed=None)
 
     def parts(self) -> dict[str, Any]:
         """What a recorded round is the same by, by the names that users know."""
@@ -63,23 +72,26 @@ class Fits:
     """A worker's own: built once, with the job, then called for each unit."""
 
     def __init__(self, job: Job) -> None:
-        self._job = job
+        self._job = job.with_rows()
         self._shared = Shared()
 
-    def __call__(self, unit: Unit) -> list[Result]:
+    def __call__(self, unit: Unit) -> list[Result] | str:
         from sklearn import config_context
 
-        with config_context(**self._job.config):
-            return [self._result(candidate, unit.split) for candidate in unit.candidates]
+        job = self._job
+        if job is None:
+            return ABSENT
+        with config_context(**job.config):
+            return [self._result(job, candidate, unit.split) for candidate in unit.candidates]
 
-    def _result(self, candidate: Candidate, split: int) -> Result:
+    def _result(self, job: Job, candidate: Candidate, split: int) -> Result:
         from sklearn.base import clone
 
-        estimator, one_fit = clone(self._job.estimator), None
+        estimator, one_fit = clone(job.estimator), None
         if candidate.path:
             one_fit = self._shared.of(split, candidate.path)
             estimator.set_params(memory=one_fit)
-        result = fit_and_score(self._job, estimator, candidate, split, candidate.params)
+        result = fit_and_score(job, estimator, candidate, split, candidate.params)
         if one_fit is not None:
             result["fit_time"] += one_fit.saved_s  # as if it had been alone
         return result

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from fourfold.records import Failure
 from fourfold.workloads.tune.rungs import Decision, bracket_of, resources
 from fourfold.workloads.tune.search.fits import Job, Result, Unit, fit_and_score
+from fourfold.workloads.tune.search.placed import ABSENT
 from fourfold.workloads.tune.search.prefixes import Candidate
 from fourfold.workloads.tune.search.rounds import Ended, Rounds
 
@@ -34,14 +35,16 @@ class Passes:
     """A worker's own: built once, with the job, then called for each leg."""
 
     def __init__(self, job: Job) -> None:
-        self._job = job
+        self._job = job.with_rows()
 
-    def __call__(self, leg: Leg) -> tuple[Result, bytes]:
+    def __call__(self, leg: Leg) -> tuple[Result, bytes] | str:
         from sklearn import config_context
         from sklearn.base import clone
 
         (candidate,) = leg.unit.candidates
         job, is_new = self._job, leg.learned is None
+        if job is None:
+            return ABSENT
         with config_context(**job.config):
             estimator = clone(job.estimator) if leg.learned is None else pickle.loads(leg.learned)
             estimator.fit = Budget(estimator, leg.begin, leg.end, job.y)  # what scikit-learn calls

@@ -124,7 +124,7 @@ class Rounds:
         with closing(call.in_order() if in_order else call.segments()) as segments:
             for segment in segments:
                 for at, value in zip(count(segment.start), segment.values, strict=False):
-                    if left[at] not in values:
+                    if left[at] not in values and not isinstance(value, str):
                         values[left[at]] = value
                         self._shown.take(items[left[at]], value)
                 for failure in call.failures.sorted():
@@ -133,6 +133,11 @@ class Rounds:
         call.raise_if_stopped()
         self.reports.append(of_fits(call.report(), [items[index] for index in left], self._shown))
         logging.getLogger("fourfold").info("SearchCV: %s", self.reports[-1].verdict)
+        if job.placed is not None:
+            absent = [index for index in left if index not in values]  # they were on a machine without the rows
+            job.placed.sent(bool(absent))
+            if absent:
+                self._call(worker, job, items, absent, options, values)
 
 
 class Ended:
