@@ -76,11 +76,13 @@ class Folds:
 
     def results(self, candidates: Sequence[Mapping[str, Any]]) -> dict[tuple[int, int], dict[str, Any]]:
         """What came of each candidate on each fold, as `_fit_and_score` of scikit-learn says it."""
-        return {
-            (row, split): self._result(params, *parts)
-            for row, params in enumerate(candidates)
-            for split, parts in enumerate(self._parts)
-        }
+        found: dict[tuple[int, int], dict[str, Any]] = {}
+        for row, params in enumerate(candidates):
+            for split, parts in enumerate(self._parts):
+                found[row, split] = result = self._result(params, *parts)
+                if self._search.verbose > 1:
+                    print(_line(f"[CV {split + 1}/{self.n_folds}]", params, result), flush=True)
+        return found
 
     def fitted(self, params: Mapping[str, Any], dataset: Dataset | None = None) -> Any:
         """A candidate, fitted to a dataset, or to all rows."""
@@ -172,6 +174,14 @@ def check_scores(estimator: Any, scoring: Any) -> None:
     final = getattr(estimator, "_final_estimator", estimator)
     if scoring is None and type(final).score not in (ClassifierMixin.score, RegressorMixin.score):
         raise OptionError(f"{type(final).__name__} has a score of its own, which needs the rows: name one in scoring=")
+
+
+def _line(fold: str, params: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    """What scikit-learn prints of a fit under `verbose=2`, with its score."""
+    scores = result["test_scores"]
+    told = scores if isinstance(scores, Mapping) else {"score": scores}
+    values = [f"{name}={value}" for name, value in params.items()] + [f"{name}={value:.6g}" for name, value in told.items()]
+    return f"{fold} END {', '.join(values)}; total time={result['fit_time'] + result['score_time']:.1f}s"
 
 
 def _values(table: Any) -> Any:
