@@ -363,6 +363,14 @@ def test_when_all_fits_fail_alike_it_is_one_line_without_a_traceback(folder: Pat
     assert not (folder / "best.pkl").exists()
 
 
+def test_a_limit_of_memory_is_for_the_workers_of_a_search_too(folder: Path) -> None:
+    pd.DataFrame({"a": [1, 2] * 10, "y": [0, 1] * 10}).to_parquet(folder / "in.parquet")
+    command = ("tune", "mine:pipe", "in.parquet", "--target", "y", "--space", "mine:two", "--cv", "2", "--workers", "1")
+    done = here(*command, "--memory", "100000000", folder=folder)
+    assert done.returncode == 2
+    assert "engine 'serial' cannot honour --memory 100000000" in done.stderr.splitlines()[-1]
+
+
 def test_a_space_with_fewer_candidates_than_were_asked_for_is_told_in_a_line(folder: Path) -> None:
     pd.DataFrame({"a": [1, 2] * 10, "y": [0, 1] * 10}).to_parquet(folder / "in.parquet")
     command = ("tune", "mine:pipe", "in.parquet", "--target", "y", "--space", "mine:two", "--cv", "2", "--workers", "1")
@@ -386,7 +394,10 @@ def test_a_space_with_fewer_candidates_than_were_asked_for_is_told_in_a_line(fol
         (("mine:pipe", "in.parquet", "--target", "y"), "an estimator needs --space MODULE:SPACE"),
         (("mine:pipe", "in.parquet", "--target", "y", "--sampler", "tpe"), "--sampler is for an objective"),
         (("mine:parabola", "--n-trials", "2", "--storage", "$NOT_THERE", "--study", "a"), "the environment has no NOT_THERE"),
-        (("mine:parabola", "--status", "run"), "--status RUN and --export RUN stand alone"),
+        (("mine:parabola", "--status", "run"), "stand alone, and nothing is searched: leave MODULE:OBJECTIVE out"),
+        (("--status", "run", "--export", "run"), "--status RUN and --export RUN stand alone"),
+        (("--status", "run", "--n-trials", "3"), "and nothing is searched: leave --n-trials out"),
+        (("--export", "run", "-o", "a.csv", "--json"), "and nothing is searched: leave --json out"),
         (("mine:parabola", "--n-trials", "2", "--out-of-core"), "--out-of-core is for an estimator, which needs INPUT"),
         (("mine:parabola", "--n-trials", "2", "--init", "a"), "--init is for a class, and mine:parabola is of type function"),
         (("mine:parabola", "--n-trials", "2", "--sampler", "rando"), "is not known (did you mean random?). Choices: tpe, "),
@@ -548,9 +559,12 @@ def test_ctrl_c_says_what_can_go_on(
 
 
 def test_json_has_null_where_there_is_no_number_for_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    done = here("tune", "mine:is_without_bounds", "--n-trials", "1", "--engine", "serial", "--json", folder=folder)
+    command = ("tune", "mine:is_without_bounds", "--n-trials", "1", "--engine", "serial", "--json")
+    done = here(*command, "-o", "trials.jsonl", folder=folder)
     best = json.loads(done.stdout, parse_constant=pytest.fail)["best"][0]
     assert (best["values"], best["user_attrs"]) == ([None], {"nan": None})
+    told = "2 numbers were NaN or infinite, which JSON cannot hold: they are null in trials.jsonl"
+    assert done.stderr.splitlines()[0] == f"fourfold: {told}"
     print_json({"a": (np.int64(3), np.float64("-inf"), {1: [float("nan")]}), "b": folder})
     assert json.loads(capsys.readouterr().out) == {"a": [3, None, {"1": [None]}], "b": str(folder)}
 
