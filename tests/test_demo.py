@@ -288,6 +288,18 @@ def test_models_that_say_other_chances_are_a_bug() -> None:
             demo_train.differ([(Says(0.5), Says(0.5), rows), (Says(0.5), Says(far), rows)])
 
 
+@pytest.mark.parametrize(
+    ("status", "n_flights", "words"),
+    [
+        ("one_class", 1, "1 flight, all late or all in time, so there is nothing to tell apart"),
+        ("too_few_rows", 1200, "1,200 flights, too few to learn from"),
+        ("timed_out", 3, "3 flights, whose fit ended with timed_out"),
+    ],
+)
+def test_a_carrier_without_a_model_has_the_reason_in_words(status: str, n_flights: int, words: str) -> None:
+    assert demo.without_model(status, n_flights) == words
+
+
 def test_searches_that_differ_are_a_bug() -> None:
     def study(*trials: tuple[int, float]) -> optuna.Study:
         found = optuna.create_study(direction="maximize")

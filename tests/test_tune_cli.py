@@ -8,25 +8,30 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import joblib
 import numpy as np
 import optuna
 import pandas as pd
+import pyarrow as pa
 import pytest
+from fourfold.machine import FreeMemory, MemoryReader
+from tables import write_csv, write_parquet
 from typer.testing import CliRunner
 
 import fourfold as ff
 import fourfold.addresses as addresses
-from fourfold.cli import app, tune_board
+from fourfold.cli import app, tune_live, tune_rows
 from fourfold.cli.target import load_function
-from fourfold.cli.tune_board import Board
+from fourfold.cli.tune_board import Board, print_json, shortened
+from fourfold.cli.tune_live import Live
 from fourfold.cli.tune_names import pruner_named, sampler_named, storage_named
 from fourfold.cli.tune_record import rows_of
 from fourfold.errors import OptionError
 from fourfold.workloads.tune.again import prepare_trial
+from fourfold.workloads.tune.opened import Running
 from fourfold.workloads.tune.told import Told
 
 OBJECTIVES = """
@@ -78,7 +83,24 @@ def fails():
 
     return Fails()
 
+def forest():
+    from sklearn.ensemble import RandomForestClassifier
+    return RandomForestClassifier()
+
+def is_without_bounds(trial):
+    trial.set_user_attr("nan", float("nan"))
+    return float("inf")
+
+def empty_range():
+    from scipy.stats import loguniform
+    return {"logisticregression__C": loguniform(-1, 1)}
+
 space = {"logisticregression__C": [0.001, 0.1, 10.0]}
+nothing = {}
+no_values = {"logisticregression__C": []}
+no_list = {"logisticregression__C": 3}
+no_parameter = {"C": [1, 2]}
+two = {"logisticregression__C": [0.001, 10.0]}
 states = {"random_state": [1, 2]}
 grid = {"x": [0.0, 0.25, 0.5], "k": ["b"]}
 """
@@ -254,10 +276,110 @@ def test_a_fit_that_fails_is_told_and_the_code_says_so(folder: Path) -> None:
     command = ("tune", "mine:fails", "in.parquet", "--target", "y", "--space", "mine:states", "--method", "grid", "--cv", "2")
     done = here(*command, "--workers", "1", "--no-progress", folder=folder)
     assert done.returncode == 3, done.stderr
-    assert done.stderr.splitlines()[-1].startswith("fourfold: 2 fits failed; the first, on fold 0 with {'random_state': 2}: ")
+    assert done.stderr.splitlines()[-1].startswith("fourfold: 2 fits failed; the first, on fold 0 with random_state=2: ")
     assert "no two" in done.stderr
     scores = [line.split()[0] for line in done.stdout.splitlines()[1:]]
     assert scores == ["0.5", "nan"]
+
+
+def test_with_out_of_core_each_fit_reads_the_files_and_the_best_is_that_of_searchcv_on_a_dataset(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    (folder / "in").mkdir()
+    for at in range(3):
+        table = pd.DataFrame(rng.normal(size=(40, 3)), columns=["a", "b", "c"])
+        table["y"] = np.where(table["a"] + rng.normal(size=40) > 0, "late", "early")
+        table.to_parquet(folder / "in" / f"{at}.parquet")
+    command = (
+        "tune",
+        "mine:pipe",
+        "in",
+        "--target",
+        "y",
+        "--space",
+        "mine:two",
+        "--method",
+        "grid",
+        "--cv",
+        "2",
+        "--workers",
+        "1",
+    )
+    done = here(*command, "--features", "a,b", "--out-of-core", "-o", "best.joblib", "--json", folder=folder)
+    assert done.returncode == 0, done.stderr
+    first, *fits, _, _ = done.stderr.splitlines()
+    assert first.startswith("fourfold: rows stay in 3 files, which each fit reads (--out-of-core)")
+    assert [line.partition(" END ")[0] for line in fits] == ["[CV 1/2]", "[CV 2/2]"] * 2
+    told = json.loads(done.stdout)
+    with contextlib.chdir(folder):
+        pipe, rows = load_function("mine:pipe")(), ff.scan(folder / "in")
+    expected = ff.SearchCV(pipe, {"logisticregression__C": [0.001, 10.0]}, method="grid", cv=2)
+    expected.fit(rows, target="y", features=["a", "b"])
+    assert [each["mean_test_score"] for each in told["candidates"]] == expected.cv_results_["mean_test_score"].tolist()
+    best = joblib.load(folder / "best.joblib")
+    assert best.feature_names_in_.tolist() == ["a", "b"]
+    assert best[-1].coef_.tobytes() == expected.best_estimator_[-1].coef_.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("estimator", "more", "says"),
+    [
+        ("pipe", (), "--out-of-core leaves them in their files, and --in-memory tries all the same"),
+        ("forest", (), "or try all the same with --in-memory (there is no recipe that fits RandomForestClassifier"),
+        ("pipe", ("--method", "halving"), "with --in-memory (--method halving does not go with --out-of-core"),
+    ],
+)
+def test_rows_that_are_too_many_for_memory_are_not_read(
+    estimator: str, more: tuple[str, ...], says: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pd.DataFrame({"a": range(900), "y": [0, 1, 1] * 300}).to_parquet(folder / "in.parquet")
+    monkeypatch.setattr(MemoryReader, "read", lambda self: FreeMemory(20_000, 1 << 30))
+    space = "mine:space" if estimator == "pipe" else "mine:states"
+    done = here("tune", f"mine:{estimator}", "in.parquet", "--target", "y", "--space", space, *more, folder=folder)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("fourfold: the rows would take some 14.5 kB of memory, and 20 kB are free: ")
+    assert says in line
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_rows_are_weighed_by_the_first_ones_or_by_their_files(folder: Path) -> None:
+    table = pa.table({"a": range(900), "y": [0, 1, 1] * 300})
+    write_parquet(table, folder / "in.parquet")
+    write_csv(table, folder / "in.csv")
+    in_memory = table.nbytes
+    assert tune_rows.bytes_of(ff.scan(folder / "in.parquet")) == pytest.approx(in_memory, rel=0.02)
+    assert tune_rows.bytes_of(ff.scan(folder / "in.csv")) == (folder / "in.csv").stat().st_size
+    pd.DataFrame({"a": []}).to_parquet(folder / "none.parquet")
+    assert tune_rows.bytes_of(ff.scan(folder / "none.parquet")) == 0
+
+
+def test_when_all_fits_fail_alike_it_is_one_line_without_a_traceback(folder: Path) -> None:
+    pd.DataFrame({"a": ["x", "z"] * 10, "y": [0, 1] * 10}).to_parquet(folder / "in.parquet")
+    command = ("tune", "mine:pipe", "in.parquet", "--target", "y", "--space", "mine:space", "--cv", "2", "--workers", "1")
+    done = here(*command, "-o", "best.pkl", "--no-progress", folder=folder)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[1:] == [
+        "fourfold: all 6 fits failed; the first: ValueError: could not convert string to float: 'x' (--traceback shows where)"
+    ]
+    assert not (folder / "best.pkl").exists()
+
+
+def test_a_limit_of_memory_is_for_the_workers_of_a_search_too(folder: Path) -> None:
+    pd.DataFrame({"a": [1, 2] * 10, "y": [0, 1] * 10}).to_parquet(folder / "in.parquet")
+    command = ("tune", "mine:pipe", "in.parquet", "--target", "y", "--space", "mine:two", "--cv", "2", "--workers", "1")
+    done = here(*command, "--memory", "100000000", folder=folder)
+    assert done.returncode == 2
+    assert "engine 'serial' cannot honour --memory 100000000" in done.stderr.splitlines()[-1]
+
+
+def test_a_space_with_fewer_candidates_than_were_asked_for_is_told_in_a_line(folder: Path) -> None:
+    pd.DataFrame({"a": [1, 2] * 10, "y": [0, 1] * 10}).to_parquet(folder / "in.parquet")
+    command = ("tune", "mine:pipe", "in.parquet", "--target", "y", "--space", "mine:two", "--cv", "2", "--workers", "1")
+    done = here(*command, "--n-trials", "9", "--no-progress", folder=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[1:] == [
+        "fourfold: 2 candidates on 2 folds; the best has 1",
+        "fourfold: the space has no more than these 2, fewer than --n-trials 9",
+    ]
 
 
 # ---- what cannot be
@@ -272,7 +394,30 @@ def test_a_fit_that_fails_is_told_and_the_code_says_so(folder: Path) -> None:
         (("mine:pipe", "in.parquet", "--target", "y"), "an estimator needs --space MODULE:SPACE"),
         (("mine:pipe", "in.parquet", "--target", "y", "--sampler", "tpe"), "--sampler is for an objective"),
         (("mine:parabola", "--n-trials", "2", "--storage", "$NOT_THERE", "--study", "a"), "the environment has no NOT_THERE"),
-        (("mine:parabola", "--status", "run"), "--status RUN and --export RUN stand alone"),
+        (("mine:parabola", "--status", "run"), "stand alone, and nothing is searched: leave MODULE:OBJECTIVE out"),
+        (("--status", "run", "--export", "run"), "--status RUN and --export RUN stand alone"),
+        (("--status", "run", "--n-trials", "3"), "and nothing is searched: leave --n-trials out"),
+        (("--export", "run", "-o", "a.csv", "--json"), "and nothing is searched: leave --json out"),
+        (("mine:parabola", "--n-trials", "2", "--out-of-core"), "--out-of-core is for an estimator, which needs INPUT"),
+        (("mine:parabola", "--n-trials", "2", "--init", "a"), "--init is for a class, and mine:parabola is of type function"),
+        (("mine:parabola", "--n-trials", "2", "--sampler", "rando"), "is not known (did you mean random?). Choices: tpe, "),
+        (
+            ("mine:parabola", "--n-trials", "2", "--sampler", "grid", "--space", "mine:no_list"),
+            "C has 3, and is to have a list",
+        ),
+        (("mine:pipe", "--n-trials", "2"), "; if it gives an estimator, name INPUT, --target and --space as well"),
+        (
+            ("mine:parabola", "in.parquet", "--target", "y", "--space", "mine:space"),
+            "an objective, which is called with a trial,",
+        ),
+        (
+            ("mine:parabola", "--n-trials", "2", "--trial-timeout", "1", "--engine", "threads"),
+            "cannot honour --trial-timeout 1.0. Leave --trial-timeout out, or use --engine processes",
+        ),
+        (
+            ("mine:parabola", "--n-trials", "2", "--storage", "s.db", "--study", "a"),
+            "--storage s.db is no URL of a storage of",
+        ),
     ],
 )
 def test_what_cannot_be_is_one_line_and_a_usage_error(arguments: tuple[str, ...], says: str, folder: Path) -> None:
@@ -288,12 +433,12 @@ def test_what_cannot_be_is_one_line_and_a_usage_error(arguments: tuple[str, ...]
         ("asha:1,81,3,4", "asha takes min_resource, max_resource, reduction_factor, in this order"),
         ("asha:1,one", "'one' is no number"),
         ("asha", "max_resource is missing"),
-        ("ash", "is not known; did you mean asha?"),
+        ("ash", "is not known (did you mean asha?)"),
         ("percentile", "missing 1 required positional argument: 'percentile'"),
     ],
 )
 def test_a_pruner_that_cannot_be_is_named(text: str, says: str) -> None:
-    with pytest.raises(OptionError, match=re.escape(says.removesuffix("?"))):
+    with pytest.raises(OptionError, match=re.escape(says)):
         pruner_named(text)
 
 
@@ -307,7 +452,129 @@ def test_pruners_and_samplers_have_the_numbers_behind_their_names() -> None:
         sampler_named("tpe", None, {"x": [1]})
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("--target z --space mine:space", "--target: there is no column 'z'. Columns: a, y"),
+        ("--target y --space mine:space --features a,z", "--features: there is no column 'z'"),
+        ("--target y --space mine:space --features a,y", "'y' is the --target, and among --features: leave it out there"),
+        ("--target y --space mine:space --features a,a", "--features names a column twice: a,a"),
+        ("--target y --space mine:nothing", "--space mine:nothing is empty: name at least one parameter"),
+        ("--target y --space mine:no_values", "--space mine:no_values: logisticregression__C has no values"),
+        ("--target y --space mine:no_list", "logisticregression__C has 3, and is to have a list of values, or a distribution"),
+        ("--target y --space mine:no_parameter", "Pipeline has no parameter 'C' (did you mean 'logisticregression__C'?)"),
+        ("--target y --space mine:empty_range", "nothing can be drawn for logisticregression__C: Domain error"),
+        (
+            "--target y --space mine:space --method gird",
+            "--method gird is not known (did you mean 'grid'?). Choices: random, ",
+        ),
+        ("--target y --space mine:space --method grid --n-trials 2", "--n-trials 2 is not for --method grid"),
+        ("--target y --space mine:space --n-trials 0", "--n-trials 0 must be at least 1"),
+        ("--target y --space mine:space --cv 1", "--cv 1 must be at least 2"),
+        ("--target y --space mine:space --workers 0", "--workers 0 must be at least 1"),
+        (
+            "--target y --space mine:space --trial-timeout 0",
+            "--trial-timeout 0.0 must be a positive, finite number of seconds",
+        ),
+        ("--target y --space mine:space --scoring acuracy", "is no score of scikit-learn (did you mean 'accuracy'?)"),
+        ("--target y --space mine:space --run run", "--run and --method random need --seed"),
+        ("--target y --space mine:space --out-of-core --run run", "--run does not go with --out-of-core"),
+        ("--target y --space mine:space --out-of-core --method halving", "take random, grid or tpe"),
+    ],
+)
+def test_a_mistake_of_a_search_is_one_line_before_rows_are_read(
+    arguments: str, says: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pd.DataFrame({"a": [1, 2], "y": [0, 1]}).to_parquet(folder / "in.parquet")
+    monkeypatch.setattr(tune_rows, "stay_in_files", None)
+    done = here("tune", "mine:pipe", "in.parquet", *arguments.split(), folder=folder)
+    (line,) = done.stderr.splitlines()
+    assert says in line
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_a_search_out_of_core_is_for_estimators_with_a_recipe(folder: Path) -> None:
+    done = here("tune", "mine:forest", "in", "--target", "y", "--space", "mine:states", "--out-of-core", folder=folder)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("fourfold: --out-of-core: there is no recipe that fits RandomForestClassifier")
+    assert line.endswith(". Without it rows are read into memory, for its own fit")
+    assert done.returncode == 2
+
+
+def test_a_storage_that_cannot_be_opened_is_named_without_its_login(folder: Path) -> None:
+    command = ("tune", "mine:parabola", "--n-trials", "2", "--study", "a", "--storage")
+    done = here(*command, "sqlite:///no/such/folder.db", folder=folder)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "fourfold: --storage sqlite:///no/such/folder.db cannot be opened: unable to open database file\n",
+    )
+    done = here(*command, "mysql://me:word@host/db", folder=folder)
+    assert done.returncode == 1
+    assert (
+        done.stderr == "fourfold: --storage mysql://…@host/db needs MySQLdb, which is not installed: pip install mysqlclient\n"
+    )
+
+
+def test_a_study_that_is_full_says_so_and_shows_its_best(folder: Path) -> None:
+    command = ("tune", "mine:steps", "--n-trials", "2", "--engine", "serial", "--storage", "sqlite:///s.db", "--study", "a")
+    first, again = here(*command, folder=folder), here(*command, folder=folder)
+    assert (again.returncode, again.stdout) == (0, first.stdout)
+    assert again.stderr.splitlines() == [
+        "fourfold: 2 trials: 2 complete",
+        "fourfold: nothing was left to run: the study has as many trials as were asked for",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "has_begun", "says"),
+    [
+        (("--run", "run"), False, "interrupted before anything was recorded: the same command begins"),
+        (("--run", "run"), True, "interrupted; what finished is in run; go on: fourfold resume run"),
+        (
+            ("--storage", "sqlite:///s.db", "--study", "a"),
+            True,
+            "interrupted; what finished is in the study: the same command",
+        ),
+        ((), True, "interrupted, and the trials are gone; with --run FOLDER the same command would go on"),
+    ],
+)
+def test_ctrl_c_says_what_can_go_on(
+    arguments: tuple[str, ...], has_begun: bool, says: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **named: object) -> None:
+        if has_begun:
+            optimize(*_, **named)
+        raise KeyboardInterrupt
+
+    from fourfold.workloads.tune import optimizing
+
+    optimize = optimizing.optimize
+    monkeypatch.setattr(optimizing, "optimize", interrupted)
+    done = here("tune", "mine:steps", "--n-trials", "1", "--engine", "serial", *arguments, folder=folder)
+    assert done.returncode == 130
+    assert done.stderr.splitlines()[-1].startswith(f"fourfold: {says}")
+
+
 # ---- what is shown
+
+
+def test_json_has_null_where_there_is_no_number_for_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ("tune", "mine:is_without_bounds", "--n-trials", "1", "--engine", "serial", "--json")
+    done = here(*command, "-o", "trials.jsonl", folder=folder)
+    best = json.loads(done.stdout, parse_constant=pytest.fail)["best"][0]
+    assert (best["values"], best["user_attrs"]) == ([None], {"nan": None})
+    told = "2 numbers were NaN or infinite, which JSON cannot hold: they are null in trials.jsonl"
+    assert done.stderr.splitlines()[0] == f"fourfold: {told}"
+    print_json({"a": (np.int64(3), np.float64("-inf"), {1: [float("nan")]}), "b": folder})
+    assert json.loads(capsys.readouterr().out) == {"a": [3, None, {"1": [None]}], "b": str(folder)}
+
+
+def test_what_was_raised_is_told_without_the_modules_of_its_type() -> None:
+    assert (
+        shortened("sklearn.utils._param_validation.InvalidParameterError: a.b: no\n two")
+        == "InvalidParameterError: a.b: no two"
+    )
+    assert shortened("the objective returned nan") == "the objective returned nan"
 
 
 def told(number: int, *values: float, state: str = "complete", **params: object) -> Told:
@@ -355,9 +622,9 @@ class Terminal(io.StringIO):
 def test_trials_are_a_table_on_a_terminal_lines_elsewhere_and_nothing_when_quiet(
     stream: type[io.StringIO], show: bool | None, shown: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tune_board, "LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(tune_live, "LINE_EVERY_S", 0.0)
     monkeypatch.setattr(sys, "stderr", written := stream())
-    with tune_board.Live(Board(["minimize"]), show).shown() as live:
+    with Live(Board(["minimize"]), show).shown() as live:
         live.board.add(told(0, 2.0, x=1.5))
         live.beat()
     text = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", written.getvalue())
@@ -372,3 +639,43 @@ def test_a_login_in_a_storage_is_in_no_record(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("MINE", "sqlite:///other.db")
     assert storage_named("$MINE") == "sqlite:///other.db"
     assert addresses.without_kept_out(["--storage", "$MINE"]) == ["--storage", "$MINE"]
+
+
+def test_trials_that_run_are_shown_with_what_they_have_reported_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", written := Terminal())
+    monkeypatch.setattr(tune_live, "RUNNING_SHOWN", 2)
+    with Live(Board(["minimize"], 9), None).shown() as live:
+        live.watch(lambda: [Running(4, 75.3, (3, 0.25)), Running(6, 1.24, None), Running(7, 0.1, None)])
+    lines = [line.split() for line in re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", written.getvalue()).splitlines()]
+    assert ["running", "seconds", "step", "reported"] in lines
+    at = lines.index(["running", "seconds", "step", "reported"])
+    assert lines[at + 1 : at + 5] == [
+        ["4", "75", "3", "0.25"],
+        ["6", "1.2"],
+        ["and", "1", "more", "that", "run"],
+        ["0", "of", "9", "trials"],
+    ]
+
+
+def test_who_looks_on_is_told_which_trials_run_now() -> None:
+    seen: list[list[Running]] = []
+
+    class Looks:
+        def watch(self, running: Callable[[], list[Running]]) -> None:
+            self.running = running
+
+        def __call__(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+            """Trials have ended."""
+
+    looks = Looks()
+
+    def objective(trial: optuna.Trial) -> float:
+        for step in range(2):
+            trial.report(step / 2, step)
+        seen.append(looks.running())
+        return 0.0
+
+    ff.optimize(objective, n_trials=2, engine="serial", callbacks=[looks])
+    assert [[(each.number, each.reported) for each in running] for running in seen] == [[(0, (1, 0.5))], [(1, (1, 0.5))]]
+    assert all(0 <= running[0].seconds < 60 for running in seen)
+    assert looks.running() == []

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from fourfold.cli.demo_tune import Tuned
     from fourfold.workloads.dataset import Dataset
 
+SETTINGS = (
+    "bins: ranges that a number is cut into, 0 for none; rare: names of a smaller share become one; penalty: on coefficients"
+)
+"""What the parameters of the search are, for people."""
+
 BEST_SHOWN = 3
 """Trials of the search that are printed."""
 
@@ -122,9 +127,17 @@ def print_tuned(done: Tuned) -> None:
     print_line("answers", f"the same trials; {same}" if done.difference else same)
     for at, each in enumerate(board.best[:BEST_SHOWN]):
         print_line("" if at else "best", f"AUC {values_of(each)} of trial {each.number}: {in_words(each.params)}")
+    print_line("", SETTINGS)
     (untuned,), best = done.study.trials[0].values, done.study.best_value
     print_line("gain", f"{best - untuned:.3f}: the pipeline as one would write it, trial 0, has {untuned:.3f}")
     print()
+
+
+def without_model(status: str, n_flights: int) -> str:
+    """Why a carrier has none, for people."""
+    flights = "1 flight" if n_flights == 1 else f"{n_flights:,} flights"
+    why = {"one_class": "all late or all in time, so there is nothing to tell apart", "too_few_rows": "too few to learn from"}
+    return f"{flights}, {why.get(status, f'whose fit ended with {status}')}"
 
 
 def train(folder: Path, rows: Dataset, held_out: pd.DataFrame, settings: Settings, options: dict[str, Any]) -> None:
@@ -142,7 +155,7 @@ def train(folder: Path, rows: Dataset, held_out: pd.DataFrame, settings: Setting
     each = demo_train.fit_carriers(rows, held_out, folder, options["carriers"])
     print_fit("carriers", f"one model for each of {len(each.ours)} carriers", "plain loop", each)
     for row in each.ours.summary().query("status != 'ok'").itertuples():
-        print_line("", f"carrier {row.carrier} has none: {row.status}, {row.rows} rows")
+        print_line("", f"carrier {row.carrier} has no model: {without_model(row.status, row.rows)}")
     chance = demo_train.chance_of_carriers(each.ours, held_out)
     known = chance.notna()
     print_line("quality", f"AUC {demo_train.auc(held_out[known], chance[known]):.3f} on the same flights")

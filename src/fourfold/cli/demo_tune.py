@@ -95,9 +95,10 @@ def tune(train: Dataset, options: dict[str, Any]) -> Tuned:
     halves = train.select(columns).sample(SHARE, seed=1).split(0.5, seed=2)
     learned, judged = (half.to_pandas(engine="serial") for half in halves)
     with without_log():
+        quiet = {"progress": False, **options}  # it takes seconds, and is told in a line
         objective, theirs, ours = Objective(learned, judged), _study(), _study()
         _, theirs_s = timed(lambda: theirs.optimize(objective, N_TRIALS))
-        _, ours_s = timed(lambda: optimize(objective, n_trials=N_TRIALS, study=ours, **options))
+        _, ours_s = timed(lambda: optimize(objective, n_trials=N_TRIALS, study=ours, **quiet))
     return Tuned(len(learned), len(judged), theirs_s, ours_s, differ(theirs, ours), ours)
 
 

@@ -134,7 +134,7 @@ def tune_command(
     given = {name: value for name, value in locals().items() if value is not None}
     with one_line_errors(show_traceback, lambda: _interrupted(given)):
         if status is not None or export is not None:
-            _look(target, status, export, output, overwrite, as_json)
+            _look(status, export, given)
             return
         if target is None:
             raise OptionError("name what is searched: MODULE:OBJECTIVE, or MODULE:ESTIMATOR with --space and INPUT")
@@ -176,17 +176,19 @@ def _interrupted_run(run: str, is_search: bool) -> str:
     return f"interrupted; what finished is in {run}; go on: fourfold resume {shlex.quote(run)}"
 
 
-def _look(
-    target: str | None, status: str | None, export: str | None, output: str | None, overwrite: bool, as_json: bool
-) -> None:
+def _look(status: str | None, export: str | None, given: dict[str, Any]) -> None:
     from fourfold.cli import tune_record
 
-    if target is not None or (status is not None and export is not None):
-        raise OptionError("--status RUN and --export RUN stand alone: one of them, and nothing is searched")
+    own = {"export", "output", "overwrite"} if export is not None else {"status", "as_json"}
+    given = {name: value for name, value in given.items() if value is not False}
+    if others := sorted(given.keys() - own - {"on_error", "show_traceback"}):
+        name = {"as_json": "json", "target_column": "target", "target": "MODULE:OBJECTIVE"}.get(others[0], others[0])
+        what = name if name.isupper() or ":" in name else f"--{name.replace('_', '-')}"
+        raise OptionError(f"--status RUN and --export RUN stand alone, and nothing is searched: leave {what} out")
     if export is not None:
-        tune_record.export(export, output, overwrite)
+        tune_record.export(export, given.get("output"), given.get("overwrite", False))
     elif status is not None:
-        tune_record.show_status(status, as_json)
+        tune_record.show_status(status, given.get("as_json", False))
 
 
 def _check_only(other: str, names: frozenset[str], given: dict[str, Any]) -> None:

@@ -56,6 +56,11 @@ def _check_values(named: str, name: str, values: Any) -> None:
     is_list = hasattr(values, "__len__") and hasattr(values, "__getitem__") and not isinstance(values, str | bytes | Mapping)
     if not (is_distribution or is_list):
         raise OptionError(f"--space {named}: {name} has {values!r}, and is to have a list of values, or a distribution")
+    if hasattr(values, "rvs"):
+        try:
+            values.rvs(random_state=0)
+        except ValueError as error:
+            raise OptionError(f"--space {named}: nothing can be drawn for {name}: {error}") from error
     if is_list and len(values) == 0:
         raise OptionError(f"--space {named}: {name} has no values")
 

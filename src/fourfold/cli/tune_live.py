@@ -90,4 +90,4 @@ class Live:
 def row_of(running: Running) -> tuple[str, ...]:
     """A trial that runs, for people."""
     step, value = ("", "") if running.reported is None else (str(running.reported[0]), f"{running.reported[1]:.6g}")
-    return str(running.number), f"{running.seconds:.0f}", step, value
+    return str(running.number), f"{running.seconds:.{0 if running.seconds >= 10 else 1}f}", step, value

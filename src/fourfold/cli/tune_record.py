@@ -90,6 +90,8 @@ def write_trials(trials: Sequence[Told], n_values: int, output: str) -> None:
         sink.publish()
     finally:
         sink.discard()
+    if sink.n_nulled:
+        say(f"{sink.n_nulled:,} numbers were NaN or infinite, which JSON cannot hold: they are null in {output}")
 
 
 def rows_of(trials: Sequence[Told], n_values: int) -> list[dict[str, Any]]:

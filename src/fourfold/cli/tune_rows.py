@@ -86,6 +86,8 @@ def fit_in_files(found: SearchCV, rows: Dataset, target: str, features: list[str
     n_files = len(getattr(rows._plan.source, "_files", ()))
     of = f"{n_files:,} files" if n_files != 1 else "their file"
     say(f"rows stay in {of}, which each fit reads (--out-of-core); folds go by hashes of the numbers of rows")
+    if found.verbose:
+        found.set_params(verbose=2)  # a line for each fit: they come one after the other, and each takes a while
     found.fit(rows, target=target, features=features)
 
 

@@ -85,11 +85,16 @@ def _search_of(estimator: Any, given: dict[str, Any]) -> SearchCV:
     Raises:
         OptionError: One of them cannot be used.
     """
-    from fourfold.cli.tune_checked import check_search, check_space
+    from fourfold.cli.tune_checked import check_search, check_space, time_outs_of_trials
     from fourfold.cli.tune_names import pruner_named, space_named
+    from fourfold.cli.tune_rows import check_out_of_core
+    from fourfold.workloads.tune.search.asked import check_arguments, options_of
     from fourfold.workloads.tune.search.estimator import SearchCV
+    from fourfold.workloads.tune.search.spaces import for_grid, parts_of
 
     check_search(given)
+    if given.get("out_of_core"):
+        check_out_of_core(estimator, given)
     space = space_named(given["space"])
     check_space(given["space"], space, estimator)
     options = {theirs: given[ours] for ours, theirs in OF_SEARCH.items() if ours in given}
@@ -98,20 +103,24 @@ def _search_of(estimator: Any, given: dict[str, Any]) -> SearchCV:
     if "pruner" in given:
         options["pruner"] = pruner_named(given["pruner"])
     verbose = 0 if given.get("progress") is False else 1
-    return SearchCV(estimator, space, verbose=verbose, **{"n_jobs": -1, **options})
+    found = SearchCV(estimator, space, verbose=verbose, **{"n_jobs": -1, **options})
+    check_arguments(found)  # as fit does, which comes after the rows
+    with time_outs_of_trials():
+        options_of(found)
+    if found.method == "grid":
+        for_grid(parts_of(space))
+    return found
 
 
 def _fit(found: SearchCV, inputs: list[str], given: dict[str, Any]) -> None:
     """Search over the rows of INPUT, wherever these are meanwhile."""
     from fourfold.cli.storage import storage_for
     from fourfold.cli.tune_checked import features_named, time_outs_of_trials
-    from fourfold.cli.tune_rows import check_out_of_core, fit_in_files, fit_in_memory, stay_in_files
+    from fourfold.cli.tune_rows import fit_in_files, fit_in_memory, stay_in_files
     from fourfold.options import using
     from fourfold.workloads.scan import scan
 
     target = given["target_column"]
-    if given.get("out_of_core"):
-        check_out_of_core(found.estimator, given)
     rows = scan(inputs, format=given.get("format"), storage_options=storage_for(inputs, given.get("storage_option")))
     features = features_named(given.get("features"), target, rows.columns)
     rows = rows.select([*features, target])

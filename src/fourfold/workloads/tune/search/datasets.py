@@ -84,9 +84,11 @@ class Folds:
         """What came of each candidate on each fold, as `_fit_and_score` of scikit-learn says it."""
         found = []
         for row, params in enumerate(candidates):
-            for train, test in self._parts:
-                found.append(self._result(params, train, test))
+            for split, parts in enumerate(self._parts):
+                found.append(self._result(params, *parts))
                 self._shown.take_result(row, found[-1])
+                if self._search.verbose > 1:
+                    print(_line(f"[CV {split + 1}/{self.n_folds}]", params, found[-1]), flush=True)
         return found
 
     def fitted(self, params: Mapping[str, Any], dataset: Dataset | None = None) -> Any:
@@ -184,6 +186,14 @@ def check_scores(estimator: Any, scoring: Any) -> None:
     final = getattr(estimator, "_final_estimator", estimator)
     if scoring is None and type(final).score not in (ClassifierMixin.score, RegressorMixin.score):
         raise OptionError(f"{type(final).__name__} has a score of its own, which needs the rows: name one in scoring=")
+
+
+def _line(fold: str, params: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    """What scikit-learn prints of a fit under `verbose=2`, with its score."""
+    scores = result["test_scores"]
+    told = scores if isinstance(scores, Mapping) else {"score": scores}
+    values = [f"{name}={value}" for name, value in params.items()] + [f"{name}={value:.6g}" for name, value in told.items()]
+    return f"{fold} END {', '.join(values)}; total time={result['fit_time'] + result['score_time']:.1f}s"
 
 
 def _values(table: Any) -> Any:
