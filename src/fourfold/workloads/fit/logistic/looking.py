@@ -176,7 +176,11 @@ def _sparse_moments(X: Any, weight: Any) -> Moments:
     first[X.indices[::-1]] = X.data[::-1]
     share = stored / total if total else stored
     with np.errstate(invalid="ignore", over="ignore"):
-        shift = np.bincount(X.indices, each * (X.data - first[X.indices]), n_columns) / (total or 1.0)
+        apart = X.data - first[X.indices]
+        if not apart.any():  # each column has one value beside 0, as those of an encoder: half of the time
+            mean = first * share
+            return Moments(total, mean, stored * (first - mean) ** 2 + (total - stored) * mean * mean)
+        shift = np.bincount(X.indices, each * apart, n_columns) / (total or 1.0)
         mean = first * share + shift
         around = X.data - mean[X.indices]
         squares = np.bincount(X.indices, np.square(around, out=around) * each, n_columns) + (total - stored) * mean * mean
