@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import optuna
 import pytest
 
 import fourfold as ff
+from fourfold.workloads.tune import checkpoints
+from fourfold.workloads.tune.checkpoints import Checkpoints
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -202,3 +205,47 @@ def test_a_killed_driver_finds_the_trials_that_wait_and_their_checkpoints(tmp_pa
     assert float(x) == whole.best_params["x"]
     assert int(n_complete) >= 1
     assert int(steps) < 27 * STEPS / 2
+
+
+KEEPS = """
+import sys
+from fourfold.workloads.tune.checkpoints import Checkpoints
+Checkpoints(None).put(0, b"model")
+print("kept", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+def test_what_trials_of_a_killed_driver_have_kept_is_removed_by_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(checkpoints, "UNHELD_S", 0.0)
+    there = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", KEEPS]
+    with subprocess.Popen(command, env=there, stdout=subprocess.PIPE, stdin=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"kept\n"
+        (theirs,) = tmp_path.glob("fourfold-checkpoints-*")
+        ours = Checkpoints(None)
+        ours.put(1, b"ours")
+        assert theirs.is_dir(), "its driver is at work"
+        ours.close()
+        other.kill()
+    ours = Checkpoints(None)
+    ours.put(1, b"ours")
+    assert not theirs.exists()
+    ours.close()
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_who_comes_with_a_checkpoint_when_the_call_is_over_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ours = Checkpoints(None)
+    ours.close()
+    with pytest.raises(FileNotFoundError, match="the call is over"):
+        ours.put(1, b"late")
+    assert [*tmp_path.iterdir()] == []

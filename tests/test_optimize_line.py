@@ -223,6 +223,26 @@ def test_a_driver_that_cannot_be_reached_is_named() -> None:
         There(("127.0.0.1", port), b"").opened(0).__enter__()
 
 
+def test_somebody_else_at_the_drivers_address_who_says_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line, "PROOF_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        ends = There(proxy.getsockname(), b"key")
+        with (
+            pytest.raises(EngineError, match=r"somebody is there and has said nothing for 0.1 s, such as a proxy"),
+            ends.opened(0),
+        ):
+            pass
+
+
+def test_a_default_timeout_of_sockets_is_none_of_the_line(here: Here) -> None:
+    socket.setdefaulttimeout(WAIT_S)
+    try:
+        with there(here).opened(3) as ask:
+            assert ask("sum", 1) == (1,)
+    finally:
+        socket.setdefaulttimeout(None)
+
+
 def test_when_the_line_closes_who_waits_is_told(peer: Peer) -> None:
     here = Here(peer.served(), lambda: None)
     far = there(here)

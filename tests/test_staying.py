@@ -78,7 +78,9 @@ serve(Invitation(sys.argv[1], int(sys.argv[2]), bytes.fromhex(sys.argv[3])))
 """
 
 
-def test_a_member_that_is_killed_ends_it() -> None:
+def test_a_member_that_is_killed_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staying, "OTHERS_S", PATIENCE_S)  # a process takes a while to start
+
     def in_a_process(invitation: Invitation) -> None:
         given = [invitation.host, str(invitation.port), invitation.key.hex()]
         subprocess.run([sys.executable, "-c", KILLED, *given], timeout=PATIENCE_S)
@@ -144,6 +146,49 @@ def test_members_end_though_a_child_of_this_process_has_inherited_their_lines() 
     finally:
         for line in inherited:
             line.close()
+
+
+def test_members_whom_nobody_asks_give_their_slots_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staying, "IDLE_S", 0.1)
+    members = invited(serve, serve)
+    members.share(range(2), always)
+    members._job.join(PATIENCE_S)
+    assert not members._job.is_alive(), "what is done between two passes may be a job that waits for them"
+    with pytest.raises(MembersLost):
+        members.ask(always)
+    members.close()
+
+
+ASKED: list[Members] = []
+
+
+class AfterLooks:
+    """In the place of the event: it is over after three looks."""
+
+    n_looks = 0
+
+    def wait(self, timeout: float) -> bool:
+        self.n_looks += 1
+        return self.n_looks > 3
+
+
+def takes_long(number: int) -> bytes:
+    members: Any = ASKED.pop()
+    ends, members._is_over = members._is_over, AfterLooks()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(staying, "IDLE_S", 0.0)
+        members._hang_up_when_idle()
+        is_answered = members._is_over.n_looks > 3
+    members._is_over = ends
+    return b"1" if is_answered else b""
+
+
+def test_members_who_take_long_to_answer_are_not_idle() -> None:
+    members = invited(serve)
+    members.share([0], always)
+    ASKED.append(members)
+    assert members.ask(takes_long) == [b"1"]
+    members.close()
 
 
 def test_who_sends_byte_by_byte_has_no_more_time_than_others_to_prove_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,6 @@ import optuna
 import pandas as pd
 import pyarrow as pa
 import pytest
-from fourfold.machine import FreeMemory, MemoryReader
 from tables import write_csv, write_parquet
 from typer.testing import CliRunner
 
@@ -30,6 +29,7 @@ from fourfold.cli.tune_live import Live
 from fourfold.cli.tune_names import pruner_named, sampler_named, storage_named
 from fourfold.cli.tune_record import rows_of
 from fourfold.errors import OptionError
+from fourfold.system.machine import FreeMemory, MemoryReader
 from fourfold.workloads.tune.again import prepare_trial
 from fourfold.workloads.tune.opened import Running
 from fourfold.workloads.tune.told import Told

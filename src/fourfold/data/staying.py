@@ -4,7 +4,8 @@ here     listens <── connects, and both prove that they have the key ── 
            question, numbers ──────────────────────────────────────────> an answer for each number
            the end of the line ────────────────────────────────────────> it ends, and so does the job
 
-Whatever happens to one of them ends all: who asks goes on with a job for each question, as if there were none.
+Whatever happens to one of them ends all: who asks goes on with a job for each question, as if there were none. So it is when
+nobody has asked for a while: they hold slots, and whoever waits for one may be who is to ask next.
 """
 
 import contextlib
@@ -31,6 +32,11 @@ PROOF_S = 2.0
 
 CLOSE_S = 5.0
 """Seconds that the job has to end, before it is left to the cluster: members may be in the middle of an answer."""
+
+IDLE_S = 5.0
+"""Seconds without a question after which they are let go. Shorter: a fit that computes here between two passes has none for
+the rest. Longer: a job that is run between two passes, and all others, wait so long for the slots of tasks that do nothing.
+Not measured."""
 
 TELL_S = 1.0
 """Seconds that a job has to say why its members are gone. Not measured."""
@@ -73,6 +79,10 @@ class Members:
         key = secrets.token_bytes(32)
         self._lines: list[socket.socket] = []
         self._numbers: list[list[int]] = []
+        self._asked_at: float | None = None
+        """When the last answer came; None while they are asked."""
+        self._is_over = threading.Event()
+        self._watch = threading.Thread(target=self._hang_up_when_idle, daemon=True)
         with socket.create_server((bind, 0), backlog=n_members) as server:
             invitation = Invitation(host, server.getsockname()[1], key)
             self._job_error: Exception | None = None
@@ -98,6 +108,15 @@ class Members:
                     line.close()
         if not self._lines:
             raise self._lost("none has come")
+        self._asked_at = time.monotonic()
+        self._watch.start()
+
+    def _hang_up_when_idle(self) -> None:
+        while not self._is_over.wait(IDLE_S / 4):
+            asked_at = self._asked_at
+            if asked_at is not None and time.monotonic() - asked_at > IDLE_S:
+                _hang_up(self._lines)
+                return
 
     def _run(self, start: Callable[[Invitation, int], Any], *args: Any) -> None:
         try:
@@ -141,12 +160,14 @@ class Members:
         import cloudpickle
 
         packed = bytes(cloudpickle.dumps(question, protocol=5))
+        self._asked_at = None
         try:
             for line, each in zip(self._lines, numbers, strict=True):
                 _send(line, pickle.dumps((packed, list(each))))
             found = [pickle.loads(_received(line)) for line in self._lines]
         except (OSError, EOFError) as error:
             raise self._lost(str(error)) from error
+        self._asked_at = time.monotonic()
         if not self._job.is_alive():  # its tasks may not have heard of it yet
             raise self._lost("their job has ended")
         if None in found:
@@ -155,10 +176,10 @@ class Members:
 
     def close(self) -> None:
         """They end, and the job with them; where none has come, it ends when its tasks find that nobody waits."""
+        self._is_over.set()
         lines, self._lines = self._lines, []
+        _hang_up(lines)
         for line in lines:
-            with contextlib.suppress(OSError):  # it has ended already
-                line.shutdown(socket.SHUT_RDWR)  # a child of this process may have inherited it, and closes nothing
             line.close()
         if lines:
             self._job.join(CLOSE_S)
@@ -184,6 +205,12 @@ def _answers(packed: bytes, numbers: Sequence[int]) -> list[bytes] | None:
         return [question(number) for number in numbers]
     except Exception:
         return None
+
+
+def _hang_up(lines: Sequence[socket.socket]) -> None:
+    for line in lines:
+        with contextlib.suppress(OSError):  # it has ended already
+            line.shutdown(socket.SHUT_RDWR)  # a child of this process may have inherited it, and closes nothing
 
 
 # ---- the line --------------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """What trials want to go on with, as files of the driver: one for each trial, whole or not there."""
 
+import contextlib
+import fcntl
 import os
 import pickle
 import shutil
@@ -12,9 +14,14 @@ from typing import Any
 
 import cloudpickle
 
+from fourfold.distribute.cargo import remove_unheld
 from fourfold.errors import UntrustedRun
 
 PREFIX = "fourfold-checkpoints-"
+
+UNHELD_S = 60.0
+"""Seconds after which a temporary folder that no process holds is removed: its driver was killed. Shorter: one may be taken
+for such that is about to be held. Longer: models stay there."""
 
 SEAL_BYTES = 64
 """Room for a seal before what it seals."""
@@ -36,6 +43,8 @@ class Checkpoints:
     def __init__(self, folder: str | None, seal: Callable[[int, bytes], str] | None = None) -> None:
         self._wanted, self._seal = folder, seal
         self._folder: Path | None = None
+        self._held: int | None = None
+        self._is_closed = False
 
     def put(
         self, number: int, data: bytes, reports: Mapping[int, float] = NOTHING, user_attrs: Mapping[str, Any] = NOTHING
@@ -54,8 +63,7 @@ class Checkpoints:
         head = cloudpickle.dumps((dict(reports), dict(user_attrs)))
         data = len(head).to_bytes(HEAD_BYTES, "big") + head + data
         if self._folder is None:
-            self._folder = Path(self._wanted or tempfile.mkdtemp(prefix=PREFIX))
-            self._folder.mkdir(mode=0o700, exist_ok=True)
+            self._folder = self._made()
         handle, path = tempfile.mkstemp(dir=self._folder)
         try:
             with os.fdopen(handle, "wb") as file:
@@ -64,6 +72,19 @@ class Checkpoints:
         except BaseException:
             os.unlink(path)
             raise
+
+    def _made(self) -> Path:
+        if self._is_closed:
+            raise FileNotFoundError("the call is over: nothing is kept any more")
+        if self._wanted is not None:
+            Path(self._wanted).mkdir(mode=0o700, exist_ok=True)
+            return Path(self._wanted)
+        remove_unheld(rf"{PREFIX}\w{{8}}(-.+)?", UNHELD_S)
+        made = tempfile.mkdtemp(prefix=PREFIX)
+        self._held = os.open(made, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with contextlib.suppress(OSError):  # there are no locks here, and so nothing is removed
+            fcntl.flock(self._held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return Path(made)
 
     def get(self, number: int) -> bytes | None:
         """What is kept; None when there is nothing.
@@ -126,9 +147,13 @@ class Checkpoints:
             path.unlink()
 
     def close(self) -> None:
-        """Remove what is temporary."""
+        """Remove what is temporary. Who still comes is refused."""
+        self._is_closed = True
         if self._folder is not None and self._wanted is None:
             shutil.rmtree(self._folder, ignore_errors=True)
+        held, self._held = self._held, None
+        if held is not None:
+            os.close(held)
 
     def _path(self, number: int) -> Path | None:
         folder = self._folder or (Path(self._wanted) if self._wanted else None)

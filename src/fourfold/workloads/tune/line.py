@@ -14,6 +14,7 @@ import contextlib
 import os
 import pickle
 import socket
+import struct
 import sys
 import tempfile
 import threading
@@ -35,6 +36,10 @@ BACKLOG = 128
 CONNECT_S = 20.0
 """Seconds in which a worker must have reached the driver. Fewer: a busy network is taken for a wall. More: who cannot be
 reached at all is told of later. Not measured."""
+
+PROOF_S = 60.0
+"""Seconds that the driver has to prove itself to a worker of a cluster. Fewer: one that is stopped for a moment is given up.
+More: it is told later that somebody else is there, such as a proxy that takes all connections. Not measured."""
 
 ALIVE_S = 30
 """Seconds without a word after which the other machine is asked whether it is there. Fewer: more packets. More: a worker whose
@@ -100,7 +105,7 @@ class Here:
                 _connected(listener.address).close()
             listener.close()
         for connection in connections:
-            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as same:
+            with contextlib.suppress(OSError), _socket_of(connection) as same:
                 same.shutdown(socket.SHUT_RDWR)
         if self._folder is not None:
             os.rmdir(self._folder)
@@ -238,10 +243,14 @@ class Wire:
         try:
             self._connection = _connected(self._address)
             _watched(self._connection)
+            _await_answers(self._connection, PROOF_S)
             answer_challenge(self._connection, self._key)
             deliver_challenge(self._connection, self._key)
+            _await_answers(self._connection, 0)
         except (OSError, EOFError) as error:
             why, where = error or "it hung up", _shown(self._address)
+            if isinstance(error, BlockingIOError):
+                why = f"somebody is there and has said nothing for {PROOF_S:g} s, such as a proxy"
             raise EngineError(
                 f"a worker on {socket.gethostname()} cannot reach the driver at {where}: {why}. Trials ask the driver for "
                 "their parameters: the machines of the cluster must be able to open a connection to it"
@@ -303,7 +312,7 @@ def _connected(address: Any) -> Connection:
 
 def _watched(connection: Connection) -> None:
     """Of another machine it is told when it has gone; what is short goes at once."""
-    with socket.socket(fileno=os.dup(connection.fileno())) as same:
+    with _socket_of(connection) as same:
         if same.family == socket.AF_UNIX:
             return
         same.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -311,6 +320,20 @@ def _watched(connection: Connection) -> None:
         for name in ("TCP_KEEPIDLE", "TCP_KEEPALIVE", "TCP_KEEPINTVL"):
             if hasattr(socket, name):
                 same.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), ALIVE_S)
+
+
+def _await_answers(connection: Connection, limit_s: float) -> None:
+    """Wait so long for each answer of another machine, 0: for ever; then there is a BlockingIOError."""
+    with _socket_of(connection) as same:
+        if same.family != socket.AF_UNIX:
+            same.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", *divmod(int(limit_s * 1e6), 1_000_000)))
+
+
+@contextlib.contextmanager
+def _socket_of(connection: Connection) -> Iterator[socket.socket]:
+    with socket.socket(fileno=os.dup(connection.fileno())) as same:
+        same.setblocking(True)  # after socket.setdefaulttimeout() it is not, and so the connection, which is the same one
+        yield same
 
 
 def _shown(address: Any) -> str:
