@@ -49,8 +49,8 @@ VERSIONS = ("3.11", "3.12", "3.13")
 SPARKS = (
     "spark",
     "spark-connect",
-    "spark-standalone:costs_no_item,another_machine,gone",
-    "spark-local-cluster:costs_no,gpu",
+    "spark-standalone:costs_no,another_machine,gone",
+    "spark-local-cluster:gpu",
     "spark-connect-cluster:costs_no_item",
 )
 """Connect is another door to the engine that the first kind tests: of the contract, whose cases are about how items are
