@@ -49,8 +49,8 @@ VERSIONS = ("3.11", "3.12", "3.13")
 SPARKS = (
     "spark",
     "spark-connect",
-    "spark-standalone:costs_no_item,another_machine,gone",
-    "spark-local-cluster:costs_no,gpu",
+    "spark-standalone:costs_no,another_machine,gone",
+    "spark-local-cluster:gpu",
     "spark-connect-cluster:costs_no_item",
 )
 """Connect is another door to the engine that the first kind tests: of the contract, whose cases are about how items are
@@ -58,6 +58,10 @@ divided, it runs one case of each test."""
 
 OF_SEVERAL = SPARKS[2:]
 OTHER_CLUSTERS = ("ray-two", "dask-processes")
+
+OF_ANY_KIND = OTHER_CLUSTERS[0]
+"""The kind that tests run on which any kind can run, `@pytest.mark.of_any_kind`: what they show happens in pieces, on workers,
+and how pieces come there is in the contract, which all kinds run. Of all it needs the least processor time for them."""
 
 N_LANES = 5
 """More than cores, as a part often waits for something. Fewer: cores wait, too. More: more tests are late. Not measured."""
@@ -177,6 +181,7 @@ def parts_of(name: str) -> Iterator[Part]:
         kind, _, words = name.partition(":")
         which = ["-k", words.replace(",", " or ")] if words else []
         which += ["--one-case-of=contract"] if kind == SPARKS[1] else []
+        which += ["-m", "not of_any_kind"] if kind != OF_ANY_KIND else []
         yield pytest_of(kind, ".venv", "tests_on_clusters", f"--cluster={kind}", f"--timeout={PATIENCE_S}", *which)
 
 

@@ -41,6 +41,8 @@ has two threads, and to set one anew costs more than most tests do."""
 ASK_AHEAD_S = 5.0
 """Seconds before that in which workers are asked where they are: the end itself is in C, and knows nothing of workers."""
 
+WORKERS_OF_TABLES = "workers_of_tables"
+
 OWN_LOAD = 3
 """Processes that want to run because of the tests: driver and two workers. Bounds are for machines on which there are no others."""
 
@@ -154,19 +156,31 @@ def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         pytest.fail("the test leaves behind:\n  " + "\n  ".join(leaks), pytrace=False)
 
 
+TABLES = {"pandas", "sklearn.linear_model", "sklearn.preprocessing"}
+
+
 @pytest.fixture(scope="module")
-def workers_of_tables() -> Iterator[None]:
+def workers_of_tables() -> None:
     """Workers of this file are forks of a process that has imported pandas and scikit-learn: else each new one does, for seconds.
 
-    Who has started the pool before decides what its workers begin with, as long as some of them are there.
+    Who has started the pool before decides what its workers begin with, as long as some of them are there. Files that want this and
+    come one after the other have one pool.
     """
     import fourfold as ff
     from fourfold.distribute.engines.on_processes.pool import POOL
 
-    POOL.close()
-    ff.map(_speak_of_tables, [0], engine="processes", workers=1)
-    yield
-    POOL.close()
+    if not POOL.warm() or not POOL._imported.issuperset(TABLES):
+        POOL.close()
+        ff.map(_speak_of_tables, [0], engine="processes", workers=1)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """The next file begins with workers that have imported nothing, unless it wants those of this one, too."""
+    is_wanted = nextitem is not None and WORKERS_OF_TABLES in getattr(nextitem, "fixturenames", ())
+    pool = the_pool()
+    if WORKERS_OF_TABLES in getattr(item, "fixturenames", ()) and not is_wanted and pool is not None:
+        pool.close()
 
 
 def _speak_of_tables(x: int) -> int:

@@ -381,6 +381,11 @@ def test_the_other_door_to_an_engine_gets_one_case_of_each_test_of_the_contract(
     assert [kind for kind, command in commands.items() if "--one-case-of=contract" in command] == ["spark-connect"]
 
 
+def test_what_any_kind_of_cluster_can_run_is_run_by_one() -> None:
+    commands = {kind: next(run_tests.parts_of(kind)).command for kind in (*run_tests.SPARKS, *run_tests.OTHER_CLUSTERS)}
+    assert [kind for kind, command in commands.items() if "not of_any_kind" not in command] == [run_tests.OF_ANY_KIND]
+
+
 class Case(NamedTuple):
     nodeid: str
     path: Path

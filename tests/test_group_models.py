@@ -27,6 +27,8 @@ from fourfold.errors import OptionError, UnreadableInput
 from fourfold.workloads.groups.levels import Level
 from fourfold.workloads.groups.pickled import Pickled
 
+pytestmark = pytest.mark.usefixtures("workers_of_tables")
+
 Cut = Callable[[int, int], None]
 
 ROWS = rows_of(12, 600)

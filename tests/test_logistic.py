@@ -27,6 +27,8 @@ from fourfold.workloads.fit.logistic.memory import Memory
 from fourfold.workloads.fit.logistic.objective import Loss, Scale
 from fourfold.workloads.fit.logistic.training import train
 
+pytestmark = pytest.mark.usefixtures("workers_of_tables")
+
 REFERENCE = Path(__file__).parent / "reference"
 CASES = json.loads((REFERENCE / "spark_logistic_regression.json").read_text())
 TWO_ROWS, TWO_LABELS = np.array([[0.0, 1.1, 0.1], [2.0, 1.0, -1.0]]), np.array([1, 0])

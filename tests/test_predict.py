@@ -29,6 +29,8 @@ import fourfold as ff
 from fourfold.errors import InitFailed, OptionError, OptionTypeError
 from fourfold.workloads.batching import BatchSize
 
+pytestmark = pytest.mark.usefixtures("workers_of_tables")
+
 __all__ = ["small_pieces"]
 
 Cut = Callable[[int, int], None]

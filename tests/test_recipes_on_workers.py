@@ -16,6 +16,8 @@ from test_recipes_categories import Cut, same_fitted
 
 import fourfold as ff
 
+pytestmark = pytest.mark.usefixtures("workers_of_tables")
+
 __all__ = ["small_pieces"]
 CASES: list[tuple[Any, Any, str | None, Any]] = [
     (OneHotEncoder(max_categories=3), categories.table(), None, categories.NAMES),

@@ -33,6 +33,8 @@ import fourfold as ff
 from fourfold.system.machine import cores
 from fourfold.workloads.tune.search.asked import jobs_of, options_of
 
+pytestmark = pytest.mark.usefixtures("workers_of_tables")
+
 X, y = make_classification(80, 6, random_state=0)
 XR, yr = make_regression(90, 5, noise=20, random_state=0)
 GROUPS = np.repeat(np.arange(8), 10)

@@ -17,6 +17,8 @@ import fourfold as ff
 from fourfold.data.draw import mixed
 from fourfold.errors import OptionError
 
+pytestmark = pytest.mark.usefixtures("workers_of_tables")
+
 rng = np.random.default_rng(0)
 FRAME = pd.DataFrame(rng.normal(size=(120, 3)), columns=["a", "b", "c"]).assign(shop=np.arange(120) % 7)
 FRAME["y"] = np.where(FRAME.a + rng.normal(size=120) > 0, "up", "down")

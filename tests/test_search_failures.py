@@ -21,6 +21,8 @@ from sklearn.preprocessing import StandardScaler
 import fourfold as ff
 from fourfold.errors import RunChanged
 
+pytestmark = pytest.mark.usefixtures("workers_of_tables")
+
 X = np.arange(24.0).reshape(12, 2)
 y = np.arange(12) % 2
 

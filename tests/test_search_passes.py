@@ -16,6 +16,8 @@ from sklearn.svm import SVC
 import fourfold as ff
 from fourfold.errors import OptionError
 
+pytestmark = pytest.mark.usefixtures("workers_of_tables")
+
 X, y = make_classification(90, 5, random_state=0)
 
 

@@ -15,6 +15,8 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 import fourfold as ff
 from fourfold.workloads.tune.search.prefixes import MOST, OneFit, Shared, grouped, most_in_group
 
+pytestmark = pytest.mark.usefixtures("workers_of_tables")
+
 rng = np.random.default_rng(0)
 X, y = rng.normal(size=(40, 4)), np.arange(40) % 2
 N_FITS: list[Any] = []

@@ -16,6 +16,8 @@ from fourfold.errors import OptionError
 from fourfold.workloads.tune.search.spaces import for_grid, for_sampling
 from fourfold.workloads.tune.search.tpe import Proposals
 
+pytestmark = pytest.mark.usefixtures("workers_of_tables")
+
 X, y = np.zeros((6, 1)), np.zeros(6)
 
 

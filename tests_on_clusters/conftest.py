@@ -44,6 +44,9 @@ def pytest_configure(config: pytest.Config) -> None:
     pytest.register_assert_rewrite("fourfold.testing")
     config.addinivalue_line("filterwarnings", "default")  # Ray, Dask and Spark have warnings of their own
     config.addinivalue_line(
+        "markers", "of_any_kind: in `make test` it runs on one kind of cluster, which stands for all of them"
+    )
+    config.addinivalue_line(
         "markers", "breaks_it: the cluster is of no use afterwards; these tests run last, each on one of its own"
     )
 

@@ -70,6 +70,7 @@ def rows(tmp_path: Path) -> ff.Dataset:
     return ff.scan(tmp_path / "in.parquet")
 
 
+@pytest.mark.of_any_kind
 def test_what_is_fitted_there_has_the_bits_of_what_is_fitted_here(cluster: Cluster, rows: ff.Dataset) -> None:
     engine = cluster.engine()
     here, there = (rows.fit(MinMaxScaler(), **options) for options in ({"engine": "serial"}, {"engine": engine, "workers": 2}))
@@ -215,6 +216,7 @@ COEF, INTERCEPT = [-1.2274184001573272, 24.548368003146543, 2.2316698184678674],
 """The closed form of the optimum of Spark's objective at a penalty of 0.01."""
 
 
+@pytest.mark.of_any_kind
 def test_the_example_of_two_rows_has_the_numbers_of_the_formula_there(cluster: Cluster) -> None:
     model = ff.LogisticRegression(reg_param=0.01, max_iter=100, tol=1e-12)
     ff.scan(TWO_ROWS).fit(model, target="label", engine=cluster.engine(), workers=2)

@@ -72,6 +72,7 @@ def here() -> ff.GroupModels:
     return ff.scan(TABLE).fit_groups(odd(dies=False), engine="serial", **ASKED)
 
 
+@pytest.mark.of_any_kind
 def test_groups_of_files_have_there_the_bits_and_statuses_of_here(
     cluster: Cluster, here: ff.GroupModels, tmp_path: Path
 ) -> None:

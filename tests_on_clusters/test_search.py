@@ -5,6 +5,7 @@ import warnings
 from typing import Any
 
 import numpy as np
+import pytest
 from clusters import Cluster
 from sklearn.datasets import make_classification
 from sklearn.decomposition import PCA
@@ -38,6 +39,7 @@ def test_a_search_runs_on_a_cluster(cluster: Cluster) -> None:
     assert ours.best_params_ == theirs.best_params_
 
 
+@pytest.mark.of_any_kind
 def test_a_candidate_that_kills_its_process_is_a_row_there_too(cluster: Cluster) -> None:
     search = ff.SearchCV(dies_at(), {"var_smoothing": [0.1, 1.0]}, cv=2, method="grid", engine=cluster.engine())
     with warnings.catch_warnings():

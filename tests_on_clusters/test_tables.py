@@ -93,6 +93,7 @@ def written(rows: ff.Dataset, there: dict[str, Any]) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.of_any_kind
 def test_each_method_of_a_dataset_gives_there_what_it_gives_here(cluster: Cluster, rows: ff.Dataset) -> None:
     assert {*METHODS} == {name for name, each in vars(ff.Dataset).items() if not name.startswith("_") and callable(each)}
     there = {"engine": cluster.engine(), "workers": 2}
@@ -100,12 +101,14 @@ def test_each_method_of_a_dataset_gives_there_what_it_gives_here(cluster: Cluste
         assert method(rows, there) == method(rows, {"engine": "serial"}), name
 
 
+@pytest.mark.of_any_kind
 def test_figures_of_columns_and_a_split_have_the_same_bits(cluster: Cluster, rows: ff.Dataset) -> None:
     train, _ = rows.split(0.3, seed=4)
     one, other = (train.describe(engine=engine) for engine in ("serial", cluster.engine()))
     pd.testing.assert_frame_equal(one, other, check_exact=True)
 
 
+@pytest.mark.of_any_kind
 def test_rows_that_fail_or_kill_are_found_there_too(cluster: Cluster, rows: ff.Dataset) -> None:
     def check(batch: pd.DataFrame) -> pd.DataFrame:
         if (batch["id"] == 1234).any():
@@ -124,6 +127,7 @@ def test_a_file_that_workers_do_not_see_is_one_error_that_names_it(cluster: Clus
         rows.map_batches(prepare()).count(engine=cluster.engine())
 
 
+@pytest.mark.of_any_kind
 def test_a_model_that_workers_do_not_see_is_one_error_of_theirs(cluster: Cluster, rows: ff.Dataset, tmp_path: Path) -> None:
     scores = rows.predict(tmp_path / "none.joblib", keep=["id"])
     with pytest.raises(
@@ -134,6 +138,7 @@ def test_a_model_that_workers_do_not_see_is_one_error_of_theirs(cluster: Cluster
 
 
 @pytest.mark.slow
+@pytest.mark.of_any_kind
 def test_a_model_that_was_fitted_anew_into_the_same_file_is_not_the_one_that_workers_have(
     cluster: Cluster, rows: ff.Dataset, tmp_path: Path
 ) -> None:

@@ -42,6 +42,7 @@ def start(engine: str, folder: Path, data: Path, **environment: str) -> "subproc
 
 
 @pytest.mark.contract(40)
+@pytest.mark.of_any_kind
 def test_the_demo_writes_the_numbers_of_this_machine(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
