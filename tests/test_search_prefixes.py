@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.decomposition import PCA
 from sklearn.model_selection import GridSearchCV
 from sklearn.naive_bayes import GaussianNB
-from sklearn.pipeline import Pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 import fourfold as ff
@@ -111,6 +111,13 @@ def test_a_step_with_a_generator_is_shared_since_each_fit_has_a_copy_of_it() -> 
     theirs = GridSearchCV(own, space, cv=2, refit=False).fit(X, y)
     assert n_fits == 2 * 2
     assert ours.cv_results_["mean_test_score"].tolist() == theirs.cv_results_["mean_test_score"].tolist()
+
+
+def test_a_step_in_a_step_that_writes_into_its_rows_is_not_shared() -> None:
+    own = pipeline(make_pipeline(StandardScaler(), MinMaxScaler()))
+    for name in ("s0__standardscaler__copy", "s0__minmaxscaler__copy"):
+        assert [len(group) for group in grouped(own, [{name: False}] * 2)] == [1, 1]
+        assert [len(group) for group in grouped(own, [{name: True}] * 2)] == [2]
 
 
 @pytest.mark.parametrize(

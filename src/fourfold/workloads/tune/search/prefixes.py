@@ -82,7 +82,7 @@ class _Steps:
             if step is None or (isinstance(step, str) and step == "passthrough"):
                 continue
             mine = {key: value for key, value in params.items() if key.partition("__")[0] == name}
-            if any(_writes(value) for value in (step, *mine.values())) or mine.get(f"{name}__copy") is False:
+            if _says_so(mine) or any(_writes(value) for value in (step, *mine.values())):
                 break  # the rows are not the same behind it, and a score of the rows of training would see that
             path.append((name, *((key, values.number_of(mine[key])) for key in sorted(mine))))
         return tuple(path)
@@ -109,9 +109,11 @@ class Values:
 
 def _writes(step: Any) -> bool:
     """Whether a step says, by `copy=False`, that it writes into the rows that it is given."""
-    if not hasattr(step, "get_params") or isinstance(step, type):
-        return False
-    return any(name.rpartition("__")[2] == "copy" and value is False for name, value in step.get_params().items())
+    return hasattr(step, "get_params") and not isinstance(step, type) and _says_so(step.get_params())
+
+
+def _says_so(params: Mapping[str, Any]) -> bool:
+    return any(name.rpartition("__")[2] == "copy" and value is False for name, value in params.items())
 
 
 # ---- in a worker: fit it once --------------------------------------------------------------------------------------------
