@@ -3,7 +3,9 @@
 MODULE:OBJECTIVE                    -> ff.optimize, a study             tune_names.py  samplers, pruners, storages by name
 MODULE:ESTIMATOR --space … INPUT…   -> ff.SearchCV, a model in a file   tune_search.py
 --status RUN, --export RUN          -> trials of a recorded run         tune_record.py
-what is shown of trials                                                 tune_board.py
+where the rows of an estimator are                                      tune_rows.py
+what cannot be, before anything runs                                    tune_checked.py
+what is shown of trials                                                 tune_board.py, while they run tune_live.py
 """
 
 from __future__ import annotations
