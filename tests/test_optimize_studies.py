@@ -164,6 +164,15 @@ def test_the_report_counts_trials() -> None:
     assert found.report.verdict.startswith("2 processes, as asked: 7 trials with ")
 
 
+def test_a_study_that_has_its_trials_already_is_told_so() -> None:
+    (study := optuna.create_study(sampler=RandomSampler(0))).optimize(objective, n_trials=5)
+    found = ff.optimize(objective, n_trials=3, study=study, workers=1)
+    assert len(found.trials) == 5
+    assert (
+        found.report.verdict == "nothing was left to run: the study has 5 trials, and n_trials=3 is how many it has in the end"
+    )
+
+
 # ---- objectives ----------------------------------------------------------------------------------------------------------
 
 

@@ -41,10 +41,13 @@ class Progress:
         show: True, False, or None for where it makes sense.
         notebook: Whether this is a notebook's kernel.
         label: What runs.
+        unit: What one of them is called.
     """
 
-    def __init__(self, counts: Counts, total: int | None, show: bool | None, notebook: bool, label: str) -> None:
-        self._counts, self._total, self._label = counts, total, label
+    def __init__(
+        self, counts: Counts, total: int | None, show: bool | None, notebook: bool, label: str, unit: str = "item"
+    ) -> None:
+        self._counts, self._total, self._label, self._unit = counts, total, label, unit
         self._wanted = show if show is not None else True
         self._bar = self._wanted and (notebook or _is_terminal(sys.stderr))
         self._delay_s = DELAY_S if self._bar or show else LINE_EVERY_S
@@ -78,7 +81,7 @@ class Progress:
         from tqdm.auto import tqdm
 
         # Every look is shown: the time goes on also while no item ends.
-        bar: Any = tqdm(total=self._total, desc=self._label, unit="item", smoothing=0.1, mininterval=0, miniters=0)
+        bar: Any = tqdm(total=self._total, desc=self._label, unit=self._unit, smoothing=0.1, mininterval=0, miniters=0)
         while True:
             over = self._over.wait(BAR_EVERY_S)
             if self._counts.failures:
@@ -99,7 +102,9 @@ class Progress:
         done, failed = self._counts.finished, self._counts.failures
         elapsed = time.monotonic() - self._began
         rate = done / elapsed if elapsed else 0.0
-        text = f"{self._label}: {done}" + (f"/{self._total}" if self._total is not None else "") + f" items, {rate:.3g}/s"
+        text = (
+            f"{self._label}: {done}" + (f"/{self._total}" if self._total is not None else "") + f" {self._unit}s, {rate:.3g}/s"
+        )
         if failed:
             text += f", {failed} failed"
         if self._total and rate:

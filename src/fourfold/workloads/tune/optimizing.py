@@ -208,7 +208,7 @@ class _Optimizing:
         inner = Settings(
             **{**vars(settings), "init": (), "seed": None, "run": None, "on_error": "collect", "chunk": 1, "retries": 0}
         )
-        call = Call(fn, _tickets(desk), inner, bounded=desk.wait_s == 0, name=self._name)
+        call = Call(fn, _tickets(desk), inner, bounded=desk.wait_s == 0, name=self._name, unit="trial")
         try:
             with closing(call.segments()) as segments:
                 for segment in segments:
@@ -220,7 +220,7 @@ class _Optimizing:
                         return
             call.raise_if_stopped()
         finally:
-            self._study.report = report = of_trials(call.report(), desk)  # type: ignore[attr-defined]
+            self._study.report = report = of_trials(call.report(), desk, self._n_trials)  # type: ignore[attr-defined]
             logging.getLogger("fourfold").info("%s: %s", self._name, report.verdict)
 
     def _note(self, desk: Desk, record: RecordedTrials | None) -> None:

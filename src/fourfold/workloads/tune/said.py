@@ -11,7 +11,7 @@ from fourfold.workloads.tune import states
 from fourfold.workloads.tune.desk import Desk
 
 
-def of_trials(report: Report, desk: Desk) -> Report:
+def of_trials(report: Report, desk: Desk, n_trials: int | None) -> Report:
     """The report of a call whose items are tickets, of the trials that these have run."""
     busy_s = max(0.0, report.busy_s - desk.waited_s)
     verdict = report.verdict.replace(
@@ -20,6 +20,11 @@ def of_trials(report: Report, desk: Desk) -> Report:
     if report.elapsed_s:
         before, after = (f"{each / report.elapsed_s:.2f} times as fast as its " for each in (report.busy_s, busy_s))
         verdict = verdict.replace(f"{before}items", f"{after}trials")
+    n_there = len(desk.study.get_trials(deepcopy=False))
+    if not desk.n_ended and n_trials is not None and n_there >= n_trials:
+        verdict = (
+            f"nothing was left to run: the study has {n_there} trials, and n_trials={n_trials} is how many it has in the end"
+        )
     told = {
         "verdict": verdict,
         "n_items": desk.n_ended,
