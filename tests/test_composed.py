@@ -440,3 +440,12 @@ def test_after_a_function_nobody_knows_the_columns() -> None:
     rows = ff.scan(TABLE[NUMBERS]).map_batches(lambda batch: batch)
     with pytest.raises(OptionError, match=r"nobody knows what .* makes: give map_batches a schema="):
         rows.fit(scaler())
+
+
+def test_the_schema_that_the_error_speaks_of_is_enough() -> None:
+    def function(batch: pd.DataFrame) -> pd.DataFrame:
+        return batch.assign(late=batch[NUMBERS[0]] > 0)
+
+    made = ff.scan(TABLE[NUMBERS]).map_batches(function)
+    rows = ff.scan(TABLE[NUMBERS]).map_batches(function, schema=made.head(20, "arrow").schema)
+    assert rows.fit(scaler(), features=NUMBERS).n_features_in_ == len(NUMBERS)

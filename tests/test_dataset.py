@@ -181,6 +181,16 @@ def test_a_function_that_gives_no_table_says_what_it_gave() -> None:
         ff.scan(people(3)).map_batches(nothing).to_arrow()
 
 
+def test_a_function_that_gives_a_series_hears_how_it_becomes_a_table() -> None:
+    with pytest.raises(TypeError, match=r"gave a Series, which is a column and no table: .* to_frame\(name\)"):
+        ff.scan([{"x": 1}]).map_batches(lambda batch: batch["x"] + 1).to_arrow()
+
+
+def test_map_of_a_dataset_says_which_of_its_methods_is_meant() -> None:
+    with pytest.raises(OptionTypeError, match=r"items is a Dataset.*map_batches.*iter_batches"):
+        ff.map(len, ff.scan([{"x": 1}]))  # type: ignore[arg-type]
+
+
 def test_functions_are_not_called_with_batches_that_a_filter_has_emptied(small_pieces: Cut) -> None:
     small_pieces(10, 1 << 20)
 

@@ -7,6 +7,7 @@ import threading
 import traceback
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import ways
 
@@ -598,3 +599,16 @@ def test_an_exception_that_could_not_travel_is_retried_as_what_stands_for_it(not
     assert ff.map(fn, range(5), retries=1, engine="processes", workers=1) == [0, -1, -2, -3, -4]
     (failure,) = ff.map(lambda item: (_ for _ in ()).throw(Locked("x")), [1], on_error="skip", engine="processes").failures
     assert type(failure.error) is RemoteError
+
+
+@pytest.mark.parametrize(("engine", "is_told"), [("processes", True), ("serial", False)])
+def test_who_writes_to_an_array_that_workers_share_is_told_to_copy_it(engine, is_told):
+    shared = np.zeros(3)
+    shared.flags.writeable = engine != "serial"
+
+    def write(item):
+        shared[0] = item
+
+    with pytest.raises(ValueError, match="read-only") as caught:
+        ff.map(write, [1], engine=engine, workers=1)
+    assert ("change a .copy()" in caught.value.__notes__[-1]) is is_told

@@ -53,9 +53,10 @@ def refuse_to_be_read():
 BAD = [
     # what is given, the class, what the message has
     ({"worker": 2}, UnknownOption, "there is no option 'worker' (did you mean 'workers'?)"),
-    ({"n_jobs": 2}, UnknownOption, "Options: engine, workers, chunk, on_error"),
+    ({"n_jobs": 2}, UnknownOption, "there is no option 'n_jobs': workers= is its name here. Options: engine, workers, chunk"),
+    ({"backend": "loky"}, UnknownOption, "there is no option 'backend': engine= is its name here"),
     ({"onerror": "skip"}, UnknownOption, "did you mean 'on_error'?"),
-    ({"chunksize": 3}, UnknownOption, "there is no option 'chunksize'"),
+    ({"chunksize": 3}, UnknownOption, "there is no option 'chunksize': chunk= is its name here"),
     (
         {"engine": "process"},
         OptionError,

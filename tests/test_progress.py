@@ -4,6 +4,7 @@ import fcntl
 import io
 import os
 import pty
+import re
 import subprocess
 import sys
 import termios
@@ -144,6 +145,13 @@ def test_asked_for_it_comes_earlier(monkeypatch):
         return shown._delay_s
 
     assert delay(True) < delay(None)
+
+
+def test_the_lines_of_a_search_count_trials(monkeypatch, at_once):
+    stderr = listening(monkeypatch)
+    ff.optimize(lambda trial: sum(range(100_000)), n_trials=3, workers=1, mode="async")
+    assert re.search(r"\d trials, ", stderr.getvalue()), stderr.getvalue()
+    assert "items" not in stderr.getvalue()
 
 
 def test_a_stream_that_is_left_takes_its_lines_with_it(monkeypatch, at_once):

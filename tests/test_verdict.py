@@ -228,6 +228,13 @@ def test_processes_that_were_asked_for_say_so():
     assert report.verdict.startswith("1 processes, as asked: 10 items with ")
 
 
+def test_processes_that_an_option_needs_are_told_with_the_option():
+    report = ff.map(abs, range(10), workers=1, timeout=60, threads_per_worker=1).report
+    assert report.verdict.startswith(
+        "1 processes, since the loop cannot keep threads_per_worker= and timeout=: 10 items with "
+    )
+
+
 def test_inside_an_item_the_verdict_says_that_it_is_inside_one():
     verdicts = ff.map(lambda x: ff.map(abs, [x], engine="threads").report.verdict, range(2), engine="serial")
     assert all(text.startswith("the loop, since it runs inside an item: ") for text in verdicts)

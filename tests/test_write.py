@@ -169,6 +169,15 @@ def test_a_link_is_no_place_for_an_output_unless_it_may_be_replaced(target: str,
     assert left_in(tmp_path / "empty") == []
 
 
+@pytest.mark.parametrize("name", ["out.csv", "out.jsonl"])
+def test_a_folder_of_parquet_does_not_take_the_name_of_a_file_of_another_format(name: str, tmp_path: Path) -> None:
+    rows = ff.scan([{"x": 1}])
+    with pytest.raises(OptionError, match=rf"{name}' has the name of a \w+ file, and what is written is a folder of parquet"):
+        rows.write(tmp_path / name)
+    assert not (tmp_path / name).exists()
+    assert rows.write(tmp_path / name, format=name.partition(".")[2]).n_rows == 1
+
+
 def test_an_empty_folder_is_a_place_for_an_output(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     ff.scan(people(3)).write(tmp_path / "out")

@@ -26,7 +26,7 @@ from fourfold.errors import JournalError, OptionError, OptionTypeError, RemoteTr
 from fourfold.execute import current
 from fourfold.execute.chunk import is_worker_class
 from fourfold.execute.troubles import unpickled
-from fourfold.lanes import Lanes, Prepared
+from fourfold.lanes import NOT_FOR_THE_LOOP, Lanes, Prepared
 from fourfold.options import Settings
 from fourfold.records import Chunk, Report, Segment
 from fourfold.shown import safe_repr
@@ -70,12 +70,13 @@ class Call:
         tree: TreeReduction | None = None,
         into: list[Any] | None = None,
         name: str = "",
+        unit: str = "item",
         parts_of_init: Mapping[str, Any] | None = None,
         prepared: Prepared | None = None,
     ) -> None:
         _check_function(fn, settings)
         self._fn, self._settings, self._tree = fn, settings, tree
-        self._name = name or machine.user_name_of(fn)
+        self._name, self._unit = name or machine.user_name_of(fn), unit
         self._began = time.perf_counter()
         self._final: Report | None = None
         into = into if settings.cost is None and settings.run is None else None
@@ -121,7 +122,7 @@ class Call:
         )
         self._schedule = Schedule(rules)
         show = False if current.inside_item() else settings.progress
-        self._progress = Progress(_Counts(self), self._source.total, show, machine.in_notebook(), self._name)
+        self._progress = Progress(_Counts(self), self._source.total, show, machine.in_notebook(), self._name, self._unit)
         is_auto = settings.engine == "auto" and self._lane.engine.info.inline and not current.inside_item()
         self._chooser = self._lanes.chooser(rules.total) if is_auto else None
         self._driver = Driver(
@@ -401,8 +402,13 @@ class Call:
         if opening_s > SLOW_OPENING * elapsed:
             ratio += f"; {seconds(opening_s)} of it to connect to {info.name}, which a later call of this process need not do"
         if self._chooser is None:
-            return f"{crew}, as asked: {what}, {ratio}"
+            return f"{crew}, {self._why_at_once()}: {what}, {ratio}"
         return f"changed from the loop to {crew} after {self._driver.n_looped} items: {what}, {ratio}"
+
+    def _why_at_once(self) -> str:
+        """Why the first item did not run in the loop."""
+        asked = self._settings.asked() & NOT_FOR_THE_LOOP if self._settings.engine == "auto" else ()
+        return f"since the loop cannot keep {'= and '.join(sorted(asked))}=" if asked else "as asked"
 
     def _memory_words(self, workers: int) -> str:
         """What memory did to this run, as the end of its verdict."""

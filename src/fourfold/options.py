@@ -99,6 +99,17 @@ class Settings(Fixed):
 
 
 NAMES = fields_of(Settings)
+WORDS_OF_OTHERS = MappingProxyType(
+    {
+        **dict.fromkeys(("n_jobs", "max_workers", "processes", "n_workers", "num_workers"), "workers"),
+        **dict.fromkeys(("chunksize", "chunk_size", "batch_size"), "chunk"),
+        **dict.fromkeys(("verbose", "desc", "show_progress_bar"), "progress"),
+        **dict.fromkeys(("initializer", "initargs"), "init"),
+        **dict.fromkeys(("backend", "prefer", "executor"), "engine"),
+        "random_state": "seed",
+    }
+)
+"""What joblib, multiprocessing, concurrent.futures and tqdm call an option, and its name here."""
 _DEFAULTS = {name: getattr(Settings, name) for name in NAMES}
 _defaults_of_block: ContextVar[Mapping[str, Any]] = ContextVar("fourfold_defaults", default=MappingProxyType({}))
 
@@ -143,7 +154,9 @@ def resolve(options: Mapping[str, Any]) -> Settings:
     given = {**_from_environment(hidden=given), **given}
     for name in given:
         if name not in _DEFAULTS:
-            raise UnknownOption(f"there is no option {name!r}{did_you_mean(name, NAMES)}. Options: {', '.join(NAMES)}")
+            ours = WORDS_OF_OTHERS.get(name)
+            meant = did_you_mean(name, NAMES) if ours is None else f": {ours}= is its name here"
+            raise UnknownOption(f"there is no option {name!r}{meant}. Options: {', '.join(NAMES)}")
     return Settings(**{name: _CHECKS[name](name, value) for name, value in given.items()})
 
 

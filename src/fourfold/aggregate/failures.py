@@ -10,6 +10,12 @@ from fourfold.records import Failure, Trouble
 NOTE = "fourfold: item "
 """How our note on an exception starts; an exception object that several items raise has one note only."""
 
+READ_ONLY = ("assignment destination is read-only", "output array is read-only")
+"""What NumPy says of an array that may not be written to."""
+
+IN_THIS_PROCESS = ("this thread", "thread")
+"""How workers are called that write to the user's own arrays."""
+
 
 class Failures:
     """Keeps the failures of one run and decides what stands in their place.
@@ -42,6 +48,10 @@ class Failures:
         error = self.exception(trouble)
         notes = [note for note in getattr(error, "__notes__", []) if not note.startswith(NOTE)]
         note = f"{NOTE}{index} of {self._function}: {trouble.item} (attempt {attempts}, {worker or 'driver'})"
+        if trouble.kind == "raised" and not worker.startswith(IN_THIS_PROCESS) and trouble.message in READ_ONLY:
+            note += (
+                ". Arrays that the function brings along are one copy for all workers, and read-only there: change a .copy()"
+            )
         if self.run is not None:
             note += f". See it again: fourfold replay {_quoted(self.run)} --item {index}"
         _set(error, "__notes__", [*notes, note])

@@ -117,7 +117,13 @@ def _table(obj: Any, what: str) -> Any:
     if isinstance(obj, Mapping):
         return pa.table({str(name): as_column(values) for name, values in obj.items()})
     if hasattr(obj, "__arrow_c_stream__"):
-        return pa.table(obj)
+        try:
+            return pa.table(obj)
+        except pa.ArrowInvalid as error:  # as of a Series, unless it is of records
+            raise TypeError(
+                f"{what} gave a {type(obj).__name__}, which is a column and no table: give it a name, to_frame(name), or add "
+                "it to the batch, assign(name=…)"
+            ) from error
     raise TypeError(
         f"{what} gave {_described(obj)}, which is no table: give a DataFrame, an Arrow table, a dict of columns or a "
         "list of dicts"

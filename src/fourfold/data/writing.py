@@ -65,7 +65,7 @@ def write(
     if storage and not is_url(to):
         raise OptionError(f"storage_options= are for URLs, and {to} is a folder of this machine")
     run = Run(plan, Tables(), options, f"write {os.path.basename(to.rstrip('/'))}", to=to)
-    output = _output(to, overwrite, _format(format), run, storage)
+    output = _output(to, overwrite, _format(format, to), run, storage)
     run.gather = WriteParts(output.place, format, by)
     with telling_what_is_written(output.path, output.is_published):
         try:
@@ -177,9 +177,15 @@ def _columns(partition_by: Any, plan: Plan) -> tuple[str, ...]:
     return tuple(by)
 
 
-def _format(format: Any) -> str:
+def _format(format: Any, to: str) -> str:
     if format not in EXTENSION:
         raise OptionError(f"format={format!r} cannot be written. Formats: {', '.join(EXTENSION)}")
+    named = next((each for each, extension in EXTENSION.items() if to.lower().rstrip("/").endswith(extension)), format)
+    if named != format:
+        raise OptionError(
+            f"{to!r} has the name of a {named} file, and what is written is a folder of {format} files: name a "
+            f"folder; its files are {named} where that is the format that was asked for"
+        )
     return str(format)
 
 

@@ -133,7 +133,7 @@ class Chooser:
         if left * item_s <= least_start_s(any_warm=self._warm() > 0):
             # Before anything else is looked at: to read how many cores there are takes time, the first time.
             if left:
-                self.why = f"the {left} items left take {seconds(left * item_s)}, less than the start of workers"
+                self.why = f"the {left} left would take {seconds(left * item_s)}, less than the start of workers"
             return None
         if self._workers() < 2 or self._cores() < 2:
             self._hopeless, self.why = True, f"there is only {min(self._workers(), self._cores())} worker for it"

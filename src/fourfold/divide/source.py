@@ -215,6 +215,11 @@ def _iterator_of(items: Any) -> Iterator[Any]:
             ) from None
         if getattr(items, "__iter__", None) is not None:  # it can be iterated, and its own code raised
             raise
+        if hasattr(items, "iter_batches"):
+            raise OptionTypeError(
+                f"items is a {type(items).__name__}, whose rows come in batches: it has map_batches(fn) for all of them at "
+                "once, or give iter_batches(), whose items are tables"
+            ) from None
         raise OptionTypeError(
             f"items must be something to iterate over, such as a list or a generator, not {type(items).__name__}"
         ) from None

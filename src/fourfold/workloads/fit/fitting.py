@@ -116,7 +116,7 @@ def _schema_of(plan: Plan) -> Any:
         if after is None and not isinstance(step, Transform | Select | Filter):
             raise OptionError(
                 f"fit wants to know the columns before it runs, and nobody knows what {step.title} makes: give map_batches a "
-                "schema="
+                'schema=. That of the first rows is ds.map_batches(…).head(20, "arrow").schema'
             )
         known = after
     prepared = plan._replace(batch_rows=FIRST_ROWS, takes_sparse=True).prepare()

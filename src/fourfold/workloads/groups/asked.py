@@ -60,7 +60,8 @@ def asked_for(
     if schema is None:
         raise OptionError(
             "fit_groups wants to know the columns before it runs, and nobody knows what the last steps make: give map_batches "
-            "a schema=, and instead of transform(…) fit a Pipeline of the transformer and the estimator"
+            'a schema=, such as ds.map_batches(…).head(20, "arrow").schema; and instead of transform(…) fit a Pipeline of the '
+            "transformer and the estimator"
         )
     if not keys or len({*keys}) < len(keys):
         raise OptionError(f"by={by!r} must name the columns whose values make a group, each once")

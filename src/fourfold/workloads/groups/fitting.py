@@ -144,7 +144,7 @@ def _fitted(groups: Mapping[int, Groups], init: tuple[Recipe, GroupRows], asked:
         "cost": _costs(items, settings.engine == "auto"),
         "on_error": "raise" if asked.on_error == "raise" else "collect",
     }
-    call = Call(FitGroup, items, Settings(**{**settings.__dict__, **changed}), name="fit_groups")
+    call = Call(FitGroup, items, Settings(**{**settings.__dict__, **changed}), name="fit_groups", unit="group")
     ended: list[Any] = []
     n_failed = 0
     with closing(call.in_order()) as segments:

@@ -225,7 +225,7 @@ class _Optimizing:
         inner = Settings(
             **{**vars(settings), "init": (), "seed": None, "run": None, "on_error": "collect", "chunk": 1, "retries": 0}
         )
-        call = Call(fn, _tickets(desk), inner, bounded=desk.wait_s == 0, name=self._name)
+        call = Call(fn, _tickets(desk), inner, bounded=desk.wait_s == 0, name=self._name, unit="trial")
         try:
             with closing(call.segments()) as segments:
                 for segment in segments:
