@@ -217,8 +217,9 @@ def open_files() -> dict[int, str]:
 
 
 def listens(fd: int) -> bool:
-    with socket.socket(fileno=os.dup(fd)) as end:
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as end:  # a thread may have closed it meanwhile
         return bool(end.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    return False
 
 
 def named_files() -> frozenset[str]:
