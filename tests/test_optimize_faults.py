@@ -223,7 +223,7 @@ def test_a_ticket_that_waits_for_a_trial_whose_worker_has_died_is_given_back_soo
     assert is_in_time(time.monotonic() - began, 10)
     again = desk.job(1)
     assert again is not None
-    assert (again.trial.number, again.attempts, desk._lost) == (1, 2, set())
+    assert (again.trial.number, again.attempts, desk._orphans) == (1, 2, set())
     desk.close()
 
 

@@ -97,9 +97,9 @@ class Desk:
         self._told: deque[int] = deque()
         self._ended: deque[Ended] = deque()
         self._lost_in_a_row = 0
-        self._lost: set[int] = set()
+        self._orphans: set[int] = set()
         """Trials whose workers have died, until others have them."""
-        self._lost_at = 0.0
+        self._orphaned_at = 0.0
         self._is_closed = False
         self.n_begun = sum(counts(each) for each in study.get_trials(deepcopy=False))
         self.n_ended, self.n_retries, self.waited_s = 0, 0, 0.0
@@ -129,7 +129,7 @@ class Desk:
             here.attempts += 1
             self._put_back_attrs(here)
             self.going.add(here.trial.number)
-            self._lost.discard(here.trial.number)
+            self._orphans.discard(here.trial.number)
             self.set(here, states.ATTEMPTS, here.attempts)
             self.watch(self.running)
             return here
@@ -150,8 +150,8 @@ class Desk:
         asks = self._waits[ticket] = object()
         try:
             while (number := self._next()) is None:
-                soon = max(began, self._lost_at) + LOST_WAIT_S
-                left = (min(until, soon) if self._lost else until) - time.monotonic()
+                soon = max(began, self._orphaned_at) + LOST_WAIT_S
+                left = (min(until, soon) if self._orphans else until) - time.monotonic()
                 if left <= 0 or not self.may_have_more:
                     return None
                 self.changed.wait(left)
@@ -193,8 +193,8 @@ class Desk:
             here = self.of_ticket(ticket)
             if here is not None and here.ticket == ticket:
                 self.set(here, states.STATE, states.CRASHED)  # unless it ends otherwise after all
-                self._lost.add(here.trial.number)
-                self._lost_at = time.monotonic()
+                self._orphans.add(here.trial.number)
+                self._orphaned_at = time.monotonic()
             self.changed.notify_all()
 
     def of_ticket(self, ticket: int) -> Open | None:
@@ -336,7 +336,7 @@ class Desk:
             here = self.open[number]
             here.end = end
             self.going.discard(number)
-            self._lost.discard(number)
+            self._orphans.discard(number)
             self.set(here, states.STATE, end.state)
             if end.error:
                 self.set(here, states.ERROR, end.error)
