@@ -136,6 +136,33 @@ def test_a_run_leaves_a_trial_to_another_process_that_began_among_its_own(tmp_pa
             ]
 
 
+@pytest.mark.slow
+def test_with_workers_killed_and_calls_interrupted_no_trial_of_a_database_is_lost_left_or_told_twice(tmp_path: Path) -> None:
+    told: list[int] = []
+
+    def deadly(trial: Any) -> float:
+        x = fn(trial)
+        if trial.number % 6 == 5 and not (tmp_path / str(trial.number)).exists():
+            (tmp_path / str(trial.number)).touch()
+            die()
+        return x
+
+    def callback(study: optuna.Study, trial: Any) -> None:
+        told.append(trial.number)
+        if len(told) in (5, 11):
+            signal.raise_signal(signal.SIGINT)
+
+    with study_in(tmp_path) as study:
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                ff.optimize(deadly, n_trials=20, study=study, workers=2, callbacks=[callback])
+            assert all(each.state.is_finished() for each in study.trials)
+        ff.optimize(deadly, n_trials=20, study=study, workers=2, callbacks=[callback])
+        assert [each[1] for each in states_of(study) if each[1] != "unfinished"] == ["complete"] * 20
+        assert [each.number for each in study.trials] == list(range(len(study.trials)))
+    assert len(set(told)) == len(told)
+
+
 def running(mark: Any) -> Any:
     return create_trial(state=TrialState.RUNNING, system_attrs={} if mark is None else {states.DRIVER: mark})
 

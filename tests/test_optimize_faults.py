@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,16 @@ import optuna
 import pytest
 import trials
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from running import is_in_time
 
 import fourfold as ff
 from fourfold.errors import ItemTimeout, WorkerLost
 from fourfold.records import Failure
 from fourfold.workloads.tune import states
+from fourfold.workloads.tune.checkpoints import Checkpoints
+from fourfold.workloads.tune.desk import Desk
+from fourfold.workloads.tune.opened import End
+from fourfold.workloads.tune.proposing import way_of
 
 quiet = trials.quiet
 
@@ -201,6 +207,24 @@ def test_a_worker_that_is_killed_when_its_trial_has_ended_takes_no_trial_along(t
     assert states_of(found) == [states.COMPLETE] * 20
     plain = ff.optimize(lambda t: t.suggest_float("x", 0, 1), n_trials=20, sampler=RandomSampler(0), engine="serial")
     assert [each.value for each in found.trials] == [each.value for each in plain.trials]
+
+
+def test_a_ticket_that_waits_for_a_trial_whose_worker_has_died_is_given_back_soon(tmp_path: Path) -> None:
+    """What runs that trial again may have no place before: all of them would wait for each other."""
+    study = optuna.create_study(sampler=TPESampler(seed=0))
+    desk = Desk(study, way_of(study.sampler, "batch", 2), 40, None, Checkpoints(str(tmp_path)), 0, wait_s=60)
+    for ticket in (0, 1):
+        assert desk.job(ticket) is not None
+    desk.ended(0, End(states.COMPLETE, [1.0]))
+    desk.hung_up(1)
+    began = time.monotonic()
+    assert desk.job(2) is None
+    assert desk.job(3) is None
+    assert is_in_time(time.monotonic() - began, 10)
+    again = desk.job(1)
+    assert again is not None
+    assert (again.trial.number, again.attempts, desk._orphans) == (1, 2, set())
+    desk.close()
 
 
 @pytest.mark.slow
