@@ -152,7 +152,7 @@ def test_whether_tables_are_kept_changes_no_bit(small_pieces: Any, monkeypatch: 
     assert sum(calls) == n_read
 
 
-@pytest.mark.parametrize("engine", ["threads", "processes"])
+@pytest.mark.parametrize("engine", ["threads", pytest.param("processes", marks=pytest.mark.slow)])
 def test_workers_find_the_tables_of_each_other(small_pieces: Any, engine: str) -> None:
     small_pieces(150, 1 << 20)
     expected = bits(ff.scan(TABLE).fit(whole(), target="y", engine="serial"))

@@ -48,6 +48,7 @@ class Curvature(Loss):
         return super().fold(rows), self._of_thin(rows) if is_thin else self._of_full(rows)
 
     def _of_full(self, rows: Rows) -> Any:
+        """The products of all columns with each other, of these rows."""
         import numpy as np
 
         X = rows.X
@@ -64,7 +65,7 @@ class Curvature(Loss):
         return products
 
     def _of_thin(self, rows: Rows) -> Any:
-        """What is done with each value is done with those that are stored."""
+        """The same, and what is done with each value is done with those that are stored."""
         import numpy as np
 
         X, width = rows.X, rows.X.shape[1]
@@ -74,7 +75,6 @@ class Curvature(Loss):
         for part in blocks(*X.shape):
             thin = rooted[part]
             held = np.empty(thin.shape) if held is None else held[: thin.shape[0]]
-            held[:] = 0.0
             products[:-1, :-1] += thin.toarray(out=held).T @ held
         products[-1, :-1] = products[:-1, -1] = rooted.T @ root
         products[-1, -1] = root @ root
