@@ -62,6 +62,14 @@ def test_values_come_in_the_order_of_ranks_whoever_ends_first(tmp_path):
     assert ff.launch(fn, 2, (1, 2)) == [(0, 3), (1, 3)]
 
 
+def test_ranks_wait_for_each_other_whatever_the_default_timeout_of_sockets_is():
+    socket.setdefaulttimeout(0.001)
+    try:
+        assert ff.launch(rank, 2) == [0, 1]
+    finally:
+        socket.setdefaulttimeout(None)
+
+
 def test_each_rank_knows_who_it_is_before_its_function_is_loaded(tmp_path):
     (tmp_path / "asks.py").write_text("import os\nSEEN = dict(os.environ)\n\ndef seen():\n    return SEEN\n")
     text = """

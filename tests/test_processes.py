@@ -28,6 +28,7 @@ from leaks import descendants, living_descendants, the_pool
 from running import run_script, until
 
 import fourfold as ff
+from fourfold.distribute.engines.on_processes import channel
 from fourfold.distribute.engines.on_processes.engine import Processes
 from fourfold.errors import Indeterminate
 from fourfold.system.machine import cores
@@ -946,3 +947,15 @@ def test_the_sockets_of_the_driver_are_private(warm_pool: Any) -> None:
     family = {worker.end.family for worker in warm_pool._idle}
     assert family == {socket.AF_UNIX}
     assert {worker.end.getsockname() for worker in warm_pool._idle} == {""}
+
+
+def test_workers_wait_for_work_whatever_the_default_timeout_of_sockets_is():
+    socket.setdefaulttimeout(0.001)
+    try:
+        ours, theirs = channel.pair()
+        again = channel.inherited(os.dup(theirs.fileno()))
+    finally:
+        socket.setdefaulttimeout(None)
+    with ours, theirs, again:
+        assert [os.get_blocking(each.fileno()) for each in (ours, theirs, again)] == [True] * 3
+        assert again.gettimeout() is None

@@ -10,6 +10,7 @@ from fourfold.distribute.connection import PROBE_S
 from fourfold.distribute.engines.on_spark import pulse as pulse_module
 from fourfold.distribute.engines.on_spark.causes import cause_of, runs_nothing
 from fourfold.distribute.engines.on_spark.pulse import SILENT_S, Pulse
+from fourfold.distribute.engines.on_spark.session import Session
 from fourfold.errors import EngineError, VersionMismatch
 
 
@@ -156,3 +157,26 @@ def test_what_the_workers_lack_is_named_with_their_host() -> None:
 def test_an_error_of_ours_stays_what_it_is() -> None:
     error = EngineError("Spark has begun no task")
     assert runs_nothing(error, "") is error
+
+
+class Stopped:
+    """A session that somebody stops while its job runs: then it has no tags either."""
+
+    def __init__(self) -> None:
+        self.sparkContext = self
+
+    def addJobTag(self, tag: str) -> None:
+        """It is there still."""
+
+    def removeJobTag(self, tag: str) -> None:
+        raise AttributeError("'NoneType' object has no attribute 'removeJobTag'")
+
+    def range(self, *given: int, numPartitions: int) -> None:
+        raise RuntimeError("Job 3 cancelled because SparkContext was shut down")
+
+
+def test_why_a_job_failed_is_told_also_where_its_session_was_stopped() -> None:
+    session = Session("local[1]", None, None, (), None)
+    session.spark, session._is_remote = Stopped(), False
+    with pytest.raises(RuntimeError, match="SparkContext was shut down"):
+        session.run_barrier_job("tag", None, 1)

@@ -158,6 +158,7 @@ class Crew:
 
     def _spawn(self, rank: Rank, environment: Mapping[str, str]) -> None:
         ours, its = socket.socketpair()
+        its.setblocking(True)  # a rank waits, whatever socket.setdefaulttimeout() says here
         with its:
             rank.channel = ours
             fds = self._program.fileno(), rank.answer.fileno(), its.fileno()

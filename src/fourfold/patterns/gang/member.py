@@ -38,6 +38,7 @@ def main(program_fd: int, answer_fd: int, driver_fd: int, mark: int) -> None:
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     with socket.socket(fileno=driver_fd) as driver:
+        driver.setblocking(True)  # what this Python imports at its start may have set a default timeout
         driver.sendall(READY)
         if driver.recv(1) != GO:
             os._exit(0)  # another rank could not start, or the driver is gone

@@ -34,7 +34,17 @@ class Garbled(Exception):
 def pair() -> tuple[socket.socket, socket.socket]:
     """Two connected ends. Both are closed in programs that this process starts, unless passed on purpose."""
     kind = socket.SOCK_SEQPACKET if hasattr(socket, "SOCK_SEQPACKET") else socket.SOCK_DGRAM
-    return socket.socketpair(socket.AF_UNIX, kind)
+    ends = socket.socketpair(socket.AF_UNIX, kind)
+    for each in ends:
+        each.setblocking(True)  # whatever the caller's socket.setdefaulttimeout() says: the other side inherits that
+    return ends
+
+
+def inherited(fd: int) -> socket.socket:
+    """An end whose descriptor another process has passed."""
+    end = socket.socket(fileno=fd)
+    end.setblocking(True)  # modules that are imported here may set a default timeout
+    return end
 
 
 def send(end: socket.socket, message: Message, fds: tuple[int, ...] = (), flags: int = 0) -> None:

@@ -53,7 +53,7 @@ def main(control_fd: int, driver_pid: int, worker_main: str, stderr_fd: int) -> 
         os.write(stderr_fd, os.pread(2, 1 << 20, 0).replace(b"\0", b""))
         os.dup2(stderr_fd, 2)
         os.close(stderr_fd)
-    control = socket.socket(fileno=control_fd)
+    control = channel.inherited(control_fd)
     signal.signal(signal.SIGINT, _ignore)
     wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
@@ -130,7 +130,7 @@ def _fork(
     driver_pidfd: int,
     tee: Tee,
 ) -> None:
-    end, page, mark = socket.socket(fileno=fds[0]), Page(fds[1]), family.new_mark()
+    end, page, mark = channel.inherited(fds[0]), Page(fds[1]), family.new_mark()
     os.close(fds[1])
     stderr_fd = -1
     try:

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -381,26 +381,27 @@ class Session(Connection):
 
     def run_job(self, tag: str, work: list[Any], profile: Any = None) -> list[Any]:
         """Run one job, a partition for each; returns their answers. A job is called off by its tag."""
-        tags = self.spark if self._is_remote else self.spark.sparkContext
-        add, remove = (tags.addTag, tags.removeTag) if self._is_remote else (tags.addJobTag, tags.removeJobTag)
-        add(tag)
-        try:
+        with self._tagged(tag):
             frame = self.spark.range(0, len(work), 1, numPartitions=len(work))
             table = frame.mapInArrow(self._task(work, self.cargo_name, self.cargo), SCHEMA, profile=profile).toArrow()
-        finally:
-            remove(tag)
         return _answers_of(table, len(work))
 
     def run_barrier_job(self, tag: str, task: Any, size: int) -> list[Any]:
         """Run one job whose tasks start all at once, or not at all; returns their answers."""
+        with self._tagged(tag):
+            table = self.spark.range(0, size, 1, numPartitions=size).mapInArrow(task, SCHEMA, barrier=True).toArrow()
+        return _answers_of(table, size)
+
+    @contextlib.contextmanager
+    def _tagged(self, tag: str) -> Iterator[None]:
         tags = self.spark if self._is_remote else self.spark.sparkContext
         add, remove = (tags.addTag, tags.removeTag) if self._is_remote else (tags.addJobTag, tags.removeJobTag)
         add(tag)
         try:
-            table = self.spark.range(0, size, 1, numPartitions=size).mapInArrow(task, SCHEMA, barrier=True).toArrow()
+            yield
         finally:
-            remove(tag)
-        return _answers_of(table, size)
+            with contextlib.suppress(Exception):  # a session that was stopped meanwhile has none: why is what the job says
+                remove(tag)
 
     def begins_again(self, tag: str) -> bool:
         """Whether Spark runs a stage of this job for another time. On Connect nobody knows."""
