@@ -54,7 +54,11 @@ SPARKS = (
     "spark-connect-cluster:costs_no_item",
 )
 """Connect is another door to the engine that the first kind tests: of the contract, whose cases are about how items are
-divided, it runs one case of each test."""
+divided, it runs one case of each test, and nothing of what is OTHER_SIDE of that door."""
+
+OTHER_SIDE = ("search", "tables")
+"""Test files about what becomes of items on workers, which do not know by which door these came. What frames do is on both
+sides: each door has frames of its own."""
 
 OF_SEVERAL = SPARKS[2:]
 OTHER_CLUSTERS = ("ray-two", "dask-processes")
@@ -181,7 +185,8 @@ def parts_of(name: str) -> Iterator[Part]:
     else:
         kind, _, words = name.partition(":")
         which = ["-k", words.replace(",", " or ")] if words else []
-        which += ["--one-case-of=contract"] if kind == SPARKS[1] else []
+        if kind == SPARKS[1]:
+            which += ["--one-case-of=contract", *(f"--ignore=tests_on_clusters/test_{each}.py" for each in OTHER_SIDE)]
         which += ["-m", "not of_any_kind"] if kind != OF_ANY_KIND else []
         yield pytest_of(kind, ".venv", "tests_on_clusters", f"--cluster={kind}", f"--timeout={PATIENCE_S}", *which)
 
