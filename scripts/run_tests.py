@@ -54,7 +54,11 @@ SPARKS = (
     "spark-connect-cluster:costs_no_item",
 )
 """Connect is another door to the engine that the first kind tests: of the contract, whose cases are about how items are
-divided, it runs one case of each test."""
+divided, it runs one case of each test, and nothing of what is OTHER_SIDE of that door."""
+
+OTHER_SIDE = ("search", "tables")
+"""Test files about what becomes of items on workers, which do not know by which door these came. What frames do is on both
+sides: each door has frames of its own."""
 
 OF_SEVERAL = SPARKS[2:]
 OTHER_CLUSTERS = ("ray-two", "dask-processes")
@@ -63,8 +67,9 @@ OF_ANY_KIND = OTHER_CLUSTERS[0]
 """The kind that tests run on which any kind can run, `@pytest.mark.of_any_kind`: what they show happens in pieces, on workers,
 and how pieces come there is in the contract, which all kinds run. Of all it needs the least processor time for them."""
 
-N_LANES = 5
-"""More than cores, as a part often waits for something. Fewer: cores wait, too. More: more tests are late. Not measured."""
+N_LANES = 6
+"""More than cores, as a part waits for something three quarters of its time: five parts kept two cores busy for 70% of theirs.
+Fewer: cores wait, too. More: more tests are late, and all of them need memory."""
 
 ALIKE = (
     *("beside", "contracts", "crashes", "demo", "docs", "each_write", "fault_matrix", "faults", "file_systems", "house"),
@@ -180,7 +185,8 @@ def parts_of(name: str) -> Iterator[Part]:
     else:
         kind, _, words = name.partition(":")
         which = ["-k", words.replace(",", " or ")] if words else []
-        which += ["--one-case-of=contract"] if kind == SPARKS[1] else []
+        if kind == SPARKS[1]:
+            which += ["--one-case-of=contract", *(f"--ignore=tests_on_clusters/test_{each}.py" for each in OTHER_SIDE)]
         which += ["-m", "not of_any_kind"] if kind != OF_ANY_KIND else []
         yield pytest_of(kind, ".venv", "tests_on_clusters", f"--cluster={kind}", f"--timeout={PATIENCE_S}", *which)
 

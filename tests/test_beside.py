@@ -379,6 +379,9 @@ def test_the_words_of_a_kind_of_cluster_choose_what_is_about_its_machines() -> N
 def test_the_other_door_to_an_engine_gets_one_case_of_each_test_of_the_contract() -> None:
     commands = {kind: next(run_tests.parts_of(kind)).command for kind in (*run_tests.SPARKS, *run_tests.OTHER_CLUSTERS)}
     assert [kind for kind, command in commands.items() if "--one-case-of=contract" in command] == ["spark-connect"]
+    left_out = {kind: [word.partition("=")[2] for word in command if "--ignore" in word] for kind, command in commands.items()}
+    assert [kind for kind, files in left_out.items() if files] == ["spark-connect"]
+    assert all((run_tests.ROOT / file).exists() for file in left_out["spark-connect"])
 
 
 def test_what_any_kind_of_cluster_can_run_is_run_by_one() -> None:

@@ -728,7 +728,8 @@ BLAS_SCRIPT = """
         import numpy, threadpoolctl
         return {each["num_threads"] for each in threadpoolctl.threadpool_info()}
 
-    print(set().union(*ff.map(threads, range(4), engine="processes", workers=2, chunk=1)))
+    options = {"engine": "processes", "workers": 2, "chunk": 1, "progress": False}  # a busy machine takes 5 s to import NumPy
+    print(set().union(*ff.map(threads, range(4), **options)))
 """
 
 
@@ -748,7 +749,8 @@ SMALL_SCRIPT = """
     import fourfold as ff
     import numpy as np
 
-    results = ff.map(lambda array: array * 2, [np.full(200_000, k) for k in range(8)], engine="processes", workers={workers})
+    options = {{"engine": "processes", "workers": {workers}, "progress": False}}  # a busy machine takes 5 s to import NumPy
+    results = ff.map(lambda array: array * 2, [np.full(200_000, k) for k in range(8)], **options)
     print([int(array[0]) for array in results], results.report.workers)
 """
 
