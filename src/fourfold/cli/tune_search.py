@@ -33,8 +33,8 @@ OF_SEARCH = {
 }
 """Options here, and what SearchCV calls them."""
 
-ALL_FAILED = "\nAll the "
-"""How scikit-learn begins to say that no fit has worked."""
+ALL_FAILED = "All the "
+"""How a search begins to say that no fit has worked."""
 
 
 def search(target: str, inputs: list[str], given: dict[str, Any]) -> int:
@@ -146,7 +146,7 @@ def _told() -> Iterator[None]:
         warnings.filterwarnings("ignore", category=FitFailedWarning)
         warnings.filterwarnings("ignore", "One or more of the test scores are non-finite")
         warnings.filterwarnings("ignore", "Scoring failed")
-        warnings.filterwarnings("ignore", "The total space of parameters")
+        warnings.filterwarnings("ignore", "n_trials=.* is more than the")
         try:
             yield
         except ValueError as error:
@@ -156,7 +156,7 @@ def _told() -> Iterator[None]:
 
 
 def _all_failed(text: str) -> str:
-    """How many, and what the first raised; scikit-learn's message has the whole traceback of each kind of failure."""
+    """How many, and what the first raised; the message has the whole traceback of each kind of failure."""
     count = text.removeprefix(ALL_FAILED).partition(" ")[0]
     lines = [line.strip() for line in text.partition("-" * 80)[2].partition("\n" + "-" * 80)[0].splitlines() if line.strip()]
     return f"all {count} fits failed; the first: {lines[-1] if lines else 'nobody knows why'} (--traceback shows where)"
