@@ -137,7 +137,7 @@ def ray_tune(folder: Path) -> Iterator[Callable[[int, int], int]]:
     import ray
     from ray import tune
 
-    ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init("local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 
     def trainable(config: dict[str, float]) -> dict[str, float]:
         spin(int(config["units"]))
