@@ -313,3 +313,45 @@ def test_of_a_guess_nothing_is_left_when_the_call_ends_before_the_first_trial(de
         answers.handle("end", (guess.key, "value", 1.0))
     assert [each.system_attrs[states.STATE] for each in desk.study.trials] == [states.UNFINISHED]
     assert (desk.failures, desk.error) == ([], None)
+
+
+def test_a_study_that_others_have_filled_meanwhile_gets_no_trial_of_a_guess(desk: Desk) -> None:
+    answers, guess = first_and_guess(desk)
+    desk.book.mark = {}  # others see it
+    for _ in range(3):
+        desk.study.add_trial(optuna.trial.create_trial(value=1.0))
+    answers.handle("end", (0, "value", 1.0))
+    with pytest.raises(Withdrawn):
+        answers.handle("end", (guess.key, "value", 2.0))
+    assert len(desk.study.trials) == 4
+
+
+def test_what_was_foretold_without_a_guess_displaces_none(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = Answers(desk)
+    desk.job(0)
+    answers.handle("suggest", (0, "suggest_float", ("x", 0, 1), {}))
+    with monkeypatch.context() as nobody_can_say:
+        nobody_can_say.setattr("fourfold.workloads.tune.proposing.domains", lambda drawn: {})
+        answers.handle("quiet", (0,))
+        assert desk.job(1) is None
+    guess = desk.job(1)
+    assert isinstance(guess, Guess)
+    answers.handle("end", (0, "value", 1.0))
+    answers.handle("end", (guess.key, "value", 2.0))
+    assert [each.state.name for each in desk.study.trials] == ["COMPLETE"] * 2
+
+
+@pytest.mark.parametrize("make", [lambda: RandomSampler(3), lambda: QMCSampler(seed=3)], ids=["random", "quasi-random"])
+def test_a_first_trial_that_a_killed_driver_has_left_draws_the_rest_as_it_would_have(make: Any) -> None:
+    study = optuna.create_study(sampler=make())
+    whole = study.ask()
+    wanted = [whole.suggest_float(name, 0, 1) for name in "xy"]
+    study = optuna.create_study()
+    way = way_of(make(), "batch", 1)
+    trial = study.ask()
+    study.sampler = way.proposed(trial)
+    assert trial.suggest_float("x", 0, 1) == wanted[0]
+    later = way_of(make(), "batch", 1)
+    again = optuna.Trial(study, trial._trial_id)
+    study.sampler = later.proposed(again)
+    assert [again.suggest_float(name, 0, 1) for name in "xy"] == wanted

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -249,3 +250,22 @@ def test_who_comes_with_a_checkpoint_when_the_call_is_over_leaves_nothing(
     with pytest.raises(FileNotFoundError, match="the call is over"):
         ours.put(1, b"late")
     assert [*tmp_path.iterdir()] == []
+
+
+def test_first_checkpoints_that_come_at_once_are_all_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "remove_unheld", lambda *_: threading.Event().wait(0.05))  # a folder takes its time
+    kept, together = Checkpoints(None), threading.Barrier(8)
+
+    def put(number: int) -> None:
+        together.wait(20)
+        kept.put(number, b"here")
+
+    threads = [threading.Thread(target=put, args=(number,)) for number in range(8)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    try:
+        assert kept.numbers() == list(range(8))
+    finally:
+        kept.close()

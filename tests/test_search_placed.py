@@ -16,6 +16,7 @@ from sklearn.linear_model import SGDClassifier
 from sklearn.naive_bayes import GaussianNB
 
 import fourfold as ff
+from fourfold.errors import RunChanged
 from fourfold.workloads.fit import kept
 from fourfold.workloads.tune.search import placed
 from fourfold.workloads.tune.search.placed import Placed, place_for
@@ -145,3 +146,11 @@ def test_a_search_that_raises_leaves_no_rows_behind(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="as told"):
         search.fit(X, y)
     assert [*tmp_path.iterdir()] == []
+
+
+def test_a_recorded_search_compares_rows_that_are_large(tmp_path: Path) -> None:
+    search = ff.SearchCV(GaussianNB(), {"var_smoothing": uniform(1e-9, 1e-3)}, method="tpe", n_trials=2, cv=2, n_jobs=2)
+    with ff.using(run=tmp_path / "run"):
+        search.fit(X, y)
+    with ff.using(run=tmp_path / "run"), pytest.raises(RunChanged, match="X changed"):
+        search.fit(X + 1, y)

@@ -358,7 +358,7 @@ def test_when_all_fits_fail_alike_it_is_one_line_without_a_traceback(folder: Pat
     done = here(*command, "-o", "best.pkl", "--no-progress", folder=folder)
     assert done.returncode == 1
     assert done.stderr.splitlines()[1:] == [
-        "fourfold: all 6 fits failed; the first: ValueError: could not convert string to float: 'x' (--traceback shows where)"
+        "fourfold: all 6 fits failed. The first: ValueError: could not convert string to float: 'x' (--traceback shows where)"
     ]
     assert not (folder / "best.pkl").exists()
 

@@ -48,7 +48,7 @@ class Failures:
         error = self.exception(trouble)
         notes = [note for note in getattr(error, "__notes__", []) if not note.startswith(NOTE)]
         note = f"{NOTE}{index} of {self._function}: {trouble.item} (attempt {attempts}, {worker or 'driver'})"
-        if trouble.kind == "raised" and not worker.startswith(IN_THIS_PROCESS) and trouble.message in READ_ONLY:
+        if trouble.kind == "raised" and worker and not worker.startswith(IN_THIS_PROCESS) and trouble.message in READ_ONLY:
             note += (
                 ". Arrays that the function brings along are one copy for all workers, and read-only there: change a .copy()"
             )

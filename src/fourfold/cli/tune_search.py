@@ -157,9 +157,10 @@ def _told() -> Iterator[None]:
 
 def _all_failed(text: str) -> str:
     """How many, and what the first raised; the message has the whole traceback of each kind of failure."""
-    count = text.removeprefix(ALL_FAILED).partition(" ")[0]
+    count, _, rest = text.partition("\n")[0].removeprefix(ALL_FAILED).partition(" fits failed. ")
+    why = "" if rest.startswith("error_score=") else f" {rest}"
     lines = [line.strip() for line in text.partition("-" * 80)[2].partition("\n" + "-" * 80)[0].splitlines() if line.strip()]
-    return f"all {count} fits failed; the first: {lines[-1] if lines else 'nobody knows why'} (--traceback shows where)"
+    return f"all {count} fits failed.{why} The first: {lines[-1] if lines else 'nobody knows why'} (--traceback shows where)"
 
 
 def as_json(found: SearchCV) -> dict[str, Any]:
@@ -197,15 +198,18 @@ def _tell_failures(found: SearchCV) -> int:
     """Say which fits have no score, and why; returns the exit code."""
     from fourfold.cli.tune_board import in_words, shortened
 
-    failed = found.failures_
+    failed = [each for each in found.failures_ if each.kind != "unscored"]
+    unscored = [each for each in found.failures_ if each.kind == "unscored"]
     if failed:
         first = failed[0]
         reason, with_what = shortened(str(first.reason)), in_words(first.params)
         which = "the first, on" if len(failed) > 1 else "it was on"
         fits = f"{len(failed):,} {'fits' if len(failed) > 1 else 'fit'} failed"
         say(f"{fits}; {which} fold {first.split} with {with_what or 'no parameters'}: {reason}")
+    if unscored:
+        say(f"{len(unscored):,} fits are well, and a score of theirs raised: {shortened(str(unscored[0].reason))}")
     scores = (found.cv_results_[f"split{at}_test_score"] for at in range(found.n_splits_))
     n_without = sum(int((each != each).sum()) for each in scores) - len(failed)  # nan is not itself
-    if n_without > 0:
-        say(f"{n_without:,} fits have no score, since it could not be taken or is nan: are there NaN in the rows?")
+    if n_without > 0 and not unscored:
+        say(f"{n_without:,} fits have a score that is nan: are there NaN in the rows?")
     return SOME_FAILED if failed or n_without > 0 else 0

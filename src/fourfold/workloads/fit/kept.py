@@ -132,8 +132,12 @@ class Kept:
 
     def new_tables(self, piece: int, n_pieces: int) -> KeepingTables | None:
         """Keep the tables of a piece from now on, of so many; None where the driver is elsewhere, or has forgotten."""
-        is_home = socket.gethostname() == self._home and os.path.isdir(self.folder)
-        return KeepingTables(self.folder, f"{piece}", n_pieces) if is_home else None
+        if socket.gethostname() != self._home:
+            return None
+        try:
+            return KeepingTables(self.folder, f"{piece}", n_pieces)
+        except FileNotFoundError:
+            return None
 
 
 def _arrived(name: str, home: str, base: str) -> Kept:

@@ -63,21 +63,25 @@ class KeepingTables:
 
     def finish(self) -> bool:
         """All tables of the piece have come. Gives whether they are kept."""
+        import pyarrow as pa
+
         if self._writer is None or self._path is None:
             return False
         try:
             self._writer.close()
             os.replace(self._path, os.path.join(self._folder, self._name))
-        except OSError:
+        except (pa.ArrowException, OSError):
             self.discard()
             return False
         return True
 
     def discard(self) -> None:
         """Keep none of them."""
+        import pyarrow as pa
+
         self._is_given_up = True
         if self._writer is not None:
-            with contextlib.suppress(OSError):  # what was not written yet cannot be: that is known already
+            with contextlib.suppress(pa.ArrowException, OSError):  # what was not written yet cannot be: that is known already
                 self._writer.close()
             self._writer = None
         if self._path is not None:

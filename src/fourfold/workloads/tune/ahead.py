@@ -93,6 +93,7 @@ class Ahead:
             return
         now = time.monotonic()
         self._n_asked, self._quiet_at = n_asked, now + max(QUIET_S, QUIET_TIMES * (now - self._began_at))
+        self._way.foretell_anew()
         self.withdraw(f"trial {first.number} has asked for {list(first._cached_frozen_trial.params)[-1]!r}")
 
     def is_quiet(self) -> None:
@@ -115,6 +116,7 @@ class Ahead:
         number = len(others) + len(self.open)
         given = self._way.foretold(first, number)
         if not given:
+            self._way.foretell_anew()
             return None
         found = Guess(-1 - len(self._by_key), number, given, ticket)
         self.open.append(found)

@@ -172,6 +172,9 @@ class Answers:
             reports = self._study._storage.get_trial(here.trial._trial_id).intermediate_values
             user_attrs = dict(here.user_attrs)
         self._desk.checkpoints.put(number, data, reports, user_attrs)
+        with self._desk.changed:
+            if self._desk.open.get(number) is not here or here.end is not None:  # it was stopped meanwhile
+                self._desk.checkpoints.drop(number)
 
     def restore(self, number: int) -> bytes | None:
         """What was kept."""

@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from hmac import compare_digest
 from pathlib import Path
@@ -45,6 +46,7 @@ class Checkpoints:
         self._folder: Path | None = None
         self._held: int | None = None
         self._is_closed = False
+        self._making = threading.Lock()
 
     def put(
         self, number: int, data: bytes, reports: Mapping[int, float] = NOTHING, user_attrs: Mapping[str, Any] = NOTHING
@@ -62,13 +64,13 @@ class Checkpoints:
         """
         head = cloudpickle.dumps((dict(reports), dict(user_attrs)))
         data = len(head).to_bytes(HEAD_BYTES, "big") + head + data
-        if self._folder is None:
-            self._folder = self._made()
-        handle, path = tempfile.mkstemp(dir=self._folder)
+        with self._making:  # trials come on threads of their own
+            folder = self._folder = self._folder or self._made()
+        handle, path = tempfile.mkstemp(dir=folder)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(self._sealed(number, data) + data)
-            os.replace(path, self._folder / str(number))
+            os.replace(path, folder / str(number))
         except BaseException:
             os.unlink(path)
             raise

@@ -5,6 +5,7 @@ the trial ──"suggest_float", "report", …──> the study            from 
 the ticket's outcome ──> ended, failed ──> the study is told     a batch in the order of numbers, else at once
 """
 
+import datetime
 import threading
 import time
 from collections import deque
@@ -151,7 +152,7 @@ class Desk:
             while (number := self._next()) is None:
                 soon = max(began, self._orphaned_at) + LOST_WAIT_S
                 left = (min(until, soon) if self._orphans else until) - time.monotonic()
-                if left <= 0 or not self.may_have_more:
+                if left <= 0 or not self.may_have_more or self._keeps_callbacks_waiting(ticket):
                     return None
                 quiet_in_s = self._guess_in_s()
                 if quiet_in_s == 0 and (guess := self.ahead.next(self.open[self.way.first or 0].trial, ticket)) is not None:
@@ -164,6 +165,10 @@ class Desk:
             self.waited_s += time.monotonic() - began
             if self._waits.get(ticket) is asks:
                 del self._waits[ticket]
+
+    def _keeps_callbacks_waiting(self, ticket: int) -> bool:
+        """Whether its worker has died behind the end of its trial, which callbacks hear of when the ticket has come back."""
+        return self.hears and self.book.n_unheard > 0 and ticket in self._of_ticket
 
     def _guess_in_s(self) -> float | None:
         """Seconds after which a trial may begin before the first one has ended; None when that is not known, or never."""
@@ -194,11 +199,12 @@ class Desk:
         if self.way.first is None and self.ahead.open:
             if not self.ahead.settle(self._take_in) and self.error is None:
                 say("the first trial has ended otherwise than foreseen, or another one was made meanwhile")
+            self.book.watch(self.book.running)
             self.changed.notify_all()
 
     def _take_in(self, guess: Guess) -> bool:
         """Whether the next trial of the study is the one that runs already."""
-        if self.error is not None or self._is_closed:
+        if self.error is not None or self._is_closed or self._is_full():
             return False
         try:
             here = self.book.begin(guess.started)
@@ -207,6 +213,7 @@ class Desk:
                 self.ready.append(number)
                 return False
             here.ticket, here.attempts, here.is_cut = guess.ticket, guess.attempts, guess.failure is not None
+            here.began_at -= (datetime.datetime.now() - guess.started).total_seconds()
             self.book.set(here, states.ATTEMPTS, here.attempts)
             if guess.ticket is None:
                 self.ready.append(number)

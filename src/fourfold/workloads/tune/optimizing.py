@@ -175,6 +175,7 @@ class _Optimizing:
             try:
                 if record is not None:
                     record.bring_back(desk, self._way, self._n_trials)
+                    self._note(desk, record)
                 self._go_through(desk, line, record)
                 while desk.may_have_more:  # the last ticket died when its trial was handed to it: somebody else is to run that
                     self._go_through(desk, line, record)

@@ -95,6 +95,9 @@ class Way:
         """
         return None
 
+    def foretell_anew(self) -> None:
+        """Nothing has come of what was foretold: the next time it is for the trial after the first one again."""
+
     def has_more(self, study: optuna.Study) -> bool:
         """Whether there is anything to try that no trial has begun."""
         return True
@@ -172,6 +175,8 @@ class InSequence(Way):
         self._draw_related(trial, self._sampler)
         if self.first_alone:
             self.first = trial.number
+            for name, distribution in _drawn_before(trial):
+                self._sampler.sample_independent(trial.study, trial._cached_frozen_trial, name, distribution)
             return self._sampler
         return Beside([*self._root, trial.number])
 
@@ -180,6 +185,10 @@ class InSequence(Way):
         if self._rehearsal is None:
             self._rehearsal = Rehearsal(self._sampler, first)
         return domains(self._rehearsal.next())
+
+    def foretell_anew(self) -> None:
+        """See `Way`."""
+        self._rehearsal = None
 
 
 class InBatches(Way):
@@ -227,6 +236,8 @@ class InOneStream(Way):
         if self._path is None:
             self.first, own = trial.number, Noting(self._random)
             self._first = self.first, own
+            for name, distribution in _drawn_before(trial):
+                own.sample_independent(trial.study, trial._cached_frozen_trial, name, distribution)
             return own
         return Given(_drawn(self._path, self._random, trial), beside)
 
@@ -236,6 +247,10 @@ class InOneStream(Way):
             return None
         self._ahead = self._ahead or copy.deepcopy(self._random)
         return domains(_drawn(self._first[1].drawn, self._ahead, first))
+
+    def foretell_anew(self) -> None:
+        """See `Way`."""
+        self._ahead = None
 
     def drawn_by(self, number: int) -> Drawn:
         return self._noted.get(number, [])
@@ -254,6 +269,11 @@ class InOneStream(Way):
         self.learn(drawn)
         for name, distribution in self._path or ():
             self._random.sample_independent(None, None, name, distribution)  # type: ignore[arg-type]
+
+
+def _drawn_before(trial: optuna.Trial) -> Drawn:
+    """What a trial has drawn that an earlier call began: the study has the values, and the stream is to be behind them."""
+    return list(trial._cached_frozen_trial.distributions.items())
 
 
 def _drawn(path: Drawn, sampler: RandomSampler, trial: optuna.Trial) -> dict[str, tuple[Any, Any]]:

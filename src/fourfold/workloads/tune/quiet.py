@@ -45,8 +45,12 @@ class Quiet:
         if self._clock is not None:
             self._thread.join()
 
+    def is_asking(self) -> None:
+        """The trial asks for a parameter: what is computed until the answer is not its own."""
+        self._since = None
+
     def has_asked(self) -> None:
-        """The trial has asked for a parameter."""
+        """The trial has a parameter that it has asked for."""
         if self._clock is not None:
             self._since, self._until = self._clock(), time.monotonic() + GIVES_UP_S
 

@@ -113,6 +113,7 @@ class RecordedTrials:
         begun = [number for number in desk.checkpoints.numbers() if n_trials is None or number < n_trials]
         running = {number for number, each in there.items() if each.state == TrialState.RUNNING}
         own = {number for number in running if is_of_run(there[number], self.id)}
+        of_others = running - own
         last = max([*found, *there, *begun], default=-1)
         if last < self._first or not (found or begun or own):
             return
@@ -123,7 +124,7 @@ class RecordedTrials:
         while end <= last:
             end += size
         for number in range(self._first, end if n_trials is None else max(last + 1, min(end, n_trials))):
-            if number in running - own:  # another process has it
+            if number in of_others:
                 continue
             kept = found.get(number)
             is_told = size == 1 or number < n_whole

@@ -176,8 +176,15 @@ class Trial(BaseTrial):
         return self._suggest("suggest_categorical", name, tuple(choices), (name, choices), {})
 
     def _suggest(self, how: str, name: str, domain: tuple[Any, ...], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        try:
+            return self._asked_for(how, name, domain, args, named)
+        finally:
+            if self._quiet is not None:  # on threads the sampler and the storage have computed here
+                self._quiet.has_asked()
+
+    def _asked_for(self, how: str, name: str, domain: tuple[Any, ...], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         if self._quiet is not None:
-            self._quiet.has_asked()
+            self._quiet.is_asking()
         known = self._job.given.get(name)
         if known is None or known[:2] != (how, domain):
             return self._ask("suggest", self._job.key, how, args, named)

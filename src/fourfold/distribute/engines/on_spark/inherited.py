@@ -32,8 +32,9 @@ def _with_tags(spark: Any) -> Callable[[], None]:
     tags = sorted(spark.getTags())
 
     def set_there() -> None:
-        for tag in tags:
-            spark.addTag(tag)
+        with contextlib.suppress(Exception):
+            for tag in tags:
+                spark.addTag(tag)
 
     return set_there
 
@@ -48,7 +49,7 @@ def _with_properties(spark: Any) -> Callable[[], None]:
 
     def set_there() -> None:
         with contextlib.suppress(Exception):
-            context.setLocalProperties(properties)
+            context.setLocalProperties(properties.clone())  # each thread has its own: a job adds its tag to them
 
     return set_there
 

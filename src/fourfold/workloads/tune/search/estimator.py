@@ -193,7 +193,7 @@ class SearchCV(BaseSearchCV):  # type: ignore[misc]
         self._set_folds(X, y, routed)
         shown = Shown(self.n_splits_, self._metric())
         rounds = Rounds(options, self.run, self.timeout is not None, shown)
-        goes_to = options["engine"] if has_rounds(self) and self.run is None else None
+        goes_to = options["engine"] if has_rounds(self) and not rounds.is_recorded else None
         with shown.on_screen(n_fits_of(self), options), place_for((X, y), goes_to) as placed:
             rows = Rows(self, X, y, scorers, routed, rounds, placed)
             done = Done(self, rows.results, self._metric(), shown, partial(why_all_fail, self.estimator, y))

@@ -57,7 +57,10 @@ def why_all_fail(estimator: Any, y: Any) -> str:
     if y is None and get_tags(estimator).target_tags.required:
         return f"{name} needs a target, and there is none: fit(X, y)."
     if y is not None and is_classifier(estimator):
-        classes = set(np.asarray(y).ravel().tolist())
+        try:
+            classes = set(np.asarray(y).ravel().tolist())
+        except TypeError:  # of several targets, sparse
+            return ""
         if len(classes) == 1:
             return f"y has one class only, {classes.pop()!r}: there is nothing to tell apart."
     return ""

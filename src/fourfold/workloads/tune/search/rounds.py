@@ -47,6 +47,11 @@ class Rounds:
         self._shown = shown or Shown()
         self.reports: list[Report] = []
 
+    @property
+    def is_recorded(self) -> bool:
+        """Whether rounds are recorded, by `run=` of the search or of a block around it."""
+        return self._run is not None or resolve(self._options).run is not None
+
     def results(self, job: Job, candidates: Sequence[Mapping[str, Any]]) -> list[Result]:
         """What came of each candidate on each fold, in scikit-learn's order: candidates, and within each its folds."""
         groups = grouped(job.estimator, candidates, self._most_in_group(len(candidates) * len(job.splits)))
