@@ -1,5 +1,6 @@
 """Errors of the library on the command line speak of options as they are typed there."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from fourfold.cli import app, typed
 from fourfold.cli.typed import as_typed
 
 MAP = ["map", "builtins:list", "in.parquet", "-o", "out", "--batch", "pylist"]
+NAMES = ["run=2024.01.05", "seed=007", "seed=1"]
 PREDICT = ["predict", "builtins:int", "in.parquet", "-o", "out"]
 
 
@@ -78,8 +80,10 @@ def test_numbers_are_told_with_what_is_behind_them(text: str, told: str) -> None
     assert as_typed(text) == told
 
 
-@pytest.mark.parametrize("name", ["run=2024.01.05", "seed=007", "seed=1", "seed=1.jsonl"])
-@pytest.mark.parametrize("command", ["rows", "batches"])
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [*itertools.product(["rows", "batches"], NAMES), ("rows", "seed=1.jsonl")],  # batches are written into a folder
+)
 def test_an_output_with_the_name_of_an_option_is_called_by_it(command: str, name: str, tmp_path: Path) -> None:
     if command == "rows":
         (tmp_path / name).touch()
