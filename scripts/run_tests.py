@@ -68,8 +68,8 @@ OF_ANY_KIND = OTHER_CLUSTERS[0]
 and how pieces come there is in the contract, which all kinds run. Of all it needs the least processor time for them."""
 
 N_LANES = 6
-"""More than cores, as a part waits for something three quarters of its time: five parts kept two cores busy for 70% of theirs.
-Fewer: cores wait, too. More: more tests are late, and all of them need memory."""
+"""More than cores, as a part often waits for something. Fewer: cores wait, too. More: more tests are late, and all need
+memory. Not measured by itself."""
 
 ALIKE = (
     *("beside", "contracts", "crashes", "demo", "docs", "each_write", "fault_matrix", "faults", "file_systems", "house"),

@@ -68,6 +68,7 @@ def test_trials_that_wait_go_on_from_their_checkpoints_and_the_best_one_comes_to
     assert len(states) == 27
     assert study.best_params["x"] == max(trial.params["x"] for trial in study.trials)
     assert n_steps(study) < 27 * STEPS / 2
+    assert study.report.n_items == 27  # those that wait for ever are of this call as well
     starts = [trial.user_attrs["starts"] for trial in study.trials if "starts" in trial.user_attrs]
     assert any(len(each) > 1 and each == sorted(each) for each in starts)  # one has waited, and did no step twice
     assert all(trial.value == pytest.approx(curve_of(trial)) for trial in study.trials if trial.state.name == "PRUNED")
@@ -89,6 +90,7 @@ def test_with_one_worker_the_same_trials_go_on_every_time() -> None:
 def test_without_checkpoints_trials_stop_for_good_and_it_says_so(caplog: pytest.LogCaptureFixture) -> None:
     study = searched(without_checkpoints, engine="serial")
     assert n_steps(study) < 27 * STEPS / 2
+    assert study.report.n_items == 27  # those that wait for ever are of this call as well
     assert len([line for line in caplog.messages if "trial.checkpoint" in line]) == 1
 
 

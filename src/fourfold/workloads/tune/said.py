@@ -14,17 +14,18 @@ from fourfold.workloads.tune.desk import Desk
 def of_trials(report: Report, desk: Desk) -> Report:
     """The report of a call whose items are tickets, of the trials that these have run."""
     busy_s = max(0.0, report.busy_s - desk.waited_s)
+    n_trials = desk.book.n_ended + sum(each.is_paused for each in desk.open.values())
     verdict = report.verdict.replace(
-        f"{report.n_items} items with {in_words(report.busy_s)}", f"{desk.book.n_ended} trials with {in_words(busy_s)}"
+        f"{report.n_items} items with {in_words(report.busy_s)}", f"{n_trials} trials with {in_words(busy_s)}"
     )
     if report.elapsed_s:
         before, after = (f"{each / report.elapsed_s:.2f} times as fast as its " for each in (report.busy_s, busy_s))
         verdict = verdict.replace(f"{before}items", f"{after}trials")
-    if not desk.book.n_ended and not desk.failures and desk.error is None:
+    if not n_trials and not desk.failures and desk.error is None:
         verdict = desk.why_idle or verdict
     told = {
         "verdict": verdict,
-        "n_items": desk.book.n_ended,
+        "n_items": n_trials,
         "n_failures": len(desk.failures),
         "busy_s": busy_s,
         "n_retries": desk.n_retries,
