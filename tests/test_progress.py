@@ -12,11 +12,13 @@ import textwrap
 import threading
 import time
 
+import optuna
 import pytest
 import ways
 
 import fourfold as ff
 from fourfold.aggregate import progress
+from fourfold.workloads.tune import optimizing
 
 way = ways.way
 
@@ -331,3 +333,14 @@ def silent_in_a_terminal(command):
         shown = b""
     os.close(master)
     return done.returncode, done.stdout, shown.decode()
+
+
+def test_tickets_that_find_no_trial_are_not_counted_as_trials(monkeypatch, at_once):
+    stderr = listening(monkeypatch)
+    monkeypatch.setattr(optimizing, "WAIT_S", 0.02)
+    slow = lambda trial: time.sleep(0.3) if trial.number == 0 else None  # noqa: E731
+    sampler = optuna.samplers.TPESampler(seed=0)
+    ff.optimize(lambda trial: [slow(trial), 1.0][1], n_trials=3, sampler=sampler, workers=2, batch_size=2)
+    counts = [int(each) for each in re.findall(r"(\d+)(?:/\d+)? trials", stderr.getvalue())]
+    assert counts
+    assert max(counts) <= 3

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import fourfold.system.machine as machine
 from fourfold.aggregate.failures import Failures
 from fourfold.aggregate.order import InOrder
-from fourfold.aggregate.progress import Progress
+from fourfold.aggregate.progress import Counts, Progress
 from fourfold.aggregate.tree import TreeReduction
 from fourfold.distribute.driver import Driver
 from fourfold.distribute.inbox import ProgramFailed
@@ -51,6 +51,8 @@ class Call:
         into: None, or the list that gets all values in input order: the loop may append to it, and such a segment has it
             for its values.
         name: What runs, for messages; "" for the function's own name.
+        unit: What progress calls one of what it counts.
+        counts: What progress shows; None for items.
         parts_of_init: None, or what `init` is made of, by the names that a message has for what has changed since a run
             was recorded.
         prepared: What calls with the same options have found out before.
@@ -71,12 +73,13 @@ class Call:
         into: list[Any] | None = None,
         name: str = "",
         unit: str = "item",
+        counts: Counts | None = None,
         parts_of_init: Mapping[str, Any] | None = None,
         prepared: Prepared | None = None,
     ) -> None:
         _check_function(fn, settings)
         self._fn, self._settings, self._tree = fn, settings, tree
-        self._name, self._unit = name or machine.user_name_of(fn), unit
+        self._name, self._unit, self._counts = name or machine.user_name_of(fn), unit, counts or _Counts(self)
         self._began = time.perf_counter()
         self._final: Report | None = None
         into = into if settings.cost is None and settings.run is None else None
@@ -122,7 +125,7 @@ class Call:
         )
         self._schedule = Schedule(rules)
         show = False if current.inside_item() else settings.progress
-        self._progress = Progress(_Counts(self), self._source.total, show, machine.in_notebook(), self._name, self._unit)
+        self._progress = Progress(self._counts, self._source.total, show, machine.in_notebook(), self._name, self._unit)
         is_auto = settings.engine == "auto" and self._lane.engine.info.inline and not current.inside_item()
         self._chooser = self._lanes.chooser(rules.total) if is_auto else None
         self._driver = Driver(

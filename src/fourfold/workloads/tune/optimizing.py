@@ -34,7 +34,7 @@ from fourfold.workloads.tune.opened import Watcher, asked, first_of
 from fourfold.workloads.tune.proposing import Way, way_of
 from fourfold.workloads.tune.reach import own_address
 from fourfold.workloads.tune.recorded import RecordedTrials
-from fourfold.workloads.tune.said import log_end, of_trials
+from fourfold.workloads.tune.said import Trials, log_end, of_trials
 from fourfold.workloads.tune.trial import RunTrial
 
 Direction = Literal["minimize", "maximize"] | StudyDirection
@@ -226,7 +226,7 @@ class _Optimizing:
         inner = Settings(
             **{**vars(settings), "init": (), "seed": None, "run": None, "on_error": "collect", "chunk": 1, "retries": 0}
         )
-        call = Call(fn, _tickets(desk), inner, bounded=desk.wait_s == 0, name=self._name, unit="trial")
+        call = Call(fn, _tickets(desk), inner, bounded=desk.wait_s == 0, name=self._name, unit="trial", counts=Trials(desk))
         try:
             with closing(call.segments()) as segments:
                 for segment in segments:

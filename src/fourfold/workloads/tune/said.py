@@ -11,6 +11,21 @@ from fourfold.workloads.tune import states
 from fourfold.workloads.tune.desk import Desk
 
 
+class Trials:
+    """What progress shows: trials that have ended, and not tickets, many of which may find none."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    @property
+    def finished(self) -> int:
+        return self._desk.book.n_ended
+
+    @property
+    def failures(self) -> int:
+        return len(self._desk.failures)
+
+
 def of_trials(report: Report, desk: Desk) -> Report:
     """The report of a call whose items are tickets, of the trials that these have run."""
     busy_s = max(0.0, report.busy_s - desk.waited_s)
