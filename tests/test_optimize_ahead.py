@@ -62,6 +62,15 @@ def space(trial: Any) -> float:
     return float(trial.suggest_float("x", -10, 10) + trial.suggest_int("k", 1, 5))
 
 
+def held_up(trial: Any, path: Path) -> float:
+    """The same, but for the first trial, which then waits until another one has made a file."""
+    value = space(trial)
+    if trial.number == 0:
+        compute()
+        wait_for(path)
+    return value
+
+
 def late(trial: Any) -> float:
     return float(trial.suggest_float("x", -10, 10) + trial.suggest_float("y", 0, 1))
 
@@ -123,10 +132,7 @@ def test_a_parameter_that_the_first_trial_asks_for_late_leaves_nothing_of_the_wr
 
 def test_a_trial_that_fails_while_the_first_one_runs_is_told_when_that_has_ended(tmp_path: Path) -> None:
     def fn(trial: Any) -> float:
-        value = space(trial)
-        if trial.number == 0:
-            compute()
-            wait_for(tmp_path / "1")
+        value = held_up(trial, tmp_path / "1")
         if trial.number == 1:
             (tmp_path / "1").touch()
             raise KeyError("no such column")
@@ -142,10 +148,7 @@ def test_a_trial_that_fails_while_the_first_one_runs_is_told_when_that_has_ended
 
 def test_a_trial_that_crashes_while_the_first_one_runs_has_its_state_and_its_parameters(tmp_path: Path) -> None:
     def fn(trial: Any) -> float:
-        value = space(trial)
-        if trial.number == 0:
-            compute()
-            wait_for(tmp_path / "1.2")
+        value = held_up(trial, tmp_path / "1.2")
         if trial.number == 1:
             n_runs(tmp_path, 1)
             os._exit(3)
@@ -162,10 +165,7 @@ def test_a_trial_that_crashes_while_the_first_one_runs_has_its_state_and_its_par
 
 def test_a_trial_that_the_study_does_not_have_yet_waits_with_its_reports_and_not_in_vain(tmp_path: Path) -> None:
     def fn(trial: Any) -> float:
-        value = space(trial)
-        if trial.number == 0:
-            compute()
-            wait_for(tmp_path / "1")
+        value = held_up(trial, tmp_path / "1")
         if trial.number == 1:
             (tmp_path / "1").touch()
         trial.report(value, 0)

@@ -12,6 +12,7 @@ from test_fit import Power, in_order, sum_of
 from test_frames import native
 
 import fourfold as ff
+from fourfold.distribute.engines.on_spark.inherited import settings_of_this_thread
 from fourfold.errors import EngineError
 from fourfold.workloads.fit.contract import About, Fit, Pass
 from fourfold.workloads.fit.seen import Numbers
@@ -100,3 +101,23 @@ def test_who_cancels_the_job_group_of_a_fit_ends_it(cluster: Cluster, cancel: Ca
     with pytest.raises(EngineError, match="the Spark job of this pass was cancelled"):
         frame.fit(Sums(cancel))
     assert ff.map(abs, range(-3, 3), engine=cluster.engine()) == [3, 2, 1, 0, 1, 2]
+
+
+def test_a_job_of_one_thread_has_no_tag_of_another(spark: Any, cluster: Cluster) -> None:
+    tags = spark if cluster.is_connect else spark.sparkContext
+    add, told = (tags.addTag, tags.getTags) if cluster.is_connect else (tags.addJobTag, tags.getJobTags)
+    set_there, together = settings_of_this_thread(spark), threading.Barrier(3)
+    found: dict[str, set[str]] = {}
+
+    def tag(name: str) -> None:
+        set_there()
+        add(name)
+        together.wait(60)
+        found[name] = set(told())
+
+    threads = [threading.Thread(target=tag, args=(name,)) for name in "abc"]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert found == {name: {name} for name in "abc"}
